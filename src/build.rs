@@ -1,0 +1,49 @@
+//! Build script. Owns what only the build knows: where libpython lies (as an rpath, so that the binary starts without
+//! LD_LIBRARY_PATH), which interpreter it was found through (the base of managed environments), and the list of the
+//! Python files to embed. pyo3 itself chooses the interpreter; `PYO3_PYTHON` names another.
+
+use std::{env, fmt::Write as _, fs, path::Path};
+
+const PACKAGE: &str = "python/forkpy_worker";
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/build.rs");
+    println!("cargo:rerun-if-changed={PACKAGE}");
+    pyo3_build_config::use_pyo3_cfgs();
+    let config = pyo3_build_config::get();
+    let version = config.version();
+    assert!(
+        (version.major, version.minor) >= (3, 10),
+        "forkpy needs CPython 3.10 or newer, PYO3_PYTHON points at {}.{}",
+        version.major,
+        version.minor
+    );
+    if config.shared()
+        && let Some(directory) = config.lib_dir()
+    {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}");
+    }
+    println!("cargo:rustc-env=FORKPY_BUILD_PYTHON={}", config.executable().unwrap_or("python3"));
+    println!("cargo:rustc-env=FORKPY_PYTHON_VERSION={}.{}", version.major, version.minor);
+    list_sources();
+}
+
+/// Writes `sources.rs`: an array of (file name, text) of the package.
+fn list_sources() {
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let folder = Path::new(&root).join(PACKAGE);
+    let mut names: Vec<String> = fs::read_dir(&folder)
+        .expect("the Python package is part of the sources")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "py"))
+        .collect();
+    names.sort();
+    let mut text = String::from("&[\n");
+    for name in names {
+        let path = folder.join(&name);
+        writeln!(text, "    ({name:?}, include_str!({path:?})),").expect("writing to a string");
+    }
+    text.push_str("]\n");
+    let out = env::var("OUT_DIR").expect("cargo sets it");
+    fs::write(Path::new(&out).join("sources.rs"), text).expect("the build folder is writable");
+}

@@ -1,0 +1,124 @@
+//! Command line and environment names: the one list of them.
+//!
+//! Runs in: server, and far enough in the hidden zygote role to recognise it.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Runs Python for MCP clients, in persistent sessions that are watched.
+///
+/// Each session is a forked worker process with CPython inside. With no arguments forkpy speaks MCP on standard input
+/// and output, which is what a client configuration starts; `--transport http` serves streamable HTTP at /mcp.
+#[derive(Debug, Parser)]
+#[command(name = "forkpy", version, max_term_width = 100)]
+pub struct Cli {
+    /// Hidden roles.
+    #[command(subcommand)]
+    pub role: Option<Role>,
+
+    /// Directory that sessions work in; made when missing, with outputs/, scripts/ and uploads/ inside
+    #[arg(long, value_name = "DIR", env = "MCP_WORKSPACE_DIR", default_value = "workspace")]
+    pub workspace: PathBuf,
+
+    /// How clients reach the server
+    #[arg(long, value_enum, env = "FORKPY_TRANSPORT", default_value = "stdio")]
+    pub transport: Transport,
+
+    /// Address to listen on (http); one that is not loopback needs a token
+    #[arg(long, value_name = "ADDRESS", env = "FORKPY_HOST", default_value = "127.0.0.1", help_heading = "HTTP")]
+    pub host: IpAddr,
+
+    /// Port to listen on (http); 0 takes a free one and logs it
+    #[arg(long, value_name = "PORT", env = "FORKPY_PORT", default_value_t = 8000, help_heading = "HTTP")]
+    pub port: u16,
+
+    /// File whose first line is the bearer token that HTTP clients must send; FORKPY_TOKEN holds the token itself
+    #[arg(long, value_name = "FILE", env = "FORKPY_TOKEN_FILE", help_heading = "HTTP")]
+    pub token_file: Option<PathBuf>,
+
+    /// Host name clients may use in the Host header, besides loopback names; may be repeated
+    #[arg(long = "allow-host", value_name = "HOST[:PORT]", help_heading = "HTTP")]
+    pub allow_hosts: Vec<String>,
+
+    /// Browser origin that may call, besides loopback ones; may be repeated
+    #[arg(long = "allow-origin", value_name = "SCHEME://HOST[:PORT]", help_heading = "HTTP")]
+    pub allow_origins: Vec<String>,
+
+    /// Python executable whose environment sessions use; its version must be the one forkpy was built with
+    #[arg(long, value_name = "EXE", env = "FORKPY_PYTHON", help_heading = "Python")]
+    pub python: Option<PathBuf>,
+
+    /// Virtual environment that sessions use (else VIRTUAL_ENV, else one that forkpy makes and manages)
+    #[arg(long, value_name = "DIR", env = "FORKPY_VENV", help_heading = "Python")]
+    pub venv: Option<PathBuf>,
+
+    /// Directories put first on sys.path, separated by ':'
+    #[arg(long, value_name = "DIRS", env = "FORKPY_PYTHONPATH", value_delimiter = ':', help_heading = "Python")]
+    pub pythonpath: Vec<PathBuf>,
+
+    /// Modules imported once, before any session is forked: sessions then have them at no cost
+    #[arg(long, value_name = "LIST", env = "FORKPY_PRELOAD", value_delimiter = ',', help_heading = "Python")]
+    pub preload: Vec<String>,
+
+    /// Where managed environments are kept
+    #[arg(long, value_name = "DIR", env = "FORKPY_ENV_DIR", help_heading = "Python")]
+    pub env_dir: Option<PathBuf>,
+
+    /// Most sessions at a time, the default one included
+    #[arg(long, value_name = "N", env = "FORKPY_MAX_SESSIONS", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Sessions")]
+    pub max_sessions: u32,
+
+    /// Time a cell may run when the call does not say, in seconds; 0 means for ever
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_TIMEOUT", default_value_t = 600.0, value_parser = seconds,
+          help_heading = "Sessions")]
+    pub timeout: f64,
+
+    /// Time between an interrupt and killing the worker, in seconds
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_GRACE", default_value_t = 3.0, value_parser = seconds,
+          help_heading = "Sessions")]
+    pub grace: f64,
+
+    /// Cells that may wait in one session
+    #[arg(long, value_name = "N", env = "FORKPY_QUEUE", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Sessions")]
+    pub queue: u32,
+
+    /// Bytes of a cell's output that a reply holds for each stream; the whole goes to a file
+    #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_OUTPUT", default_value_t = 40_000,
+          value_parser = clap::value_parser!(u32).range(1_000..=400_000), help_heading = "Sessions")]
+    pub max_output: u32,
+}
+
+/// What this process is to be.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// The process that starts Python and forks workers; started by the server.
+    #[command(name = "__zygote", hide = true)]
+    Zygote {
+        /// Descriptor of the socket to the server.
+        #[arg(long)]
+        socket: i32,
+        /// Process id of the server.
+        #[arg(long)]
+        server: i32,
+    },
+}
+
+/// How clients reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// JSON-RPC lines on standard input and output
+    Stdio,
+    /// Streamable HTTP at /mcp
+    Http,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=crate::config::MAX_SECONDS).contains(&value) => Ok(value),
+        Ok(_) => Err(format!("must be between 0 and {}", crate::config::MAX_SECONDS)),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,57 @@
+//! Frames over a blocking socket, for the threads of zygote and worker.
+//!
+//! Runs in: zygote, worker. One read call takes whatever has arrived, so a small frame costs one system call.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::frame::{Assembler, FrameError, encode};
+
+const CHUNK: usize = 64 << 10;
+
+/// The reading half.
+#[derive(Debug)]
+pub struct FrameReader {
+    stream: UnixStream,
+    assembler: Assembler,
+    chunk: Box<[u8]>,
+}
+
+impl FrameReader {
+    /// Reads frames of up to `cap` bytes from `stream`, `chunk` bytes at a time.
+    #[must_use]
+    pub fn new(stream: UnixStream, cap: usize) -> Self {
+        Self { stream, assembler: Assembler::new(cap), chunk: vec![0; CHUNK.min(cap)].into_boxed_slice() }
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// [`FrameError::Closed`] at a clean end, another [`FrameError`] when the channel is broken.
+    pub fn read<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
+        loop {
+            if let Some(message) = self.assembler.next()? {
+                return Ok(message);
+            }
+            match self.stream.read(&mut self.chunk) {
+                Ok(0) if self.assembler.is_partial() => return Err(FrameError::Truncated),
+                Ok(0) => return Err(FrameError::Closed),
+                Ok(count) => self.assembler.push(&self.chunk[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Writes one message in one system call where the socket takes it whole.
+///
+/// # Errors
+/// [`FrameError`] when the message exceeds `cap` or the socket fails.
+pub fn write<T: Serialize>(mut stream: &UnixStream, message: &T, cap: usize) -> Result<(), FrameError> {
+    stream.write_all(&encode(message, cap)?).map_err(FrameError::Io)
+}

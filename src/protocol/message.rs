@@ -1,0 +1,244 @@
+//! The messages, one enum per direction: requests are verbs, reports are past facts.
+//!
+//! Runs in: all three processes. Adding a variant at an end or changing a field means a new [`PROTOCOL_VERSION`]:
+//! server, zygote and worker are one binary, so a mismatch can only be a broken deployment, and is refused as one.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the message enums, checked at each handshake.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// What a zygote needs to start its interpreter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZygoteSettings {
+    /// Python executable of the session environment; CPython finds its `site-packages` from it.
+    pub python: String,
+    /// Directories put before `site-packages` on `sys.path`.
+    pub python_path: Vec<String>,
+    /// Modules to import once, before any fork.
+    pub preload: Vec<String>,
+    /// Working directory of every session.
+    pub workspace: String,
+    /// Where files made on behalf of a session go.
+    pub outputs: String,
+    /// Value of `FORKPY_SERVER` in every worker and all it starts: how stray processes are recognised.
+    pub cookie: String,
+}
+
+/// Server → zygote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToZygote {
+    /// First frame: who speaks, and what to warm up.
+    Start {
+        /// [`PROTOCOL_VERSION`] of the server.
+        version: u32,
+        /// How to start CPython.
+        settings: ZygoteSettings,
+    },
+    /// Fork a worker; four descriptors come along: cell, control, stdout, stderr.
+    Fork {
+        /// The server's name for the worker to be.
+        worker: u64,
+        /// The session it will serve, for process titles and variables.
+        session: String,
+    },
+    /// The server has seen the end of this worker: reap it.
+    Reap {
+        /// Process id from [`FromZygote::Exited`].
+        pid: i32,
+    },
+}
+
+/// Zygote → server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromZygote {
+    /// CPython runs and forks are welcome.
+    Warm {
+        /// [`PROTOCOL_VERSION`] of the zygote.
+        version: u32,
+        /// `sys.version`, first word.
+        python: String,
+        /// `sys.executable` as sessions will see it.
+        executable: String,
+        /// Time from exec to here, milliseconds.
+        took_ms: u64,
+        /// Modules that could not be preloaded, with the reason.
+        rejected: Vec<(String, String)>,
+    },
+    /// The zygote cannot serve; it ends after this.
+    Failed {
+        /// What went wrong.
+        message: String,
+    },
+    /// A worker exists.
+    Forked {
+        /// As in [`ToZygote::Fork`].
+        worker: u64,
+        /// Its process id.
+        pid: i32,
+    },
+    /// No worker could be made.
+    ForkFailed {
+        /// As in [`ToZygote::Fork`].
+        worker: u64,
+        /// The system's reason.
+        message: String,
+    },
+    /// A worker ended and waits, as a zombie, for [`ToZygote::Reap`].
+    Exited {
+        /// Its process id.
+        pid: i32,
+        /// How it ended.
+        exit: WorkerExit,
+    },
+}
+
+/// How a worker process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerExit {
+    /// It called `exit` or `_exit`.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// Nobody could read the status.
+    Unknown,
+}
+
+/// Server → worker, cell socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Run code in the session's namespace.
+    RunCell {
+        /// Number of the cell within its session, from 1.
+        cell: u64,
+        /// The code.
+        code: String,
+    },
+    /// Summarise the session's variables.
+    ListVariables,
+    /// Write what can be pickled to a file.
+    SaveState {
+        /// Where.
+        path: String,
+    },
+    /// Read back what [`ToWorker::SaveState`] wrote.
+    LoadState {
+        /// From where.
+        path: String,
+    },
+}
+
+/// Worker → server, cell socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// Ready for the first request.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the worker.
+        version: u32,
+        /// Its process id.
+        pid: i32,
+    },
+    /// The cell of [`ToWorker::RunCell`] ended.
+    CellDone {
+        /// Which one.
+        cell: u64,
+        /// How.
+        report: CellReport,
+    },
+    /// Answer to [`ToWorker::ListVariables`]: name and summary.
+    Variables(Vec<(String, String)>),
+    /// Answer to [`ToWorker::SaveState`] and [`ToWorker::LoadState`].
+    State(StateReport),
+    /// A request other than a cell failed inside the worker.
+    Failed {
+        /// The Python error, one line.
+        message: String,
+    },
+}
+
+/// What a cell came to, as far as the worker can tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellReport {
+    /// How it ended.
+    pub status: CellStatus,
+    /// `repr` of the last expression, if it had one.
+    pub results: Vec<String>,
+    /// The exception, if one ended it.
+    pub error: Option<CellError>,
+    /// Time inside the worker, seconds.
+    pub seconds: f64,
+}
+
+/// How a cell ended inside a living worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CellStatus {
+    /// To its last line.
+    Ok,
+    /// By an exception.
+    Error,
+    /// By `SystemExit`, with the code a script would exit with.
+    Exited(i32),
+    /// By `KeyboardInterrupt`.
+    Interrupted,
+}
+
+/// An exception, in parts a client can use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellError {
+    /// Class name.
+    pub kind: String,
+    /// `str()` of it.
+    pub message: String,
+    /// Line of the cell, from 1.
+    pub line: Option<u32>,
+    /// The traceback as printed.
+    pub traceback: String,
+}
+
+/// What was carried over, and what not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReport {
+    /// Names done.
+    pub names: Vec<String>,
+    /// Names left out, with the reason.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Server → worker, control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToControl {
+    /// Are you there?
+    Ping {
+        /// Comes back in both answers.
+        nonce: u64,
+    },
+    /// Interrupt this cell and no other: one that has ended is left alone.
+    Interrupt {
+        /// Which one.
+        cell: u64,
+    },
+}
+
+/// Worker → server, control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromControl {
+    /// The process is scheduled; says nothing about the GIL.
+    Heartbeat {
+        /// From [`ToControl::Ping`].
+        nonce: u64,
+    },
+    /// The interpreter evaluated `1+1`.
+    Pong {
+        /// From [`ToControl::Ping`].
+        nonce: u64,
+        /// What it came to: 2.
+        value: i64,
+    },
+    /// A fatal signal is about to end the process; written by the signal handler.
+    Crashing {
+        /// Its number.
+        signal: i32,
+        /// The faulting address lies at the end of the main thread's stack.
+        stack_overflow: bool,
+    },
+}

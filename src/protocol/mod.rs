@@ -1,0 +1,51 @@
+//! The protocol between the three processes: what travels, in which layout, who speaks when.
+//!
+//! Runs in: all three. Holds no policy and knows neither pyo3 nor rmcp.
+//!
+//! # Channels
+//!
+//! | channel | between | carries |
+//! |---|---|---|
+//! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with four descriptors (`SCM_RIGHTS`) |
+//! | cell socket | server ⇄ worker, main thread | [`ToWorker`] / [`FromWorker`], strictly request, then reply |
+//! | control socket | server ⇄ worker, control thread | [`ToControl`] / [`FromControl`], at any time, also while a cell runs |
+//! | output pipes | worker and its children → server | raw bytes of descriptors 1 and 2 |
+//!
+//! All sockets are `AF_UNIX` stream pairs made by the server; no name in the file system, nothing to connect to.
+//!
+//! # Frame
+//!
+//! ```text
+//! offset 0  4 bytes   magic "fpy1"
+//! offset 4  u32 LE    length of the body
+//! offset 8  body      one message, postcard encoding of the enum of this direction
+//! ```
+//!
+//! The magic is there for one reason: user code can write to any descriptor it can guess. A stray byte then shows at once
+//! as a [`FrameError::BadMagic`], which costs that worker and nobody else, instead of a length that never fills.
+//! The server believes nothing a worker says beyond what decodes: bodies are capped ([`MAX_TO_WORKER`],
+//! [`MAX_FROM_WORKER`], [`MAX_CONTROL`]), and a frame that is too long, cut short or does not decode is an error value.
+//!
+//! # Order of talk
+//!
+//! 1. Server → zygote [`ToZygote::Start`] (first frame, names the protocol version); zygote → server
+//!    [`FromZygote::Warm`] or [`FromZygote::Failed`].
+//! 2. Server → zygote [`ToZygote::Fork`] with `[cell, control, stdout, stderr]`; zygote → server
+//!    [`FromZygote::Forked`] or [`FromZygote::ForkFailed`], in the order asked.
+//! 3. Worker → server, on the cell socket: [`FromWorker::Hello`] with its protocol version. The server refuses another.
+//! 4. Cell socket: one [`ToWorker`] request, one [`FromWorker`] reply, in turn. Half-closing it asks the worker to end.
+//! 5. Control socket: [`ToControl::Ping`] is answered twice, [`FromControl::Heartbeat`] without the GIL, then
+//!    [`FromControl::Pong`] with it. Its EOF means that the server is gone: the worker ends itself and its children.
+//! 6. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
+//!    until server → zygote [`ToZygote::Reap`].
+
+pub mod asynchronous;
+pub mod blocking;
+pub mod frame;
+pub mod message;
+
+pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
+pub use message::{
+    CellError, CellReport, CellStatus, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, StateReport, ToControl,
+    ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+};

@@ -1,0 +1,195 @@
+//! A cell's output under a cap: head and tail in memory, the whole in a file once it is too much.
+//!
+//! Runs in: server. Memory is bounded by the cap whatever a cell prints.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::outcome::CapturedText;
+
+/// Most bytes of one stream of one cell that are kept on disk.
+const MAX_FILE: u64 = 1 << 30;
+
+/// Collects one stream of one cell.
+#[derive(Debug)]
+pub struct Capture {
+    cap: usize,
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+    spill: Spill,
+    /// Where the whole goes: directory of outputs and file name.
+    place: (PathBuf, String),
+}
+
+#[derive(Debug)]
+enum Spill {
+    NotNeeded,
+    Open(File),
+    Failed(String),
+}
+
+impl Capture {
+    /// Keeps up to `cap` bytes in memory and the whole, if it is more, in `outputs/name`.
+    #[must_use]
+    pub fn new(cap: usize, outputs: &Path, name: String) -> Self {
+        Self {
+            cap,
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            total: 0,
+            spill: Spill::NotNeeded,
+            place: (outputs.to_owned(), name),
+        }
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Adds what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let fits_in_head = (self.cap / 2).saturating_sub(self.head.len()).min(bytes.len());
+        let was_whole = self.is_whole();
+        let before = self.total;
+        self.total += bytes.len() as u64;
+        if was_whole && !self.is_whole() {
+            self.open_spill();
+        }
+        if before < MAX_FILE && let Spill::Open(file) = &mut self.spill {
+            if let Err(error) = file.write_all(bytes) {
+                self.spill = Spill::Failed(error.to_string());
+            }
+        }
+        let (first, rest) = bytes.split_at(fits_in_head);
+        self.head.extend_from_slice(first);
+        let keep = self.cap - self.cap / 2;
+        let rest = &rest[rest.len().saturating_sub(keep)..];
+        let excess = (self.tail.len() + rest.len()).saturating_sub(keep);
+        self.tail.drain(..excess);
+        self.tail.extend(rest);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.total <= self.cap as u64
+    }
+
+    /// Begins the file with what memory holds, which is everything until now.
+    fn open_spill(&mut self) {
+        let (directory, name) = &self.place;
+        let begun = std::fs::create_dir_all(directory).and_then(|()| File::create(directory.join(name))).and_then(
+            |mut file| {
+                file.write_all(&self.head)?;
+                let (front, back) = self.tail.as_slices();
+                file.write_all(front)?;
+                file.write_all(back)?;
+                Ok(file)
+            },
+        );
+        self.spill = match begun {
+            Ok(file) => Spill::Open(file),
+            Err(error) => Spill::Failed(error.to_string()),
+        };
+    }
+
+    /// The text for a reply.
+    #[must_use]
+    pub fn finish(self) -> CapturedText {
+        if self.is_whole() {
+            let mut bytes = self.head;
+            bytes.extend(self.tail);
+            return CapturedText { text: lossy(bytes), total: self.total, file: None };
+        }
+        let head = String::from_utf8_lossy(trim_end(&self.head)).into_owned();
+        let tail_bytes: Vec<u8> = self.tail.into();
+        let tail = String::from_utf8_lossy(trim_start(&tail_bytes)).into_owned();
+        let omitted = self.total.saturating_sub((head.len() + tail.len()) as u64);
+        let file = format!("outputs/{}", self.place.1);
+        let (whole, file) = match &self.spill {
+            Spill::Open(_) if self.total <= MAX_FILE => (format!("the whole is in {file}"), Some(file)),
+            Spill::Open(_) => (format!("the first {MAX_FILE} bytes are in {file}"), Some(file)),
+            Spill::Failed(reason) => (format!("it could not be saved: {reason}"), None),
+            Spill::NotNeeded => (String::new(), None),
+        };
+        let text = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n{tail}", self.total);
+        CapturedText { text, total: self.total, file }
+    }
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// Without a character that the cut went through.
+fn trim_end(bytes: &[u8]) -> &[u8] {
+    let back = bytes.iter().rev().take(4).position(|byte| byte & 0xc0 != 0x80);
+    match back {
+        Some(back) if bytes[bytes.len() - 1 - back] >= 0xc0 => {
+            let start = bytes.len() - 1 - back;
+            if std::str::from_utf8(&bytes[start..]).is_ok() { bytes } else { &bytes[..start] }
+        }
+        _ => bytes,
+    }
+}
+
+fn trim_start(bytes: &[u8]) -> &[u8] {
+    let skip = bytes.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+    &bytes[skip..]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn capture(cap: usize, directory: &Path) -> Capture {
+        Capture::new(cap, directory, "x.txt".to_owned())
+    }
+
+    proptest! {
+        #[test]
+        fn the_file_holds_every_byte_and_memory_stays_under_the_cap(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)
+        ) {
+            let directory = tempfile::tempdir().expect("tempdir");
+            let mut capture = capture(64, directory.path());
+            for chunk in &chunks {
+                capture.push(chunk);
+                prop_assert!(capture.head.len() + capture.tail.len() <= 64);
+            }
+            let whole = chunks.concat();
+            let text = capture.finish();
+            prop_assert_eq!(text.total, whole.len() as u64);
+            if whole.len() > 64 {
+                prop_assert_eq!(std::fs::read(directory.path().join("x.txt")).expect("file"), whole);
+                prop_assert_eq!(text.file.as_deref(), Some("outputs/x.txt"));
+            } else {
+                prop_assert_eq!(text.text, String::from_utf8_lossy(&whole).into_owned());
+                prop_assert!(text.file.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_through_a_character_leaves_no_replacement_mark() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let mut capture = capture(9, directory.path());
+        capture.push("ääääääääää".as_bytes());
+        assert!(!capture.finish().text.contains('\u{fffd}'));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_said_in_the_text() {
+        let mut capture = Capture::new(8, Path::new("/proc/nowhere"), "x.txt".to_owned());
+        capture.push(&[b'a'; 100]);
+        let text = capture.finish();
+        assert!(text.text.contains("could not be saved") && text.file.is_none());
+    }
+}

@@ -1,0 +1,222 @@
+//! Every way a cell can end, as one type; reason and method of an ending kept apart.
+//!
+//! Runs in: server. Pure data and pure functions: no I/O, no MCP.
+
+use std::time::Duration;
+
+use crate::protocol::{CellError, WorkerExit};
+
+/// What one submitted cell came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellOutcome {
+    /// Number of the cell in its session; 0 when it was refused before it got one.
+    pub cell: u64,
+    /// How it ended.
+    pub ending: Ending,
+    /// What it wrote to descriptor 1.
+    pub stdout: CapturedText,
+    /// What it wrote to descriptor 2.
+    pub stderr: CapturedText,
+    /// What arrived between the previous cell and this one (background threads and processes), both streams.
+    pub background: String,
+    /// `repr` of the last expression.
+    pub results: Vec<String>,
+    /// The exception.
+    pub error: Option<CellError>,
+    /// Files that appeared in the workspace meanwhile.
+    pub new_files: Vec<String>,
+    /// Time it waited for its turn.
+    pub queued: Duration,
+    /// Time it ran.
+    pub ran: Duration,
+    /// What became of the session's variables.
+    pub fate: Fate,
+    /// What the caller must know about the session, in sentences.
+    pub notice: Option<String>,
+}
+
+/// One stream of a cell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CapturedText {
+    /// At most the cap, head and tail.
+    pub text: String,
+    /// Bytes written in all.
+    pub total: u64,
+    /// File with the whole, relative to the workspace, when `text` is not all.
+    pub file: Option<String>,
+}
+
+/// How a cell ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// To its last line.
+    Finished,
+    /// By an exception.
+    Raised,
+    /// By `sys.exit` and the like.
+    Exited(i32),
+    /// By an interrupt nobody here asked for (a signal from outside, or raised by the code itself).
+    Interrupted,
+    /// Its time was over.
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+        /// How it was ended.
+        method: Method,
+    },
+    /// The client took the request back.
+    Cancelled {
+        /// How it was ended.
+        method: Method,
+    },
+    /// Its worker ended under it.
+    Died(Death),
+    /// It was not run at all.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How forkpy ended a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// It had not begun.
+    NotStarted,
+    /// KeyboardInterrupt; the worker lives on.
+    Interrupt,
+    /// SIGKILL after the interrupt had not arrived within the grace time.
+    Kill,
+}
+
+/// Why and how a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// The reason, apart from the method.
+    pub reason: DeathReason,
+    /// Exit code or signal.
+    pub exit: WorkerExit,
+    /// The cell that was running.
+    pub cell: Option<u64>,
+}
+
+/// The reason of a worker's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeathReason {
+    /// The code did it: a crash or an exit call.
+    Itself,
+    /// The end of the main thread's stack was reached.
+    StackOverflow,
+    /// The kernel's OOM killer, as its counter says.
+    OutOfMemory,
+    /// A time-out or cancellation whose interrupt did not arrive.
+    Unresponsive,
+    /// The worker's socket carried bytes that are not the protocol's.
+    ProtocolBroken,
+    /// `restart_kernel`.
+    Restart,
+    /// `delete_session`.
+    Delete,
+}
+
+impl DeathReason {
+    /// The word clients see.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Itself => "died",
+            Self::StackOverflow => "stack_overflow",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Unresponsive => "unresponsive",
+            Self::ProtocolBroken => "protocol_broken",
+            Self::Restart => "restart",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What became of the session's variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// All there, as the cell left them.
+    Kept,
+    /// The namespace that held them is gone.
+    Lost,
+}
+
+impl Ending {
+    /// The word in `status`.
+    #[must_use]
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Finished => "ok",
+            Self::Raised => "error",
+            Self::Exited(_) => "exited",
+            Self::Interrupted => "interrupted",
+            Self::TimedOut { .. } => "timeout",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Died(_) => "died",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    /// Whether the tool call failed, as MCP means it. Code that raises did not make the call fail.
+    #[must_use]
+    pub fn is_tool_error(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Cancelled { .. } | Self::Died(_) | Self::Refused { .. })
+    }
+}
+
+impl Death {
+    /// One sentence without its full stop, for people: `killed by SIGSEGV in cell 3`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let how = match (self.reason, self.exit) {
+            (DeathReason::StackOverflow, _) => "overflowed its stack and was ended by SIGSEGV".to_owned(),
+            (DeathReason::OutOfMemory, _) => "was killed by the kernel because memory ran out".to_owned(),
+            (DeathReason::Unresponsive, _) => "was killed because an interrupt did not reach it".to_owned(),
+            (DeathReason::ProtocolBroken, _) => {
+                "was killed because its socket carried bytes that are not forkpy's (did the code write to descriptors \
+                 it does not own?)"
+                    .to_owned()
+            }
+            (DeathReason::Restart, _) => "was ended by restart_kernel".to_owned(),
+            (DeathReason::Delete, _) => "was ended by delete_session".to_owned(),
+            (DeathReason::Itself, WorkerExit::Code(code)) => format!("exited with code {code}"),
+            (DeathReason::Itself, WorkerExit::Signal(signal)) => {
+                format!("was ended by {}", signal_name(signal))
+            }
+            (DeathReason::Itself, WorkerExit::Unknown) => "ended; its exit status could not be read".to_owned(),
+        };
+        match self.cell {
+            Some(cell) => format!("{how} in cell {cell}"),
+            None => format!("{how} while no cell was running"),
+        }
+    }
+}
+
+/// `SIGSEGV` for 11.
+#[must_use]
+pub fn signal_name(number: i32) -> String {
+    nix::sys::signal::Signal::try_from(number)
+        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_names_signal_and_cell() {
+        let death = Death { reason: DeathReason::Itself, exit: WorkerExit::Signal(11), cell: Some(3) };
+        assert_eq!(death.describe(), "was ended by SIGSEGV in cell 3");
+    }
+
+    #[test]
+    fn only_endings_that_are_not_the_codes_own_are_tool_errors() {
+        let method = Method::Interrupt;
+        assert!(!Ending::Raised.is_tool_error() && !Ending::Exited(3).is_tool_error());
+        assert!(Ending::TimedOut { limit: Duration::from_secs(1), method }.is_tool_error());
+        assert!(Ending::Refused { reason: String::new() }.is_tool_error());
+    }
+}

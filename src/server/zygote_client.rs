@@ -1,0 +1,448 @@
+//! The server's end of the zygote: starts it by running our own binary again, asks it for workers, hears of their ends,
+//! starts another one when it dies.
+//!
+//! Runs in: server. One task owns the socket; everybody else holds a [`Zygote`] handle. The task that is not the owner
+//! never sees a frame.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use parking_lot::Mutex;
+use tokio::{
+    io::unix::AsyncFd,
+    net::UnixStream,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::children::Children;
+use crate::{
+    protocol::{
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings,
+        asynchronous::{FrameReader, framed},
+        frame,
+    },
+    sys::{
+        descriptors,
+        pidfd::{Ended, PidFd},
+    },
+    zygote::exit_of,
+};
+
+/// How long a warm zygote may take for one fork before it is taken for stuck.
+const FORK_LIMIT: Duration = Duration::from_secs(15);
+/// Pause before another start after one that failed.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// Failed starts in a row after which no other is tried until somebody asks for a worker.
+const MAX_FAILED_STARTS: u32 = 3;
+
+/// Why there is no worker.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ZygoteError {
+    /// Python did not start.
+    #[error("Python could not be started: {0}")]
+    NotStarted(String),
+    /// The zygote refused or failed to fork.
+    #[error("failed to fork a worker: {0}")]
+    Fork(String),
+    /// No answer.
+    #[error("the zygote did not answer within {} s; it is being replaced, try again", FORK_LIMIT.as_secs())]
+    NoAnswer,
+    /// The zygote died over this request.
+    #[error("the zygote ended while a worker was being forked; a new one is being started, try again")]
+    Died,
+    /// The server is ending.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+impl From<io::Error> for ZygoteError {
+    fn from(error: io::Error) -> Self {
+        Self::Fork(error.to_string())
+    }
+}
+
+/// What the zygote is doing, for those who wait for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Environment or interpreter still being prepared.
+    Starting,
+    /// Forks are welcome.
+    Warm {
+        /// Process id.
+        pid: i32,
+        /// Python's version.
+        python: String,
+        /// `sys.executable` of sessions.
+        executable: String,
+    },
+    /// It cannot start, and why.
+    Failed(String),
+}
+
+/// A worker just forked: its process, and our ends of its channels.
+#[derive(Debug)]
+pub struct NewWorker {
+    /// Process id.
+    pub pid: i32,
+    /// The process, by descriptor.
+    pub pidfd: AsyncFd<PidFd>,
+    /// Cell socket.
+    pub cell: UnixStream,
+    /// Control socket.
+    pub control: UnixStream,
+    /// Read end of its descriptor 1.
+    pub stdout: OwnedFd,
+    /// Read end of its descriptor 2.
+    pub stderr: OwnedFd,
+}
+
+/// Handle for asking.
+#[derive(Debug, Clone)]
+pub struct Zygote {
+    requests: mpsc::UnboundedSender<Request>,
+    stage: watch::Receiver<Stage>,
+    exits: Arc<Exits>,
+}
+
+/// Ends of workers as the zygote reported them, until somebody fetches them.
+#[derive(Debug)]
+struct Exits {
+    known: Mutex<BTreeMap<i32, WorkerExit>>,
+    /// Counts changes: a report, or a zygote's end.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Fork { session: String, descriptors: [OwnedFd; 4], reply: oneshot::Sender<Result<i32, ZygoteError>> },
+    Reap { pid: i32 },
+}
+
+impl Zygote {
+    /// Starts the owner task; `settings` arrives when the environment is ready.
+    #[must_use]
+    pub fn launch(
+        settings: oneshot::Receiver<Result<ZygoteSettings, String>>,
+        children: Children,
+        spawner: Spawner,
+    ) -> Self {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let (stage_sender, stage) = watch::channel(Stage::Starting);
+        let exits = Arc::new(Exits { known: Mutex::default(), changed: watch::channel(0).0 });
+        let owner = Owner { inbox, stage: stage_sender, exits: Arc::clone(&exits), children, spawner, next: 1 };
+        tokio::spawn(owner.run(settings));
+        Self { requests, stage, exits }
+    }
+
+    /// What the zygote is doing now.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// Forks a worker for `session`. Waits for the zygote to be warm first.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub async fn fork(&self, session: &str) -> Result<NewWorker, ZygoteError> {
+        let (cell, cell_worker) = StdStream::pair()?;
+        let (control, control_worker) = StdStream::pair()?;
+        let (stdout, stdout_worker) = descriptors::pipe()?;
+        let (stderr, stderr_worker) = descriptors::pipe()?;
+        let (reply, answer) = oneshot::channel();
+        let passed = [cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker];
+        let request = Request::Fork { session: session.to_owned(), descriptors: passed, reply };
+        self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
+        let pid = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
+        let stream = |stream: StdStream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        };
+        // The zygote keeps a dead worker as a zombie until we say `Reap`, so this number cannot be a stranger's.
+        let pidfd = AsyncFd::new(PidFd::open(pid)?)?;
+        Ok(NewWorker { pid, pidfd, cell: stream(cell)?, control: stream(control)?, stdout, stderr })
+    }
+
+    /// How a worker whose pidfd has become readable ended: from the zygote, or, when that has died and the worker is
+    /// the server's own child now, from the kernel.
+    pub async fn exit_of(&self, pid: i32, pidfd: &PidFd) -> WorkerExit {
+        let mut changed = self.exits.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if let Some(exit) = self.exits.known.lock().remove(&pid) {
+                return exit;
+            }
+            if let Ended::With(status) = pidfd.ended(true) {
+                return exit_of(status);
+            }
+            if changed.changed().await.is_err() {
+                return WorkerExit::Unknown;
+            }
+        }
+    }
+
+    /// Lets the zygote reap a worker whose end has been seen.
+    pub fn reap(&self, pid: i32) {
+        let _ = self.requests.send(Request::Reap { pid });
+    }
+}
+
+/// A thread that lives as long as the server and starts zygotes: the kernel's parent-death signal is tied to the thread
+/// that made a process, so a thread of a pool would not do.
+#[derive(Debug, Clone)]
+pub struct Spawner(std::sync::mpsc::Sender<SpawnOrder>);
+
+type SpawnOrder = (StdStream, oneshot::Sender<io::Result<i32>>);
+
+impl Spawner {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start() -> io::Result<Self> {
+        let (sender, orders) = std::sync::mpsc::channel::<SpawnOrder>();
+        std::thread::Builder::new().name("zygote-spawner".into()).stack_size(256 << 10).spawn(move || {
+            for (socket, reply) in orders {
+                let _ = reply.send(spawn_zygote(&socket));
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    async fn spawn(&self, socket: StdStream) -> io::Result<i32> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || io::Error::other("the spawner thread has ended");
+        self.0.send((socket, reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Runs our own binary in the zygote role. Its stdout is not ours: that one carries MCP.
+fn spawn_zygote(socket: &StdStream) -> io::Result<i32> {
+    descriptors::close_on_exec(socket.as_fd(), false)?;
+    let child = Command::new("/proc/self/exe")
+        .arg("__zygote")
+        .arg(format!("--socket={}", socket.as_raw_fd()))
+        .arg(format!("--server={}", std::process::id()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// One living zygote.
+struct Process {
+    pid: i32,
+    pidfd: AsyncFd<PidFd>,
+    reader: FrameReader,
+    /// For writing with descriptors attached; the reader's half never writes.
+    socket: StdStream,
+    /// Forks asked for and not answered, in order.
+    pending: VecDeque<(u64, oneshot::Sender<Result<i32, ZygoteError>>)>,
+    /// Since when the oldest of them waits.
+    oldest: Option<tokio::time::Instant>,
+}
+
+struct Owner {
+    inbox: mpsc::UnboundedReceiver<Request>,
+    stage: watch::Sender<Stage>,
+    exits: Arc<Exits>,
+    children: Children,
+    spawner: Spawner,
+    next: u64,
+}
+
+impl Owner {
+    async fn run(mut self, settings: oneshot::Receiver<Result<ZygoteSettings, String>>) {
+        let settings = match settings.await {
+            Ok(Ok(settings)) => settings,
+            Ok(Err(reason)) => return self.refuse_all(reason).await,
+            Err(_) => return,
+        };
+        let mut failures = 0;
+        loop {
+            match self.start(&settings).await {
+                Ok(mut process) => {
+                    failures = 0;
+                    let alive = self.serve(&mut process).await;
+                    self.bury(process).await;
+                    if !alive {
+                        return;
+                    }
+                    tracing::error!("the zygote ended; living sessions go on, a new zygote is being started");
+                    self.stage.send_replace(Stage::Starting);
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::error!(%error, "zygote did not start");
+                    if failures >= MAX_FAILED_STARTS {
+                        self.stage.send_replace(Stage::Failed(error.to_string()));
+                        let Some(()) = self.refuse_one(&error).await else { return };
+                        self.stage.send_replace(Stage::Starting);
+                    }
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The environment is unusable: every request gets the reason.
+    async fn refuse_all(mut self, reason: String) {
+        tracing::error!(%reason, "no session can run");
+        self.stage.send_replace(Stage::Failed(reason.clone()));
+        while self.refuse_one(&ZygoteError::NotStarted(reason.clone())).await.is_some() {}
+    }
+
+    async fn refuse_one(&mut self, error: &ZygoteError) -> Option<()> {
+        match self.inbox.recv().await? {
+            Request::Fork { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Request::Reap { .. } => {}
+        }
+        Some(())
+    }
+
+    async fn start(&mut self, settings: &ZygoteSettings) -> Result<Process, ZygoteError> {
+        let not_started = |error: &dyn std::fmt::Display| ZygoteError::NotStarted(error.to_string());
+        let (ours, theirs) = StdStream::pair()?;
+        let pid = self.spawner.spawn(theirs).await?;
+        self.children.add(pid);
+        let pidfd = AsyncFd::new(PidFd::open(pid)?)?;
+        let reading = ours.try_clone()?;
+        reading.set_nonblocking(true)?;
+        let (mut reader, _) = framed(UnixStream::from_std(reading)?, MAX_ZYGOTE, MAX_ZYGOTE);
+        let start = ToZygote::Start { version: PROTOCOL_VERSION, settings: settings.clone() };
+        send(&ours, &start, &[]).map_err(|error| not_started(&error))?;
+        let first = reader.read().await;
+        let process = Process { pid, pidfd, reader, socket: ours, pending: VecDeque::new(), oldest: None };
+        match first {
+            Ok(FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected }) => {
+                for (module, reason) in rejected {
+                    tracing::warn!(module, reason, "could not preload");
+                }
+                tracing::info!(pid, python, executable, took_ms, "zygote is warm");
+                self.stage.send_replace(Stage::Warm { pid, python, executable });
+                Ok(process)
+            }
+            other => {
+                let error = match other {
+                    Ok(FromZygote::Failed { message }) => not_started(&message),
+                    Ok(_) => not_started(&"the zygote did not begin with `Warm` of our version"),
+                    Err(error) => not_started(&error),
+                };
+                self.bury(process).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves until the zygote ends (true) or nobody asks any more (false).
+    async fn serve(&mut self, process: &mut Process) -> bool {
+        loop {
+            let overdue = process.oldest.map(|since| since + FORK_LIMIT);
+            tokio::select! {
+                message = process.reader.read::<FromZygote>() => match message {
+                    Ok(message) => self.hear(process, message),
+                    Err(error) => {
+                        tracing::debug!(%error, "zygote socket");
+                        return true;
+                    }
+                },
+                request = self.inbox.recv() => match request {
+                    Some(request) => self.ask(process, request),
+                    None => return false,
+                },
+                _ = process.pidfd.readable() => return true,
+                () = sleep_until(overdue) => {
+                    tracing::error!(pid = process.pid, "zygote does not answer; it is being replaced");
+                    for (_, reply) in process.pending.drain(..) {
+                        let _ = reply.send(Err(ZygoteError::NoAnswer));
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn hear(&self, process: &mut Process, message: FromZygote) {
+        match message {
+            FromZygote::Forked { worker, pid } => {
+                self.children.add(pid);
+                answer(process, worker, Ok(pid));
+            }
+            FromZygote::ForkFailed { worker, message } => answer(process, worker, Err(ZygoteError::Fork(message))),
+            FromZygote::Exited { pid, exit } => {
+                self.exits.known.lock().insert(pid, exit);
+                self.exits.changed.send_modify(|count| *count += 1);
+            }
+            FromZygote::Warm { .. } | FromZygote::Failed { .. } => {
+                tracing::warn!("zygote sent a start-up report twice");
+            }
+        }
+    }
+
+    fn ask(&mut self, process: &mut Process, request: Request) {
+        match request {
+            Request::Reap { pid } => {
+                let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
+            }
+            Request::Fork { session, descriptors, reply } => {
+                let worker = self.next;
+                self.next += 1;
+                let passed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                match send(&process.socket, &ToZygote::Fork { worker, session }, &passed) {
+                    Ok(()) => {
+                        process.pending.push_back((worker, reply));
+                        process.oldest.get_or_insert_with(tokio::time::Instant::now);
+                    }
+                    Err(error) => drop(reply.send(Err(ZygoteError::Fork(error.to_string())))),
+                }
+            }
+        }
+    }
+
+    /// Ends a zygote for good and reaps it. Its workers, if any, become the server's children.
+    async fn bury(&self, mut process: Process) {
+        for (_, reply) in process.pending.drain(..) {
+            let _ = reply.send(Err(ZygoteError::Died));
+        }
+        let _ = process.pidfd.get_ref().signal(Signal::SIGKILL);
+        let _ = process.pidfd.readable().await;
+        let _ = process.pidfd.get_ref().ended(true);
+        self.children.remove(process.pid);
+        self.exits.changed.send_modify(|count| *count += 1);
+    }
+}
+
+fn answer(process: &mut Process, worker: u64, result: Result<i32, ZygoteError>) {
+    if let Some(place) = process.pending.iter().position(|(asked, _)| *asked == worker)
+        && let Some((_, reply)) = process.pending.remove(place)
+    {
+        let _ = reply.send(result);
+    }
+    process.oldest = if process.pending.is_empty() { None } else { Some(tokio::time::Instant::now()) };
+}
+
+/// Writes one frame with descriptors. The socket is blocking for writes of this size only when a zygote is stopped and
+/// hundreds of forks wait; `MSG_DONTWAIT` is not needed below that.
+fn send(socket: &StdStream, message: &ToZygote, passed: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
+    let bytes = frame::encode(message, MAX_ZYGOTE)?;
+    descriptors::send_with(socket, &bytes, passed).map_err(FrameError::Io)
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,140 @@
+//! Descriptors: pairs, pipes, passing them to another process, moving them out of reach, closing the foreign ones.
+//!
+//! Runs in: all three processes.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+};
+
+use nix::{
+    cmsg_space,
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    sys::{
+        resource::{Resource, getrlimit},
+        socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+    },
+    unistd::pipe2,
+};
+
+/// Most descriptors that travel with one message.
+pub const MAX_PASSED: usize = 4;
+
+/// A pipe, read end first, both close-on-exec.
+///
+/// # Errors
+/// When the process is out of descriptors.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// Sends `bytes` with `descriptors` attached. Blocking; the bytes must fit the socket's buffer (frames to a zygote do).
+///
+/// # Errors
+/// When the peer is gone, or took only a part.
+pub fn send_with(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let attached = if raw.is_empty() { &[][..] } else { &rights[..] };
+    let sent =
+        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], attached, MsgFlags::MSG_NOSIGNAL, None)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "socket took a part only")) }
+}
+
+/// Receives what has arrived: the number of bytes, 0 at the end, and descriptors added to `received`.
+///
+/// # Errors
+/// When the socket fails.
+pub fn receive_with(stream: &UnixStream, bytes: &mut [u8], received: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut space = cmsg_space!([RawFd; MAX_PASSED]);
+    let mut slices = [IoSliceMut::new(bytes)];
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // SAFETY: the kernel has just made these descriptors for us; nobody else knows their numbers.
+            received.extend(descriptors.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(message.bytes)
+}
+
+/// Moves a descriptor near the top of the table, where loops like `for fd in range(3, 256)` do not reach it.
+///
+/// # Errors
+/// When the descriptor cannot be duplicated.
+pub fn move_high(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let floor = RawFd::try_from(soft.min(1 << 16).saturating_sub(24)).unwrap_or(1000).max(3);
+    let raw = fcntl(&descriptor, FcntlArg::F_DUPFD_CLOEXEC(floor))?;
+    // SAFETY: fcntl has just made this descriptor and gave us its number alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Makes `target` (0, 1 or 2) name what `source` names, open across exec.
+///
+/// # Errors
+/// When the system refuses.
+pub fn redirect(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 takes two numbers; replacing 0, 1 or 2 is this function's purpose, and no Rust value owns those.
+    match unsafe { libc::dup2(source.as_raw_fd(), target) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Sets or clears close-on-exec.
+///
+/// # Errors
+/// When the system refuses.
+pub fn close_on_exec(descriptor: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    fcntl(descriptor, FcntlArg::F_SETFD(if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() }))?;
+    Ok(())
+}
+
+/// Closes every descriptor above 2 that is not in `keep`.
+///
+/// # Safety
+/// No value in this process may own a descriptor that is neither 0, 1, 2 nor in `keep`, or it must be forgotten:
+/// its drop would later close a number that belongs to somebody else.
+pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut from = 3;
+    for fd in kept {
+        if fd > from {
+            // SAFETY: the caller gave up every descriptor in this range.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+        }
+        from = from.max(fd + 1);
+    }
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, 0) };
+}
+
+/// Opens `/dev/null` as standard input.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn null_stdin() -> io::Result<()> {
+    redirect(std::fs::File::open("/dev/null")?.as_fd(), 0)
+}
+
+/// Takes over a descriptor that the parent process left open for us under a known number.
+///
+/// # Safety
+/// `raw` must be open, and nothing else in this process may own or use it.
+pub unsafe fn inherited_stream(raw: RawFd) -> UnixStream {
+    // SAFETY: passed on to the caller.
+    unsafe { UnixStream::from_raw_fd(raw) }
+}
+
+/// Raises the limit of open files to what the system allows us.
+pub fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

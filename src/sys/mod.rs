@@ -1,0 +1,9 @@
+//! System calls, and with `embed` nearly all `unsafe` of the program, behind safe functions.
+//!
+//! Runs in: all three processes. Knows neither Python nor MCP nor the protocol.
+
+pub mod crash;
+pub mod descriptors;
+pub mod pidfd;
+pub mod processes;
+pub mod signals;

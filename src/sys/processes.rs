@@ -1,0 +1,138 @@
+//! The process table: who descends from whom, and ending all of it.
+//!
+//! Runs in: all three processes. A worker is a *subreaper*: whatever a session starts, also a daemon that detached itself
+//! twice, stays a descendant of its worker as long as the worker lives, and falls to the server when the worker dies.
+//! So "descendants of the worker", and after its death "children of the server that it did not make", is complete.
+
+use std::{collections::HashSet, fs};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// One line of the process table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// Parent.
+    pub parent: i32,
+    /// Session id (`setsid`).
+    pub session: i32,
+    /// State letter of `/proc/PID/stat`: R, S, D, T, Z, …
+    pub state: char,
+}
+
+/// Everybody, as far as `/proc` shows them.
+#[must_use]
+pub fn table() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(look_up)
+        .collect()
+}
+
+/// One process.
+#[must_use]
+pub fn look_up(pid: i32) -> Option<Process> {
+    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    // The name stands in parentheses and may itself hold anything, so begin behind the last one.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    Some(Process { pid, parent, session, state })
+}
+
+/// Number of threads of this process.
+#[must_use]
+pub fn own_threads() -> usize {
+    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// Names of this process' threads other than the first.
+#[must_use]
+pub fn other_thread_names() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let Ok(entries) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_str() != Some(&own))
+        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect()
+}
+
+/// The roots and all that descends from them, within `table`.
+#[must_use]
+pub fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i32> {
+    let mut found: HashSet<i32> = table.iter().filter(|process| roots(process)).map(|process| process.pid).collect();
+    loop {
+        let before = found.len();
+        found.extend(table.iter().filter(|process| found.contains(&process.parent)).map(|p| p.pid).collect::<Vec<_>>());
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Kills what `roots` selects and all that descends from it, except `spare`, until no new one shows up.
+///
+/// Stops a process before looking at its children: a family that forks faster than we read would get away otherwise.
+pub fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i32>) {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let mut done = HashSet::new();
+    for _ in 0..64 {
+        let table = table();
+        let living: Vec<i32> = {
+            let family = closure(&table, &roots);
+            table
+                .iter()
+                .filter(|process| process.state != 'Z' && process.state != 'X')
+                .map(|process| process.pid)
+                .filter(|pid| family.contains(pid) && *pid != own && !spare.contains(pid))
+                .filter(|pid| !done.contains(pid))
+                .collect()
+        };
+        if living.is_empty() {
+            break;
+        }
+        for pid in living {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            done.insert(pid);
+        }
+    }
+    for pid in done {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+        let process = parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560").expect("parses");
+        assert_eq!(process, Process { pid: 7, parent: 3, session: 5, state: 'S' });
+    }
+
+    #[test]
+    fn the_closure_holds_grandchildren_whatever_the_order() {
+        let process = |pid, parent| Process { pid, parent, session: 0, state: 'S' };
+        let table = [process(4, 3), process(3, 2), process(2, 1), process(9, 1)];
+        assert_eq!(closure(&table, |p| p.pid == 2), HashSet::from([2, 3, 4]));
+    }
+
+    #[test]
+    fn this_process_is_in_the_table() {
+        let own = i32::try_from(std::process::id()).expect("small");
+        assert!(table().iter().any(|process| process.pid == own));
+    }
+}

@@ -1,0 +1,73 @@
+//! Signals: blocking, resetting, sending one to the main thread, process attributes set by `prctl`.
+//!
+//! Runs in: zygote, worker; the server uses [`become_subreaper`].
+
+use std::io;
+
+use nix::sys::{
+    signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
+    signalfd::{SfdFlags, SignalFd},
+};
+
+/// Blocks SIGCHLD and makes it readable from a descriptor.
+///
+/// # Errors
+/// When the process is out of descriptors.
+pub fn child_events() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+/// In a fresh worker: no signal blocked, SIGCHLD as in any program.
+pub fn reset_after_fork() {
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: SIG_DFL runs no code of ours.
+    let _ = unsafe { sigaction(Signal::SIGCHLD, &default) };
+}
+
+/// Names a thread for signals.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadHandle(libc::pthread_t);
+
+impl ThreadHandle {
+    /// The calling thread. It must live as long as the handle is used; the main thread does.
+    #[must_use]
+    pub fn current() -> Self {
+        // SAFETY: pthread_self has no preconditions.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    /// Sends SIGINT to it, as Ctrl-C would.
+    pub fn interrupt(self) {
+        // SAFETY: made from the main thread, which exists until the process ends.
+        unsafe { libc::pthread_kill(self.0, libc::SIGINT) };
+    }
+}
+
+/// Orphans among our descendants become our children instead of init's.
+pub fn become_subreaper() {
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+}
+
+/// The kernel kills this process when the thread that made it ends. Returns false when that has happened already.
+#[must_use]
+pub fn die_with_parent(parent: i32) -> bool {
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    nix::unistd::getppid().as_raw() == parent
+}
+
+/// Sets the name that `ps` and `top` show; the kernel keeps 15 bytes.
+pub fn set_title(title: &str) {
+    let short: String = title.chars().filter(char::is_ascii_graphic).take(15).collect();
+    if let Ok(name) = std::ffi::CString::new(short) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
+/// Lets the kernel's OOM killer prefer this process over the server.
+pub fn prefer_as_oom_victim() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+}

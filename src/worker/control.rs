@@ -1,0 +1,83 @@
+//! The control thread: answers heartbeats, delivers interrupts, notices that the server is gone. And the pinger, a
+//! second small thread that waits for the GIL, so that the first never has to.
+//!
+//! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (only takes it to evaluate `1+1`).
+
+use std::{os::unix::net::UnixStream, sync::Arc, thread};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::{EXIT_CHANNEL_LOST, gate::Gate, leave, python::Pinger};
+use crate::{
+    protocol::{
+        FromControl, MAX_CONTROL, ToControl,
+        blocking::{self, FrameReader},
+    },
+    sys::processes,
+};
+
+const CONTROL_STACK: usize = 128 << 10;
+const PINGER_STACK: usize = 512 << 10;
+/// Pings that may wait for the GIL; more are dropped, the server sees no pong either way.
+const WAITING_PINGS: usize = 16;
+
+struct Control {
+    reader: FrameReader,
+    writer: Arc<Mutex<UnixStream>>,
+    gate: Arc<Gate>,
+    pinger: Option<Sender<u64>>,
+    evaluate: Option<Pinger>,
+}
+
+/// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
+pub fn spawn(stream: UnixStream, gate: Arc<Gate>, evaluate: Pinger) -> std::io::Result<()> {
+    let writer = Arc::new(Mutex::new(stream.try_clone()?));
+    let reader = FrameReader::new(stream, 4 << 10);
+    let control = Control { reader, writer, gate, pinger: None, evaluate: Some(evaluate) };
+    thread::Builder::new().name("control".into()).stack_size(CONTROL_STACK).spawn(|| control.listen())?;
+    Ok(())
+}
+
+impl Control {
+    fn listen(mut self) {
+        while let Ok(message) = self.reader.read() {
+            match message {
+                ToControl::Interrupt { cell } => self.gate.interrupt(cell),
+                ToControl::Ping { nonce } => self.ping(nonce),
+            }
+        }
+        end_with_children()
+    }
+
+    fn ping(&mut self, nonce: u64) {
+        let _ = blocking::write(&self.writer.lock(), &FromControl::Heartbeat { nonce }, MAX_CONTROL);
+        if let Some(evaluate) = self.evaluate.take() {
+            let (sender, receiver) = bounded(WAITING_PINGS);
+            let writer = Arc::clone(&self.writer);
+            let started = thread::Builder::new()
+                .name("pinger".into())
+                .stack_size(PINGER_STACK)
+                .spawn(move || answer_pings(&receiver, &writer, &evaluate));
+            self.pinger = started.ok().map(|_| sender);
+        }
+        if let Some(pinger) = &self.pinger {
+            let _ = pinger.try_send(nonce);
+        }
+    }
+}
+
+fn answer_pings(nonces: &Receiver<u64>, writer: &Mutex<UnixStream>, evaluate: &Pinger) {
+    for nonce in nonces {
+        if let Some(value) = evaluate.evaluate() {
+            let _ = blocking::write(&writer.lock(), &FromControl::Pong { nonce, value }, MAX_CONTROL);
+        }
+    }
+}
+
+/// The server is gone. Ends all that this session started and then the worker, without the GIL: it may be held for ever.
+fn end_with_children() -> ! {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    processes::kill_families(|process| process.parent == own, &std::collections::HashSet::new());
+    leave(EXIT_CHANNEL_LOST)
+}

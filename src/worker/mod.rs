@@ -1,0 +1,174 @@
+//! Role 3, a worker: one session's process. Entered by fork, never returns.
+//!
+//! Runs in: worker, main thread. Reads a request from its cell socket, runs it, writes the reply; nothing stands between.
+//! Pings and interrupts come over the other socket, to `control.rs`. No tokio, no logging, no reading of settings.
+
+mod control;
+mod gate;
+mod python;
+
+use std::{
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use pyo3::Python;
+pub use python::Functions;
+
+use self::gate::Gate;
+use crate::{
+    protocol::{
+        FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToWorker,
+        ZygoteSettings,
+        blocking::{self, FrameReader},
+        frame,
+    },
+    sys::{crash, descriptors, signals},
+};
+
+/// Exit code of a worker that could not even start.
+pub const EXIT_START_FAILED: i32 = 70;
+/// Exit code of a worker whose server went away or spoke nonsense.
+pub const EXIT_CHANNEL_LOST: i32 = 71;
+
+/// What a new worker is to be: its session and its four descriptors.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The session it serves.
+    pub session: String,
+    /// Requests and replies.
+    pub cell: OwnedFd,
+    /// Pings and interrupts.
+    pub control: OwnedFd,
+    /// Write end of the pipe for descriptor 1.
+    pub stdout: OwnedFd,
+    /// Write end of the pipe for descriptor 2.
+    pub stderr: OwnedFd,
+}
+
+/// Lives the worker's life in the child of a fork.
+pub fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings) -> ! {
+    let lived = catch_unwind(AssertUnwindSafe(|| live(py, assignment, functions, settings)));
+    let code = match lived {
+        Ok(Ok(())) => 0,
+        Ok(Err(_)) => EXIT_CHANNEL_LOST,
+        Err(_) => EXIT_START_FAILED,
+    };
+    leave(code)
+}
+
+/// Ends the process at once: nothing of the zygote's that this fork inherited may be run down here.
+fn leave(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+fn live(
+    py: Python<'_>,
+    assignment: Assignment,
+    functions: &Functions,
+    settings: &ZygoteSettings,
+) -> Result<(), FrameError> {
+    let session = assignment.session.clone();
+    let (cell, control) = settle(assignment)?;
+    let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
+    functions.start(py, &session, &settings.workspace, &settings.outputs).map_err(std::io::Error::other)?;
+    crash::install(control.as_raw_fd(), |signal, stack_overflow| {
+        frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
+    })?;
+    control::spawn(control, Arc::clone(&gate), functions.pinger(py))?;
+    let own = std::process::id();
+    let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(own).unwrap_or(0) };
+    blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
+    let served = serve(py, &cell, functions, &gate);
+    functions.finish(py);
+    served
+}
+
+/// Makes the process its own: session leader, own output, no descriptor and no signal state of the zygote.
+fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream), FrameError> {
+    nix::unistd::setsid().map_err(std::io::Error::from)?;
+    signals::reset_after_fork();
+    signals::become_subreaper();
+    signals::prefer_as_oom_victim();
+    signals::set_title(&format!("fp:{}", assignment.session));
+    descriptors::null_stdin()?;
+    descriptors::redirect(assignment.stdout.as_fd(), 1)?;
+    descriptors::redirect(assignment.stderr.as_fd(), 2)?;
+    let cell = descriptors::move_high(assignment.cell)?;
+    let control = descriptors::move_high(assignment.control)?;
+    std::mem::forget((assignment.stdout, assignment.stderr));
+    // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
+    unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd()]) };
+    Ok((UnixStream::from(cell), UnixStream::from(control)))
+}
+
+/// Request, reply, request, reply, until the server closes its side.
+fn serve(py: Python<'_>, cell: &UnixStream, functions: &Functions, gate: &Gate) -> Result<(), FrameError> {
+    let own = std::process::id();
+    let mut reader = FrameReader::new(cell.try_clone()?, MAX_TO_WORKER);
+    loop {
+        let request = match py.detach(|| reader.read()) {
+            Ok(request) => request,
+            Err(FrameError::Closed) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let reply = answer(py, functions, gate, request);
+        if std::process::id() != own {
+            // The cell called os.fork and this is its child, at the end of the code it was to run.
+            leave_forked_child(py, functions, &reply);
+        }
+        send(cell, reply)?;
+    }
+}
+
+/// Sends a reply; one that is too large is replaced by the news that it is.
+fn send(cell: &UnixStream, reply: FromWorker) -> Result<(), FrameError> {
+    match blocking::write(cell, &reply, MAX_FROM_WORKER) {
+        Err(FrameError::TooLong { length, cap }) => {
+            let message = format!("reply of {length} bytes exceeds the cap of {cap}");
+            blocking::write(cell, &FromWorker::Failed { message }, MAX_FROM_WORKER)
+        }
+        other => other,
+    }
+}
+
+fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, request: ToWorker) -> FromWorker {
+    match request {
+        ToWorker::RunCell { cell, code } => {
+            let report = gate.guard(py, cell, || functions.run_cell(py, cell, &code));
+            FromWorker::CellDone { cell, report }
+        }
+        ToWorker::ListVariables => match functions.list_variables(py) {
+            Ok(variables) => FromWorker::Variables(variables),
+            Err(error) => FromWorker::Failed { message: error.to_string() },
+        },
+        ToWorker::SaveState { path } => state(functions.save_state(py, &path)),
+        ToWorker::LoadState { path } => state(functions.load_state(py, &path)),
+    }
+}
+
+fn state(result: pyo3::PyResult<crate::protocol::StateReport>) -> FromWorker {
+    match result {
+        Ok(report) => FromWorker::State(report),
+        Err(error) => FromWorker::Failed { message: error.to_string() },
+    }
+}
+
+fn leave_forked_child(py: Python<'_>, functions: &Functions, reply: &FromWorker) -> ! {
+    use crate::protocol::CellStatus;
+    functions.finish(py);
+    let code = match reply {
+        FromWorker::CellDone { report, .. } => match report.status {
+            CellStatus::Ok => 0,
+            CellStatus::Exited(code) => code,
+            CellStatus::Error | CellStatus::Interrupted => 1,
+        },
+        _ => 1,
+    };
+    leave(code)
+}

@@ -1,0 +1,118 @@
+//! The only file that knows names of Python functions: each is looked up once, in the zygote, and called in workers.
+//!
+//! Runs in: zygote (`load`), worker main thread (all else), worker pinger thread ([`Pinger`]).
+
+use pyo3::{
+    Py, PyAny, PyErr, PyResult, Python,
+    types::{PyAnyMethods, PyDict, PyDictMethods, PyTracebackMethods},
+};
+
+use crate::protocol::{CellError, CellReport, CellStatus, StateReport};
+
+/// The embedded package's functions.
+#[derive(Debug)]
+pub struct Functions {
+    start: Py<PyAny>,
+    finish: Py<PyAny>,
+    run_cell: Py<PyAny>,
+    list_variables: Py<PyAny>,
+    save_state: Py<PyAny>,
+    load_state: Py<PyAny>,
+    ping: Py<PyAny>,
+}
+
+/// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code.
+type RawReport = (String, Vec<String>, Option<(String, String, Option<u32>, String)>, Option<i32>);
+/// What Python's `save` and `load` return: names, and (name, reason) of those left out.
+type RawState = (Vec<String>, Vec<(String, String)>);
+
+impl Functions {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// When the embedded package lacks one.
+    pub fn load(py: Python<'_>) -> PyResult<Self> {
+        let find = |module: &str, name: &str| -> PyResult<Py<PyAny>> {
+            Ok(py.import(format!("forkpy_worker.{module}"))?.getattr(name)?.unbind())
+        };
+        Ok(Self {
+            start: find("session", "start")?,
+            finish: find("session", "finish")?,
+            run_cell: find("cell", "run_cell")?,
+            list_variables: find("variables", "list_variables")?,
+            save_state: find("state", "save")?,
+            load_state: find("state", "load")?,
+            ping: find("probe", "ping")?,
+        })
+    }
+
+    /// Makes this process the session's: namespace, streams, working directory, randomness.
+    pub(super) fn start(&self, py: Python<'_>, session: &str, workspace: &str, outputs: &str) -> PyResult<()> {
+        self.start.call1(py, (session, workspace, outputs)).map(drop)
+    }
+
+    /// Runs `atexit` callbacks and flushes; never fails.
+    pub(super) fn finish(&self, py: Python<'_>) {
+        let _ = self.finish.call0(py);
+    }
+
+    pub(super) fn run_cell(&self, py: Python<'_>, cell: u64, code: &str) -> PyResult<CellReport> {
+        let (status, results, error, exit_code): RawReport =
+            self.run_cell.call1(py, (cell, code))?.extract(py)?;
+        let status = match status.as_str() {
+            "ok" => CellStatus::Ok,
+            "exited" => CellStatus::Exited(exit_code.unwrap_or(0)),
+            "interrupted" => CellStatus::Interrupted,
+            _ => CellStatus::Error,
+        };
+        let error = error.map(|(kind, message, line, traceback)| CellError { kind, message, line, traceback });
+        Ok(CellReport { status, results, error, seconds: 0.0 })
+    }
+
+    pub(super) fn list_variables(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        let found = self.list_variables.call0(py)?;
+        let found = found.bind(py).cast::<PyDict>()?;
+        found.iter().map(|(name, summary)| Ok((name.extract()?, summary.extract()?))).collect()
+    }
+
+    pub(super) fn save_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {
+        state_report(self.save_state.call1(py, (path,))?.extract(py)?)
+    }
+
+    pub(super) fn load_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {
+        state_report(self.load_state.call1(py, (path,))?.extract(py)?)
+    }
+
+    pub(super) fn pinger(&self, py: Python<'_>) -> Pinger {
+        Pinger(self.ping.clone_ref(py))
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "reads as the last step of a chain of results")]
+fn state_report((names, skipped): RawState) -> PyResult<StateReport> {
+    Ok(StateReport { names, skipped })
+}
+
+/// An exception that left the package itself: a KeyboardInterrupt at its edge, or its own fault.
+pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
+    let interrupted = error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py);
+    let kind = error.get_type(py).to_string();
+    let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok()).unwrap_or_default();
+    let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback };
+    CellReport {
+        status: if interrupted { CellStatus::Interrupted } else { CellStatus::Error },
+        results: Vec::new(),
+        error: Some(report),
+        seconds: 0.0,
+    }
+}
+
+/// The no-op evaluation behind a ping.
+pub(super) struct Pinger(Py<PyAny>);
+
+impl Pinger {
+    /// Waits for the GIL and evaluates; `None` when that raised.
+    pub(super) fn evaluate(&self) -> Option<i64> {
+        Python::attach(|py| self.0.call0(py).ok()?.extract(py).ok())
+    }
+}

@@ -1,0 +1,256 @@
+//! Role 2, the zygote: starts CPython once, forks a worker on request, reports every worker's end, reaps when told.
+//!
+//! Runs in: zygote, one thread, GIL held from warm-up to the end. Uses pyo3 and `sys`; never tokio, never a second thread
+//! at the moment of a fork. Its life: read `Start` → warm up → `Warm` → poll for requests and SIGCHLD until the server's
+//! end of the socket closes, then kill whatever is left and exit.
+
+mod fork;
+mod interpreter;
+mod preload;
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::Instant,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signalfd::SignalFd,
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::Pid,
+};
+use pyo3::Python;
+
+use crate::{
+    protocol::{
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings, blocking,
+        frame::Assembler,
+    },
+    sys::{descriptors, processes, signals},
+    worker,
+};
+
+/// Idle time after which the second stage of warming up begins.
+const SECOND_STAGE_AFTER_MS: u16 = 20;
+
+/// Why a zygote ends other than by its server's wish.
+#[derive(Debug, thiserror::Error)]
+pub enum ZygoteError {
+    /// The server's socket broke or spoke another language.
+    #[error("server channel failed: {0}")]
+    Channel(#[from] FrameError),
+    /// The first frame was not a `Start` of our version.
+    #[error("server speaks protocol {theirs:?}, this zygote speaks {PROTOCOL_VERSION}")]
+    Version {
+        /// Its version, if it sent `Start` at all.
+        theirs: Option<u32>,
+    },
+    /// CPython did not start.
+    #[error("failed to start Python: {0}")]
+    Interpreter(String),
+    /// A system call failed.
+    #[error("system call failed: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl From<Errno> for ZygoteError {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno.into())
+    }
+}
+
+/// The zygote's whole life. `stream` is the server's socket, `server` its process id.
+///
+/// # Errors
+/// [`ZygoteError`]; the server has been told before where that was possible.
+pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
+    let started = Instant::now();
+    if !signals::die_with_parent(server) {
+        return Ok(());
+    }
+    signals::set_title("forkpy:zygote");
+    let mut link = Link::new(stream);
+    let settings = link.await_start()?;
+    let warmed = interpreter::start(&settings).and_then(|()| {
+        Python::attach(|py| {
+            let functions = worker::Functions::load(py)?;
+            let rejected = preload::stage_one(py, &settings.preload)?;
+            Ok((functions, rejected, interpreter::describe(py)?))
+        })
+        .map_err(|error: pyo3::PyErr| ZygoteError::Interpreter(error.to_string()))
+    });
+    let (functions, rejected, (python, executable)) = match warmed {
+        Ok(warmed) => warmed,
+        Err(error) => {
+            let _ = link.send(&FromZygote::Failed { message: error.to_string() });
+            return Err(error);
+        }
+    };
+    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let events = signals::child_events()?;
+    link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
+    let zygote = Zygote { link, events, settings, functions, children: BTreeMap::new() };
+    Python::attach(|py| zygote.serve(py))
+}
+
+/// The socket to the server: frames in, with descriptors, and frames out.
+struct Link {
+    stream: UnixStream,
+    assembler: Assembler,
+    received: Vec<OwnedFd>,
+}
+
+impl Link {
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, assembler: Assembler::new(MAX_ZYGOTE), received: Vec::new() }
+    }
+
+    fn send(&self, message: &FromZygote) -> Result<(), FrameError> {
+        blocking::write(&self.stream, message, MAX_ZYGOTE)
+    }
+
+    fn await_start(&mut self) -> Result<ZygoteSettings, ZygoteError> {
+        loop {
+            match self.assembler.next()? {
+                Some(ToZygote::Start { version: PROTOCOL_VERSION, settings }) => return Ok(settings),
+                Some(ToZygote::Start { version, .. }) => return Err(ZygoteError::Version { theirs: Some(version) }),
+                Some(_) => return Err(ZygoteError::Version { theirs: None }),
+                None => {}
+            }
+            if !self.receive()? {
+                return Err(FrameError::Closed.into());
+            }
+        }
+    }
+
+    /// Takes what has arrived; false at the end of the channel.
+    fn receive(&mut self) -> Result<bool, ZygoteError> {
+        let mut bytes = [0; 16 << 10];
+        let count = descriptors::receive_with(&self.stream, &mut bytes, &mut self.received)?;
+        self.assembler.push(&bytes[..count]);
+        Ok(count > 0)
+    }
+}
+
+struct Zygote {
+    link: Link,
+    events: SignalFd,
+    settings: ZygoteSettings,
+    functions: worker::Functions,
+    /// Living children, and dead ones not yet reaped (`true`: reported).
+    children: BTreeMap<i32, bool>,
+}
+
+impl Zygote {
+    fn serve(mut self, py: Python<'_>) -> Result<(), ZygoteError> {
+        let mut unwarmed: VecDeque<String> = preload::second_stage();
+        loop {
+            let timeout =
+                if unwarmed.is_empty() { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };
+            let (request, child) = self.wait(timeout)?;
+            if child {
+                while let Ok(Some(_)) = self.events.read_signal() {}
+                self.report_exits()?;
+            }
+            if request {
+                if !self.link.receive()? {
+                    self.end_all();
+                    return Ok(());
+                }
+                while let Some(message) = self.link.assembler.next()? {
+                    self.obey(py, message)?;
+                }
+            } else if !child && let Some(module) = unwarmed.pop_front() {
+                preload::import_behind(py, &module, unwarmed.is_empty());
+            }
+        }
+    }
+
+    fn wait(&self, timeout: PollTimeout) -> Result<(bool, bool), ZygoteError> {
+        let mut waiting = [
+            PollFd::new(self.link.stream.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut waiting, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok((waiting[0].any().unwrap_or(false), waiting[1].any().unwrap_or(false)))
+    }
+
+    fn obey(&mut self, py: Python<'_>, message: ToZygote) -> Result<(), ZygoteError> {
+        match message {
+            ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
+            ToZygote::Fork { worker, session } => self.fork(py, worker, session),
+            ToZygote::Reap { pid } => {
+                self.reap(pid);
+                Ok(())
+            }
+        }
+    }
+
+    fn fork(&mut self, py: Python<'_>, worker: u64, session: String) -> Result<(), ZygoteError> {
+        let taken = self.link.received.len().min(descriptors::MAX_PASSED);
+        let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
+        let answer = match <[OwnedFd; descriptors::MAX_PASSED]>::try_from(passed) {
+            Err(_) => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
+            Ok([cell, control, stdout, stderr]) => {
+                let assignment = worker::Assignment { session, cell, control, stdout, stderr };
+                match fork::fork(py) {
+                    Ok(fork::Side::Child) => worker::run(py, assignment, &self.functions, &self.settings),
+                    Ok(fork::Side::Parent { child }) => {
+                        self.children.insert(child, false);
+                        FromZygote::Forked { worker, pid: child }
+                    }
+                    Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
+                }
+            }
+        };
+        Ok(self.link.send(&answer)?)
+    }
+
+    /// Tells the server of every child that has ended, leaving it a zombie until the server says `Reap`.
+    fn report_exits(&mut self) -> Result<(), ZygoteError> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        for (pid, reported) in self.children.iter_mut().filter(|(_, reported)| !**reported) {
+            let exit = match waitid(Id::Pid(Pid::from_raw(*pid)), flags) {
+                Ok(WaitStatus::StillAlive) => continue,
+                Ok(status) => exit_of(status),
+                Err(_) => WorkerExit::Unknown,
+            };
+            *reported = true;
+            self.link.send(&FromZygote::Exited { pid: *pid, exit })?;
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self, pid: i32) {
+        if self.children.remove(&pid).is_some() {
+            let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+        }
+    }
+
+    /// The server is gone: so are we, with all workers and what they started, also the stopped ones.
+    fn end_all(&self) {
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        debug_assert!(self.link.stream.as_raw_fd() >= 0);
+        processes::kill_families(|process| process.parent == own, &HashSet::new());
+    }
+}
+
+/// The protocol's word for a wait status.
+#[must_use]
+pub fn exit_of(status: WaitStatus) -> WorkerExit {
+    match status {
+        WaitStatus::Exited(_, code) => WorkerExit::Code(code),
+        WaitStatus::Signaled(_, signal, _) => WorkerExit::Signal(signal as i32),
+        _ => WorkerExit::Unknown,
+    }
+}
