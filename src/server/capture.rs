@@ -62,7 +62,9 @@ impl Capture {
         if was_whole && !self.is_whole() {
             self.open_spill();
         }
-        if before < MAX_FILE && let Spill::Open(file) = &mut self.spill {
+        if before < MAX_FILE
+            && let Spill::Open(file) = &mut self.spill
+        {
             if let Err(error) = file.write_all(bytes) {
                 self.spill = Spill::Failed(error.to_string());
             }

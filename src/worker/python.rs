@@ -57,8 +57,7 @@ impl Functions {
     }
 
     pub(super) fn run_cell(&self, py: Python<'_>, cell: u64, code: &str) -> PyResult<CellReport> {
-        let (status, results, error, exit_code): RawReport =
-            self.run_cell.call1(py, (cell, code))?.extract(py)?;
+        let (status, results, error, exit_code): RawReport = self.run_cell.call1(py, (cell, code))?.extract(py)?;
         let status = match status.as_str() {
             "ok" => CellStatus::Ok,
             "exited" => CellStatus::Exited(exit_code.unwrap_or(0)),

@@ -10,10 +10,7 @@ use pyo3::{
 };
 
 use super::ZygoteError;
-use crate::{
-    embed,
-    protocol::ZygoteSettings,
-};
+use crate::{embed, protocol::ZygoteSettings};
 
 /// Starts the interpreter, installs the embedded package and the environment that children of sessions inherit.
 ///
