@@ -169,7 +169,7 @@ impl Zygote {
             UnixStream::from_std(stream)
         };
         // The zygote keeps a dead worker as a zombie until we say `Reap`, so this number cannot be a stranger's.
-        let pidfd = AsyncFd::new(PidFd::open(pid)?)?;
+        let pidfd = watch(pid)?;
         Ok(NewWorker { pid, pidfd, cell: stream(cell)?, control: stream(control)?, stdout, stderr })
     }
 
@@ -317,7 +317,7 @@ impl Owner {
         let (ours, theirs) = StdStream::pair()?;
         let pid = self.spawner.spawn(theirs).await?;
         self.children.add(pid);
-        let pidfd = AsyncFd::new(PidFd::open(pid)?)?;
+        let pidfd = watch(pid)?;
         let reading = ours.try_clone()?;
         reading.set_nonblocking(true)?;
         let (mut reader, _) = framed(UnixStream::from_std(reading)?, MAX_ZYGOTE, MAX_ZYGOTE);
@@ -445,4 +445,13 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
+}
+
+/// A process whose end wakes a task.
+#[expect(
+    deprecated,
+    reason = "the unsafe replacement asks for what PidFd keeps by construction: it owns its descriptor"
+)]
+fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
+    AsyncFd::new(PidFd::open(pid)?)
 }

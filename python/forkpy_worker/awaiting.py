@@ -1,0 +1,129 @@
+"""Cells with `await`: one asyncio loop for the session, which stands still between cells.
+
+Owns: that loop, and the SIGINT handler while it runs. May not lose a task of the session's other
+than the cell's own.
+Runs in: worker main thread. Imports `asyncio`, so nothing imports this before a cell awaits.
+
+An interrupt must end the cell and nothing else. Raised inside the loop's own code or in some other
+task it would do damage there, so the handler looks at what is running: the cell's own code gets its
+KeyboardInterrupt at once, otherwise the cell's task is cancelled and that tells it. A second
+interrupt shows that the first did not help, and is raised wherever it arrives.
+"""
+
+from __future__ import annotations
+
+import _signal
+import asyncio
+
+from forkpy_worker.compiling import CO_COROUTINE
+from forkpy_worker.place import namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+    from typing import Any, TypeAlias
+
+    # the value of the last expression, or what was raised
+    Ending: TypeAlias = tuple[Any, BaseException | None]
+
+# How long a cancelled cell may clean up after a second interrupt, before it is left behind.
+GRACE_SECONDS = 1.0
+STAYS = "the cell's task did not end when cancelled; it goes on whenever a later cell awaits"
+
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def run(cell: int, statements: CodeType | None, last: CodeType | None) -> Any:
+    """Run a cell's code as one task; give its last value or raise what it raised."""
+    loop = _session_loop()
+    task = loop.create_task(_drive(statements, last), name=f"cell {cell}")
+    task.add_done_callback(_stop)
+    interrupts = _Interrupts(loop, task)
+    previous = _signal.signal(_signal.SIGINT, interrupts)
+    try:
+        forced = _run_until_done(loop, task)
+    finally:
+        if _signal.getsignal(_signal.SIGINT) is interrupts:
+            _signal.signal(_signal.SIGINT, previous)
+    if not task.done():
+        raise KeyboardInterrupt(STAYS)
+    value, exception = _ending(task)
+    cancelled = interrupts.count and isinstance(exception, asyncio.CancelledError)
+    if forced or cancelled:
+        trace = None if exception is None else exception.__traceback__
+        raise KeyboardInterrupt().with_traceback(trace) from None
+    if exception is None:
+        return value
+    raise exception
+
+
+def _session_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    if _loop is None or _loop.is_closed():
+        _loop = asyncio.new_event_loop()
+    # Again each time: `asyncio.run` in a cell leaves None in its place.
+    asyncio.set_event_loop(_loop)
+    return _loop
+
+
+async def _drive(statements: CodeType | None, last: CodeType | None) -> Ending:
+    """Run the code; an exception is returned, since asyncio would throw some out of the loop."""
+    try:
+        if statements is not None:
+            await _evaluate(statements)
+        return (None if last is None else await _evaluate(last)), None
+    except BaseException as exception:
+        return None, exception
+
+
+async def _evaluate(code: CodeType) -> Any:
+    value = eval(code, namespace)
+    return await value if code.co_flags & CO_COROUTINE else value
+
+
+def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Ending]) -> bool:
+    """Run the loop for the cell; True when an interrupt had to break it."""
+    # Again and again, because a cell may call `loop.stop()` and is not over then.
+    while not task.done():
+        try:
+            loop.run_forever()
+        except KeyboardInterrupt:
+            _cancel_within_grace(loop, task)
+            return True
+    return False
+
+
+def _cancel_within_grace(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Ending]) -> None:
+    task.cancel()
+    timer = loop.call_later(GRACE_SECONDS, loop.stop)
+    loop.run_forever()
+    timer.cancel()
+
+
+def _stop(task: asyncio.Task[Ending]) -> None:
+    task.get_loop().stop()
+
+
+def _ending(task: asyncio.Task[Ending]) -> Ending:
+    try:
+        return task.result()
+    except asyncio.CancelledError as exception:
+        # Cancelled before its first step.
+        return None, exception
+
+
+class _Interrupts:
+    """The SIGINT handler of one cell."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Ending]) -> None:
+        self.count = 0
+        self._loop = loop
+        self._task = task
+
+    def __call__(self, _signal_number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1 or asyncio.current_task(self._loop) is self._task:
+            raise KeyboardInterrupt
+        self._task.cancel()
+        # The loop sleeps in select, which Python resumes after a signal: wake it.
+        self._loop.call_soon_threadsafe(lambda: None)

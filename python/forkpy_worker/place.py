@@ -1,0 +1,21 @@
+"""Where this worker's session lives: its namespace, its outputs folder.
+
+Owns: the reference to `__main__`. May not import anything else of the package.
+Runs in: zygote (imported), worker main thread (used).
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# The module is kept too: a cell may replace sys.modules["__main__"], and a module that dies
+# takes the contents of its namespace with it.
+main = sys.modules["__main__"]
+namespace: dict[str, Any] = main.__dict__
+
+session_id = ""
+outputs = ""

@@ -1,0 +1,67 @@
+"""A session's begin and end.
+
+Owns: what a fresh `python` process would have set up for a script and a fork of the zygote has not:
+`__main__`, working directory, streams, randomness, the SIGINT handler.
+May not import what a fork cannot wait for: `start` is part of every session's birth.
+Runs in: worker main thread, once after the fork (`start`), once before the end (`finish`).
+"""
+
+from __future__ import annotations
+
+import _signal
+import builtins
+import os
+import sys
+
+from forkpy_worker import place, sources, streams
+
+
+def start(session_id: str, workspace: str, outputs: str) -> None:
+    """Make this process the session's."""
+    place.session_id = session_id
+    place.outputs = outputs
+    _fresh_main()
+    os.chdir(workspace)
+    sys.argv = [""]
+    sys.path[:] = [workspace, *(entry for entry in sys.path if entry not in ("", workspace))]
+    streams.install()
+    sources.watch()
+    _reseed()
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def _fresh_main() -> None:
+    sys.modules["__main__"] = place.main
+    namespace = place.namespace
+    namespace.clear()
+    namespace["__name__"] = "__main__"
+    namespace["__doc__"] = None
+    namespace["__package__"] = None
+    namespace["__loader__"] = None
+    namespace["__spec__"] = None
+    namespace["__builtins__"] = builtins
+
+
+def _reseed() -> None:
+    """Two forks of one zygote must not draw the same numbers."""
+    # CPython's fork hook does it for `random`, unless somebody forked without the hooks.
+    for name in ("random", "numpy.random"):
+        module = sys.modules.get(name)
+        if module is not None:
+            module.seed()
+
+
+def finish() -> None:
+    """Do what an ending `python` does, but wait for no thread; nothing may raise."""
+    for step in (_run_exit_callbacks, streams.flush):
+        try:
+            step()
+        except BaseException:  # noqa: PERF203
+            # The process ends here either way; the other step shall have its turn.
+            pass
+
+
+def _run_exit_callbacks() -> None:
+    import atexit
+
+    atexit._run_exitfuncs()

@@ -1,0 +1,153 @@
+"""Pickling variables in groups that share objects, and refusing what a new process cannot know.
+
+Owns: the decision what counts as shared and what is refused. Runs cells' code (`__reduce__` and the
+like), so nothing here may fail for what that raises.
+Runs in: worker main thread, between cells.
+
+Each variable is pickled alone first. That shows whether it can be, and the pickler's memo shows which
+objects it reaches; variables that reach a common one form a group and are pickled again, together.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from types import BuiltinFunctionType, FunctionType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from forkpy_worker.statefile import Writer
+
+_PROTOCOL = 5
+# Whether two variables hold the same one of these cannot be seen, except by `is`.
+_IMMUTABLE = (str, bytes, type, FunctionType, BuiltinFunctionType)
+
+
+class _Refusing(pickle.Pickler):
+    """A pickler that refuses at once what would only fail when loaded."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Refuse functions and classes of `__main__`: a new process has none of them."""
+        if getattr(obj, "__module__", None) == "__main__" and _is_by_name(obj):
+            raise pickle.PicklingError(_refusal(obj))
+        return NotImplemented
+
+
+def _is_by_name(obj: Any) -> bool:
+    """Tell whether pickle stores no more than the name of an object."""
+    return isinstance(obj, (type, FunctionType)) or type(obj).__module__ == "typing"
+
+
+def _refusal(obj: Any) -> str:
+    kind = "class" if isinstance(obj, type) else "function"
+    kind = kind if isinstance(obj, (type, FunctionType)) else "type"
+    name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "?")
+    return f"needs the {kind} {name!r}, which was defined in a cell; run that cell again"
+
+
+def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
+    """Write every variable that can be pickled; give the reasons for the others by name."""
+    refused: dict[str, str] = {}
+    reached: dict[str, set[int]] = {}
+    for name, value in values.items():
+        try:
+            reached[name] = _write(writer, {name: value})
+        except _Unpicklable as error:
+            refused[name] = str(error)
+    for group in _groups(reached):
+        _regroup(group, values, writer)
+    return refused
+
+
+def _regroup(names: list[str], values: dict[str, Any], writer: Writer) -> None:
+    try:
+        _write(writer, {name: values[name] for name in names})
+    except _Unpicklable:
+        # Each could be pickled a moment ago; then each stays alone, and is carried all the same.
+        return
+    for name in names:
+        writer.drop([name])
+
+
+class _Unpicklable(Exception):
+    """A group could not be pickled; the words say why."""
+
+
+def _write(writer: Writer, group: dict[str, Any]) -> set[int]:
+    """Append a group to the file; give the identities of the shareable objects in it."""
+    start = writer.file.tell()
+    sink = _Sink(writer.file)
+    pickler = _Refusing(sink, _PROTOCOL)
+    try:
+        pickler.dump(group)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        writer.rewind(start)
+        if sink.failure is not None:
+            # The disk's fault, not the variable's.
+            raise sink.failure from None
+        raise _Unpicklable(reason(error)) from None
+    writer.add(list(group), start)
+    memo = pickler.memo.copy()
+    memo.pop(id(group), None)
+    return {identity for identity, (_, obj) in memo.items() if not isinstance(obj, _IMMUTABLE)}
+
+
+class _Sink:
+    """The file as the pickler sees it; remembers that writing failed."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _groups(reached: dict[str, set[int]]) -> list[list[str]]:
+    """Join variables that reach a common object, directly or by way of others."""
+    leader: dict[str, str] = {name: name for name in reached}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    owner: dict[int, str] = {}
+    for name, identities in reached.items():
+        for identity in identities:
+            other = owner.setdefault(identity, name)
+            if other is not name:
+                leader[find(name)] = find(other)
+    joined: dict[str, list[str]] = {}
+    for name in reached:
+        joined.setdefault(find(name), []).append(name)
+    return [names for names in joined.values() if len(names) > 1]
+
+
+def read_group(blob: bytes) -> dict[str, Any]:
+    """Unpickle a group."""
+    group = pickle.Unpickler(io.BytesIO(blob)).load()
+    if type(group) is not dict:
+        raise pickle.UnpicklingError("not a group of variables")
+    return group
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line why something could not be carried."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:
+        text = ""
+    name = type(error).__name__
+    if not text or isinstance(error, pickle.PicklingError):
+        return text or name
+    return f"{name}: {text}"

@@ -1,0 +1,76 @@
+"""What the zygote imports so that workers need not.
+
+Owns: which modules are warm. May leave no thread and no open descriptor behind: a fork would lose
+the one and share the other.
+Runs in: zygote.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+# What sessions commonly use, and what this package imports when first used.
+_COMMON = (
+    "warnings traceback linecache asyncio inspect pickle threading subprocess json signal select "
+    "atexit random math datetime decimal dataclasses typing pathlib tempfile shutil collections "
+    "functools itertools re csv textwrap contextlib copy string statistics "
+    "forkpy_worker.report forkpy_worker.results forkpy_worker.awaiting forkpy_worker.summaries "
+    "forkpy_worker.statefile forkpy_worker.statepickle"
+).split()
+
+# Read once, when the library is imported. A pool of threads must not exist when the zygote forks.
+_WHILE_IMPORTING = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+}
+
+
+def stage_one() -> None:
+    """Import what the first plain cell needs, and no more: a client waits for this."""
+    from forkpy_worker import cell, probe, session, state, variables  # noqa: F401
+
+    _settle()
+
+
+def stage_two() -> None:
+    """Import what most sessions need sooner or later; nobody waits for this."""
+    for module in _COMMON:
+        try:
+            __import__(module)
+        except ImportError:  # noqa: PERF203
+            # A Python built without it; whoever needs it will be told.
+            continue
+    _settle()
+
+
+def preload(module: str) -> str | None:
+    """Import a module by name; None when that worked, else the reason in one line."""
+    added = [name for name in _WHILE_IMPORTING if name not in os.environ]
+    for name in added:
+        os.environ[name] = _WHILE_IMPORTING[name]
+    try:
+        __import__(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exception:
+        # SystemExit too: some modules are scripts.
+        return _one_line(exception)
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+    return None
+
+
+def _settle() -> None:
+    """Tell the collector that all this is here to stay, so that it dirties no shared page."""
+    gc.collect()
+    gc.freeze()
+
+
+def _one_line(exception: BaseException) -> str:
+    text = str(exception).strip().partition("\n")[0]
+    name = type(exception).__name__
+    return f"{name}: {text}" if text else name

@@ -1,0 +1,45 @@
+"""Cells, variables and carried-over state, without Rust."""
+
+import pathlib
+import sys
+
+from forkpy_worker import cell, state, variables
+
+
+def main_names() -> dict:
+    return sys.modules["__main__"].__dict__
+
+
+def test_a_last_expression_is_the_result() -> None:
+    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None)
+    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None)
+
+
+def test_an_exception_names_its_line() -> None:
+    status, results, error, _ = cell.run_cell(3, "a = 1\n\n1 / 0")
+    assert (status, results) == ("error", [])
+    assert error[0] == "ZeroDivisionError" and error[2] == 3
+    assert '"<cell 3>", line 3' in error[3] and "1 / 0" in error[3]
+
+
+def test_top_level_await_runs() -> None:
+    assert cell.run_cell(4, "import asyncio\nawait asyncio.sleep(0, 5)")[1] == ["5"]
+
+
+def test_system_exit_has_a_scripts_code() -> None:
+    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3)
+
+
+def test_variables_are_listed_without_modules() -> None:
+    cell.run_cell(7, "import os\nlisted = [1, 2]\n_hidden = 1")
+    found = variables.list_variables()
+    assert found["listed"] == "list: 2 items, [1, 2]" and "os" not in found and "_hidden" not in found
+
+
+def test_state_goes_through_a_file_and_names_what_cannot(tmp_path: pathlib.Path) -> None:
+    cell.run_cell(8, "carried = {'a': 1}\nclass Local: pass\nlocal = Local()")
+    names, skipped = state.save(str(tmp_path / "s"))
+    assert "carried" in names and {"Local", "local"} <= {name for name, _ in skipped}
+    del main_names()["carried"]
+    restored, _ = state.load(str(tmp_path / "s"))
+    assert "carried" in restored and main_names()["carried"] == {"a": 1}

@@ -1,0 +1,1060 @@
+//! The session environment: which Python's packages sessions see, and making one where there is none.
+//!
+//! Runs in: server, once, before the zygote starts. Owns the managed environments and the children that make them; writes
+//! to no environment that it did not make, prints nothing, and runs no interpreter when nothing has to be made or asked:
+//! a ready environment costs a few file reads.
+//!
+//! A managed environment is `ROOT/VERSION-HASH/`, beside it `….lock` and `….log` (what the tools said). Its marker file is
+//! written last, so a directory without one is the rest of an interrupted start, and is made anew. The lock is handed to
+//! the tools as their standard input, an empty file: should this process be killed, it stays held until they have ended.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::sys::signals;
+
+/// Told of every child process this module starts: `(pid, true)` in the same breath as the start, with no await between,
+/// and `(pid, false)` once it has been waited for or given up. In between nobody else may reap it.
+pub type ChildHook<'a> = &'a (dyn Fn(u32, bool) + Send + Sync);
+
+/// What was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// `--venv`.
+    pub venv: Option<PathBuf>,
+    /// `--python`.
+    pub python: Option<PathBuf>,
+    /// Where managed environments are kept.
+    pub managed_root: PathBuf,
+    /// The variable `VIRTUAL_ENV`.
+    pub virtual_env: Option<PathBuf>,
+}
+
+/// What sessions will use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// Executable that CPython takes itself for, absolute; `site-packages` and `sys.executable` follow from it.
+    pub python: PathBuf,
+    /// Directory of the virtual environment, the `VIRTUAL_ENV` of sessions; none for [`Kind::Interpreter`].
+    pub root: Option<PathBuf>,
+    /// By which rule it was chosen.
+    pub kind: Kind,
+    /// Helper packages that it lacks.
+    pub missing: Vec<String>,
+    /// One sentence for the log, without its full stop.
+    pub note: String,
+}
+
+/// By which rule an environment was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `--venv`.
+    Venv,
+    /// `--python`.
+    Interpreter,
+    /// `VIRTUAL_ENV`.
+    VirtualEnv,
+    /// None of these: forkpy's own.
+    Managed,
+}
+
+/// Why there is no environment; worded for the person who started the server.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The directory is no virtual environment, or its interpreter was removed.
+    #[error("no virtual environment in {path} (bin/python is missing): make it with `python{linked} -m venv {path}`")]
+    NoVenv {
+        /// Which directory.
+        path: PathBuf,
+        /// The version it would need.
+        linked: String,
+    },
+    /// Another Python than the one linked into this binary.
+    #[error("{path} is Python {found} and this forkpy is linked with Python {linked}: {advice}")]
+    Version {
+        /// The environment or interpreter.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+        /// Ours.
+        linked: String,
+        /// What to do.
+        advice: String,
+    },
+    /// An interpreter that does not run, or is none.
+    #[error("failed to ask {path} for its version: {reason}")]
+    Interpreter {
+        /// Which executable.
+        path: PathBuf,
+        /// The system's or its own words.
+        reason: String,
+    },
+    /// The interpreter of the build is gone and no other of its version is on PATH.
+    #[error(
+        "no interpreter to make a session environment from: {path} is gone and PATH has no python{linked}; \
+         install one, or name an environment with --venv"
+    )]
+    NoBase {
+        /// The one forkpy was built with.
+        path: PathBuf,
+        /// Its version.
+        linked: String,
+    },
+    /// The managed environment could not be made.
+    #[error(
+        "failed to make the session environment {path}: {reason}; name another place with --env-dir, or use --venv"
+    )]
+    Make {
+        /// Where.
+        path: PathBuf,
+        /// The system's or the tool's words.
+        reason: String,
+    },
+    /// A path that cannot be passed on.
+    #[error("path {0:?} is not valid UTF-8")]
+    NotUtf8(PathBuf),
+}
+
+const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
+const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
+
+/// What sessions are promised: `-m pip` for their users, the other two for forkpy's own tools.
+const HELPERS: [&str; 3] = ["pip", "psutil", "jedi"];
+/// Written last into a managed environment.
+const MARKER: &str = "forkpy.json";
+const MARKER_FORMAT: u32 = 1;
+/// Variables that would send a tool to another environment than the one named on its command line.
+const MISLEADING: [&str; 11] = [
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "__PYVENV_LAUNCHER__",
+    "PIP_TARGET",
+    "PIP_PREFIX",
+    "PIP_USER",
+    "PIP_REQUIRE_VIRTUALENV",
+    "UV_PYTHON",
+    "UV_SYSTEM_PYTHON",
+];
+/// Prints one line that begins with `forkpy`; understood by Python 2, too, whose version is then refused by name.
+const ASK: &str = "import sys; sys.stdout.write('\\t'.join(['\\nforkpy', '%d.%d' % sys.version_info[:2], \
+                   getattr(getattr(sys, 'implementation', None), 'name', 'cpython'), sys.executable]) + '\\n')";
+
+/// Finds or makes the environment that `wish` asks for: `--venv`, else `--python`, else `VIRTUAL_ENV`, else a managed one.
+///
+/// An unusable `VIRTUAL_ENV` is no error: a client may have been started in it for other reasons. The note tells. Children
+/// die with the calling thread, so call it on a runtime whose threads live as long as the server.
+///
+/// # Errors
+/// [`EnvironmentError`]. Helper packages that cannot be installed are none: they are in [`Environment::missing`].
+pub async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Environment, EnvironmentError> {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let workshop =
+        Workshop { linked: LINKED, build_python: BUILD_PYTHON.into(), search, limits: Limits::default(), children };
+    let environment = workshop.prepare(wish).await?;
+    match environment.python.to_str() {
+        Some(_) => Ok(environment),
+        None => Err(EnvironmentError::NotUtf8(environment.python)),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Choice<'a> {
+    Venv(&'a Path),
+    Interpreter(&'a Path),
+    VirtualEnv(&'a Path),
+    Managed,
+}
+
+fn choose(wish: &Wish) -> Choice<'_> {
+    match (&wish.venv, &wish.python, &wish.virtual_env) {
+        (Some(venv), _, _) => Choice::Venv(venv),
+        (_, Some(python), _) => Choice::Interpreter(python),
+        (_, _, Some(venv)) => Choice::VirtualEnv(venv),
+        _ => Choice::Managed,
+    }
+}
+
+struct Limits {
+    /// Asking an interpreter for its version.
+    ask: Duration,
+    /// Making a bare environment; then again, installing packages into it.
+    make: Duration,
+    /// Installing what was missing, at a later start.
+    retry: Duration,
+    /// Waiting for another process that makes the same environment.
+    wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { ask: seconds(20), make: seconds(120), retry: seconds(15), wait: seconds(300) }
+    }
+}
+
+/// All that the work depends on besides the wish.
+struct Workshop<'a> {
+    linked: &'a str,
+    build_python: PathBuf,
+    /// As PATH is.
+    search: OsString,
+    limits: Limits,
+    children: ChildHook<'a>,
+}
+
+impl Workshop<'_> {
+    async fn prepare(&self, wish: &Wish) -> Result<Environment, EnvironmentError> {
+        match choose(wish) {
+            Choice::Venv(path) => self.venv(path, Kind::Venv).await,
+            Choice::Interpreter(path) => self.interpreter(path).await,
+            Choice::VirtualEnv(path) => match self.venv(path, Kind::VirtualEnv).await {
+                Ok(environment) => Ok(environment),
+                Err(reason) => {
+                    let managed = self.managed(&wish.managed_root).await?;
+                    let note = format!("VIRTUAL_ENV is not used ({reason}); {}", managed.note);
+                    Ok(Environment { note, ..managed })
+                }
+            },
+            Choice::Managed => self.managed(&wish.managed_root).await,
+        }
+    }
+
+    async fn venv(&self, path: &Path, kind: Kind) -> Result<Environment, EnvironmentError> {
+        let root = absolute(path);
+        let python = root.join("bin/python");
+        if !python.exists() {
+            return Err(EnvironmentError::NoVenv { path: root, linked: self.linked.to_owned() });
+        }
+        let config = VenvConfig::read(&root);
+        let found = match config.version {
+            Some(version) => version,
+            None => self.ask(&python).await?.version,
+        };
+        if found != self.linked {
+            let advice = format!(
+                "make it anew with `python{} -m venv --clear {}`, or build forkpy with PYO3_PYTHON={}",
+                self.linked,
+                root.display(),
+                python.display()
+            );
+            return Err(self.mismatch(&root, found, advice));
+        }
+        let missing = if config.system_packages { Vec::new() } else { missing_in(&root, self.linked) };
+        let lacks = if missing.is_empty() { String::new() } else { format!(", which lacks {}", list(&missing)) };
+        let note = format!("sessions use the environment {} (Python {found}){lacks}", root.display());
+        Ok(Environment { python, root: Some(root), kind, missing, note })
+    }
+
+    async fn interpreter(&self, path: &Path) -> Result<Environment, EnvironmentError> {
+        let is_name = path.components().count() == 1 && path.is_relative();
+        let found = if is_name { self.find(path.as_os_str()) } else { None };
+        let executable = found.unwrap_or_else(|| absolute(path));
+        let Answer { version, executable: own } = self.ask(&executable).await?;
+        if version != self.linked {
+            let advice = format!("name a Python {}, or build forkpy with PYO3_PYTHON={}", self.linked, own.display());
+            return Err(self.mismatch(&executable, version, advice));
+        }
+        let note = format!("sessions use the interpreter {} (Python {version}) and its packages", own.display());
+        // What it says of itself, which is not what was named when that is a wrapper script, such as pyenv's shims.
+        Ok(Environment { python: own, root: None, kind: Kind::Interpreter, missing: Vec::new(), note })
+    }
+
+    fn mismatch(&self, path: &Path, found: String, advice: String) -> EnvironmentError {
+        EnvironmentError::Version { path: path.to_owned(), found, linked: self.linked.to_owned(), advice }
+    }
+
+    async fn ask(&self, executable: &Path) -> Result<Answer, EnvironmentError> {
+        let fail = |reason| EnvironmentError::Interpreter { path: executable.to_owned(), reason };
+        let output = tempfile::tempfile().map_err(|error| fail(error.to_string()))?;
+        let mut command = Command::new(executable);
+        command.args(["-I", "-S", "-c", ASK]);
+        let text = self.run(command, self.limits.ask, Stdio::null(), &output).await.map_err(&fail)?;
+        Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))
+    }
+
+    async fn managed(&self, managed_root: &Path) -> Result<Environment, EnvironmentError> {
+        let base = self.base()?;
+        let place = Place::new(&absolute(managed_root), self.linked, &base);
+        let record = match place.record() {
+            Some(record) if record.missing.is_empty() => record,
+            Some(record) => self.complete(&place, &base, record).await,
+            None => self.make(&place, &base).await?,
+        };
+        Ok(place.environment(record))
+    }
+
+    /// The interpreter to make environments from.
+    fn base(&self) -> Result<PathBuf, EnvironmentError> {
+        if self.build_python.is_absolute() && self.build_python.exists() {
+            return Ok(self.build_python.clone());
+        }
+        self.find(OsStr::new(&format!("python{}", self.linked)))
+            .ok_or_else(|| EnvironmentError::NoBase { path: self.build_python.clone(), linked: self.linked.to_owned() })
+    }
+
+    fn find(&self, name: &OsStr) -> Option<PathBuf> {
+        let runs = |path: &PathBuf| {
+            fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        };
+        env::split_paths(&self.search).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name)).find(runs)
+    }
+
+    /// First start: makes the environment, unless another process has done so by the time the lock is ours.
+    async fn make(&self, place: &Place, base: &Path) -> Result<Record, EnvironmentError> {
+        fs::create_dir_all(&place.root).map_err(|error| place.error(error))?;
+        let lock = self.lock(place).await?;
+        if let Some(record) = place.record() {
+            return Ok(record);
+        }
+        let started = Instant::now();
+        info!("making the session environment in {} (once)", place.directory.display());
+        let job = Job { place, base, uv: self.find(OsStr::new("uv")), log: place.open_log()?, lock };
+        self.lay_out(&job).await?;
+        let trouble = self.install(&job, self.limits.make, true).await;
+        let record = place.seal(base, trouble).map_err(|error| place.error(error))?;
+        info!("made the session environment in {:.1} s", started.elapsed().as_secs_f64());
+        Ok(record)
+    }
+
+    /// Later start of an environment that lacks something: one short try, unless another process is at it.
+    async fn complete(&self, place: &Place, base: &Path, record: Record) -> Record {
+        let Some(lock) = place.open_lock().ok().filter(|lock| lock.try_lock().is_ok()) else { return record };
+        let Ok(log) = place.open_log() else { return record };
+        info!("trying again to install {} into {}", list(&record.missing), place.directory.display());
+        let job = Job { place, base, uv: self.find(OsStr::new("uv")), log, lock };
+        let trouble = self.install(&job, self.limits.retry, false).await;
+        place.seal(base, trouble).unwrap_or_else(|error| {
+            warn!("failed to write {MARKER} in {}: {error}", place.directory.display());
+            record
+        })
+    }
+
+    async fn lock(&self, place: &Place) -> Result<File, EnvironmentError> {
+        let file = place.open_lock()?;
+        let deadline = Instant::now() + self.limits.wait;
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(place.error(error)),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    return Err(place.error("another process has held its lock for too long"));
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if !told {
+                info!("another forkpy is making the session environment in {}; waiting", place.directory.display());
+                told = true;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A bare environment, by the first way that works.
+    async fn lay_out(&self, job: &Job<'_>) -> Result<(), EnvironmentError> {
+        let place = job.place;
+        let mut ways = Vec::new();
+        if let Some(uv) = &job.uv {
+            let mut command = Command::new(uv);
+            command.args(["venv", "--quiet", "--python"]).arg(job.base).arg(&place.directory);
+            ways.push(command);
+        }
+        // Debian splits ensurepip off; without pip the environment is still one to run code in.
+        for options in [&["-I", "-m", "venv"][..], &["-I", "-m", "venv", "--without-pip"]] {
+            let mut command = Command::new(job.base);
+            command.args(options).arg(&place.directory);
+            ways.push(command);
+        }
+        let mut trouble = String::new();
+        for command in ways {
+            place.clear().map_err(|error| place.error(error))?;
+            match self.run_tool(job, command, self.limits.make).await {
+                Ok(()) => return self.verify(job),
+                Err(reason) => trouble = reason,
+            }
+        }
+        Err(place.error(format!("{trouble} (all of it is in {})", place.log.display())))
+    }
+
+    /// The interpreter that forkpy was built with may have been replaced by another version since.
+    fn verify(&self, job: &Job<'_>) -> Result<(), EnvironmentError> {
+        let found = VenvConfig::read(&job.place.directory).version.unwrap_or_else(|| "of unknown version".to_owned());
+        if found == self.linked {
+            return Ok(());
+        }
+        Err(self.mismatch(job.base, found, format!("install Python {}, or build forkpy anew", self.linked)))
+    }
+
+    /// Installs what is missing; the last trouble, if there was any. What came of it is to be seen on the disk.
+    async fn install(&self, job: &Job<'_>, limit: Duration, patient: bool) -> Option<String> {
+        let deadline = Instant::now() + limit;
+        let wanted = job.place.missing();
+        if wanted.is_empty() {
+            return None;
+        }
+        let mut trouble = self.install_these(job, &wanted, deadline, patient).await.err();
+        if trouble.is_some() && patient && wanted.len() > 1 {
+            // One that this machine cannot install must not keep out the others.
+            for name in job.place.missing() {
+                if let Err(reason) = self.install_these(job, &[name], deadline, patient).await {
+                    trouble = Some(reason);
+                }
+            }
+        }
+        if job.place.missing().iter().any(|name| name == "pip") {
+            let mut command = Command::new(&job.place.python);
+            command.args(["-I", "-m", "ensurepip", "--default-pip"]);
+            let _ = self.run_tool(job, command, deadline.saturating_duration_since(Instant::now())).await;
+        }
+        trouble
+    }
+
+    async fn install_these(
+        &self,
+        job: &Job<'_>,
+        names: &[String],
+        deadline: Instant,
+        patient: bool,
+    ) -> Result<(), String> {
+        let python = &job.place.python;
+        let mut command;
+        if let Some(uv) = &job.uv {
+            command = Command::new(uv);
+            command.args(["pip", "install", "--quiet", "--python"]).arg(python);
+            if !patient {
+                command.env("UV_HTTP_RETRIES", "0");
+            }
+        } else {
+            if job.place.missing().iter().any(|name| name == "pip") {
+                command = Command::new(job.base);
+                command.args(["-I", "-m", "pip", "--python"]).arg(python);
+            } else {
+                command = Command::new(python);
+                command.args(["-I", "-m", "pip"]);
+            }
+            command.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]);
+            if !patient {
+                command.arg("--retries=0");
+            }
+        }
+        command.args(names);
+        self.run_tool(job, command, deadline.saturating_duration_since(Instant::now())).await
+    }
+
+    /// One step of making an environment, its command and output in the log.
+    async fn run_tool(&self, job: &Job<'_>, mut command: Command, limit: Duration) -> Result<(), String> {
+        for name in MISLEADING {
+            command.env_remove(name);
+        }
+        command.env("NO_COLOR", "1").env("UV_NO_PROGRESS", "1").env("UV_PYTHON_DOWNLOADS", "never");
+        // A project file in the directory the server was started in must not set the tools' options.
+        command.current_dir(&job.place.root);
+        let words = format!("{:?}", command.as_std());
+        let _ = writeln!(&job.log, "$ {words}");
+        let stdin = job.lock.try_clone().map_err(|error| error.to_string())?;
+        let ran = self.run(command, limit, stdin.into(), &job.log).await;
+        if let Err(reason) = &ran {
+            warn!("{words} failed: {reason}");
+        }
+        ran.map(drop)
+    }
+
+    /// Runs a command to its end with its output appended to `output`, never to ours. What it said, or why it failed.
+    async fn run(&self, mut command: Command, limit: Duration, stdin: Stdio, output: &File) -> Result<String, String> {
+        let words = |error: io::Error| error.to_string();
+        if limit.is_zero() {
+            return Err("no time was left for it".to_owned());
+        }
+        let begin = output.metadata().map_err(words)?.len();
+        let streams = (output.try_clone().map_err(words)?, output.try_clone().map_err(words)?);
+        command.stdin(stdin).stdout(streams.0).stderr(streams.1).kill_on_drop(true).process_group(0);
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        let live_no_longer = move || match signals::die_with_parent(own) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        };
+        // SAFETY: between fork and exec the closure makes two system calls and neither allocates nor locks.
+        unsafe { command.pre_exec(live_no_longer) };
+        let mut child = command.spawn().map_err(words)?;
+        let Some(pid) = child.id() else { return Err("it has no process id".to_owned()) };
+        let mut started = Started { pid, over: false, children: self.children };
+        (self.children)(pid, true);
+        let waited = timeout(limit, child.wait()).await;
+        if waited.is_err() {
+            started.kill();
+            let _ = child.wait().await;
+        }
+        started.over = true;
+        drop(started);
+        let text = text_from(output, begin);
+        match waited {
+            Err(_) => Err(format!("it took longer than {} s", limit.as_secs_f64().ceil())),
+            Ok(Err(error)) => Err(words(error)),
+            Ok(Ok(status)) if status.success() => Ok(text),
+            Ok(Ok(status)) => match text.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+                Some(line) => Err(line.to_owned()),
+                None => Err(status.to_string()),
+            },
+        }
+    }
+}
+
+/// A child that the hook has been told of; also when the work on it is abandoned, it and its own children end.
+struct Started<'a> {
+    pid: u32,
+    over: bool,
+    children: ChildHook<'a>,
+}
+
+impl Started<'_> {
+    fn kill(&self) {
+        if let Ok(group) = i32::try_from(self.pid) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.kill();
+        }
+        (self.children)(self.pid, false);
+    }
+}
+
+/// The making of one managed environment, under its lock.
+struct Job<'a> {
+    place: &'a Place,
+    base: &'a Path,
+    uv: Option<PathBuf>,
+    log: File,
+    lock: File,
+}
+
+/// Where a managed environment is, made or not.
+struct Place {
+    linked: String,
+    root: PathBuf,
+    directory: PathBuf,
+    python: PathBuf,
+    lock: PathBuf,
+    log: PathBuf,
+}
+
+/// The marker file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    format: u32,
+    python: String,
+    base: String,
+    installed: Vec<String>,
+    missing: Vec<String>,
+    /// Why something is missing.
+    trouble: Option<String>,
+}
+
+impl Place {
+    fn new(root: &Path, linked: &str, base: &Path) -> Self {
+        let name = format!("{linked}-{:08x}", short_hash(base.as_os_str().as_encoded_bytes()));
+        let directory = root.join(&name);
+        Self {
+            linked: linked.to_owned(),
+            root: root.to_owned(),
+            python: directory.join("bin/python"),
+            directory,
+            lock: root.join(format!("{name}.lock")),
+            log: root.join(format!("{name}.log")),
+        }
+    }
+
+    /// What the marker says; none unless the environment was made to the end and its interpreter is still there.
+    fn record(&self) -> Option<Record> {
+        let text = fs::read(self.directory.join(MARKER)).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        (record.format == MARKER_FORMAT && record.python == self.linked && self.python.exists()).then_some(record)
+    }
+
+    fn seal(&self, base: &Path, trouble: Option<String>) -> io::Result<Record> {
+        let missing = self.missing();
+        let record = Record {
+            format: MARKER_FORMAT,
+            python: self.linked.clone(),
+            base: base.display().to_string(),
+            installed: HELPERS.map(str::to_owned).into_iter().filter(|name| !missing.contains(name)).collect(),
+            trouble: trouble.filter(|_| !missing.is_empty()),
+            missing,
+        };
+        let draft = self.directory.join(format!("{MARKER}.new"));
+        fs::write(&draft, serde_json::to_vec_pretty(&record)?)?;
+        fs::rename(draft, self.directory.join(MARKER))?;
+        Ok(record)
+    }
+
+    fn environment(&self, record: Record) -> Environment {
+        let shown = self.directory.display();
+        let mut note = format!("sessions use the managed environment {shown} (Python {})", self.linked);
+        if !record.missing.is_empty() {
+            let reason = record.trouble.as_deref().unwrap_or("they were removed");
+            note += &format!(" without {} ({reason}); the next start tries again", list(&record.missing));
+        }
+        Environment {
+            python: self.python.clone(),
+            root: Some(self.directory.clone()),
+            kind: Kind::Managed,
+            missing: record.missing,
+            note,
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        missing_in(&self.directory, &self.linked)
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn open_lock(&self) -> Result<File, EnvironmentError> {
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.lock);
+        opened.map_err(|error| self.error(error))
+    }
+
+    fn open_log(&self) -> Result<File, EnvironmentError> {
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(&self.log);
+        let fresh = opened.and_then(|log| log.set_len(0).map(|()| log));
+        fresh.map_err(|error| self.error(error))
+    }
+
+    fn error(&self, reason: impl fmt::Display) -> EnvironmentError {
+        EnvironmentError::Make { path: self.directory.clone(), reason: reason.to_string() }
+    }
+}
+
+/// What `pyvenv.cfg` tells. The standard library writes `version`, uv `version_info`, virtualenv both.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct VenvConfig {
+    /// Major and minor.
+    version: Option<String>,
+    /// It sees the packages of its base, too.
+    system_packages: bool,
+}
+
+impl VenvConfig {
+    fn read(root: &Path) -> Self {
+        fs::read_to_string(root.join("pyvenv.cfg")).map_or_else(|_| Self::default(), |text| Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut config = Self::default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            match key.trim().to_ascii_lowercase().as_str() {
+                "version" | "version_info" => config.version = config.version.or_else(|| major_minor(value)),
+                "include-system-site-packages" => config.system_packages = value.trim().eq_ignore_ascii_case("true"),
+                _ => {}
+            }
+        }
+        config
+    }
+}
+
+/// `3.11` of ` 3.11.7.final.0`.
+fn major_minor(text: &str) -> Option<String> {
+    let mut parts = text.trim().split('.');
+    let mut number = || -> Option<u32> {
+        let part = parts.next()?;
+        part[..part.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(part.len())].parse().ok()
+    };
+    Some(format!("{}.{}", number()?, number()?))
+}
+
+/// What an interpreter says of itself.
+struct Answer {
+    version: String,
+    executable: PathBuf,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.lines().rfind(|line| line.starts_with("forkpy\t"))?.split('\t').skip(1);
+        let (version, implementation, executable) = (fields.next()?, fields.next()?, fields.next()?);
+        let version =
+            if implementation == "cpython" { version.into() } else { format!("{version} ({implementation})") };
+        Some(Self { version, executable: executable.into() })
+    }
+}
+
+/// Helpers without a trace in the environment's `site-packages`.
+fn missing_in(root: &Path, linked: &str) -> Vec<String> {
+    let packages = root.join(format!("lib/python{linked}/site-packages"));
+    let names: Vec<String> = fs::read_dir(packages)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.to_ascii_lowercase()))
+        .filter(|name| name.ends_with(".dist-info"))
+        .collect();
+    let is_there = |helper: &str| names.iter().any(|name| name.split('-').next() == Some(helper));
+    HELPERS.into_iter().filter(|helper| !is_there(helper)).map(str::to_owned).collect()
+}
+
+/// What was appended since `begin`; of much, the end.
+fn text_from(output: &File, begin: u64) -> String {
+    const MOST: u64 = 64 << 10;
+    let end = output.metadata().map_or(begin, |found| found.len());
+    let from = begin.max(end.saturating_sub(MOST));
+    let mut bytes = vec![0; usize::try_from(end.saturating_sub(from)).unwrap_or(0)];
+    match output.read_exact_at(&mut bytes, from) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        [one] => one.clone(),
+        [front @ .., last] => format!("{} and {last}", front.join(", ")),
+    }
+}
+
+/// FNV-1a: the same in every build, which `std`'s hashers do not promise.
+fn short_hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Without following links: a virtual environment's python is one, and must keep its own name.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command as Blocking, sync::Mutex};
+
+    use super::*;
+
+    /// A machine of its own below a temporary directory: fake tools that write down how they were called.
+    struct Machine {
+        root: tempfile::TempDir,
+        /// What the hook heard.
+        heard: Mutex<Vec<(u32, bool)>>,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            let machine = Self { root: tempfile::tempdir().expect("tempdir"), heard: Mutex::default() };
+            fs::create_dir(machine.at("bin")).expect("bin");
+            let make = "mkdir -p $last/bin $last/lib/python3.11/site-packages && ln -s /bin/sh $last/bin/python && \
+                        echo version_info = $(cat version) > $last/pyvenv.cfg";
+            let install = "for name in pip psutil jedi; do case \" $* \" in *\" $name \"*) \
+                           mkdir -p $site/$name-1.0.dist-info;; esac; done";
+            let uv = format!(
+                "case $1 in venv) {make};; pip) [ -e offline ] && echo 'error: no route to host' && exit 2; \
+                 site=${{5%/bin/python}}/lib/python3.11/site-packages; {install};; esac"
+            );
+            machine.script("bin/uv", &uv);
+            machine.script("base", &format!("[ \"$3\" = venv ] && {make}"));
+            fs::write(machine.at("version"), "3.11.7").expect("version");
+            machine
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.root.path().join(path)
+        }
+
+        /// Written by a shell: a descriptor of ours, open for writing, would pass to children of other tests, and the
+        /// system starts no program that somebody may still write to.
+        fn script(&self, path: &str, body: &str) {
+            let text = format!(
+                "#!/bin/sh\ncd '{}'\nprintf '%s\\n' \"${{0##*/}} $*\" >> calls\nfor last; do :; done\n{body}\n",
+                self.root.path().display()
+            );
+            let path = self.at(path);
+            let write = Blocking::new("/bin/sh")
+                .args(["-c", "printf %s \"$2\" > \"$1\" && chmod +x \"$1\"", "sh"])
+                .arg(path)
+                .arg(text)
+                .status();
+            assert!(write.expect("sh runs").success());
+        }
+
+        fn calls(&self) -> Vec<String> {
+            let text = fs::read_to_string(self.at("calls")).unwrap_or_default();
+            text.lines().map(|line| line.replace(&self.root.path().display().to_string(), "")).collect()
+        }
+
+        fn wish(&self) -> Wish {
+            Wish { managed_root: self.at("envs"), ..Wish::default() }
+        }
+
+        async fn prepare(&self, wish: &Wish) -> Result<Environment, EnvironmentError> {
+            self.prepare_within(wish, Limits::default()).await
+        }
+
+        async fn prepare_within(&self, wish: &Wish, limits: Limits) -> Result<Environment, EnvironmentError> {
+            let children = |pid, alive| self.heard.lock().expect("lock").push((pid, alive));
+            let search = self.at("bin").into();
+            let build_python = self.at("base");
+            Workshop { linked: "3.11", build_python, search, limits, children: &children }.prepare(wish).await
+        }
+
+        /// Every child that was announced was also taken back, in turn.
+        fn assert_children_are_over(&self) {
+            let heard = self.heard.lock().expect("lock");
+            for pair in heard.chunks(2) {
+                assert!(matches!(pair, [(one, true), (two, false)] if one == two), "{heard:?}");
+            }
+        }
+
+        fn venv(&self, name: &str, config: &str) -> PathBuf {
+            let root = self.at(name);
+            fs::create_dir_all(root.join("bin")).expect("bin");
+            fs::create_dir_all(root.join("lib/python3.11/site-packages/jedi-0.20.1.dist-info")).expect("jedi");
+            std::os::unix::fs::symlink("/bin/sh", root.join("bin/python")).expect("link");
+            fs::write(root.join("pyvenv.cfg"), config).expect("config");
+            root
+        }
+    }
+
+    #[test]
+    fn the_configurations_of_three_makers_are_read() {
+        let stdlib = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n";
+        let uv = "home = /usr/bin\nimplementation = CPython\nuv = 0.9.7\nversion_info = 3.13.0rc2\n";
+        let virtualenv = "version_info = 3.12.1.final.0\ninclude-system-site-packages = True\nversion = 3.12.1\n";
+        assert_eq!(VenvConfig::parse(stdlib).version.as_deref(), Some("3.11"));
+        assert_eq!(VenvConfig::parse(uv).version.as_deref(), Some("3.13"));
+        let config = VenvConfig::parse(virtualenv);
+        assert_eq!((config.version.as_deref(), config.system_packages), (Some("3.12"), true));
+        for nonsense in ["", "version", "version =", "version = x.y", "version = 3", "\0=\u{fffd}"] {
+            assert_eq!(VenvConfig::parse(nonsense), VenvConfig::default(), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_on_the_command_line_wins_over_what_is_found() {
+        let (venv, python, active) = (PathBuf::from("v"), PathBuf::from("p"), PathBuf::from("a"));
+        let mut wish = Wish { venv: Some(venv), python: Some(python), virtual_env: Some(active), ..Wish::default() };
+        assert_eq!(choose(&wish), Choice::Venv(Path::new("v")));
+        wish.venv = None;
+        assert_eq!(choose(&wish), Choice::Interpreter(Path::new("p")));
+        wish.python = None;
+        assert_eq!(choose(&wish), Choice::VirtualEnv(Path::new("a")));
+        wish.virtual_env = None;
+        assert_eq!(choose(&wish), Choice::Managed);
+    }
+
+    #[test]
+    fn the_name_of_a_managed_environment_never_changes() {
+        let name = |base: &str| Place::new(Path::new("/e"), "3.11", Path::new(base)).directory;
+        assert_eq!(name("/usr/bin/python3.11"), Path::new("/e/3.11-26f309ee"));
+        assert_ne!(name("/usr/bin/python3.11"), name("/usr/local/bin/python3.11"));
+    }
+
+    #[tokio::test]
+    async fn a_named_environment_is_used_without_running_anything() {
+        let machine = Machine::new();
+        let root = machine.venv("venv", "version = 3.11.2\ninclude-system-site-packages = false\n");
+        let wish = Wish { venv: Some(root.clone()), ..machine.wish() };
+        let found = machine.prepare(&wish).await.expect("usable");
+        assert_eq!((found.kind, found.python), (Kind::Venv, root.join("bin/python")));
+        assert_eq!((found.root, found.missing), (Some(root), vec!["pip".to_owned(), "psutil".to_owned()]));
+        assert!(machine.calls().is_empty() && machine.heard.lock().expect("lock").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_named_environment_that_does_not_fit_is_an_error_that_says_what_to_do() {
+        let machine = Machine::new();
+        let older = machine.venv("older", "version_info = 3.9.18\n");
+        let refused = machine.prepare(&Wish { venv: Some(older), ..machine.wish() }).await;
+        let words = refused.expect_err("another version").to_string();
+        for part in ["/older", "3.9", "3.11", "-m venv", "PYO3_PYTHON="] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        let refused = machine.prepare(&Wish { venv: Some(machine.at("none")), ..machine.wish() }).await;
+        let words = refused.expect_err("not there").to_string();
+        assert!(words.contains("python3.11 -m venv ") && words.contains("/none"), "{words}");
+        assert!(!machine.at("envs").exists());
+    }
+
+    #[tokio::test]
+    async fn an_active_environment_of_another_version_is_passed_over_with_a_word() {
+        let machine = Machine::new();
+        let active = machine.venv("active", "version = 3.13.1\n");
+        let found = machine.prepare(&Wish { virtual_env: Some(active), ..machine.wish() }).await.expect("managed");
+        assert_eq!(found.kind, Kind::Managed);
+        assert!(found.note.contains("VIRTUAL_ENV is not used") && found.note.contains("3.13"), "{}", found.note);
+    }
+
+    #[tokio::test]
+    async fn an_interpreter_is_asked_once_and_used_as_it_names_itself() {
+        let machine = Machine::new();
+        machine.script("bin/snake", "printf 'hello\\n\\nforkpy\\t3.11\\tcpython\\t/opt/real/python\\n'");
+        machine.script("bin/parrot", "printf 'forkpy\\t3.11\\tpypy\\t/opt/pypy\\n'");
+        machine.script("bin/stone", "echo not a python at all; exit 1");
+        let wish = |name: &str| Wish { python: Some(name.into()), ..machine.wish() };
+        let found = machine.prepare(&wish("snake")).await.expect("usable");
+        assert_eq!((found.kind, found.python), (Kind::Interpreter, PathBuf::from("/opt/real/python")));
+        assert_eq!((found.root, machine.calls().len()), (None, 1));
+        let words = machine.prepare(&wish("parrot")).await.expect_err("no CPython").to_string();
+        assert!(words.contains("3.11 (pypy)"), "{words}");
+        let words = machine.prepare(&wish("stone")).await.expect_err("no Python").to_string();
+        assert!(words.contains("bin/stone") && words.contains("not a python at all"), "{words}");
+        assert!(machine.prepare(&wish("./snake")).await.is_err(), "a path is not looked up");
+        machine.assert_children_are_over();
+    }
+
+    #[tokio::test]
+    async fn the_managed_environment_is_made_once() {
+        let machine = Machine::new();
+        let first = machine.prepare(&machine.wish()).await.expect("made");
+        assert_eq!((first.kind, first.missing.len()), (Kind::Managed, 0));
+        assert!(first.python.exists());
+        let calls = machine.calls();
+        assert_eq!(calls.len(), 2, "{calls:?}");
+        assert!(calls[0].starts_with("uv venv --quiet --python /base /envs/3.11-"), "{calls:?}");
+        assert!(calls[1].starts_with("uv pip install") && calls[1].ends_with("pip psutil jedi"), "{calls:?}");
+        assert_eq!(machine.prepare(&machine.wish()).await.expect("there"), first);
+        assert_eq!(machine.calls(), calls);
+        machine.assert_children_are_over();
+    }
+
+    #[tokio::test]
+    async fn two_first_starts_make_one_environment() {
+        let machine = Machine::new();
+        let wish = machine.wish();
+        let (one, two) = tokio::join!(machine.prepare(&wish), machine.prepare(&wish));
+        assert_eq!(one.expect("made"), two.expect("found"));
+        assert_eq!(machine.calls().iter().filter(|call| call.starts_with("uv venv")).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_creation_is_done_again() {
+        let machine = Machine::new();
+        let first = machine.prepare(&machine.wish()).await.expect("made");
+        let root = first.root.expect("managed ones have one");
+        fs::remove_file(root.join(MARKER)).expect("there");
+        fs::write(root.join("rest"), "of the interrupted start").expect("written");
+        machine.prepare(&machine.wish()).await.expect("made anew");
+        assert!(root.join(MARKER).exists() && !root.join("rest").exists());
+    }
+
+    #[tokio::test]
+    async fn an_environment_whose_interpreter_was_removed_is_made_again() {
+        let machine = Machine::new();
+        let python = machine.prepare(&machine.wish()).await.expect("made").python;
+        fs::remove_file(&python).expect("there");
+        machine.prepare(&machine.wish()).await.expect("made anew");
+        assert!(python.exists());
+    }
+
+    #[tokio::test]
+    async fn offline_it_is_usable_says_what_is_missing_and_tries_again_at_the_next_start() {
+        let machine = Machine::new();
+        fs::write(machine.at("offline"), "").expect("written");
+        let found = machine.prepare(&machine.wish()).await.expect("usable all the same");
+        assert_eq!(found.missing, ["pip", "psutil", "jedi"]);
+        for part in ["without pip, psutil and jedi", "(error: no route to host)", "the next start tries again"] {
+            assert!(found.note.contains(part), "{part} is not in {}", found.note);
+        }
+        let before = machine.calls().len();
+        fs::remove_file(machine.at("offline")).expect("there");
+        let found = machine.prepare(&machine.wish()).await.expect("usable");
+        assert!(found.missing.is_empty() && !found.note.contains("without"), "{}", found.note);
+        let new = machine.calls().split_off(before);
+        assert!(matches!(&new[..], [one] if one.starts_with("uv pip install")), "{new:?}");
+        machine.assert_children_are_over();
+    }
+
+    #[tokio::test]
+    async fn one_package_that_cannot_be_installed_does_not_keep_out_the_others() {
+        let machine = Machine::new();
+        machine.prepare(&machine.wish()).await.expect("made");
+        let uv = fs::read_to_string(machine.at("bin/uv")).expect("there");
+        let (_, body) = uv.split_once("do :; done\n").expect("ours");
+        machine.script("bin/uv", &format!("case \" $* \" in *\" psutil \"*) echo no compiler; exit 1;; esac\n{body}"));
+        fs::remove_dir_all(machine.at("envs")).expect("there");
+        let found = machine.prepare(&machine.wish()).await.expect("usable");
+        assert_eq!(found.missing, ["psutil"]);
+        assert!(found.note.contains("(no compiler)"), "{}", found.note);
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_hangs_is_ended_with_its_children_and_the_next_way_is_taken() {
+        let machine = Machine::new();
+        machine.script("bin/uv", "sleep 1000 & echo $! > sleeper; wait");
+        let limits = Limits { make: Duration::from_millis(500), ..Limits::default() };
+        let found = machine.prepare_within(&machine.wish(), limits).await.expect("made by venv");
+        assert_eq!(found.kind, Kind::Managed);
+        assert!(machine.calls().iter().any(|call| call.starts_with("base -I -m venv")));
+        let sleeper = fs::read_to_string(machine.at("sleeper")).expect("written");
+        let lives = || {
+            let state = fs::read_to_string(format!("/proc/{}/stat", sleeper.trim())).unwrap_or_default();
+            !(state.is_empty() || state.contains(") Z "))
+        };
+        // It was killed, which takes effect when the system next runs it.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while lives() && Instant::now() < deadline {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!lives());
+        machine.assert_children_are_over();
+    }
+
+    #[tokio::test]
+    async fn work_that_is_abandoned_ends_its_child_and_tells_the_hook() {
+        let machine = Machine::new();
+        machine.script("bin/uv", "echo $$ > waiter; exec sleep 1000");
+        let wish = machine.wish();
+        tokio::select! {
+            _ = machine.prepare(&wish) => panic!("it cannot be done"),
+            () = async { while !machine.at("waiter").exists() { sleep(Duration::from_millis(5)).await } } => {}
+        }
+        machine.assert_children_are_over();
+        let heard = machine.heard.lock().expect("lock").clone();
+        assert_eq!(heard.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_interpreter_replaced_by_another_version_is_noticed() {
+        let machine = Machine::new();
+        fs::write(machine.at("version"), "3.12.1").expect("written");
+        let words = machine.prepare(&machine.wish()).await.expect_err("another version").to_string();
+        assert!(words.contains("/base is Python 3.12") && words.contains("3.11"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn without_any_interpreter_the_error_names_the_one_that_is_gone() {
+        let machine = Machine::new();
+        fs::remove_file(machine.at("base")).expect("there");
+        let words = machine.prepare(&machine.wish()).await.expect_err("nothing there").to_string();
+        assert!(words.contains("/base is gone") && words.contains("python3.11"), "{words}");
+        machine.script("bin/python3.11", "exit 1");
+        machine.prepare(&machine.wish()).await.expect("uv makes it from the one on PATH");
+    }
+}
