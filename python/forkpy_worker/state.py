@@ -15,6 +15,7 @@ from forkpy_worker.place import namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeAlias
 
     # names carried, and (name, why not) of the others
@@ -28,7 +29,7 @@ def save(path: str) -> Report:
     from forkpy_worker import statefile, statepickle
 
     variables = _variables()
-    modules = {name: v.__name__ for name, v in variables.items() if isinstance(v, _MODULE)}
+    modules = {name: v.__name__ for name, v in variables.items() if _is_importable(v)}
     values = {name: value for name, value in variables.items() if name not in modules}
     with statefile.Writer(path) as writer:
         refused = statepickle.write_groups(values, writer)
@@ -45,9 +46,9 @@ def load(path: str) -> Report:
         restored: dict[str, Any] = {}
         refused: dict[str, str] = {}
         for name, module in reader.modules.items():
-            _collect({name: module}, _import, restored, refused)
-        for names, blob in reader.groups():
-            _collect(dict.fromkeys(names, blob), statepickle.read_group, restored, refused)
+            _carry([name], restored, refused, _import, name, module)
+        for names, file in reader.groups():
+            _carry(names, restored, refused, statepickle.read_group, file)
     namespace.update(restored)
     return _report(list(restored), refused)
 
@@ -60,10 +61,35 @@ def _variables() -> dict[str, Any]:
     }
 
 
-def _collect(
-    group: dict[str, Any],
-    bring: Callable[[Any], Any],
+def _is_importable(value: Any) -> bool:
+    return isinstance(value, _MODULE) and sys.modules.get(value.__name__) is value
+
+
+def _import(name: str, module: str) -> dict[str, Any]:
+    __import__(module)
+    return {name: sys.modules[module]}
+
+
+def _carry(
+    names: list[str],
     restored: dict[str, Any],
     refused: dict[str, str],
+    bring: Callable[..., dict[str, Any]],
+    *given: Any,
 ) -> None:
-    ...
+    """Bring some variables back, or say of each why not."""
+    from forkpy_worker import statepickle
+
+    try:
+        restored.update(bring(*given))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # Also what is no Exception: a library may raise SystemExit when imported again.
+        refused.update(dict.fromkeys(names, statepickle.reason(error)))
+
+
+def _report(names: list[str], refused: dict[str, str]) -> Report:
+    from forkpy_worker.results import clean
+
+    return [clean(name) for name in names], [(clean(n), clean(why)) for n, why in refused.items()]

@@ -40,10 +40,11 @@ class Writer:
         """Open it for the owner's eyes only, beside the place where it will appear."""
         self._path = path
         self._draft = f"{path}.{os.getpid()}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._groups: dict[tuple[str, ...], tuple[int, int]] = {}
         self._finished = False
         self.file: BinaryIO = open(os.open(self._draft, flags, 0o600), "wb")  # noqa: SIM115
+        os.fchmod(self.file.fileno(), 0o600)
         self.file.write(_HEAD.pack(MAGIC, VERSION))
 
     def __enter__(self) -> Writer:
@@ -113,11 +114,11 @@ class Reader:
         """Close it."""
         self._file.close()
 
-    def groups(self) -> Iterator[tuple[list[str], bytes]]:
-        """Give the names and the bytes of each group."""
-        for names, offset, length in self._groups:
+    def groups(self) -> Iterator[tuple[list[str], BinaryIO]]:
+        """Give the names of each group, and the file standing where its bytes begin."""
+        for names, offset, _length in self._groups:
             self._file.seek(offset)
-            yield names, self._file.read(length)
+            yield names, self._file
 
     def _read_index(self, path: str) -> None:
         size = os.fstat(self._file.fileno()).st_size

@@ -10,19 +10,19 @@ objects it reaches; variables that reach a common one form a group and are pickl
 
 from __future__ import annotations
 
-import io
 import pickle
-from types import BuiltinFunctionType, FunctionType
+import sys
+from types import FunctionType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from forkpy_worker.statefile import Writer
 
 _PROTOCOL = 5
-# Whether two variables hold the same one of these cannot be seen, except by `is`.
-_IMMUTABLE = (str, bytes, type, FunctionType, BuiltinFunctionType)
+# A memo of more bytes than this (about two million objects) is not looked into.
+_MAX_MEMO = 64_000_000
 
 
 class _Refusing(pickle.Pickler):
@@ -30,19 +30,23 @@ class _Refusing(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Refuse functions and classes of `__main__`: a new process has none of them."""
-        if getattr(obj, "__module__", None) == "__main__" and _is_by_name(obj):
+        if _is_of_a_cell(obj):
             raise pickle.PicklingError(_refusal(obj))
         return NotImplemented
 
 
-def _is_by_name(obj: Any) -> bool:
-    """Tell whether pickle stores no more than the name of an object."""
-    return isinstance(obj, (type, FunctionType)) or type(obj).__module__ == "typing"
+def _is_of_a_cell(obj: Any) -> bool:
+    """Tell whether pickle would store a name in `__main__`, which nobody will define there again.
+
+    An instance of a cell's class is let through: what counts is whether its pickle mentions the class.
+    """
+    if getattr(obj, "__module__", None) != "__main__":
+        return False
+    return isinstance(obj, (type, FunctionType)) or type(obj).__module__ != "__main__"
 
 
 def _refusal(obj: Any) -> str:
-    kind = "class" if isinstance(obj, type) else "function"
-    kind = kind if isinstance(obj, (type, FunctionType)) else "type"
+    kind = "class" if isinstance(obj, type) else "function" if callable(obj) else "object"
     name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "?")
     return f"needs the {kind} {name!r}, which was defined in a cell; run that cell again"
 
@@ -50,7 +54,7 @@ def _refusal(obj: Any) -> str:
 def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
     """Write every variable that can be pickled; give the reasons for the others by name."""
     refused: dict[str, str] = {}
-    reached: dict[str, set[int]] = {}
+    reached: dict[str, list[Any]] = {}
     for name, value in values.items():
         try:
             reached[name] = _write(writer, {name: value})
@@ -75,8 +79,8 @@ class _Unpicklable(Exception):
     """A group could not be pickled; the words say why."""
 
 
-def _write(writer: Writer, group: dict[str, Any]) -> set[int]:
-    """Append a group to the file; give the identities of the shareable objects in it."""
+def _write(writer: Writer, group: dict[str, Any]) -> list[Any]:
+    """Append a group to the file; give the objects in it that others may share."""
     start = writer.file.tell()
     sink = _Sink(writer.file)
     pickler = _Refusing(sink, _PROTOCOL)
@@ -91,9 +95,26 @@ def _write(writer: Writer, group: dict[str, Any]) -> set[int]:
             raise sink.failure from None
         raise _Unpicklable(reason(error)) from None
     writer.add(list(group), start)
-    memo = pickler.memo.copy()
-    memo.pop(id(group), None)
-    return {identity for identity, (_, obj) in memo.items() if not isinstance(obj, _IMMUTABLE)}
+    return _shareable(pickler, group)
+
+
+def _shareable(pickler: pickle.Pickler, group: dict[str, Any]) -> list[Any]:
+    """List what the pickler met and what it would matter to find twice.
+
+    The objects, not their ids: some live for the pickle only, and their ids would be used again.
+    """
+    if sys.getsizeof(pickler) > _MAX_MEMO:
+        return [value for value in group.values() if _has_identity(value)]
+    memo = pickler.memo.copy()  # type: ignore[attr-defined]
+    return [obj for _, obj in memo.values() if obj is not group and _has_identity(obj)]
+
+
+def _has_identity(obj: Any) -> bool:
+    """Tell values (numbers, strings, dtypes, enum members) from things: values define their hash."""
+    if isinstance(obj, (type, FunctionType)):
+        return False
+    own_hash = type(obj).__hash__
+    return own_hash is None or own_hash is object.__hash__
 
 
 class _Sink:
@@ -111,7 +132,7 @@ class _Sink:
             raise
 
 
-def _groups(reached: dict[str, set[int]]) -> list[list[str]]:
+def _groups(reached: dict[str, list[Any]]) -> list[list[str]]:
     """Join variables that reach a common object, directly or by way of others."""
     leader: dict[str, str] = {name: name for name in reached}
 
@@ -122,9 +143,9 @@ def _groups(reached: dict[str, set[int]]) -> list[list[str]]:
         return name
 
     owner: dict[int, str] = {}
-    for name, identities in reached.items():
-        for identity in identities:
-            other = owner.setdefault(identity, name)
+    for name, objects in reached.items():
+        for obj in objects:
+            other = owner.setdefault(id(obj), name)
             if other is not name:
                 leader[find(name)] = find(other)
     joined: dict[str, list[str]] = {}
@@ -133,9 +154,9 @@ def _groups(reached: dict[str, set[int]]) -> list[list[str]]:
     return [names for names in joined.values() if len(names) > 1]
 
 
-def read_group(blob: bytes) -> dict[str, Any]:
-    """Unpickle a group."""
-    group = pickle.Unpickler(io.BytesIO(blob)).load()
+def read_group(file: BinaryIO) -> dict[str, Any]:
+    """Unpickle a group from where the file stands."""
+    group = pickle.Unpickler(file).load()
     if type(group) is not dict:
         raise pickle.UnpicklingError("not a group of variables")
     return group

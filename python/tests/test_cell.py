@@ -33,7 +33,9 @@ def test_system_exit_has_a_scripts_code() -> None:
 def test_variables_are_listed_without_modules() -> None:
     cell.run_cell(7, "import os\nlisted = [1, 2]\n_hidden = 1")
     found = variables.list_variables()
-    assert found["listed"] == "list: 2 items, [1, 2]" and "os" not in found and "_hidden" not in found
+    assert (
+        found["listed"] == "list: 2 items, [1, 2]" and "os" not in found and "_hidden" not in found
+    )
 
 
 def test_state_goes_through_a_file_and_names_what_cannot(tmp_path: pathlib.Path) -> None:

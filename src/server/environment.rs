@@ -157,9 +157,9 @@ const MISLEADING: [&str; 11] = [
     "UV_PYTHON",
     "UV_SYSTEM_PYTHON",
 ];
-/// Prints one line that begins with `forkpy`; understood by Python 2, too, whose version is then refused by name.
-const ASK: &str = "import sys; sys.stdout.write('\\t'.join(['\\nforkpy', '%d.%d' % sys.version_info[:2], \
-                   getattr(getattr(sys, 'implementation', None), 'name', 'cpython'), sys.executable]) + '\\n')";
+/// Prints one line that begins with `forkpy`, whatever a wrapper has printed before it.
+const ASK: &str = "import sys; print('\\nforkpy', '%d.%d' % sys.version_info[:2], sys.implementation.name, \
+                   sys.executable, sep='\\t')";
 
 /// Finds or makes the environment that `wish` asks for: `--venv`, else `--python`, else `VIRTUAL_ENV`, else a managed one.
 ///
@@ -253,12 +253,9 @@ impl Workshop<'_> {
             None => self.ask(&python).await?.version,
         };
         if found != self.linked {
-            let advice = format!(
-                "make it anew with `python{} -m venv --clear {}`, or build forkpy with PYO3_PYTHON={}",
-                self.linked,
-                root.display(),
-                python.display()
-            );
+            let wanted = self.linked;
+            let advice =
+                format!("make one with `python{wanted} -m venv DIR`, or build forkpy with another PYO3_PYTHON");
             return Err(self.mismatch(&root, found, advice));
         }
         let missing = if config.system_packages { Vec::new() } else { missing_in(&root, self.linked) };
@@ -414,11 +411,11 @@ impl Workshop<'_> {
         if wanted.is_empty() {
             return None;
         }
-        let mut trouble = self.install_these(job, &wanted, deadline, patient).await.err();
+        let mut trouble = self.install_these(job, &wanted, deadline, u8::from(patient)).await.err();
         if trouble.is_some() && patient && wanted.len() > 1 {
             // One that this machine cannot install must not keep out the others.
             for name in job.place.missing() {
-                if let Err(reason) = self.install_these(job, &[name], deadline, patient).await {
+                if let Err(reason) = self.install_these(job, &[name], deadline, 0).await {
                     trouble = Some(reason);
                 }
             }
@@ -436,16 +433,14 @@ impl Workshop<'_> {
         job: &Job<'_>,
         names: &[String],
         deadline: Instant,
-        patient: bool,
+        retries: u8,
     ) -> Result<(), String> {
         let python = &job.place.python;
         let mut command;
         if let Some(uv) = &job.uv {
             command = Command::new(uv);
             command.args(["pip", "install", "--quiet", "--python"]).arg(python);
-            if !patient {
-                command.env("UV_HTTP_RETRIES", "0");
-            }
+            command.env("UV_HTTP_RETRIES", retries.to_string());
         } else {
             if job.place.missing().iter().any(|name| name == "pip") {
                 command = Command::new(job.base);
@@ -455,9 +450,7 @@ impl Workshop<'_> {
                 command.args(["-I", "-m", "pip"]);
             }
             command.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]);
-            if !patient {
-                command.arg("--retries=0");
-            }
+            command.arg(format!("--retries={retries}"));
         }
         command.args(names);
         self.run_tool(job, command, deadline.saturating_duration_since(Instant::now())).await
@@ -465,13 +458,16 @@ impl Workshop<'_> {
 
     /// One step of making an environment, its command and output in the log.
     async fn run_tool(&self, job: &Job<'_>, mut command: Command, limit: Duration) -> Result<(), String> {
+        let program = command.as_std().get_program().to_owned();
+        let arguments: Vec<_> =
+            command.as_std().get_args().map(OsStr::to_string_lossy).map(Into::<String>::into).collect();
         for name in MISLEADING {
             command.env_remove(name);
         }
         command.env("NO_COLOR", "1").env("UV_NO_PROGRESS", "1").env("UV_PYTHON_DOWNLOADS", "never");
         // A project file in the directory the server was started in must not set the tools' options.
         command.current_dir(&job.place.root);
-        let words = format!("{:?}", command.as_std());
+        let words = format!("{program:?} {}", arguments.join(" "));
         let _ = writeln!(&job.log, "$ {words}");
         let stdin = job.lock.try_clone().map_err(|error| error.to_string())?;
         let ran = self.run(command, limit, stdin.into(), &job.log).await;
@@ -893,7 +889,7 @@ mod tests {
         let older = machine.venv("older", "version_info = 3.9.18\n");
         let refused = machine.prepare(&Wish { venv: Some(older), ..machine.wish() }).await;
         let words = refused.expect_err("another version").to_string();
-        for part in ["/older", "3.9", "3.11", "-m venv", "PYO3_PYTHON="] {
+        for part in ["/older is Python 3.9", "3.11", "-m venv", "PYO3_PYTHON"] {
             assert!(words.contains(part), "{part} is not in {words}");
         }
         let refused = machine.prepare(&Wish { venv: Some(machine.at("none")), ..machine.wish() }).await;
@@ -1038,6 +1034,26 @@ mod tests {
         machine.assert_children_are_over();
         let heard = machine.heard.lock().expect("lock").clone();
         assert_eq!(heard.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn where_venv_cannot_bring_pip_the_base_lends_its_own() {
+        let machine = Machine::new();
+        fs::remove_file(machine.at("bin/uv")).expect("there");
+        let base = fs::read_to_string(machine.at("base")).expect("there");
+        let (_, body) = base.split_once("do :; done\n").expect("ours");
+        let without = "case \" $* \" in *without-pip*) ;; *' venv '*) echo no ensurepip; exit 1;; esac";
+        let install = "case \" $* \" in *\" pip --python \"*) \
+                       mkdir ${5%/bin/python}/lib/python3.11/site-packages/jedi-1.dist-info; exit;; esac";
+        machine.script("base", &format!("{without}\n{install}\n{body}"));
+        let found = machine.prepare(&machine.wish()).await.expect("usable");
+        let calls = machine.calls();
+        assert!(calls[1].starts_with("base -I -m venv --without-pip /envs/3.11-"), "{calls:?}");
+        assert!(calls[2].starts_with("base -I -m pip --python /envs/3.11-"), "{calls:?}");
+        assert!(calls[2].ends_with(
+            " install --quiet --no-input --disable-pip-version-check --progress-bar=off --retries=1 pip psutil jedi"
+        ));
+        assert!(!found.missing.contains(&"jedi".to_owned()), "{:?}", found.missing);
     }
 
     #[tokio::test]

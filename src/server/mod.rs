@@ -5,4 +5,5 @@
 pub mod capture;
 pub mod children;
 pub mod outcome;
+pub mod worker_link;
 pub mod zygote_client;

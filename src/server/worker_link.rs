@@ -1,0 +1,269 @@
+//! The server's ends of one worker: cell socket, control socket, output pipes, process. Pings live here.
+//!
+//! Runs in: server. Owned by the session's task; the [`Pings`] part is shared with whoever asks for health, so that a
+//! ping never waits behind a cell.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::Signal,
+    unistd::read,
+};
+use parking_lot::Mutex;
+use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::Mutex as AsyncMutex, sync::oneshot};
+
+use super::zygote_client::{NewWorker, Zygote, ZygoteError};
+use crate::{
+    protocol::{
+        FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToControl,
+        asynchronous::{FrameReader, FrameWriter, framed},
+    },
+    sys::pidfd::PidFd,
+};
+
+/// How long a new worker may take to say hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(15);
+
+/// A living worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Process id.
+    pub pid: i32,
+    /// Readable once it has ended.
+    pub pidfd: AsyncFd<PidFd>,
+    /// Replies.
+    pub replies: FrameReader,
+    /// Requests.
+    pub requests: FrameWriter,
+    /// Its descriptor 1.
+    pub stdout: Output,
+    /// Its descriptor 2.
+    pub stderr: Output,
+    /// Control socket, shared.
+    pub control: Arc<Control>,
+    /// When it was forked.
+    pub born: Instant,
+}
+
+/// Read end of an output pipe.
+#[derive(Debug)]
+pub struct Output(pipe::Receiver);
+
+/// What a fatal signal's handler reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// Its number.
+    pub signal: i32,
+    /// Whether the stack's end was hit.
+    pub stack_overflow: bool,
+}
+
+/// The control socket of one worker.
+#[derive(Debug)]
+pub struct Control {
+    writer: AsyncMutex<FrameWriter>,
+    waiting: Mutex<Vec<Waiting>>,
+    crash: Mutex<Option<Crash>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    nonce: u64,
+    heartbeat: Option<oneshot::Sender<()>>,
+    pong: oneshot::Sender<i64>,
+}
+
+/// What came of a ping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PingOutcome {
+    /// The interpreter evaluated `1+1` to this.
+    Pong {
+        /// 2.
+        value: i64,
+        /// Time to the answer.
+        after: Duration,
+    },
+    /// The process is scheduled, but nobody could take the GIL within the limit.
+    HeartbeatOnly {
+        /// The limit.
+        after: Duration,
+    },
+    /// Not even the control thread answered: stopped, swapped out or gone.
+    Silent {
+        /// The limit.
+        after: Duration,
+    },
+}
+
+impl Worker {
+    /// Forks a worker for `session` and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub async fn start(zygote: &Zygote, session: &str) -> Result<Self, ZygoteError> {
+        let born = Instant::now();
+        let new = zygote.fork(session).await?;
+        let pid = new.pid;
+        match Self::greet(new, born).await {
+            Ok(worker) => Ok(worker),
+            Err(reason) => {
+                if let Ok(pidfd) = PidFd::open(pid) {
+                    let _ = pidfd.signal(Signal::SIGKILL);
+                }
+                zygote.reap(pid);
+                Err(ZygoteError::Fork(reason))
+            }
+        }
+    }
+
+    async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
+        let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER);
+        match tokio::time::timeout(HELLO_LIMIT, replies.read()).await {
+            Err(_) => return Err(format!("the new worker was not ready within {} s", HELLO_LIMIT.as_secs())),
+            Ok(Err(error)) => return Err(format!("the new worker did not come up: {error}")),
+            Ok(Ok(FromWorker::Hello { version: PROTOCOL_VERSION, .. })) => {}
+            Ok(Ok(_)) => return Err("the new worker did not say hello in our protocol version".to_owned()),
+        }
+        let control = Control::listen(new.control);
+        Ok(Self {
+            pid: new.pid,
+            pidfd: new.pidfd,
+            replies,
+            requests,
+            stdout: Output::new(new.stdout).map_err(|error| error.to_string())?,
+            stderr: Output::new(new.stderr).map_err(|error| error.to_string())?,
+            control,
+            born,
+        })
+    }
+
+    /// Kills the process; its end is then heard as any other.
+    pub fn kill(&self) {
+        let _ = self.pidfd.get_ref().signal(Signal::SIGKILL);
+    }
+}
+
+impl Output {
+    fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
+        fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(Self(pipe::Receiver::from_owned_fd(descriptor)?))
+    }
+
+    /// Waits for output and reads some of it; 0 when every writer is gone. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the pipe fails, which a pipe does not.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.0.readable().await?;
+            match self.0.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
+    /// than the reply that made us look. `None` when there is nothing more.
+    pub fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match read(self.0.as_fd(), buffer) {
+            Ok(count) if count > 0 => Some(count),
+            Err(Errno::EINTR) => self.read_now(buffer),
+            _ => None,
+        }
+    }
+}
+
+impl Control {
+    fn listen(stream: tokio::net::UnixStream) -> Arc<Self> {
+        let (mut reader, writer) = framed(stream, MAX_CONTROL, MAX_CONTROL);
+        let control = Arc::new(Self {
+            writer: AsyncMutex::new(writer),
+            waiting: Mutex::default(),
+            crash: Mutex::default(),
+            next: AtomicU64::new(1),
+        });
+        let hearing = Arc::clone(&control);
+        tokio::spawn(async move {
+            while let Ok(message) = reader.read().await {
+                hearing.hear(&message);
+            }
+            hearing.waiting.lock().clear();
+        });
+        control
+    }
+
+    fn hear(&self, message: &FromControl) {
+        let mut waiting = self.waiting.lock();
+        match *message {
+            FromControl::Crashing { signal, stack_overflow } => {
+                *self.crash.lock() = Some(Crash { signal, stack_overflow });
+            }
+            FromControl::Heartbeat { nonce } => {
+                if let Some(found) = waiting.iter_mut().find(|ping| ping.nonce == nonce)
+                    && let Some(heard) = found.heartbeat.take()
+                {
+                    let _ = heard.send(());
+                }
+            }
+            FromControl::Pong { nonce, value } => {
+                if let Some(place) = waiting.iter().position(|ping| ping.nonce == nonce) {
+                    let _ = waiting.swap_remove(place).pong.send(value);
+                }
+            }
+        }
+    }
+
+    /// What the crash handler said, if it did.
+    #[must_use]
+    pub fn crash(&self) -> Option<Crash> {
+        *self.crash.lock()
+    }
+
+    /// Asks for the interruption of a cell. The write is awaited in a task of its own: a stopped worker must not stop us.
+    pub fn interrupt(self: &Arc<Self>, cell: u64) {
+        let control = Arc::clone(self);
+        tokio::spawn(async move {
+            let _ = control.writer.lock().await.write(&ToControl::Interrupt { cell }).await;
+        });
+    }
+
+    /// Pings and waits up to `limit`.
+    pub async fn ping(&self, limit: Duration) -> PingOutcome {
+        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
+        let (heartbeat, heard) = oneshot::channel();
+        let (pong, answered) = oneshot::channel();
+        self.waiting.lock().push(Waiting { nonce, heartbeat: Some(heartbeat), pong });
+        let started = Instant::now();
+        let asked = async {
+            self.writer.lock().await.write(&ToControl::Ping { nonce }).await.ok()?;
+            answered.await.ok()
+        };
+        let outcome = match tokio::time::timeout(limit, asked).await {
+            Ok(Some(value)) => PingOutcome::Pong { value, after: started.elapsed() },
+            _ => {
+                let mut heard = heard;
+                let after = started.elapsed();
+                if heard.try_recv().is_ok() {
+                    PingOutcome::HeartbeatOnly { after }
+                } else {
+                    PingOutcome::Silent { after }
+                }
+            }
+        };
+        self.waiting.lock().retain(|ping| ping.nonce != nonce);
+        outcome
+    }
+}
