@@ -12,8 +12,8 @@ interrupt shows that the first did not help, and is raised wherever it arrives.
 
 from __future__ import annotations
 
-import _signal
 import asyncio
+import signal
 
 from forkpy_worker.compiling import CO_COROUTINE
 from forkpy_worker.place import namespace
@@ -39,12 +39,12 @@ def run(cell: int, statements: CodeType | None, last: CodeType | None) -> Any:
     task = loop.create_task(_drive(statements, last), name=f"cell {cell}")
     task.add_done_callback(_stop)
     interrupts = _Interrupts(loop, task)
-    previous = _signal.signal(_signal.SIGINT, interrupts)
+    previous = signal.signal(signal.SIGINT, interrupts)
     try:
         forced = _run_until_done(loop, task)
     finally:
-        if _signal.getsignal(_signal.SIGINT) is interrupts:
-            _signal.signal(_signal.SIGINT, previous)
+        if signal.getsignal(signal.SIGINT) is interrupts:
+            signal.signal(signal.SIGINT, previous)
     if not task.done():
         raise KeyboardInterrupt(STAYS)
     value, exception = _ending(task)
@@ -87,7 +87,7 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Ending])
     while not task.done():
         try:
             loop.run_forever()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # noqa: PERF203
             _cancel_within_grace(loop, task)
             return True
     return False
@@ -120,7 +120,7 @@ class _Interrupts:
         self._loop = loop
         self._task = task
 
-    def __call__(self, _signal_number: int, _frame: FrameType | None) -> None:
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
         if self.count > 1 or asyncio.current_task(self._loop) is self._task:
             raise KeyboardInterrupt

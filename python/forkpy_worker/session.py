@@ -8,7 +8,7 @@ Runs in: worker main thread, once after the fork (`start`), once before the end 
 
 from __future__ import annotations
 
-import _signal
+import _signal  # `signal` would bring `enum` along
 import builtins
 import os
 import sys
@@ -58,7 +58,7 @@ def finish() -> None:
             step()
         except BaseException:  # noqa: PERF203
             # The process ends here either way; the other step shall have its turn.
-            pass
+            continue
 
 
 def _run_exit_callbacks() -> None:

@@ -1,7 +1,7 @@
 """The text of the session's cells, for tracebacks, `inspect.getsource` and warnings.
 
 Owns: the table of cell texts and their entries in `linecache`. May not import `linecache`: up to
-3.12 that costs the first cell several milliseconds. Until somebody else imports it the texts wait here.
+3.12 that costs the first cell several milliseconds. Until somebody else does, the texts wait here.
 Runs in: worker main thread.
 """
 
@@ -84,7 +84,7 @@ class _LinecacheWatch:
         if name != "linecache":
             return None
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target)
             if spec is not None:

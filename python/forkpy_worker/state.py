@@ -1,6 +1,6 @@
 """What a session carries over a restart: `save` in the old worker, `load` in the new one.
 
-Owns: which variables are carried. The file's layout is in `statefile`, the pickling in `statepickle`.
+Owns: which variables are carried. The file is laid out by `statefile`, filled by `statepickle`.
 Runs in: worker main thread, between cells.
 
 Variables that share objects are pickled together, so that `b is a` stays true; every other one is
@@ -39,7 +39,7 @@ def save(path: str) -> Report:
 
 
 def load(path: str) -> Report:
-    """Bring the variables of a file back; ValueError, and nothing changed, when it is not one of ours."""
+    """Bring the variables of a file back; ValueError, and nothing changed, when it is no whole one."""
     from forkpy_worker import statefile, statepickle
 
     with statefile.Reader(path) as reader:

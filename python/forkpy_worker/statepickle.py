@@ -5,7 +5,7 @@ like), so nothing here may fail for what that raises.
 Runs in: worker main thread, between cells.
 
 Each variable is pickled alone first. That shows whether it can be, and the pickler's memo shows which
-objects it reaches; variables that reach a common one form a group and are pickled again, together.
+objects it reaches; variables that reach a common one are a group and are pickled again, together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Refusing(pickle.Pickler):
 def _is_of_a_cell(obj: Any) -> bool:
     """Tell whether pickle would store a name in `__main__`, which nobody will define there again.
 
-    An instance of a cell's class is let through: what counts is whether its pickle mentions the class.
+    An instance of a cell's class is let through: what counts is whether its pickle names the class.
     """
     if getattr(obj, "__module__", None) != "__main__":
         return False
@@ -58,7 +58,7 @@ def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
     for name, value in values.items():
         try:
             reached[name] = _write(writer, {name: value})
-        except _Unpicklable as error:
+        except _UnpicklableError as error:  # noqa: PERF203
             refused[name] = str(error)
     for group in _groups(reached):
         _regroup(group, values, writer)
@@ -68,14 +68,14 @@ def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
 def _regroup(names: list[str], values: dict[str, Any], writer: Writer) -> None:
     try:
         _write(writer, {name: values[name] for name in names})
-    except _Unpicklable:
+    except _UnpicklableError:
         # Each could be pickled a moment ago; then each stays alone, and is carried all the same.
         return
     for name in names:
         writer.drop([name])
 
 
-class _Unpicklable(Exception):
+class _UnpicklableError(Exception):
     """A group could not be pickled; the words say why."""
 
 
@@ -93,7 +93,7 @@ def _write(writer: Writer, group: dict[str, Any]) -> list[Any]:
         if sink.failure is not None:
             # The disk's fault, not the variable's.
             raise sink.failure from None
-        raise _Unpicklable(reason(error)) from None
+        raise _UnpicklableError(reason(error)) from None
     writer.add(list(group), start)
     return _shareable(pickler, group)
 
@@ -105,7 +105,7 @@ def _shareable(pickler: pickle.Pickler, group: dict[str, Any]) -> list[Any]:
     """
     if sys.getsizeof(pickler) > _MAX_MEMO:
         return [value for value in group.values() if _has_identity(value)]
-    memo = pickler.memo.copy()  # type: ignore[attr-defined]
+    memo = pickler.memo.copy()
     return [obj for _, obj in memo.values() if obj is not group and _has_identity(obj)]
 
 
@@ -113,7 +113,7 @@ def _has_identity(obj: Any) -> bool:
     """Tell values (numbers, strings, dtypes, enum members) from things: values define their hash."""
     if isinstance(obj, (type, FunctionType)):
         return False
-    own_hash = type(obj).__hash__
+    own_hash: object = type(obj).__hash__
     return own_hash is None or own_hash is object.__hash__
 
 

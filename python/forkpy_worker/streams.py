@@ -6,8 +6,8 @@ Runs in: worker main thread (`install`), any thread of a cell (the rest).
 
 Writing through is what keeps print, os.write, C's stdio and child processes in order: nothing waits
 in a Python buffer while somebody else writes. Its price would be two system calls for each
-`print(x)`, since CPython's print writes the text and the newline apart, and two threads' lines would
-run into each other; our print joins them first, and leaves every unusual call to CPython's.
+`print(x)`, since CPython's print writes the text and the newline apart, and two threads' lines
+would run into each other; our print joins them first, and leaves every unusual call to CPython's.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def flush() -> None:
             stream.flush()
         except Exception:  # noqa: PERF203
             # Closed, replaced by None or by anything: the cell's own affair.
-            pass
+            continue
 
 
 def print(
@@ -127,7 +127,7 @@ def print(
 
 
 def input(prompt: object = "", /) -> str:
-    """Refuse at once, in clear words; a cell that put its own sys.stdin in place is served by it."""
+    """Refuse at once, in clear words; a sys.stdin that a cell put in place still serves."""
     if sys.stdin is not _stdin:
         return _builtin_input(prompt)
     print(prompt, end="")

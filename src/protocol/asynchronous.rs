@@ -68,4 +68,9 @@ impl FrameWriter {
         let bytes = encode(message, self.cap)?;
         self.stream.write_all(&bytes).await.map_err(FrameError::Io)
     }
+
+    /// Closes this direction: the peer reads the end.
+    pub async fn close(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
 }

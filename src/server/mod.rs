@@ -5,5 +5,7 @@
 pub mod capture;
 pub mod children;
 pub mod outcome;
+pub mod session;
+pub mod status;
 pub mod worker_link;
 pub mod zygote_client;

@@ -1,0 +1,538 @@
+//! One session: a task that solely owns its worker, runs its cells one after the other and gives each exactly one ending.
+//!
+//! Runs in: server, one task a session. Everything outside talks to it through [`Session`]: cells queue in order, restart
+//! and deletion jump the queue. A cell is sent to a worker once; whatever happens after that, it is never sent again.
+
+mod run;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    children::Children,
+    outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
+    status::{Phase, Shared, WorkerView},
+    worker_link::Worker,
+    zygote_client::{Zygote, ZygoteError},
+};
+use crate::{
+    config::SessionSettings,
+    protocol::{FromWorker, StateReport, ToWorker, WorkerExit},
+};
+
+/// How long a worker may take to end by itself when asked to.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the exit status of a dead worker may take to arrive.
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
+/// How long saving or loading variables may take.
+const STATE_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of output kept from between cells.
+const BACKGROUND_CAP: usize = 8 << 10;
+
+/// What every session needs of its surroundings.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// For workers.
+    pub zygote: Zygote,
+    /// For ending what a session started.
+    pub children: Children,
+    /// Limits.
+    pub settings: SessionSettings,
+    /// Where whole outputs go.
+    pub outputs: PathBuf,
+    /// Where variables are carried over; ours alone.
+    pub scratch: PathBuf,
+}
+
+/// Handle of a session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Its name.
+    pub id: Arc<str>,
+    /// What can be seen of it.
+    pub shared: Shared,
+    cells: mpsc::Sender<Order>,
+    urgent: mpsc::UnboundedSender<Urgent>,
+}
+
+/// Why a session did not take an order.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Too many wait already.
+    #[error("session {session:?} has {waiting} calls waiting, which is the limit; wait for one to end and try again")]
+    QueueFull {
+        /// Which.
+        session: String,
+        /// How many.
+        waiting: usize,
+    },
+    /// It was deleted meanwhile.
+    #[error("session {0:?} has been deleted")]
+    Deleted(String),
+    /// There is no worker and none can be made.
+    #[error("session {session:?} has no worker: {source}")]
+    NoWorker {
+        /// Which.
+        session: String,
+        /// Why.
+        source: ZygoteError,
+    },
+    /// The worker could not do it.
+    #[error("session {session:?}: {reason}")]
+    Worker {
+        /// Which.
+        session: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What waits its turn.
+#[derive(Debug)]
+enum Order {
+    Cell { cell: CellOrder, reply: oneshot::Sender<CellOutcome> },
+    Variables { reply: oneshot::Sender<Result<Vec<(String, String)>, SessionError>> },
+}
+
+/// What does not wait.
+#[derive(Debug)]
+enum Urgent {
+    Restart { preserve: bool, reply: oneshot::Sender<Result<Restarted, SessionError>> },
+    Delete { reply: oneshot::Sender<()> },
+}
+
+/// A cell to run.
+#[derive(Debug)]
+pub struct CellOrder {
+    /// The code.
+    pub code: String,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+    /// Cancelled when the client takes it back.
+    pub cancel: CancellationToken,
+    /// When it was asked for.
+    pub asked: Instant,
+}
+
+/// What a restart came to.
+#[derive(Debug, Default)]
+pub struct Restarted {
+    /// Names saved by the old worker.
+    pub preserved: Vec<String>,
+    /// Names found again by the new one.
+    pub restored: Vec<String>,
+    /// Names that were not carried over, with the reason.
+    pub lost: BTreeMap<String, String>,
+    /// What the caller must know.
+    pub notice: Option<String>,
+}
+
+impl Session {
+    /// Makes the session and begins to make its worker.
+    #[must_use]
+    pub fn start(id: &str, description: String, around: Arc<Surroundings>) -> Self {
+        let id: Arc<str> = Arc::from(id);
+        let shared = Shared::new(description);
+        let (cells, orders) = mpsc::channel(around.settings.queue);
+        let (urgent, interventions) = mpsc::unbounded_channel();
+        let task = Task {
+            id: Arc::clone(&id),
+            shared: shared.clone(),
+            around,
+            orders,
+            interventions,
+            worker: None,
+            last_cell: 0,
+            lost: None,
+            background: Vec::new(),
+            later: Vec::new(),
+        };
+        tokio::spawn(task.live());
+        Self { id, shared, cells, urgent }
+    }
+
+    /// Runs a cell when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`] when it was not accepted; an accepted cell always gets an outcome.
+    pub async fn run(&self, cell: CellOrder) -> Result<CellOutcome, SessionError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Order::Cell { cell, reply })?;
+        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))
+    }
+
+    /// Lists variables when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn variables(&self) -> Result<Vec<(String, String)>, SessionError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Order::Variables { reply })?;
+        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
+    }
+
+    /// Replaces the worker at once, whatever it is doing.
+    ///
+    /// # Errors
+    /// [`SessionError`] when no new worker could be made.
+    pub async fn restart(&self, preserve: bool) -> Result<Restarted, SessionError> {
+        let (reply, answer) = oneshot::channel();
+        let deleted = || SessionError::Deleted(self.id.to_string());
+        self.urgent.send(Urgent::Restart { preserve, reply }).map_err(|_| deleted())?;
+        answer.await.map_err(|_| deleted())?
+    }
+
+    /// Ends the session and all it started; returns when that is done.
+    pub async fn delete(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.urgent.send(Urgent::Delete { reply }).is_ok() {
+            let _ = answer.await;
+        }
+    }
+
+    fn put(&self, order: Order) -> Result<(), SessionError> {
+        self.shared.update(|status| {
+            status.last_activity = Timestamp::now();
+            status.waiting += 1;
+        });
+        self.cells.try_send(order).map_err(|error| {
+            let waiting = self.shared.update(|status| {
+                status.waiting -= 1;
+                status.waiting
+            });
+            match error {
+                mpsc::error::TrySendError::Full(_) => SessionError::QueueFull { session: self.id.to_string(), waiting },
+                mpsc::error::TrySendError::Closed(_) => SessionError::Deleted(self.id.to_string()),
+            }
+        })
+    }
+}
+
+/// The session itself.
+struct Task {
+    id: Arc<str>,
+    shared: Shared,
+    around: Arc<Surroundings>,
+    orders: mpsc::Receiver<Order>,
+    interventions: mpsc::UnboundedReceiver<Urgent>,
+    worker: Option<Worker>,
+    last_cell: u64,
+    /// Why the variables of earlier cells are gone, until a reply has said so.
+    lost: Option<String>,
+    background: Vec<u8>,
+    /// Interventions that ended a running cell and are still to be carried out.
+    later: Vec<Urgent>,
+}
+
+/// What woke an idle session.
+enum Event {
+    Order(Order),
+    Urgent(Urgent),
+    WorkerEnded,
+    WorkerSpoke,
+    Nothing,
+    NobodyLeft,
+}
+
+impl Task {
+    async fn live(mut self) {
+        if let Err(error) = self.ensure_worker().await {
+            tracing::warn!(session = %self.id, %error, "no worker yet");
+        }
+        loop {
+            match self.next_event().await {
+                Event::Order(order) => {
+                    self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
+                    self.serve(order).await;
+                }
+                Event::Urgent(urgent) => {
+                    if self.intervene(urgent).await {
+                        return;
+                    }
+                }
+                Event::WorkerEnded => drop(self.bury(DeathReason::Itself, None).await),
+                Event::WorkerSpoke => {
+                    self.kill();
+                    drop(self.bury(DeathReason::ProtocolBroken, None).await);
+                }
+                Event::Nothing => {}
+                Event::NobodyLeft => {
+                    self.end(DeathReason::Delete).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        if let Some(urgent) = self.later.pop() {
+            return Event::Urgent(urgent);
+        }
+        let Some(worker) = &mut self.worker else {
+            return tokio::select! {
+                biased;
+                urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
+                order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
+            };
+        };
+        let mut first = [0; 4 << 10];
+        let mut second = [0; 4 << 10];
+        tokio::select! {
+            biased;
+            urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
+            _ = worker.pidfd.readable() => Event::WorkerEnded,
+            order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
+            _ = worker.replies.read::<FromWorker>() => Event::WorkerSpoke,
+            Ok(count) = worker.stdout.read(&mut first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
+            Ok(count) = worker.stderr.read(&mut second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
+        }
+    }
+
+    async fn serve(&mut self, order: Order) {
+        match order {
+            Order::Cell { cell, reply } => {
+                let queued = cell.asked.elapsed();
+                let outcome = self.run_cell(cell, queued).await;
+                self.settle();
+                let _ = reply.send(outcome);
+            }
+            Order::Variables { reply } => {
+                let found = self.ask(ToWorker::ListVariables).await.and_then(|answer| match answer {
+                    FromWorker::Variables(variables) => Ok(variables),
+                    other => Err(self.unexpected(other)),
+                });
+                let _ = reply.send(found);
+            }
+        }
+    }
+
+    /// The phase after a cell: idle with a worker, dead without.
+    fn settle(&mut self) {
+        let phase = if self.worker.is_some() { Phase::Idle } else { Phase::Dead };
+        self.shared.update(|status| {
+            status.phase = phase;
+            status.last_activity = Timestamp::now();
+        });
+    }
+
+    async fn ensure_worker(&mut self) -> Result<(), ZygoteError> {
+        if self.worker.is_some() {
+            return Ok(());
+        }
+        self.shared.update(|status| status.phase = Phase::Starting);
+        match Worker::start(&self.around.zygote, &self.id).await {
+            Ok(worker) => {
+                let view = WorkerView { pid: worker.pid, born: worker.born, control: Arc::clone(&worker.control) };
+                self.shared.update(|status| {
+                    status.phase = Phase::Idle;
+                    status.worker = Some(view);
+                });
+                self.worker = Some(worker);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.update(|status| status.phase = Phase::Dead);
+                Err(error)
+            }
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(worker) = &self.worker {
+            worker.kill();
+        }
+    }
+
+    /// The worker has ended or is about to: learns how, ends what it started, and remembers why variables are gone.
+    async fn bury(&mut self, reason: DeathReason, cell: Option<u64>) -> Option<Death> {
+        let worker = self.worker.take()?;
+        let _ = worker.pidfd.readable().await;
+        let status = self.around.zygote.exit_of(worker.pid, worker.pidfd.get_ref());
+        let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
+        let reason = match worker.control.crash() {
+            Some(crash) if crash.stack_overflow && reason == DeathReason::Itself => DeathReason::StackOverflow,
+            _ => reason,
+        };
+        let death = Death { reason, exit, cell };
+        let children = self.around.children.clone();
+        let pid = worker.pid;
+        let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
+        self.around.zygote.reap(pid);
+        self.around.children.remove(pid);
+        tracing::warn!(session = %self.id, pid, death = death.describe(), "worker ended");
+        self.shared.update(|status| {
+            status.phase = Phase::Dead;
+            status.worker = None;
+            status.restarts += 1;
+            status.last_exit = Some((death.clone(), Timestamp::now()));
+        });
+        if self.last_cell > 0 {
+            self.lost = Some(format!("the previous worker {}", death.describe()));
+        }
+        Some(death)
+    }
+
+    /// Asks the worker something other than a cell.
+    async fn ask(&mut self, request: ToWorker) -> Result<FromWorker, SessionError> {
+        let session = self.id.to_string();
+        self.ensure_worker().await.map_err(|source| SessionError::NoWorker { session: session.clone(), source })?;
+        let Some(worker) = &mut self.worker else {
+            return Err(SessionError::Worker { session, reason: "it has no worker".to_owned() });
+        };
+        let exchange = async {
+            worker.requests.write(&request).await?;
+            worker.replies.read::<FromWorker>().await
+        };
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(STATE_LIMIT, exchange) => Some(answered),
+            _ = worker.pidfd.readable() => None,
+        };
+        match answered {
+            Some(Ok(Ok(answer))) => Ok(answer),
+            other => {
+                self.kill();
+                let reason = match &other {
+                    None => DeathReason::Itself,
+                    Some(Err(_)) => DeathReason::Unresponsive,
+                    Some(Ok(_)) => DeathReason::ProtocolBroken,
+                };
+                let death = self.bury(reason, None).await;
+                let how = death.map_or_else(|| "ended".to_owned(), |death| death.describe());
+                Err(SessionError::Worker { session, reason: format!("its worker {how}; its variables are lost") })
+            }
+        }
+    }
+
+    fn unexpected(&self, answer: FromWorker) -> SessionError {
+        let reason = match answer {
+            FromWorker::Failed { message } => message,
+            _ => "the worker gave an answer of another kind".to_owned(),
+        };
+        SessionError::Worker { session: self.id.to_string(), reason }
+    }
+
+    /// True when the session is over.
+    async fn intervene(&mut self, urgent: Urgent) -> bool {
+        match urgent {
+            Urgent::Delete { reply } => {
+                self.end(DeathReason::Delete).await;
+                let _ = reply.send(());
+                true
+            }
+            Urgent::Restart { preserve, reply } => {
+                let restarted = self.restart(preserve).await;
+                let _ = reply.send(restarted);
+                false
+            }
+        }
+    }
+
+    /// Ends the worker, gracefully when it is idle, and answers those who still wait.
+    async fn end(&mut self, reason: DeathReason) {
+        self.refuse_waiting(reason);
+        self.say_farewell().await;
+        self.bury(reason, None).await;
+    }
+
+    async fn say_farewell(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.requests.close().await;
+            let _ = tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await;
+            worker.kill();
+        }
+    }
+
+    /// Cells that waited while the session was restarted or deleted were never run, and are told so.
+    fn refuse_waiting(&mut self, reason: DeathReason) {
+        while let Ok(order) = self.orders.try_recv() {
+            self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
+            let words =
+                format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
+            match order {
+                Order::Cell { cell, reply } => drop(reply.send(refusal(words, cell.asked.elapsed()))),
+                Order::Variables { reply } => {
+                    let session = self.id.to_string();
+                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
+                }
+            }
+        }
+    }
+
+    async fn restart(&mut self, preserve: bool) -> Result<Restarted, SessionError> {
+        let mut result = Restarted::default();
+        let path = self.around.scratch.join(format!("{}.state", self.id));
+        let file = path.to_string_lossy().into_owned();
+        let mut saved = false;
+        if preserve {
+            match self.save(&file).await {
+                Ok(report) => {
+                    saved = true;
+                    result.preserved = report.names;
+                    result.lost = report.skipped.into_iter().collect();
+                }
+                Err(reason) => result.notice = Some(format!("no variable could be carried over: {reason}")),
+            }
+        }
+        self.end(DeathReason::Restart).await;
+        self.lost = None;
+        let session = self.id.to_string();
+        self.ensure_worker().await.map_err(|source| SessionError::NoWorker { session, source })?;
+        if saved {
+            match self.ask(ToWorker::LoadState { path: file }).await {
+                Ok(FromWorker::State(StateReport { names, skipped })) => {
+                    result.restored = names;
+                    result.lost.extend(skipped);
+                }
+                Ok(other) => result.notice = Some(self.unexpected(other).to_string()),
+                Err(error) => result.notice = Some(error.to_string()),
+            }
+        }
+        let _ = std::fs::remove_file(&path);
+        self.settle();
+        Ok(result)
+    }
+
+    async fn save(&mut self, file: &str) -> Result<StateReport, String> {
+        if self.worker.is_none() {
+            return Err("the session had no living worker".to_owned());
+        }
+        match self.ask(ToWorker::SaveState { path: file.to_owned() }).await {
+            Ok(FromWorker::State(report)) => Ok(report),
+            Ok(other) => Err(self.unexpected(other).to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn keep_tail(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    buffer.extend_from_slice(bytes);
+    let excess = buffer.len().saturating_sub(BACKGROUND_CAP);
+    buffer.drain(..excess);
+}
+
+/// The outcome of a cell that was not run.
+#[must_use]
+pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
+    CellOutcome {
+        cell: 0,
+        ending: Ending::Refused { reason },
+        stdout: CapturedText::default(),
+        stderr: CapturedText::default(),
+        background: String::new(),
+        results: Vec::new(),
+        error: None,
+        new_files: Vec::new(),
+        queued,
+        ran: Duration::ZERO,
+        fate: Fate::Kept,
+        notice: None,
+    }
+}

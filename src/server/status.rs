@@ -1,0 +1,99 @@
+//! What everybody may see of a session without asking its task: a snapshot under one short lock.
+//!
+//! Runs in: server. Written by the session's task, read by tools and the supervisor.
+
+use std::{sync::Arc, time::Instant};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use super::{outcome::Death, worker_link::Control};
+
+/// A session as seen from outside.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// What the session is doing.
+    pub phase: Phase,
+    /// The process that serves it.
+    pub worker: Option<WorkerView>,
+    /// What its maker said of it.
+    pub description: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was made, for measuring.
+    pub created_at: Instant,
+    /// Last time somebody used it.
+    pub last_activity: Timestamp,
+    /// Cells that ran or began to.
+    pub executed: u64,
+    /// Cells waiting.
+    pub waiting: usize,
+    /// Workers it has had beyond the first.
+    pub restarts: u64,
+    /// How the last worker ended, and when.
+    pub last_exit: Option<(Death, Timestamp)>,
+}
+
+/// What the session is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Phase {
+    /// A worker is being made.
+    Starting,
+    /// Waiting for a cell.
+    Idle,
+    /// Running one.
+    Busy {
+        /// Its number.
+        cell: u64,
+        /// Since when.
+        since: Instant,
+    },
+    /// No worker.
+    Dead,
+}
+
+/// A worker as seen from outside.
+#[derive(Debug, Clone)]
+pub struct WorkerView {
+    /// Process id.
+    pub pid: i32,
+    /// When it was forked.
+    pub born: Instant,
+    /// For pings.
+    pub control: Arc<Control>,
+}
+
+/// The shared cell.
+#[derive(Debug, Clone)]
+pub struct Shared(Arc<Mutex<Status>>);
+
+impl Shared {
+    /// A session just made.
+    #[must_use]
+    pub fn new(description: String) -> Self {
+        let now = Timestamp::now();
+        Self(Arc::new(Mutex::new(Status {
+            phase: Phase::Starting,
+            worker: None,
+            description,
+            created: now,
+            created_at: Instant::now(),
+            last_activity: now,
+            executed: 0,
+            waiting: 0,
+            restarts: 0,
+            last_exit: None,
+        })))
+    }
+
+    /// A copy, by value.
+    #[must_use]
+    pub fn get(&self) -> Status {
+        self.0.lock().clone()
+    }
+
+    /// Changes it.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        change(&mut self.0.lock())
+    }
+}
