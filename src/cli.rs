@@ -17,6 +17,10 @@ pub struct Cli {
     #[command(subcommand)]
     pub role: Option<Role>,
 
+    /// What is logged to standard error, as tracing filters: error, warn, info, debug, forkpy=debug
+    #[arg(long, value_name = "FILTER", env = "FORKPY_LOG", default_value = "forkpy=info,rmcp=error")]
+    pub log: String,
+
     /// Directory that sessions work in; made when missing, with outputs/, scripts/ and uploads/ inside
     #[arg(long, value_name = "DIR", env = "MCP_WORKSPACE_DIR", default_value = "workspace")]
     pub workspace: PathBuf,

@@ -40,13 +40,21 @@ pub fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> (FrameRe
 }
 
 impl FrameReader {
+    /// The reading half of a socket that somebody else writes to, by another descriptor: it stays open for writing.
+    #[must_use]
+    pub fn alone(stream: UnixStream, cap: usize) -> Self {
+        let (reader, writer) = framed(stream, cap, cap);
+        writer.stream.forget();
+        reader
+    }
+
     /// Waits for the next message. Cancel-safe.
     ///
     /// # Errors
     /// [`FrameError::Closed`] at a clean end, another [`FrameError`] when the channel is broken.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
         loop {
-            if let Some(message) = self.assembler.next()? {
+            if let Some(message) = self.assembler.take()? {
                 return Ok(message);
             }
             match self.stream.read(&mut self.chunk).await {

@@ -34,7 +34,7 @@ impl FrameReader {
     /// [`FrameError::Closed`] at a clean end, another [`FrameError`] when the channel is broken.
     pub fn read<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
         loop {
-            if let Some(message) = self.assembler.next()? {
+            if let Some(message) = self.assembler.take()? {
                 return Ok(message);
             }
             match self.stream.read(&mut self.chunk) {

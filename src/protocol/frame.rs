@@ -101,7 +101,7 @@ impl Assembler {
     ///
     /// # Errors
     /// [`FrameError`] when the bytes are no frame of this channel; the channel is lost then.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let waiting = &self.buffer[self.start..];
         let seen = waiting.len().min(MAGIC.len());
         if waiting[..seen] != MAGIC[..seen] {
@@ -129,7 +129,7 @@ mod tests {
 
     fn drain(assembler: &mut Assembler) -> Vec<String> {
         let mut out = Vec::new();
-        while let Some(text) = assembler.next::<String>().expect("whole frames") {
+        while let Some(text) = assembler.take::<String>().expect("whole frames") {
             out.push(text);
         }
         out
@@ -153,7 +153,7 @@ mod tests {
         fn any_bytes_are_an_error_or_wait_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut assembler = Assembler::new(1 << 10);
             assembler.push(&bytes);
-            while let Ok(Some(_)) = assembler.next::<crate::protocol::FromWorker>() {}
+            while let Ok(Some(_)) = assembler.take::<crate::protocol::FromWorker>() {}
         }
     }
 
@@ -161,14 +161,14 @@ mod tests {
     fn one_stray_byte_is_noticed_at_once() {
         let mut assembler = Assembler::new(1 << 10);
         assembler.push(b"x");
-        assert!(matches!(assembler.next::<String>(), Err(FrameError::BadMagic(_))));
+        assert!(matches!(assembler.take::<String>(), Err(FrameError::BadMagic(_))));
     }
 
     #[test]
     fn an_announced_length_above_the_cap_is_refused_before_the_body_arrives() {
         let mut assembler = Assembler::new(16);
         assembler.push(&encode(&"a".repeat(64), 1 << 20).expect("small")[..HEADER]);
-        assert!(matches!(assembler.next::<String>(), Err(FrameError::TooLong { length: 65, cap: 16 })));
+        assert!(matches!(assembler.take::<String>(), Err(FrameError::TooLong { length: 65, cap: 16 })));
     }
 
     #[test]

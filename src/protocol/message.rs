@@ -13,6 +13,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub struct ZygoteSettings {
     /// Python executable of the session environment; CPython finds its `site-packages` from it.
     pub python: String,
+    /// Directory of the virtual environment, if it is one: the `VIRTUAL_ENV` of sessions.
+    pub virtual_env: Option<String>,
     /// Directories put before `site-packages` on `sys.path`.
     pub python_path: Vec<String>,
     /// Modules to import once, before any fork.

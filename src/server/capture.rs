@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,8 @@ use super::outcome::CapturedText;
 
 /// Most bytes of one stream of one cell that are kept on disk.
 const MAX_FILE: u64 = 1 << 30;
+/// Most files of one name, told apart by a number.
+const MAX_NAMESAKES: u32 = 10_000;
 
 /// Collects one stream of one cell.
 #[derive(Debug)]
@@ -64,10 +66,9 @@ impl Capture {
         }
         if before < MAX_FILE
             && let Spill::Open(file) = &mut self.spill
+            && let Err(error) = file.write_all(bytes)
         {
-            if let Err(error) = file.write_all(bytes) {
-                self.spill = Spill::Failed(error.to_string());
-            }
+            self.spill = Spill::Failed(error.to_string());
         }
         let (first, rest) = bytes.split_at(fits_in_head);
         self.head.extend_from_slice(first);
@@ -85,17 +86,18 @@ impl Capture {
     /// Begins the file with what memory holds, which is everything until now.
     fn open_spill(&mut self) {
         let (directory, name) = &self.place;
-        let begun = std::fs::create_dir_all(directory).and_then(|()| File::create(directory.join(name))).and_then(
-            |mut file| {
-                file.write_all(&self.head)?;
-                let (front, back) = self.tail.as_slices();
-                file.write_all(front)?;
-                file.write_all(back)?;
-                Ok(file)
-            },
-        );
+        let begun = create(directory, name).and_then(|(mut file, name)| {
+            file.write_all(&self.head)?;
+            let (front, back) = self.tail.as_slices();
+            file.write_all(front)?;
+            file.write_all(back)?;
+            Ok((file, name))
+        });
         self.spill = match begun {
-            Ok(file) => Spill::Open(file),
+            Ok((file, name)) => {
+                self.place.1 = name;
+                Spill::Open(file)
+            }
             Err(error) => Spill::Failed(error.to_string()),
         };
     }
@@ -122,6 +124,20 @@ impl Capture {
         let text = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n{tail}", self.total);
         CapturedText { text, total: self.total, file }
     }
+}
+
+/// A new file: an earlier server on this workspace numbered its cells alike, and its outputs stay.
+fn create(directory: &Path, name: &str) -> io::Result<(File, String)> {
+    std::fs::create_dir_all(directory)?;
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, "txt"));
+    for number in 1..MAX_NAMESAKES {
+        let name = if number == 1 { name.to_owned() } else { format!("{stem}-{number}.{ending}") };
+        match File::create_new(directory.join(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|file| (file, name)),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{MAX_NAMESAKES} files of this name exist")))
 }
 
 fn lossy(bytes: Vec<u8>) -> String {
@@ -185,6 +201,16 @@ mod tests {
         let mut capture = capture(9, directory.path());
         capture.push("ääääääääää".as_bytes());
         assert!(!capture.finish().text.contains('\u{fffd}'));
+    }
+
+    #[test]
+    fn an_earlier_output_of_the_same_name_stays() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for expected in ["outputs/x.txt", "outputs/x-2.txt"] {
+            let mut capture = capture(8, directory.path());
+            capture.push(&[b'a'; 100]);
+            assert_eq!(capture.finish().file.as_deref(), Some(expected));
+        }
     }
 
     #[test]

@@ -1,11 +1,206 @@
 //! Role 1, the server: sessions, health, and MCP towards clients.
 //!
-//! Runs in: server, tokio. Never pyo3, never fork.
+//! Runs in: server, tokio on one thread. Never pyo3, never fork.
+//!
+//! Start: children's register → spawner thread → environment and zygote, behind → sessions → transport, which answers at
+//! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions, each with what it started → whatever is left.
 
 pub mod capture;
 pub mod children;
+pub mod clients;
+pub mod environment;
+pub mod health;
+pub mod http;
+pub mod mcp;
+pub mod metrics;
+pub mod new_files;
+pub mod oom;
 pub mod outcome;
+pub mod registry;
+pub mod render;
 pub mod session;
 pub mod status;
+pub mod stdio;
+pub mod supervisor;
+pub mod tools;
 pub mod worker_link;
 pub mod zygote_client;
+
+use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    children::Children,
+    clients::ActiveSessions,
+    environment::{Environment, Wish},
+    mcp::Handler,
+    metrics::Metrics,
+    new_files::Watcher,
+    oom::OomCounter,
+    registry::Registry,
+    session::Surroundings,
+    stdio::StdioTransport,
+    zygote_client::{Spawner, Zygote},
+};
+use crate::{
+    cli::Transport,
+    config::{Settings, Workspace},
+    protocol::ZygoteSettings,
+    sys::{descriptors, processes, signals},
+};
+
+/// Clients kill a server that has not ended two seconds after they closed its input.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// Why the server ended other than by its client's wish.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A system call at the start.
+    #[error("failed to start the server: {0}")]
+    Start(#[from] io::Error),
+    /// The client's opening.
+    #[error("failed to serve the client: {0}")]
+    Client(String),
+}
+
+/// What all connections share.
+pub struct Server {
+    /// Sessions by name.
+    pub registry: Arc<Registry>,
+    /// Active sessions of clients.
+    pub active: ActiveSessions,
+    /// What sessions need.
+    pub around: Arc<Surroundings>,
+    /// Readings of workers.
+    pub metrics: Arc<Metrics>,
+    /// The directories.
+    pub workspace: Workspace,
+}
+
+/// Serves until the client goes or a signal comes.
+///
+/// # Errors
+/// [`ServerError`]; whatever was started has been ended.
+pub async fn run(settings: Settings) -> Result<(), ServerError> {
+    signals::become_subreaper();
+    descriptors::raise_open_files();
+    let stop = stop_on_signals()?;
+    let children = Children::default();
+    let scratch = tempfile::Builder::new().prefix("forkpy-").tempdir()?;
+    let zygote = start_zygote(&settings, &children)?;
+    let around = Arc::new(Surroundings {
+        zygote,
+        children,
+        settings: settings.sessions.clone(),
+        outputs: settings.workspace.outputs(),
+        scratch: scratch.path().to_owned(),
+        files: Watcher::start(&settings.workspace.root)?,
+        oom: OomCounter::start(),
+    });
+    let registry = Arc::new(Registry::new(Arc::clone(&around)));
+    let metrics = Arc::new(Metrics::start()?);
+    let watching = tokio::spawn(supervisor::watch(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around)));
+    let server = Arc::new(Server {
+        registry: Arc::clone(&registry),
+        active: ActiveSessions::default(),
+        around,
+        metrics,
+        workspace: settings.workspace,
+    });
+    let served = match settings.transport {
+        Transport::Http => http::serve(server, &settings.http, stop).await,
+        Transport::Stdio => serve_stdio(server, stop).await,
+    };
+    watching.abort();
+    let _ = tokio::time::timeout(FAREWELL, registry.shut_down()).await;
+    end_all();
+    served
+}
+
+async fn serve_stdio(server: Arc<Server>, stop: CancellationToken) -> Result<(), ServerError> {
+    let transport = StdioTransport::stdio();
+    match rmcp::service::serve_server_with_ct(Handler::new(server), transport, stop).await {
+        Ok(running) => {
+            let _ = running.waiting().await;
+            Ok(())
+        }
+        Err(
+            rmcp::service::ServerInitializeError::ConnectionClosed(_) | rmcp::service::ServerInitializeError::Cancelled,
+        ) => Ok(()),
+        Err(error) => Err(ServerError::Client(error.to_string())),
+    }
+}
+
+/// A token that SIGTERM, SIGINT and SIGHUP cancel.
+fn stop_on_signals() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signal = signal(kind)?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signal.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+/// Starts the zygote's owner at once and prepares the environment behind it.
+fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> {
+    let (ready, wanted) = oneshot::channel();
+    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start()?);
+    let wish = Wish {
+        venv: settings.venv.clone(),
+        python: settings.python.clone(),
+        managed_root: settings.env_dir.clone(),
+        virtual_env: settings.virtual_env.clone(),
+    };
+    let (settings, children) = (settings.clone(), children.clone());
+    tokio::spawn(async move {
+        let hook = |pid: u32, begins: bool| {
+            let pid = i32::try_from(pid).unwrap_or(0);
+            if begins { children.add(pid) } else { children.remove(pid) }
+        };
+        let prepared = environment::prepare(&wish, &hook).await;
+        let _ = ready.send(match prepared {
+            Ok(environment) => {
+                tracing::info!("{}", environment.note);
+                Ok(zygote_settings(&settings, &environment))
+            }
+            Err(error) => Err(error.to_string()),
+        });
+    });
+    Ok(zygote)
+}
+
+fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSettings {
+    let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    ZygoteSettings {
+        python: words(&environment.python),
+        virtual_env: environment.root.as_deref().map(words),
+        python_path: settings.python_path.iter().map(|path| words(path)).collect(),
+        preload: settings.preload.clone(),
+        workspace: words(&settings.workspace.root),
+        outputs: words(&settings.workspace.outputs()),
+        cookie: uuid::Uuid::new_v4().simple().to_string(),
+    }
+}
+
+/// Ends whatever is still there: the zygote, and workers whose farewell took too long.
+fn end_all() {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    processes::kill_families(|process| process.parent == own, &HashSet::new());
+}

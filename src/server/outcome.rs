@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::new_files::NewFiles;
 use crate::protocol::{CellError, WorkerExit};
 
 /// What one submitted cell came to.
@@ -24,7 +25,7 @@ pub struct CellOutcome {
     /// The exception.
     pub error: Option<CellError>,
     /// Files that appeared in the workspace meanwhile.
-    pub new_files: Vec<String>,
+    pub new_files: NewFiles,
     /// Time it waited for its turn.
     pub queued: Duration,
     /// Time it ran.

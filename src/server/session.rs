@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     children::Children,
+    new_files::{NewFiles, Watcher},
+    oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
     status::{Phase, Shared, WorkerView},
     worker_link::Worker,
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     config::SessionSettings,
-    protocol::{FromWorker, StateReport, ToWorker, WorkerExit},
+    protocol::{FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
 };
 
 /// How long a worker may take to end by itself when asked to.
@@ -34,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
 /// How long saving or loading variables may take.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
+/// What the kernel's OOM killer leaves behind, and any other SIGKILL.
+const KILLED: WorkerExit = WorkerExit::Signal(9);
 /// Bytes of output kept from between cells.
 const BACKGROUND_CAP: usize = 8 << 10;
 
@@ -50,7 +54,14 @@ pub struct Surroundings {
     pub outputs: PathBuf,
     /// Where variables are carried over; ours alone.
     pub scratch: PathBuf,
+    /// Which files appear in the workspace.
+    pub files: Watcher,
+    /// Whether the kernel has killed for want of memory.
+    pub oom: OomCounter,
 }
+
+/// A cell's two read buffers: room for what a pipe holds.
+const CHUNK: usize = 64 << 10;
 
 /// Handle of a session.
 #[derive(Debug, Clone)]
@@ -154,6 +165,7 @@ impl Session {
             lost: None,
             background: Vec::new(),
             later: Vec::new(),
+            buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
         };
         tokio::spawn(task.live());
         Self { id, shared, cells, urgent }
@@ -228,8 +240,9 @@ struct Task {
     /// Why the variables of earlier cells are gone, until a reply has said so.
     lost: Option<String>,
     background: Vec<u8>,
-    /// Interventions that ended a running cell and are still to be carried out.
+    /// Interventions that came in the middle of something and are still to be carried out.
     later: Vec<Urgent>,
+    buffers: [Box<[u8]>; 2],
 }
 
 /// What woke an idle session.
@@ -258,10 +271,13 @@ impl Task {
                         return;
                     }
                 }
-                Event::WorkerEnded => drop(self.bury(DeathReason::Itself, None).await),
+                Event::WorkerEnded => {
+                    self.await_end().await;
+                    let _ = self.bury(DeathReason::Itself, None).await;
+                }
                 Event::WorkerSpoke => {
                     self.kill();
-                    drop(self.bury(DeathReason::ProtocolBroken, None).await);
+                    let _ = self.bury(DeathReason::ProtocolBroken, None).await;
                 }
                 Event::Nothing => {}
                 Event::NobodyLeft => {
@@ -290,7 +306,10 @@ impl Task {
             urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
             _ = worker.pidfd.readable() => Event::WorkerEnded,
             order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
-            _ = worker.replies.read::<FromWorker>() => Event::WorkerSpoke,
+            reply = worker.replies.read::<FromWorker>() => match reply {
+                Err(FrameError::Closed | FrameError::Io(_)) => Event::WorkerEnded,
+                _ => Event::WorkerSpoke,
+            },
             Ok(count) = worker.stdout.read(&mut first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
             Ok(count) = worker.stderr.read(&mut second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
         }
@@ -304,6 +323,7 @@ impl Task {
                 self.settle();
                 let _ = reply.send(outcome);
             }
+            Order::Variables { reply } if reply.is_closed() => {}
             Order::Variables { reply } => {
                 let found = self.ask(ToWorker::ListVariables).await.and_then(|answer| match answer {
                     FromWorker::Variables(variables) => Ok(variables),
@@ -328,18 +348,30 @@ impl Task {
             return Ok(());
         }
         self.shared.update(|status| status.phase = Phase::Starting);
-        match Worker::start(&self.around.zygote, &self.id).await {
+        let started = tokio::select! {
+            biased;
+            Some(urgent) = self.interventions.recv() => {
+                self.later.push(urgent);
+                Err(ZygoteError::Superseded)
+            }
+            started = Worker::start(&self.around.zygote, &self.id) => started,
+        };
+        match started {
             Ok(worker) => {
                 let view = WorkerView { pid: worker.pid, born: worker.born, control: Arc::clone(&worker.control) };
                 self.shared.update(|status| {
                     status.phase = Phase::Idle;
                     status.worker = Some(view);
+                    status.trouble = None;
                 });
                 self.worker = Some(worker);
                 Ok(())
             }
             Err(error) => {
-                self.shared.update(|status| status.phase = Phase::Dead);
+                self.shared.update(|status| {
+                    status.phase = Phase::Dead;
+                    status.trouble = Some(error.to_string());
+                });
                 Err(error)
             }
         }
@@ -351,14 +383,31 @@ impl Task {
         }
     }
 
+    /// The worker's socket closed: waits for its end, and brings it about if it does not come.
+    async fn await_end(&self) {
+        if let Some(worker) = &self.worker
+            && tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_err()
+        {
+            worker.kill();
+        }
+    }
+
     /// The worker has ended or is about to: learns how, ends what it started, and remembers why variables are gone.
     async fn bury(&mut self, reason: DeathReason, cell: Option<u64>) -> Option<Death> {
         let worker = self.worker.take()?;
         let _ = worker.pidfd.readable().await;
+        self.shared.update(|status| {
+            status.phase = Phase::Dead;
+            status.worker = None;
+            status.ended = Some(worker.pid);
+        });
         let status = self.around.zygote.exit_of(worker.pid, worker.pidfd.get_ref());
         let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
         let reason = match worker.control.crash() {
             Some(crash) if crash.stack_overflow && reason == DeathReason::Itself => DeathReason::StackOverflow,
+            None if reason == DeathReason::Itself && exit == KILLED && self.around.oom.rose() => {
+                DeathReason::OutOfMemory
+            }
             _ => reason,
         };
         let death = Death { reason, exit, cell };
@@ -369,8 +418,6 @@ impl Task {
         self.around.children.remove(pid);
         tracing::warn!(session = %self.id, pid, death = death.describe(), "worker ended");
         self.shared.update(|status| {
-            status.phase = Phase::Dead;
-            status.worker = None;
             status.restarts += 1;
             status.last_exit = Some((death.clone(), Timestamp::now()));
         });
@@ -529,7 +576,7 @@ pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
         background: String::new(),
         results: Vec::new(),
         error: None,
-        new_files: Vec::new(),
+        new_files: NewFiles::default(),
         queued,
         ran: Duration::ZERO,
         fate: Fate::Kept,

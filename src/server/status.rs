@@ -2,10 +2,14 @@
 //!
 //! Runs in: server. Written by the session's task, read by tools and the supervisor.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{outcome::Death, worker_link::Control};
 
@@ -32,6 +36,10 @@ pub struct Status {
     pub restarts: u64,
     /// How the last worker ended, and when.
     pub last_exit: Option<(Death, Timestamp)>,
+    /// A worker that has ended and may not have been reaped yet: a zombie is told by it.
+    pub ended: Option<i32>,
+    /// Why the last attempt to make a worker failed.
+    pub trouble: Option<String>,
 }
 
 /// What the session is doing.
@@ -65,14 +73,21 @@ pub struct WorkerView {
 
 /// The shared cell.
 #[derive(Debug, Clone)]
-pub struct Shared(Arc<Mutex<Status>>);
+pub struct Shared(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    status: Mutex<Status>,
+    /// Told when a start is over, well or not.
+    started: Notify,
+}
 
 impl Shared {
     /// A session just made.
     #[must_use]
     pub fn new(description: String) -> Self {
         let now = Timestamp::now();
-        Self(Arc::new(Mutex::new(Status {
+        let status = Mutex::new(Status {
             phase: Phase::Starting,
             worker: None,
             description,
@@ -83,17 +98,44 @@ impl Shared {
             waiting: 0,
             restarts: 0,
             last_exit: None,
-        })))
+            ended: None,
+            trouble: None,
+        });
+        Self(Arc::new(Inner { status, started: Notify::new() }))
     }
 
     /// A copy, by value.
     #[must_use]
     pub fn get(&self) -> Status {
-        self.0.lock().clone()
+        self.0.status.lock().clone()
     }
 
     /// Changes it.
     pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
-        change(&mut self.0.lock())
+        let (result, over) = {
+            let mut status = self.0.status.lock();
+            let before = status.phase;
+            let result = change(&mut status);
+            (result, before == Phase::Starting && status.phase != Phase::Starting)
+        };
+        if over {
+            self.0.started.notify_waiters();
+        }
+        result
+    }
+
+    /// A copy, taken when no worker is being made any more, or after `limit`.
+    pub async fn settled(&self, limit: Duration) -> Status {
+        let wait = async {
+            loop {
+                let notified = self.0.started.notified();
+                if self.0.status.lock().phase != Phase::Starting {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, wait).await;
+        self.get()
     }
 }

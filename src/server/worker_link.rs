@@ -1,6 +1,6 @@
 //! The server's ends of one worker: cell socket, control socket, output pipes, process. Pings live here.
 //!
-//! Runs in: server. Owned by the session's task; the [`Pings`] part is shared with whoever asks for health, so that a
+//! Runs in: server. Owned by the session's task; the [`Control`] part is shared with whoever asks for health, so that a
 //! ping never waits behind a cell.
 
 use std::{
@@ -57,7 +57,11 @@ pub struct Worker {
 
 /// Read end of an output pipe.
 #[derive(Debug)]
-pub struct Output(pipe::Receiver);
+pub struct Output {
+    pipe: pipe::Receiver,
+    /// Every writer is gone: a cell may close descriptor 1, which ends its output and nothing else.
+    ended: bool,
+}
 
 /// What a fatal signal's handler reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +81,27 @@ pub struct Control {
     next: AtomicU64,
 }
 
+/// A ping under way. It stays until it is answered, also when whoever asked has stopped waiting: how long the oldest
+/// has waited is what tells a hung worker from a busy one.
 #[derive(Debug)]
 struct Waiting {
     nonce: u64,
-    heartbeat: Option<oneshot::Sender<()>>,
+    asked: Instant,
+    heard: bool,
     pong: oneshot::Sender<i64>,
 }
+
+/// The oldest ping that has no answer yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unanswered {
+    /// How long it has waited.
+    pub waited: Duration,
+    /// Whether the control thread has said that it is alive.
+    pub heartbeat: bool,
+}
+
+/// Most pings under way to one worker; who asks beyond that waits for the ones before.
+const MAX_PINGS: usize = 16;
 
 /// What came of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,27 +177,29 @@ impl Output {
     fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
         fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(pipe::Receiver::from_owned_fd(descriptor)?))
+        Ok(Self { pipe: pipe::Receiver::from_owned_fd(descriptor)?, ended: false })
     }
 
-    /// Waits for output and reads some of it; 0 when every writer is gone. Cancel-safe.
+    /// Waits for output and reads some of it; waits for ever once every writer is gone. Cancel-safe.
     ///
     /// # Errors
     /// When the pipe fails, which a pipe does not.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.0.readable().await?;
-            match self.0.try_read(buffer) {
+        while !self.ended {
+            self.pipe.readable().await?;
+            match self.pipe.try_read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) => self.ended = true,
                 other => return other,
             }
         }
+        std::future::pending().await
     }
 
     /// Reads what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
     /// than the reply that made us look. `None` when there is nothing more.
     pub fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match read(self.0.as_fd(), buffer) {
+        match read(self.pipe.as_fd(), buffer) {
             Ok(count) if count > 0 => Some(count),
             Err(Errno::EINTR) => self.read_now(buffer),
             _ => None,
@@ -212,15 +233,13 @@ impl Control {
                 *self.crash.lock() = Some(Crash { signal, stack_overflow });
             }
             FromControl::Heartbeat { nonce } => {
-                if let Some(found) = waiting.iter_mut().find(|ping| ping.nonce == nonce)
-                    && let Some(heard) = found.heartbeat.take()
-                {
-                    let _ = heard.send(());
+                if let Some(found) = waiting.iter_mut().find(|ping| ping.nonce == nonce) {
+                    found.heard = true;
                 }
             }
             FromControl::Pong { nonce, value } => {
                 if let Some(place) = waiting.iter().position(|ping| ping.nonce == nonce) {
-                    let _ = waiting.swap_remove(place).pong.send(value);
+                    let _ = waiting.remove(place).pong.send(value);
                 }
             }
         }
@@ -242,28 +261,52 @@ impl Control {
 
     /// Pings and waits up to `limit`.
     pub async fn ping(&self, limit: Duration) -> PingOutcome {
-        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
-        let (heartbeat, heard) = oneshot::channel();
-        let (pong, answered) = oneshot::channel();
-        self.waiting.lock().push(Waiting { nonce, heartbeat: Some(heartbeat), pong });
         let started = Instant::now();
+        let (nonce, answered) = self.ask();
         let asked = async {
-            self.writer.lock().await.write(&ToControl::Ping { nonce }).await.ok()?;
+            self.send(nonce).await?;
             answered.await.ok()
         };
-        let outcome = match tokio::time::timeout(limit, asked).await {
+        match tokio::time::timeout(limit, asked).await {
             Ok(Some(value)) => PingOutcome::Pong { value, after: started.elapsed() },
             _ => {
-                let mut heard = heard;
                 let after = started.elapsed();
-                if heard.try_recv().is_ok() {
-                    PingOutcome::HeartbeatOnly { after }
-                } else {
-                    PingOutcome::Silent { after }
-                }
+                let heard = self.waiting.lock().iter().any(|ping| ping.nonce == nonce && ping.heard);
+                if heard { PingOutcome::HeartbeatOnly { after } } else { PingOutcome::Silent { after } }
             }
-        };
-        self.waiting.lock().retain(|ping| ping.nonce != nonce);
-        outcome
+        }
+    }
+
+    /// Sends a ping that nobody waits for, unless one is under way already.
+    pub fn probe(self: &Arc<Self>) {
+        if !self.waiting.lock().is_empty() {
+            return;
+        }
+        let (nonce, _) = self.ask();
+        let control = Arc::clone(self);
+        tokio::spawn(async move { control.send(nonce).await });
+    }
+
+    /// The oldest ping that has no answer yet, if there is one.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Unanswered> {
+        let waiting = self.waiting.lock();
+        waiting.first().map(|ping| Unanswered { waited: ping.asked.elapsed(), heartbeat: ping.heard })
+    }
+
+    fn ask(&self) -> (u64, oneshot::Receiver<i64>) {
+        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
+        let (pong, answered) = oneshot::channel();
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= MAX_PINGS {
+            // The oldest stays: it is the one that tells how long nobody has answered.
+            waiting.remove(1);
+        }
+        waiting.push(Waiting { nonce, asked: Instant::now(), heard: false, pong });
+        (nonce, answered)
+    }
+
+    async fn send(&self, nonce: u64) -> Option<()> {
+        self.writer.lock().await.write(&ToControl::Ping { nonce }).await.ok()
     }
 }

@@ -28,7 +28,7 @@ use super::children::Children;
 use crate::{
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings,
-        asynchronous::{FrameReader, framed},
+        asynchronous::FrameReader,
         frame,
     },
     sys::{
@@ -60,6 +60,9 @@ pub enum ZygoteError {
     /// The zygote died over this request.
     #[error("the zygote ended while a worker was being forked; a new one is being started, try again")]
     Died,
+    /// A restart or a deletion came in between.
+    #[error("the session was restarted or deleted while its worker was being made")]
+    Superseded,
     /// The server is ending.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -234,6 +237,8 @@ fn spawn_zygote(socket: &StdStream) -> io::Result<i32> {
         .arg("__zygote")
         .arg(format!("--socket={}", socket.as_raw_fd()))
         .arg(format!("--server={}", std::process::id()))
+        // The key to the HTTP door is none of a session's business.
+        .env_remove("FORKPY_TOKEN")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
@@ -320,7 +325,7 @@ impl Owner {
         let pidfd = watch(pid)?;
         let reading = ours.try_clone()?;
         reading.set_nonblocking(true)?;
-        let (mut reader, _) = framed(UnixStream::from_std(reading)?, MAX_ZYGOTE, MAX_ZYGOTE);
+        let mut reader = FrameReader::alone(UnixStream::from_std(reading)?, MAX_ZYGOTE);
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings: settings.clone() };
         send(&ours, &start, &[]).map_err(|error| not_started(&error))?;
         let first = reader.read().await;
@@ -378,9 +383,13 @@ impl Owner {
         match message {
             FromZygote::Forked { worker, pid } => {
                 self.children.add(pid);
-                answer(process, worker, Ok(pid));
+                if !answer(process, worker, Ok(pid)) {
+                    self.abandon(process, pid);
+                }
             }
-            FromZygote::ForkFailed { worker, message } => answer(process, worker, Err(ZygoteError::Fork(message))),
+            FromZygote::ForkFailed { worker, message } => {
+                answer(process, worker, Err(ZygoteError::Fork(message)));
+            }
             FromZygote::Exited { pid, exit } => {
                 self.exits.known.lock().insert(pid, exit);
                 self.exits.changed.send_modify(|count| *count += 1);
@@ -389,6 +398,15 @@ impl Owner {
                 tracing::warn!("zygote sent a start-up report twice");
             }
         }
+    }
+
+    /// Nobody wants this worker any more: whoever asked for it was restarted or deleted meanwhile.
+    fn abandon(&self, process: &Process, pid: i32) {
+        if let Ok(pidfd) = PidFd::open(pid) {
+            let _ = pidfd.signal(Signal::SIGKILL);
+        }
+        self.children.remove(pid);
+        let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
     }
 
     fn ask(&mut self, process: &mut Process, request: Request) {
@@ -424,13 +442,16 @@ impl Owner {
     }
 }
 
-fn answer(process: &mut Process, worker: u64, result: Result<i32, ZygoteError>) {
+/// Gives the answer to whoever asked; false when nobody waits for it any more.
+fn answer(process: &mut Process, worker: u64, result: Result<i32, ZygoteError>) -> bool {
+    let mut taken = false;
     if let Some(place) = process.pending.iter().position(|(asked, _)| *asked == worker)
         && let Some((_, reply)) = process.pending.remove(place)
     {
-        let _ = reply.send(result);
+        taken = reply.send(result).is_ok();
     }
     process.oldest = if process.pending.is_empty() { None } else { Some(tokio::time::Instant::now()) };
+    taken
 }
 
 /// Writes one frame with descriptors. The socket is blocking for writes of this size only when a zygote is stopped and

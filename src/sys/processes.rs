@@ -22,6 +22,8 @@ pub struct Process {
     pub session: i32,
     /// State letter of `/proc/PID/stat`: R, S, D, T, Z, …
     pub state: char,
+    /// Number of threads.
+    pub threads: u64,
 }
 
 /// Everybody, as far as `/proc` shows them.
@@ -43,7 +45,17 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
-    Some(Process { pid, parent, session, state })
+    // `num_threads`, the 20th field; `session` was the 6th.
+    let threads = fields.nth(13)?.parse().ok()?;
+    Some(Process { pid, parent, session, state, threads })
+}
+
+/// Highest resident memory of a process so far, bytes.
+#[must_use]
+pub fn peak_memory(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?;
+    Some(kilobytes.parse::<u64>().ok()? * 1024)
 }
 
 /// Number of threads of this process.
@@ -115,13 +127,13 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
-        let process = parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560").expect("parses");
-        assert_eq!(process, Process { pid: 7, parent: 3, session: 5, state: 'S' });
+        let process = parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 100").expect("parses");
+        assert_eq!(process, Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9 });
     }
 
     #[test]
     fn the_closure_holds_grandchildren_whatever_the_order() {
-        let process = |pid, parent| Process { pid, parent, session: 0, state: 'S' };
+        let process = |pid, parent| Process { pid, parent, session: 0, state: 'S', threads: 1 };
         let table = [process(4, 3), process(3, 2), process(2, 1), process(9, 1)];
         assert_eq!(closure(&table, |p| p.pid == 2), HashSet::from([2, 3, 4]));
     }

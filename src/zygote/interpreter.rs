@@ -2,7 +2,10 @@
 //!
 //! Runs in: zygote, once, before any fork.
 
-use std::ffi::CString;
+use std::{
+    ffi::{CString, OsString},
+    path::Path,
+};
 
 use pyo3::{
     PyResult, Python, ffi,
@@ -17,10 +20,25 @@ use crate::{embed, protocol::ZygoteSettings};
 /// # Errors
 /// [`ZygoteError::Interpreter`] with CPython's words.
 pub fn start(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
-    // SAFETY: this process has one thread and nothing has read the environment concurrently.
-    unsafe { std::env::set_var("FORKPY_SERVER", &settings.cookie) };
+    set_environment(settings);
     initialize(&settings.python)?;
     Python::attach(|py| install(py, settings)).map_err(|error| ZygoteError::Interpreter(error.to_string()))
+}
+
+/// What sessions and all they start inherit: the server's mark, and the environment as its `activate` would set it.
+fn set_environment(settings: &ZygoteSettings) {
+    let mut changes = vec![("FORKPY_SERVER", OsString::from(&settings.cookie))];
+    if let Some(root) = &settings.virtual_env {
+        let own = [Path::new(root).join("bin")];
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(own.into_iter().chain(std::env::split_paths(&rest)));
+        changes.extend(path.map(|path| ("PATH", path)));
+        changes.push(("VIRTUAL_ENV", OsString::from(root)));
+    }
+    for (name, value) in changes {
+        // SAFETY: this process has one thread, and Python, which copies the environment, has not started.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 fn initialize(python: &str) -> Result<(), ZygoteError> {

@@ -118,7 +118,7 @@ impl Link {
 
     fn await_start(&mut self) -> Result<ZygoteSettings, ZygoteError> {
         loop {
-            match self.assembler.next()? {
+            match self.assembler.take()? {
                 Some(ToZygote::Start { version: PROTOCOL_VERSION, settings }) => return Ok(settings),
                 Some(ToZygote::Start { version, .. }) => return Err(ZygoteError::Version { theirs: Some(version) }),
                 Some(_) => return Err(ZygoteError::Version { theirs: None }),
@@ -139,13 +139,22 @@ impl Link {
     }
 }
 
+/// A child, living or dead, that has not been reaped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Child {
+    Running,
+    /// It has ended and the server knows.
+    Reported,
+    /// The server wants to hear no more of it: to be reaped when it ends.
+    Unwanted,
+}
+
 struct Zygote {
     link: Link,
     events: SignalFd,
     settings: ZygoteSettings,
     functions: worker::Functions,
-    /// Living children, and dead ones not yet reaped (`true`: reported).
-    children: BTreeMap<i32, bool>,
+    children: BTreeMap<i32, Child>,
 }
 
 impl Zygote {
@@ -164,7 +173,7 @@ impl Zygote {
                     self.end_all();
                     return Ok(());
                 }
-                while let Some(message) = self.link.assembler.next()? {
+                while let Some(message) = self.link.assembler.take()? {
                     self.obey(py, message)?;
                 }
             } else if !child && let Some(module) = unwarmed.pop_front() {
@@ -206,7 +215,7 @@ impl Zygote {
                 match fork::fork(py) {
                     Ok(fork::Side::Child) => worker::run(py, assignment, &self.functions, &self.settings),
                     Ok(fork::Side::Parent { child }) => {
-                        self.children.insert(child, false);
+                        self.children.insert(child, Child::Running);
                         FromZygote::Forked { worker, pid: child }
                     }
                     Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
@@ -219,22 +228,32 @@ impl Zygote {
     /// Tells the server of every child that has ended, leaving it a zombie until the server says `Reap`.
     fn report_exits(&mut self) -> Result<(), ZygoteError> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        for (pid, reported) in self.children.iter_mut().filter(|(_, reported)| !**reported) {
+        self.reap_unwanted();
+        for (pid, child) in self.children.iter_mut().filter(|(_, child)| **child == Child::Running) {
             let exit = match waitid(Id::Pid(Pid::from_raw(*pid)), flags) {
                 Ok(WaitStatus::StillAlive) => continue,
                 Ok(status) => exit_of(status),
                 Err(_) => WorkerExit::Unknown,
             };
-            *reported = true;
+            *child = Child::Reported;
             self.link.send(&FromZygote::Exited { pid: *pid, exit })?;
         }
         Ok(())
     }
 
     fn reap(&mut self, pid: i32) {
-        if self.children.remove(&pid).is_some() {
-            let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+        if let Some(child) = self.children.get_mut(&pid) {
+            *child = Child::Unwanted;
+            self.reap_unwanted();
         }
+    }
+
+    fn reap_unwanted(&mut self) {
+        let lives = |pid: i32| {
+            let waited = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+            matches!(waited, Ok(WaitStatus::StillAlive))
+        };
+        self.children.retain(|pid, child| *child != Child::Unwanted || lives(*pid));
     }
 
     /// The server is gone: so are we, with all workers and what they started, also the stopped ones.

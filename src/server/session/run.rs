@@ -8,20 +8,24 @@ use super::{
     ToWorker, Urgent, refusal,
 };
 use crate::{
-    protocol::{CellReport, CellStatus},
+    protocol::{CellReport, CellStatus, FrameError},
     server::{capture::Capture, worker_link::Worker},
 };
 
-const CHUNK: usize = 64 << 10;
 /// Most that is read after a reply: what a pipe can hold, with room for a writer that goes on.
 const MAX_DRAIN: usize = 1 << 20;
 /// Interrupts sent to one cell before it is killed.
 const INTERRUPTS: u32 = 3;
+/// How long a dead worker's last frame may take to be read.
+const LAST_WORD: Duration = Duration::from_millis(20);
+/// How long a process may take from closing its socket to its end.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// Both streams of a running cell.
 pub(super) struct Running {
     stdout: Capture,
     stderr: Capture,
+    /// The session's two read buffers, lent for the time of the cell.
     buffers: [Box<[u8]>; 2],
 }
 
@@ -38,6 +42,15 @@ enum Wish {
     None,
     TimeOut,
     Cancel,
+    /// `restart_kernel(preserve_state)` needs the variables, so the cell is interrupted rather than killed.
+    Yield,
+}
+
+/// How following a cell ended, and what must be done after it.
+struct Followed {
+    verdict: Verdict,
+    wish: Wish,
+    later: Vec<Urgent>,
 }
 
 impl Running {
@@ -57,13 +70,14 @@ impl Running {
 impl Task {
     pub(super) async fn run_cell(&mut self, order: CellOrder, queued: Duration) -> CellOutcome {
         if order.cancel.is_cancelled() {
-            let mut outcome = refusal(String::new(), queued);
-            outcome.ending = Ending::Cancelled { method: Method::NotStarted };
-            return outcome;
+            return not_started(queued);
         }
         if let Err(error) = self.ensure_worker().await {
             let reason = format!("session {:?} has no worker: {error}", self.id);
             return refusal(reason, queued);
+        }
+        if order.cancel.is_cancelled() {
+            return not_started(queued);
         }
         self.last_cell += 1;
         let cell = self.last_cell;
@@ -74,26 +88,33 @@ impl Task {
         });
         let lost_before = self.lost.take();
         let background = std::mem::take(&mut self.background);
+        let mark = self.around.files.mark();
         let mut running = self.captures(cell);
-        let (verdict, wish, interventions) = self.follow(cell, &order, &mut running).await;
+        let Followed { verdict, wish, later } = self.follow(cell, &order, &mut running).await;
         let ran = since.elapsed();
         let (ending, report) = self.conclude(cell, verdict, wish, order.timeout).await;
-        for urgent in interventions {
-            self.later.push(urgent);
-        }
+        self.later.extend(later);
+        let Running { stdout, stderr, buffers } = running;
+        self.buffers = buffers;
+        let (stdout, stderr) = (stdout.finish(), stderr.finish());
         let lost_now = self.lost.take();
         let fate = if lost_before.is_some() || lost_now.is_some() { Fate::Lost } else { Fate::Kept };
-        let notice = notice(lost_before.as_deref(), lost_now.as_deref(), &self.id);
+        let mut notice = notice(lost_before.as_deref(), lost_now.as_deref(), &self.id);
+        if wish == Wish::Yield && notice.is_none() {
+            notice = Some(format!("Session {:?}: restart_kernel was called while this cell ran.", self.id));
+        }
+        let own = [stdout.file.as_deref(), stderr.file.as_deref()];
+        let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
         let (results, error) = report.map_or((Vec::new(), None), |report| (report.results, report.error));
         CellOutcome {
             cell,
             ending,
-            stdout: running.stdout.finish(),
-            stderr: running.stderr.finish(),
+            stdout,
+            stderr,
             background: String::from_utf8_lossy(&background).into_owned(),
             results,
             error,
-            new_files: Vec::new(),
+            new_files,
             queued,
             ran,
             fate,
@@ -101,79 +122,55 @@ impl Task {
         }
     }
 
-    fn captures(&self, cell: u64) -> Running {
+    fn captures(&mut self, cell: u64) -> Running {
         let settings = &self.around.settings;
         let capture = |stream: &str| {
             let name = format!("{}-cell-{cell}-{stream}.txt", self.id);
             Capture::new(settings.max_output, &self.around.outputs, name)
         };
-        let buffer = || vec![0; CHUNK].into_boxed_slice();
-        Running { stdout: capture("stdout"), stderr: capture("stderr"), buffers: [buffer(), buffer()] }
+        Running { stdout: capture("stdout"), stderr: capture("stderr"), buffers: std::mem::take(&mut self.buffers) }
     }
 
     /// Sends the cell and waits for whatever ends it.
-    async fn follow(&mut self, cell: u64, order: &CellOrder, running: &mut Running) -> (Verdict, Wish, Vec<Urgent>) {
-        let mut pending = Vec::new();
-        let grace = self.around.settings.grace;
-        let Some(worker) = &mut self.worker else { return (Verdict::WorkerEnded, Wish::None, pending) };
+    async fn follow(&mut self, cell: u64, order: &CellOrder, running: &mut Running) -> Followed {
+        let mut followed = Followed { verdict: Verdict::WorkerEnded, wish: Wish::None, later: Vec::new() };
+        let Some(worker) = &mut self.worker else { return followed };
         let deadline = order.timeout.map(|limit| tokio::time::Instant::now() + limit);
-        let request = ToWorker::RunCell { cell, code: order.code.clone() };
-        let sent = tokio::select! {
-            sent = worker.requests.write(&request) => sent.is_ok(),
-            _ = worker.pidfd.readable() => return (Verdict::WorkerEnded, Wish::None, pending),
-            () = sleep_until(deadline) => {
-                worker.kill();
-                return (Verdict::Killed(DeathReason::Unresponsive), Wish::TimeOut, pending);
-            }
-        };
-        if !sent {
-            worker.kill();
-            return (Verdict::Killed(DeathReason::ProtocolBroken), Wish::None, pending);
+        if let Some((verdict, wish)) = submit(worker, cell, &order.code, deadline).await {
+            followed.verdict = verdict;
+            followed.wish = wish;
+            return followed;
         }
-        let mut wish = Wish::None;
+        let grace = self.around.settings.grace;
         let mut next_step = deadline;
         let mut interrupts = 0;
-        let verdict = loop {
+        // What decides stands before what flows: a cell that never stops printing must still meet its time-out.
+        followed.verdict = loop {
             let [first, second] = &mut running.buffers;
             tokio::select! {
                 biased;
-                reply = worker.replies.read::<FromWorker>() => match reply {
-                    Ok(FromWorker::CellDone { cell: done, report }) if done == cell => {
-                        running.drain(worker);
-                        break Verdict::Reported(report);
-                    }
-                    Err(crate::protocol::FrameError::Closed) => {
-                        let _ = tokio::time::timeout(Duration::from_millis(200), worker.pidfd.readable()).await;
-                        worker.kill();
-                        break Verdict::WorkerEnded;
-                    }
-                    _ => {
-                        worker.kill();
-                        break Verdict::Killed(DeathReason::ProtocolBroken);
-                    }
-                },
-                Ok(count) = worker.stdout.read(first) => running.stdout.push(&first[..count]),
-                Ok(count) = worker.stderr.read(second) => running.stderr.push(&second[..count]),
                 urgent = self.interventions.recv() => {
+                    let preserving = matches!(urgent, Some(Urgent::Restart { preserve: true, .. }));
                     let reason = match &urgent {
                         Some(Urgent::Restart { .. }) => DeathReason::Restart,
                         _ => DeathReason::Delete,
                     };
-                    pending.extend(urgent);
-                    worker.kill();
-                    break Verdict::Killed(reason);
+                    followed.later.extend(urgent);
+                    if preserving && followed.wish == Wish::None {
+                        followed.wish = Wish::Yield;
+                        next_step = Some(tokio::time::Instant::now());
+                    } else {
+                        worker.kill();
+                        break Verdict::Killed(reason);
+                    }
                 }
-                _ = worker.pidfd.readable() => {
-                    running.drain(worker);
-                    break Verdict::WorkerEnded;
-                }
-                () = order.cancel.cancelled(), if wish == Wish::None => {
-                    wish = Wish::Cancel;
+                () = order.cancel.cancelled(), if followed.wish == Wish::None => {
+                    followed.wish = Wish::Cancel;
                     next_step = Some(tokio::time::Instant::now());
                 }
                 () = sleep_until(next_step) => {
-                    if wish == Wish::None {
-                        wish = Wish::TimeOut;
+                    if followed.wish == Wish::None {
+                        followed.wish = Wish::TimeOut;
                     }
                     if interrupts >= INTERRUPTS {
                         worker.kill();
@@ -183,14 +180,21 @@ impl Task {
                     worker.control.interrupt(cell);
                     next_step = Some(tokio::time::Instant::now() + grace / INTERRUPTS);
                 }
+                reply = worker.replies.read::<FromWorker>() => break judge(worker, cell, reply).await,
+                _ = worker.pidfd.readable() => {
+                    // It may have answered before it died: what it wrote is in the socket.
+                    let last = tokio::time::timeout(LAST_WORD, worker.replies.read::<FromWorker>()).await;
+                    break match last {
+                        Ok(Ok(reply)) => judge(worker, cell, Ok(reply)).await,
+                        _ => Verdict::WorkerEnded,
+                    };
+                }
+                Ok(count) = worker.stdout.read(first) => running.stdout.push(&first[..count]),
+                Ok(count) = worker.stderr.read(second) => running.stderr.push(&second[..count]),
             }
         };
-        if matches!(verdict, Verdict::Killed(_))
-            && let Some(worker) = &mut self.worker
-        {
-            running.drain(worker);
-        }
-        (verdict, wish, pending)
+        running.drain(worker);
+        followed
     }
 
     /// Makes the one ending out of what happened and what was wanted; buries the worker if it is gone.
@@ -206,7 +210,9 @@ impl Task {
             Verdict::Reported(report) => {
                 let ending = match (report.status, wish) {
                     (CellStatus::Interrupted, Wish::TimeOut) => Ending::TimedOut { limit, method: Method::Interrupt },
-                    (CellStatus::Interrupted, Wish::Cancel) => Ending::Cancelled { method: Method::Interrupt },
+                    (CellStatus::Interrupted, Wish::Cancel | Wish::Yield) => {
+                        Ending::Cancelled { method: Method::Interrupt }
+                    }
                     (CellStatus::Interrupted, Wish::None) => Ending::Interrupted,
                     (CellStatus::Ok, _) => Ending::Finished,
                     (CellStatus::Error, _) => Ending::Raised,
@@ -218,10 +224,9 @@ impl Task {
             Verdict::Killed(DeathReason::Unresponsive) => {
                 self.bury(DeathReason::Unresponsive, Some(cell)).await;
                 let method = Method::Kill;
-                let ending = if wish == Wish::Cancel {
-                    Ending::Cancelled { method }
-                } else {
-                    Ending::TimedOut { limit, method }
+                let ending = match wish {
+                    Wish::Cancel | Wish::Yield => Ending::Cancelled { method },
+                    Wish::None | Wish::TimeOut => Ending::TimedOut { limit, method },
                 };
                 (ending, None)
             }
@@ -233,6 +238,54 @@ impl Task {
         let unknown = Death { reason, exit: crate::protocol::WorkerExit::Unknown, cell: Some(cell) };
         Ending::Died(self.bury(reason, Some(cell)).await.unwrap_or(unknown))
     }
+}
+
+/// Sends the cell. What ended it already, if something did: a worker that reads nothing must not hold the caller.
+async fn submit(
+    worker: &mut Worker,
+    cell: u64,
+    code: &str,
+    deadline: Option<tokio::time::Instant>,
+) -> Option<(Verdict, Wish)> {
+    let request = ToWorker::RunCell { cell, code: code.to_owned() };
+    tokio::select! {
+        sent = worker.requests.write(&request) => match sent {
+            Ok(()) => None,
+            Err(_) => Some((end_of_channel(worker).await, Wish::None)),
+        },
+        _ = worker.pidfd.readable() => Some((Verdict::WorkerEnded, Wish::None)),
+        () = sleep_until(deadline) => {
+            worker.kill();
+            Some((Verdict::Killed(DeathReason::Unresponsive), Wish::TimeOut))
+        }
+    }
+}
+
+/// What a reply, or its absence, means for the cell.
+async fn judge(worker: &Worker, cell: u64, reply: Result<FromWorker, FrameError>) -> Verdict {
+    match reply {
+        Ok(FromWorker::CellDone { cell: done, report }) if done == cell => Verdict::Reported(report),
+        Err(FrameError::Closed | FrameError::Io(_)) => end_of_channel(worker).await,
+        _ => {
+            worker.kill();
+            Verdict::Killed(DeathReason::ProtocolBroken)
+        }
+    }
+}
+
+/// The socket closed: the process is ending, or its code closed the socket under it.
+async fn end_of_channel(worker: &Worker) -> Verdict {
+    if tokio::time::timeout(CLOSING, worker.pidfd.readable()).await.is_ok() {
+        return Verdict::WorkerEnded;
+    }
+    worker.kill();
+    Verdict::Killed(DeathReason::ProtocolBroken)
+}
+
+fn not_started(queued: Duration) -> CellOutcome {
+    let mut outcome = refusal(String::new(), queued);
+    outcome.ending = Ending::Cancelled { method: Method::NotStarted };
+    outcome
 }
 
 /// What the caller must know of the session's variables.

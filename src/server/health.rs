@@ -1,0 +1,192 @@
+//! Verdicts on a session's health: a pure function from what was seen.
+//!
+//! Runs in: server. No I/O, no clock: whoever asks brings the evidence (`metrics.rs`, `worker_link.rs`, `status.rs`).
+//!
+//! | status | when | pid | metrics |
+//! |---|---|---|---|
+//! | `healthy` | the worker process lives | its pid | numbers |
+//! | `zombie` | it has ended and is not reaped | its pid | null |
+//! | `dead` | there is no process | null | null |
+//!
+//! The status is about the process, as the health document has it; `state` says what it is doing.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{metrics::Reading, status::Phase, worker_link::Unanswered};
+
+/// A ping unanswered for longer means that the interpreter hangs. The health document's limit.
+pub const HUNG_AFTER: Duration = Duration::from_secs(5);
+
+/// The document's three statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// The worker process lives.
+    Healthy,
+    /// No process.
+    Dead,
+    /// The process has ended and is not reaped.
+    Zombie,
+}
+
+/// What the session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its worker is being made.
+    Starting,
+    /// Waits for a cell.
+    Idle,
+    /// Runs a cell and answers pings.
+    Busy,
+    /// Does not answer pings: native code holds the interpreter, or it is stuck.
+    Hung,
+    /// Stopped by a signal (SIGSTOP): nothing runs in it.
+    Stopped,
+    /// Ended, not reaped.
+    Zombie,
+    /// No process.
+    Dead,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence {
+    /// What the session says of itself.
+    pub phase: Phase,
+    /// Its worker's process, if it has one: pid, and what the kernel says of it.
+    pub process: Option<(i32, Option<Reading>)>,
+    /// A worker that ended a moment ago and is still in the process table as a zombie.
+    pub corpse: Option<i32>,
+    /// The oldest ping without an answer.
+    pub unanswered: Option<Unanswered>,
+    /// A caller's own check of this cell failed after so long.
+    pub limit: Duration,
+}
+
+/// What it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// One of three.
+    pub status: HealthStatus,
+    /// What it is doing.
+    pub state: State,
+    /// The process meant, if there is one.
+    pub pid: Option<i32>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Judges.
+#[must_use]
+pub fn judge(seen: &Evidence) -> Verdict {
+    let Some((pid, reading)) = seen.process else { return without_process(seen) };
+    let Some(reading) = reading else {
+        return verdict(HealthStatus::Dead, State::Dead, None, "its worker has just ended");
+    };
+    if reading.state == 'Z' || reading.state == 'X' {
+        return zombie(pid);
+    }
+    let (state, reason) = living(seen, reading);
+    verdict(HealthStatus::Healthy, state, Some(pid), reason)
+}
+
+fn without_process(seen: &Evidence) -> Verdict {
+    match (seen.corpse, seen.phase) {
+        (Some(pid), _) => zombie(pid),
+        (None, Phase::Starting) => {
+            verdict(HealthStatus::Dead, State::Starting, None, "its worker is being made: Python is starting")
+        }
+        (None, _) => {
+            let reason = "it has no worker; restart_kernel or the next cell brings a new one";
+            verdict(HealthStatus::Dead, State::Dead, None, reason)
+        }
+    }
+}
+
+fn zombie(pid: i32) -> Verdict {
+    verdict(HealthStatus::Zombie, State::Zombie, Some(pid), "its worker has ended and has not been reaped yet")
+}
+
+fn living(seen: &Evidence, reading: Reading) -> (State, String) {
+    if matches!(reading.state, 'T' | 't') {
+        return (State::Stopped, "its worker is stopped by a signal; SIGCONT lets it go on".to_owned());
+    }
+    if let Some(ping) = seen.unanswered.filter(|ping| ping.waited >= seen.limit) {
+        let waited = ping.waited.as_secs_f64();
+        let reason = if ping.heartbeat {
+            format!("no answer to a ping for {waited:.1} s: native code holds the interpreter")
+        } else {
+            format!("no answer and no heartbeat for {waited:.1} s: the process does not get to run")
+        };
+        return (State::Hung, reason);
+    }
+    match seen.phase {
+        Phase::Busy { cell, .. } => (State::Busy, format!("runs cell {cell}")),
+        Phase::Starting => (State::Starting, "its worker is being made".to_owned()),
+        Phase::Idle | Phase::Dead => (State::Idle, "waits for a cell".to_owned()),
+    }
+}
+
+fn verdict(status: HealthStatus, state: State, pid: Option<i32>, reason: impl Into<String>) -> Verdict {
+    Verdict { status, state, pid, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn reading(state: char) -> Reading {
+        Reading { memory: 1, threads: 2, cpu: Duration::ZERO, state }
+    }
+
+    fn seen(phase: Phase, state: char) -> Evidence {
+        let process = Some((7, Some(reading(state))));
+        Evidence { phase, process, corpse: None, unanswered: None, limit: HUNG_AFTER }
+    }
+
+    fn unanswered(seconds: u64, heartbeat: bool) -> Option<Unanswered> {
+        Some(Unanswered { waited: Duration::from_secs(seconds), heartbeat })
+    }
+
+    fn short(seen: &Evidence) -> (HealthStatus, State, Option<i32>) {
+        let verdict = judge(seen);
+        (verdict.status, verdict.state, verdict.pid)
+    }
+
+    #[test]
+    fn the_table() {
+        use HealthStatus as H;
+        let busy = Phase::Busy { cell: 3, since: Instant::now() };
+        let gone = |phase, corpse| Evidence { process: None, corpse, ..seen(phase, 'S') };
+        let waiting = |phase, ping| Evidence { unanswered: ping, ..seen(phase, 'R') };
+        let cases = [
+            (seen(Phase::Idle, 'S'), (H::Healthy, State::Idle, Some(7))),
+            (seen(busy, 'R'), (H::Healthy, State::Busy, Some(7))),
+            (seen(busy, 'T'), (H::Healthy, State::Stopped, Some(7))),
+            (seen(busy, 'Z'), (H::Zombie, State::Zombie, Some(7))),
+            (waiting(busy, unanswered(4, true)), (H::Healthy, State::Busy, Some(7))),
+            (waiting(busy, unanswered(5, true)), (H::Healthy, State::Hung, Some(7))),
+            (waiting(Phase::Idle, unanswered(6, false)), (H::Healthy, State::Hung, Some(7))),
+            (gone(Phase::Dead, None), (H::Dead, State::Dead, None)),
+            (gone(Phase::Starting, None), (H::Dead, State::Starting, None)),
+            (gone(Phase::Dead, Some(9)), (H::Zombie, State::Zombie, Some(9))),
+            (Evidence { process: Some((7, None)), ..seen(busy, 'R') }, (H::Dead, State::Dead, None)),
+        ];
+        for (evidence, expected) in cases {
+            assert_eq!(short(&evidence), expected, "{evidence:?}");
+        }
+    }
+
+    #[test]
+    fn a_held_interpreter_and_a_stopped_process_are_told_apart() {
+        let busy = Phase::Busy { cell: 3, since: Instant::now() };
+        let words = |heartbeat| judge(&Evidence { unanswered: unanswered(9, heartbeat), ..seen(busy, 'R') }).reason;
+        assert!(words(true).contains("holds the interpreter") && words(false).contains("no heartbeat"));
+    }
+}

@@ -1,0 +1,166 @@
+//! All sessions by name. `default` is made at the start and stays.
+//!
+//! Runs in: server. Owns the table and the rules for names; a session itself is `session.rs`. The lock is held for
+//! look-ups only, never across an await, and no cell waits for it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
+
+use super::session::{Session, Surroundings};
+
+/// The session that always exists.
+pub const DEFAULT: &str = "default";
+/// Longest name.
+pub const MAX_NAME: usize = 64;
+
+/// Why the table cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// No such session.
+    #[error("session {id:?} does not exist; there are: {known}. create_session makes a new one")]
+    Unknown {
+        /// The name asked for, cut when long.
+        id: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A name that cannot be one.
+    #[error(
+        "session id {0:?} is not allowed: 1 to {MAX_NAME} letters (a-z, A-Z), digits, '_', '-' and '.', beginning with a \
+         letter or digit"
+    )]
+    BadName(String),
+    /// The limit is reached.
+    #[error("{0} sessions exist, which is the limit (--max-sessions); delete one first")]
+    Full(usize),
+    /// The one that stays.
+    #[error("session \"default\" always exists and cannot be deleted; restart_kernel gives it a fresh interpreter")]
+    DefaultStays,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Registry {
+    sessions: RwLock<BTreeMap<Arc<str>, Session>>,
+    around: Arc<Surroundings>,
+}
+
+impl Registry {
+    /// A table with the default session, whose worker is being made.
+    #[must_use]
+    pub fn new(around: Arc<Surroundings>) -> Self {
+        let first = Session::start(DEFAULT, String::new(), Arc::clone(&around));
+        Self { sessions: RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)])), around }
+    }
+
+    /// Most sessions at a time.
+    #[must_use]
+    pub fn max_sessions(&self) -> usize {
+        self.around.settings.max_sessions
+    }
+
+    /// A session by name.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`].
+    pub fn get(&self, id: &str) -> Result<Session, RegistryError> {
+        let sessions = self.sessions.read();
+        sessions.get(id).cloned().ok_or_else(|| RegistryError::Unknown { id: shorten(id), known: list(&sessions) })
+    }
+
+    /// Makes a session, or finds the one of that name (false). Without a name it gets one.
+    ///
+    /// # Errors
+    /// [`RegistryError::BadName`], [`RegistryError::Full`].
+    pub fn create(&self, id: Option<String>, description: String) -> Result<(Session, bool), RegistryError> {
+        let id = id.unwrap_or_else(made_up);
+        if !is_name(&id) {
+            return Err(RegistryError::BadName(shorten(&id)));
+        }
+        let mut sessions = self.sessions.write();
+        if let Some(session) = sessions.get(id.as_str()) {
+            return Ok((session.clone(), false));
+        }
+        if sessions.len() >= self.max_sessions() {
+            return Err(RegistryError::Full(sessions.len()));
+        }
+        let session = Session::start(&id, description, Arc::clone(&self.around));
+        sessions.insert(Arc::clone(&session.id), session.clone());
+        Ok((session, true))
+    }
+
+    /// Ends a session and all it started. Its name is free at once.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`], [`RegistryError::DefaultStays`].
+    pub async fn delete(&self, id: &str) -> Result<(), RegistryError> {
+        if id == DEFAULT {
+            return Err(RegistryError::DefaultStays);
+        }
+        let session = self.get(id)?;
+        self.sessions.write().remove(id);
+        session.delete().await;
+        Ok(())
+    }
+
+    /// All sessions, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Session> {
+        self.sessions.read().values().cloned().collect()
+    }
+
+    /// Ends every session, all at once.
+    pub async fn shut_down(&self) {
+        let sessions = std::mem::take(&mut *self.sessions.write());
+        futures::future::join_all(sessions.values().map(Session::delete)).await;
+    }
+}
+
+fn is_name(id: &str) -> bool {
+    id.len() <= MAX_NAME
+        && id.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && id.chars().all(|character| character.is_ascii_alphanumeric() || "_-.".contains(character))
+}
+
+fn made_up() -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("session-{}", &random[..8])
+}
+
+fn shorten(id: &str) -> String {
+    match id.char_indices().nth(MAX_NAME) {
+        Some((end, _)) => format!("{}… ({} characters)", &id[..end], id.chars().count()),
+        None => id.to_owned(),
+    }
+}
+
+fn list(sessions: &BTreeMap<Arc<str>, Session>) -> String {
+    const SHOWN: usize = 12;
+    let mut names: Vec<String> = sessions.keys().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    if sessions.len() > SHOWN {
+        names.push(format!("and {} more", sessions.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_be_paths_or_nothing_are_no_names() {
+        for bad in ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "é", "a\0b", &"a".repeat(65)] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+        for good in ["default", "a", "7", "run_2.v-1", &made_up(), &"a".repeat(64)] {
+            assert!(is_name(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_does_not_flood_the_error() {
+        let error = RegistryError::BadName(shorten(&"ä".repeat(300))).to_string();
+        assert!(error.contains("300 characters") && error.len() < 400, "{error}");
+    }
+}

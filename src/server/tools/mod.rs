@@ -1,0 +1,240 @@
+//! The tools: their definitions, and one function each that checks, asks the rooms behind and shapes the reply.
+//!
+//! Runs in: server. Thin: what a session does is in `session.rs`, what health means in `health.rs`, what an outcome looks
+//! like in `render.rs`. A refusal is a tool error, in words that a model can act on; only an unknown tool is a protocol
+//! error.
+
+pub mod arguments;
+mod health;
+pub mod results;
+mod run;
+pub mod schema;
+mod sessions;
+
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use jiff::Timestamp;
+use rmcp::{
+    RoleServer,
+    model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations},
+    service::RequestContext,
+};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    Server,
+    clients::Client,
+    registry::RegistryError,
+    session::{Session, SessionError},
+    zygote_client::Stage,
+};
+
+/// Why a call was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The arguments.
+    #[error("{0}")]
+    Argument(String),
+    /// The name of a session, or the number of them.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A client that cannot be recognised wants to be remembered.
+    #[error(
+        "this client sends nothing to recognise it by (no cookie, no session header), so its active session cannot be \
+         remembered; pass session_id in each call instead"
+    )]
+    NotRecognised,
+    /// The reply could not be made.
+    #[error("failed to encode the reply: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// One call: who asks, what for, and how to reach them meanwhile.
+pub struct Call {
+    /// Who.
+    pub client: Client,
+    /// The arguments as sent.
+    pub arguments: Option<JsonObject>,
+    /// Cancellation and progress.
+    pub context: RequestContext<RoleServer>,
+}
+
+/// What a tool does to the world, for its annotations.
+#[derive(Clone, Copy)]
+enum Effect {
+    Reads,
+    Changes,
+    Destroys,
+    /// Runs anything at all.
+    Open,
+}
+
+/// All tools, in the order they are listed: the first takes no argument that must be given.
+pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
+    use arguments as a;
+    use results as r;
+    vec![
+        define::<a::Nothing, r::Pong>(
+            "ping",
+            Effect::Reads,
+            "Answers at once. Tells whether the server itself is up; check_kernel_responsiveness tells whether a session is.",
+        ),
+        define::<a::RunPythonCode, r::Cell>(
+            "run_python_code",
+            Effect::Open,
+            "Runs Python code in a persistent session and returns what it printed, the value of its last expression, and any exception. Variables, imports and definitions stay for later calls. Code that raises is a normal result (`status: \"error\"`, traceback in `stderr`). Long work is fine: give a `timeout`; an interrupted cell keeps the session's variables. Calls to one session queue in order, sessions run side by side.",
+        ),
+        define::<a::OfSession, r::Variables>(
+            "list_variables",
+            Effect::Reads,
+            "Lists the variables of a session with type and short summary. Waits for a running cell to end.",
+        ),
+        define::<a::RestartKernel, r::Restart>(
+            "restart_kernel",
+            Effect::Destroys,
+            "Gives a session a fresh interpreter, at once, also when it is busy, hung or dead. All variables are lost unless preserve_state is true. Calls that wait in the session are refused.",
+        ),
+        define::<a::CreateSession, r::CreatedSession>(
+            "create_session",
+            Effect::Changes,
+            "Makes a session: an isolated Python interpreter in a process of its own. It does not become the active one: use switch_session, or pass session_id in calls. A session of that name that exists is returned as it is.",
+        ),
+        define::<a::NamedSession, r::SwitchedSession>(
+            "switch_session",
+            Effect::Changes,
+            "Makes a session the active one, to which calls without session_id go. Affects this client only.",
+        ),
+        define::<a::Nothing, r::Sessions>(
+            "list_sessions",
+            Effect::Reads,
+            "Lists all sessions with health, activity and which one is active for this client.",
+        ),
+        define::<a::NamedSession, r::DeletedSession>(
+            "delete_session",
+            Effect::Destroys,
+            "Ends a session: its interpreter, its variables and every process it started. `default` cannot be deleted.",
+        ),
+        define::<a::OfSession, r::Health>(
+            "get_kernel_health",
+            Effect::Reads,
+            "Health of a session's worker process: healthy, dead or zombie, with memory, CPU, threads and uptime, what it is doing (idle, busy, hung, stopped) and how the worker before it ended. Answers at once, also while a cell runs.",
+        ),
+        define::<a::CheckResponsiveness, r::Responsiveness>(
+            "check_kernel_responsiveness",
+            Effect::Reads,
+            "Asks a session's interpreter to evaluate something trivial, also while a cell runs. A busy interpreter answers; one that is hung in native code, stopped or dead does not.",
+        ),
+        define::<a::Nothing, r::WorkspaceInfo>(
+            "get_workspace_info",
+            Effect::Reads,
+            "Names the directories that sessions work in, and the Python they run.",
+        ),
+    ]
+});
+
+fn define<A: JsonSchema, R: JsonSchema + 'static>(
+    name: &'static str,
+    effect: Effect,
+    description: &'static str,
+) -> Tool {
+    let annotations = ToolAnnotations::new().open_world(matches!(effect, Effect::Open));
+    let annotations = match effect {
+        Effect::Reads => annotations.read_only(true).destructive(false).idempotent(true),
+        Effect::Changes => annotations.read_only(false).destructive(false).idempotent(true),
+        Effect::Destroys | Effect::Open => annotations.read_only(false).destructive(true).idempotent(false),
+    };
+    Tool::new(name, description, schema::input::<A>())
+        .with_raw_output_schema(schema::output::<R>())
+        .with_annotations(annotations)
+}
+
+/// Answers a call; `None` when there is no such tool.
+pub async fn call(server: &Server, name: &str, call: Call) -> Option<CallToolResult> {
+    let answered = match name {
+        "ping" => ping(&call),
+        "run_python_code" => run::run_python_code(server, call).await,
+        "list_variables" => run::list_variables(server, call).await,
+        "restart_kernel" => run::restart_kernel(server, call).await,
+        "create_session" => sessions::create(server, &call),
+        "switch_session" => sessions::switch(server, &call),
+        "list_sessions" => sessions::list(server, &call),
+        "delete_session" => sessions::delete(server, &call).await,
+        "get_kernel_health" => health::get(server, &call).await,
+        "check_kernel_responsiveness" => health::check(server, &call).await,
+        "get_workspace_info" => workspace_info(server, &call),
+        _ => return None,
+    };
+    Some(answered.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(error.to_string())])))
+}
+
+impl Call {
+    /// Reads the arguments.
+    fn read<T: serde::de::DeserializeOwned>(&self, tool: &str) -> Result<T, ToolError> {
+        let schema = TOOLS.iter().find(|known| known.name == tool).map(|known| Arc::clone(&known.input_schema));
+        arguments::read(tool, &schema.unwrap_or_default(), self.arguments.clone())
+    }
+}
+
+impl Server {
+    /// The session that a call means: the one it names, else the client's active one.
+    fn session(&self, client: &Client, named: Option<&str>) -> Result<Session, ToolError> {
+        match named {
+            Some(id) => Ok(self.registry.get(id)?),
+            None => Ok(self.registry.get(&self.active.of(client))?),
+        }
+    }
+}
+
+/// A reply whose text is its JSON.
+fn reply<T: Serialize>(value: &T) -> Result<CallToolResult, ToolError> {
+    let text = serde_json::to_string(value)?;
+    reply_with_text(value, text, false)
+}
+
+fn reply_with_text<T: Serialize>(value: &T, text: String, is_error: bool) -> Result<CallToolResult, ToolError> {
+    let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
+    result.structured_content = Some(serde_json::to_value(value)?);
+    result.is_error = Some(is_error);
+    Ok(result)
+}
+
+fn now() -> String {
+    Timestamp::now().to_string()
+}
+
+fn ping(call: &Call) -> Result<CallToolResult, ToolError> {
+    let arguments::Nothing {} = call.read("ping")?;
+    reply(&results::Pong { status: "pong", ok: true, timestamp: now() })
+}
+
+fn workspace_info(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+    let arguments::Nothing {} = call.read("get_workspace_info")?;
+    let words = |path: &Path| path.to_string_lossy().into_owned();
+    let place = &server.workspace;
+    let (workspace, scripts) = (words(&place.root), words(&place.scripts()));
+    let (outputs, uploads) = (words(&place.outputs()), words(&place.uploads()));
+    let (python, python_version) = match server.around.zygote.stage() {
+        Stage::Warm { python, executable, .. } => (Some(executable), Some(python)),
+        Stage::Starting | Stage::Failed(_) => (None, None),
+    };
+    reply(&results::WorkspaceInfo {
+        workspace_dir: workspace.clone(),
+        scripts_dir: scripts.clone(),
+        outputs_dir: outputs.clone(),
+        uploads_dir: uploads.clone(),
+        workspace,
+        scripts,
+        outputs,
+        uploads,
+        python,
+        python_version,
+        server_version: env!("CARGO_PKG_VERSION"),
+    })
+}

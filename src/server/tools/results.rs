@@ -1,0 +1,302 @@
+//! What tools give back: one struct a tool, keys as the ancestor's clients read them, further ones beside them.
+//!
+//! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::server::health::{HealthStatus, State};
+
+/// `run_python_code`.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct Cell {
+    /// `ok`, `error` (the code raised), `exited` (`sys.exit`), `interrupted`, `timeout`, `cancelled`, `died` (the worker
+    /// process ended), `refused` (not run).
+    pub status: &'static str,
+    /// The session it ran in.
+    pub session_id: String,
+    /// Number of the cell within its session; null when it was not run.
+    pub cell: Option<u64>,
+    /// What it wrote to standard output; head and tail when that was too much.
+    pub stdout: String,
+    /// What it wrote to standard error, the traceback of an exception included.
+    pub stderr: String,
+    /// `repr` of a last expression.
+    pub results: Vec<String>,
+    /// Files made by display calls, relative to the workspace.
+    pub outputs: Vec<String>,
+    /// Files that appeared in the workspace while it ran, relative to it. Cells of other sessions that ran at the same
+    /// time cannot be told apart.
+    pub new_files: Vec<String>,
+    /// New files that are not listed, because there were too many.
+    pub new_files_omitted: u64,
+    /// Seconds it ran.
+    pub execution_time: f64,
+    /// Seconds it waited for its turn.
+    pub queued_time: f64,
+    /// The exception that ended it.
+    pub error: Option<CellException>,
+    /// Code of a `sys.exit`, or of the worker process.
+    pub exit_code: Option<i32>,
+    /// Why and how the worker process ended.
+    pub death: Option<Exit>,
+    /// `kept`: the session's variables are as this cell left them. `lost`: those of earlier cells are gone, see `notice`.
+    pub state: &'static str,
+    /// What to know about the session, in sentences.
+    pub notice: Option<String>,
+    /// Output of background threads and processes that came since the cell before.
+    pub background: Option<String>,
+    /// Bytes written to standard output in all.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error in all.
+    pub stderr_bytes: u64,
+    /// File with the whole standard output, relative to the workspace, when `stdout` is not all of it.
+    pub stdout_file: Option<String>,
+    /// File with the whole standard error, when `stderr` is not all of it.
+    pub stderr_file: Option<String>,
+}
+
+/// An exception.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct CellException {
+    /// Class name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its words.
+    pub message: String,
+    /// Line of the cell, from 1.
+    pub line: Option<u32>,
+    /// The cell.
+    pub cell: u64,
+    /// The traceback.
+    pub traceback: String,
+}
+
+/// How a worker process ended.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Exit {
+    /// `died`, `stack_overflow`, `out_of_memory`, `unresponsive`, `protocol_broken`, `restart`, `delete`.
+    pub reason: &'static str,
+    /// Name of the signal, `SIGSEGV` say.
+    pub signal: Option<String>,
+    /// Exit code.
+    pub exit_code: Option<i32>,
+    /// The cell that was running.
+    pub cell: Option<u64>,
+    /// All of it in words.
+    pub description: String,
+    /// When it was seen (RFC 3339).
+    pub when: Option<String>,
+}
+
+/// `list_variables`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Variables {
+    /// Name to `type: summary`; no modules, no names that begin with `_`.
+    pub variables: BTreeMap<String, String>,
+    /// The session.
+    pub session_id: String,
+}
+
+/// `restart_kernel`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Restart {
+    /// Always true; a restart that failed is an error.
+    pub restarted: bool,
+    /// The session.
+    pub session_id: String,
+    /// As asked.
+    pub preserve_state: bool,
+    /// Variables that the old interpreter saved.
+    pub preserved_vars: Vec<String>,
+    /// Variables that the new interpreter has again.
+    pub restored_vars: Vec<String>,
+    /// Variables that were not carried over, with the reason.
+    pub lost_vars: BTreeMap<String, String>,
+    /// Process id of the new worker.
+    pub pid: Option<i32>,
+    /// What to know about it.
+    pub notice: Option<String>,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
+/// `create_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct CreatedSession {
+    /// Its name.
+    pub session_id: String,
+    /// `created`, or `exists` when there was one of this name.
+    pub status: &'static str,
+    /// What it is for.
+    pub description: String,
+    /// Further facts.
+    pub metadata: Metadata,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
+/// Facts about a session.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Metadata {
+    /// Workers it has had beyond the first.
+    pub restarts: u64,
+    /// Calls that wait for their turn.
+    pub waiting: u64,
+}
+
+/// `switch_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct SwitchedSession {
+    /// The session that was active.
+    pub previous_session: String,
+    /// The one that is now, for this client.
+    pub current_session: String,
+    /// `switched`, or `unchanged`.
+    pub status: &'static str,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
+/// `list_sessions`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Sessions {
+    /// All of them by name.
+    pub sessions: BTreeMap<String, SessionEntry>,
+    /// The one that calls of this client go to.
+    pub active_session: String,
+    /// How many there are.
+    pub total_sessions: u64,
+    /// How many there may be.
+    pub max_sessions: u64,
+}
+
+/// One session in a list.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct SessionEntry {
+    /// It has a worker, or is getting one.
+    pub active: bool,
+    /// It is this client's active session.
+    pub current: bool,
+    /// What it is for.
+    pub description: String,
+    /// When it was made (RFC 3339).
+    pub created_at: String,
+    /// When it was last used (RFC 3339).
+    pub last_activity: String,
+    /// Cells run.
+    pub execution_count: u64,
+    /// Seconds since it was made.
+    pub uptime: f64,
+    /// Further facts.
+    pub metadata: Metadata,
+    /// As get_kernel_health.
+    pub health: Health,
+}
+
+/// `delete_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct DeletedSession {
+    /// Its name.
+    pub session_id: String,
+    /// `deleted`.
+    pub status: &'static str,
+    /// It was this client's active session.
+    pub was_active: bool,
+    /// The active session now, when that has changed.
+    pub new_active_session: Option<String>,
+}
+
+/// `get_kernel_health`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Health {
+    /// `healthy`: the process lives; `dead`: there is none; `zombie`: it has ended and is not reaped.
+    pub status: HealthStatus,
+    /// Process id; null when dead.
+    pub pid: Option<i32>,
+    /// Resident memory, bytes; null unless healthy, as the next three.
+    pub memory_usage: Option<u64>,
+    /// Percent of one processor, over the last second or so.
+    pub cpu_percent: Option<f64>,
+    /// Threads of the process.
+    pub num_threads: Option<u64>,
+    /// Seconds since the process began.
+    pub uptime: Option<f64>,
+    /// The session.
+    pub session_id: String,
+    /// What it is doing: `starting`, `idle`, `busy`, `hung`, `stopped`, `zombie`, `dead`.
+    pub state: State,
+    /// Why that is the state, in words.
+    pub reason: String,
+    /// The cell that runs.
+    pub cell: Option<u64>,
+    /// Seconds it has run.
+    pub cell_running_for: Option<f64>,
+    /// Highest resident memory so far, bytes.
+    pub memory_peak: Option<u64>,
+    /// Workers the session has had beyond the first.
+    pub restarts: u64,
+    /// How the worker before this one ended.
+    pub last_exit: Option<Exit>,
+    /// Why the last attempt to make a worker failed.
+    pub trouble: Option<String>,
+}
+
+/// `check_kernel_responsiveness`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Responsiveness {
+    /// The interpreter evaluated something within the time, also if a cell is running.
+    pub responsive: bool,
+    /// Seconds to the answer, or seconds waited.
+    pub response_time: f64,
+    /// What it evaluated; null when it did not.
+    pub test_result: Option<String>,
+    /// Seconds it was given.
+    pub timeout: f64,
+    /// The session.
+    pub session_id: String,
+    /// As in get_kernel_health.
+    pub state: State,
+    /// Why that is the state, in words.
+    pub reason: String,
+}
+
+/// `ping`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Pong {
+    /// `pong`.
+    pub status: &'static str,
+    /// True.
+    pub ok: bool,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
+/// `get_workspace_info`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct WorkspaceInfo {
+    /// Directory that sessions work in.
+    pub workspace: String,
+    /// Saved scripts.
+    pub scripts: String,
+    /// Files made on behalf of sessions.
+    pub outputs: String,
+    /// Files that clients sent.
+    pub uploads: String,
+    /// The same as `workspace`.
+    pub workspace_dir: String,
+    /// The same as `scripts`.
+    pub scripts_dir: String,
+    /// The same as `outputs`.
+    pub outputs_dir: String,
+    /// The same as `uploads`.
+    pub uploads_dir: String,
+    /// `sys.executable` of sessions; null until Python has started.
+    pub python: Option<String>,
+    /// Python's version; null until Python has started.
+    pub python_version: Option<String>,
+    /// forkpy's version.
+    pub server_version: &'static str,
+}

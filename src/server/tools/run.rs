@@ -1,0 +1,98 @@
+//! Tools that run something in a session: cells, variables, restart.
+//!
+//! Runs in: server.
+
+use std::time::{Duration, Instant};
+
+use rmcp::{
+    RoleServer,
+    model::{CallToolResult, ProgressNotificationParam},
+    service::RequestContext,
+};
+
+use super::{
+    Call, ToolError,
+    arguments::{self, OfSession, RestartKernel, RunPythonCode},
+    now, reply, reply_with_text,
+    results::{Restart, Variables},
+};
+use crate::server::{
+    Server, render,
+    session::{CellOrder, Restarted, Session},
+    status::Phase,
+};
+
+/// Clients give up on a silent call; those that ask hear from us this often.
+const PROGRESS: Duration = Duration::from_secs(3);
+
+pub(super) async fn run_python_code(server: &Server, call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: RunPythonCode = call.read("run_python_code")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let timeout = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
+    let code = asked.checked_code()?;
+    let order = CellOrder { code, timeout, cancel: call.context.ct.clone(), asked: Instant::now() };
+    let outcome = with_progress(&call.context, &session, session.run(order)).await?;
+    let is_error = outcome.ending.is_tool_error();
+    let cell = render::cell(&session.id, outcome);
+    let text = render::text(&cell);
+    reply_with_text(&cell, text, is_error)
+}
+
+pub(super) async fn list_variables(server: &Server, call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: OfSession = call.read("list_variables")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let found = with_progress(&call.context, &session, session.variables()).await?;
+    reply(&Variables { variables: found.into_iter().collect(), session_id: session.id.to_string() })
+}
+
+pub(super) async fn restart_kernel(server: &Server, call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: RestartKernel = call.read("restart_kernel")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let preserve_state = asked.preserve_state.unwrap_or(false);
+    let Restarted { preserved, restored, lost, notice } =
+        with_progress(&call.context, &session, session.restart(preserve_state)).await?;
+    reply(&Restart {
+        restarted: true,
+        session_id: session.id.to_string(),
+        preserve_state,
+        preserved_vars: preserved,
+        restored_vars: restored,
+        lost_vars: lost,
+        pid: session.shared.get().worker.map(|worker| worker.pid),
+        notice,
+        timestamp: now(),
+    })
+}
+
+/// Waits for `work`, and tells a client that asked for it that it is still going on.
+async fn with_progress<T>(context: &RequestContext<RoleServer>, session: &Session, work: impl Future<Output = T>) -> T {
+    let Some(token) = context.meta.get_progress_token() else { return work.await };
+    let began = Instant::now();
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(PROGRESS) => {
+                let seconds = began.elapsed().as_secs_f64();
+                let note = ProgressNotificationParam::new(token.clone(), seconds).with_message(doing(session));
+                let _ = context.peer.notify_progress(note).await;
+            }
+        }
+    }
+}
+
+fn doing(session: &Session) -> String {
+    let status = session.shared.get();
+    match status.phase {
+        Phase::Busy { cell, since } => {
+            let waiting = match status.waiting {
+                0 => String::new(),
+                count => format!("; {count} waiting"),
+            };
+            format!("session {:?}: cell {cell} has run for {} s{waiting}", session.id, since.elapsed().as_secs())
+        }
+        Phase::Starting => format!("session {:?}: Python is starting", session.id),
+        Phase::Idle | Phase::Dead => format!("session {:?}", session.id),
+    }
+}

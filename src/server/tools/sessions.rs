@@ -1,0 +1,95 @@
+//! Tools that make, choose, list and end sessions.
+//!
+//! Runs in: server.
+
+use rmcp::model::CallToolResult;
+
+use super::{
+    Call, ToolError,
+    arguments::{CreateSession, NamedSession, Nothing},
+    health, now, reply,
+    results::{CreatedSession, DeletedSession, Metadata, SessionEntry, Sessions, SwitchedSession},
+};
+use crate::server::{
+    Server,
+    registry::DEFAULT,
+    session::Session,
+    status::{Phase, Status},
+};
+
+/// Longest description, characters.
+const MAX_DESCRIPTION: usize = 2000;
+
+pub(super) fn create(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+    let asked: CreateSession = call.read("create_session")?;
+    let description = asked.description.unwrap_or_default();
+    if description.chars().count() > MAX_DESCRIPTION {
+        let words = format!("`description` may have {MAX_DESCRIPTION} characters");
+        return Err(ToolError::Argument(words));
+    }
+    let (session, created) = server.registry.create(asked.session_id, description)?;
+    let status = session.shared.get();
+    reply(&CreatedSession {
+        session_id: session.id.to_string(),
+        status: if created { "created" } else { "exists" },
+        metadata: metadata(&status),
+        description: status.description,
+        timestamp: now(),
+    })
+}
+
+pub(super) fn switch(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+    let asked: NamedSession = call.read("switch_session")?;
+    let session = server.registry.get(&asked.session_id)?;
+    let previous = server.active.switch(&call.client, session.id.clone()).ok_or(ToolError::NotRecognised)?;
+    reply(&SwitchedSession {
+        status: if previous == session.id { "unchanged" } else { "switched" },
+        previous_session: previous.to_string(),
+        current_session: session.id.to_string(),
+        timestamp: now(),
+    })
+}
+
+pub(super) fn list(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+    let Nothing {} = call.read("list_sessions")?;
+    let active = server.active.of(&call.client);
+    let all = server.registry.all();
+    reply(&Sessions {
+        total_sessions: all.len() as u64,
+        max_sessions: server.registry.max_sessions() as u64,
+        sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, &active))).collect(),
+        active_session: active.to_string(),
+    })
+}
+
+pub(super) async fn delete(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+    let asked: NamedSession = call.read("delete_session")?;
+    let was_active = *server.active.of(&call.client) == *asked.session_id;
+    server.registry.delete(&asked.session_id).await?;
+    server.active.forget(&asked.session_id);
+    reply(&DeletedSession {
+        session_id: asked.session_id,
+        status: "deleted",
+        was_active,
+        new_active_session: was_active.then(|| DEFAULT.to_owned()),
+    })
+}
+
+fn entry(server: &Server, session: &Session, active: &str) -> SessionEntry {
+    let status = session.shared.get();
+    SessionEntry {
+        active: status.phase != Phase::Dead,
+        current: *session.id == *active,
+        created_at: status.created.to_string(),
+        last_activity: status.last_activity.to_string(),
+        execution_count: status.executed,
+        uptime: status.created_at.elapsed().as_secs_f64(),
+        metadata: metadata(&status),
+        health: health::report(server, session, &status),
+        description: status.description,
+    }
+}
+
+fn metadata(status: &Status) -> Metadata {
+    Metadata { restarts: status.restarts, waiting: status.waiting as u64 }
+}
