@@ -13,6 +13,7 @@
 //! | [`server`] | server | tokio, rmcp, sysinfo | pyo3, fork |
 //! | [`zygote`] | zygote, one thread | pyo3, sys | tokio, a second thread at the moment of a fork |
 //! | [`worker`] | worker, entered by fork | pyo3, crossbeam-channel, parking_lot | tokio |
+//! | [`fault`] | zygote, worker | nix | release builds |
 //! | [`embed`] | zygote, once | – | names of Python functions (`worker/python.rs` knows them) |
 //!
 //! # Words
@@ -31,6 +32,7 @@
 pub mod cli;
 pub mod config;
 pub mod embed;
+pub mod fault;
 pub mod protocol;
 pub mod server;
 pub mod sys;

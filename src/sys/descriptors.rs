@@ -121,6 +121,20 @@ pub fn null_stdin() -> io::Result<()> {
     redirect(std::fs::File::open("/dev/null")?.as_fd(), 0)
 }
 
+/// Takes the buffers away from C's stdout and stderr: what C code prints then stays in order with Python's output and
+/// that of child processes, and none of it is lost in a crash.
+pub fn unbuffer_c_output() {
+    unsafe extern "C" {
+        static stdout: *mut libc::FILE;
+        static stderr: *mut libc::FILE;
+    }
+    // SAFETY: both are set by the C library before `main` and stay; a null buffer is what `_IONBF` asks for.
+    unsafe {
+        libc::setvbuf(stdout, std::ptr::null_mut(), libc::_IONBF, 0);
+        libc::setvbuf(stderr, std::ptr::null_mut(), libc::_IONBF, 0);
+    }
+}
+
 /// Takes over a descriptor that the parent process left open for us under a known number.
 ///
 /// # Safety

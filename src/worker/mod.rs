@@ -8,6 +8,7 @@ mod gate;
 mod python;
 
 use std::{
+    io::Write,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -21,6 +22,7 @@ pub use python::Functions;
 
 use self::gate::Gate;
 use crate::{
+    fault,
     protocol::{
         FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToWorker,
         ZygoteSettings,
@@ -83,6 +85,7 @@ fn live(
     control::spawn(control, Arc::clone(&gate), functions.pinger(py))?;
     let own = std::process::id();
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(own).unwrap_or(0) };
+    let _ = fault::at("worker.hello", 0);
     blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
     let served = serve(py, &cell, functions, &gate);
     functions.finish(py);
@@ -99,6 +102,7 @@ fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream), FrameError
     descriptors::null_stdin()?;
     descriptors::redirect(assignment.stdout.as_fd(), 1)?;
     descriptors::redirect(assignment.stderr.as_fd(), 2)?;
+    descriptors::unbuffer_c_output();
     let cell = descriptors::move_high(assignment.cell)?;
     let control = descriptors::move_high(assignment.control)?;
     std::mem::forget((assignment.stdout, assignment.stderr));
@@ -122,8 +126,24 @@ fn serve(py: Python<'_>, cell: &UnixStream, functions: &Functions, gate: &Gate) 
             // The cell called os.fork and this is its child, at the end of the code it was to run.
             leave_forked_child(py, functions, &reply);
         }
+        let number = match &reply {
+            FromWorker::CellDone { cell, .. } => *cell,
+            _ => 0,
+        };
+        let _ = fault::at("worker.reply", number);
+        if fault::at("worker.half", number) {
+            return send_half(cell, &reply);
+        }
         send(cell, reply)?;
+        let _ = fault::at("worker.replied", number);
     }
+}
+
+/// The fault `worker.half`: the process ends in the middle of a frame.
+fn send_half(mut cell: &UnixStream, reply: &FromWorker) -> Result<(), FrameError> {
+    let bytes = frame::encode(reply, MAX_FROM_WORKER)?;
+    cell.write_all(&bytes[..bytes.len() / 2])?;
+    leave(EXIT_CHANNEL_LOST)
 }
 
 /// Sends a reply; one that is too large is replaced by the news that it is.

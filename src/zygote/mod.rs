@@ -29,6 +29,7 @@ use nix::{
 use pyo3::Python;
 
 use crate::{
+    fault,
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings, blocking,
         frame::Assembler,
@@ -96,7 +97,7 @@ pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let events = signals::child_events()?;
     link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
-    let zygote = Zygote { link, events, settings, functions, children: BTreeMap::new() };
+    let zygote = Zygote { link, events, settings, functions, children: BTreeMap::new(), forks: 0 };
     Python::attach(|py| zygote.serve(py))
 }
 
@@ -155,6 +156,8 @@ struct Zygote {
     settings: ZygoteSettings,
     functions: worker::Functions,
     children: BTreeMap<i32, Child>,
+    /// Forks asked for so far.
+    forks: u64,
 }
 
 impl Zygote {
@@ -208,6 +211,11 @@ impl Zygote {
     fn fork(&mut self, py: Python<'_>, worker: u64, session: String) -> Result<(), ZygoteError> {
         let taken = self.link.received.len().min(descriptors::MAX_PASSED);
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
+        self.forks += 1;
+        if fault::at("zygote.fork", self.forks) {
+            let message = "a fault was injected".to_owned();
+            return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
+        }
         let answer = match <[OwnedFd; descriptors::MAX_PASSED]>::try_from(passed) {
             Err(_) => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
             Ok([cell, control, stdout, stderr]) => {

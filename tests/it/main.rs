@@ -1,3 +1,12 @@
 //! Integration tests: one binary, which touches only the forkpy binary and the protocol it publishes.
 
+mod bad_input;
+mod cells;
+mod clients;
+mod endings;
+mod faults;
+mod http;
+mod output;
+mod shutdown;
+mod support;
 mod zygote;

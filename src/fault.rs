@@ -1,0 +1,86 @@
+//! Named moments at which a test can make a process fail. Empty in release builds.
+//!
+//! Runs in: zygote, worker. A fault is armed by the environment variable `FORKPY_FAULT`: `NAME:NUMBER=ACTION`, several
+//! separated by `,`. The number tells one moment of a name from another: the cell's number in a worker, the fork's in
+//! the zygote. Actions: `kill` (SIGKILL), `stop` (SIGSTOP, goes on with SIGCONT), `fail` (the caller's own failure).
+//!
+//! | moment | where |
+//! |---|---|
+//! | `worker.reply` | a cell has ended and its reply is not written |
+//! | `worker.half` | half of the reply is written |
+//! | `worker.replied` | the reply is written |
+//! | `worker.hello` | number 0: a new worker is about to say hello |
+//! | `zygote.fork` | a fork was asked for and not done |
+
+/// The variable.
+pub const VARIABLE: &str = "FORKPY_FAULT";
+
+/// The process is at this moment: dies, stops or goes on. True when the caller is to fail.
+#[must_use]
+pub fn at(name: &str, number: u64) -> bool {
+    #[cfg(debug_assertions)]
+    if let Some(action) = armed::action(name, number) {
+        return armed::act(action);
+    }
+    let _ = (name, number);
+    false
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::OnceLock;
+
+    use nix::sys::signal::{Signal, raise};
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Action {
+        Kill,
+        Stop,
+        Fail,
+    }
+
+    static FAULTS: OnceLock<Vec<(String, u64, Action)>> = OnceLock::new();
+
+    pub fn action(name: &str, number: u64) -> Option<Action> {
+        let faults = FAULTS.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()));
+        faults.iter().find(|fault| fault.0 == name && fault.1 == number).map(|fault| fault.2)
+    }
+
+    pub fn act(action: Action) -> bool {
+        let _ = match action {
+            Action::Kill => raise(Signal::SIGKILL),
+            Action::Stop => raise(Signal::SIGSTOP),
+            Action::Fail => return true,
+        };
+        false
+    }
+
+    fn parse(text: &str) -> Vec<(String, u64, Action)> {
+        text.split(',')
+            .filter_map(|fault| {
+                let (place, action) = fault.split_once('=')?;
+                let (name, number) = place.split_once(':')?;
+                let action = match action {
+                    "kill" => Action::Kill,
+                    "stop" => Action::Stop,
+                    "fail" => Action::Fail,
+                    _ => return None,
+                };
+                Some((name.to_owned(), number.parse().ok()?, action))
+            })
+            .collect()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn faults_are_told_by_name_and_number() {
+            let faults = parse("worker.reply:2=kill,zygote.fork:0=fail,nonsense,a:b=kill,c:1=dance");
+            let expected =
+                [("worker.reply".to_owned(), 2, Action::Kill), ("zygote.fork".to_owned(), 0, Action::Fail)];
+            assert_eq!(faults, expected);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The official clients and the Python package's own tests, fetched once into the target directory.
+//!
+//! `tests/clients/prepare.py` makes the environments; `tests/clients/NOTES.md` tells what the clients do.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+struct Prepared {
+    python: String,
+    node: String,
+    node_directory: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `target/`, wherever it is: the test binary lies in `target/PROFILE/deps`.
+fn target() -> PathBuf {
+    let own = std::env::current_exe().expect("a path");
+    own.ancestors().nth(3).expect("target/PROFILE/deps/it").to_owned()
+}
+
+fn prepared() -> &'static Prepared {
+    static PREPARED: OnceLock<Prepared> = OnceLock::new();
+    PREPARED.get_or_init(|| {
+        let mut command = Command::new(env!("FORKPY_BUILD_PYTHON"));
+        let output = command.arg(root().join("tests/clients/prepare.py")).arg(target()).output().expect("Python runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the official clients could not be prepared:\n{said}");
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let text = |key: &str| found[key].as_str().expect("a path").to_owned();
+        Prepared { python: text("python"), node: text("node"), node_directory: text("node_dir") }
+    })
+}
+
+fn pytest(directory: &str, arguments: &[&str]) {
+    let prepared = prepared();
+    let output = Command::new(&prepared.python)
+        .args(["-m", "pytest", "-q", "--color=no"])
+        .args(arguments)
+        .current_dir(root().join(directory))
+        .env("FORKPY_BIN", env!("CARGO_BIN_EXE_forkpy"))
+        .env("FORKPY_NODE", &prepared.node)
+        .env("FORKPY_NODE_DIR", &prepared.node_directory)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env_remove("VIRTUAL_ENV")
+        .output()
+        .expect("pytest runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or_default();
+    assert!(last.contains(" passed") && !last.contains("skipped"), "pytest ran no test or skipped some: {last}");
+}
+
+#[test]
+fn client_fastmcp_tools() {
+    pytest("tests/clients", &["test_fastmcp_tools.py"]);
+}
+
+#[test]
+fn health_document_with_fastmcp() {
+    pytest("tests/clients", &["test_health_document.py"]);
+}
+
+#[test]
+fn client_python_sdk() {
+    pytest("tests/clients", &["test_python_sdk.py"]);
+}
+
+#[test]
+fn client_typescript_sdk() {
+    pytest("tests/clients", &["test_typescript_sdk.py"]);
+}
+
+#[test]
+fn conformance_suite() {
+    pytest("tests/clients", &["test_conformance.py"]);
+}
+
+#[test]
+fn python_package() {
+    pytest("python", &[]);
+}

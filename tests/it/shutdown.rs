@@ -1,0 +1,117 @@
+//! No orphans, no leaks: whoever ends, and however, what it started ends too.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{Forkpy, processes, wait_for};
+
+/// A child, a grandchild, and a daemon that has detached itself twice.
+const FAMILY: &str = "\
+import os, subprocess
+subprocess.Popen(['sleep', '300'])
+subprocess.Popen('sleep 300 & sleep 300', shell=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp('sleep', ['sleep', '301'])
+    os._exit(0)
+";
+
+fn sleepers(forkpy: &Forkpy) -> usize {
+    forkpy.family().into_iter().filter(|pid| processes::name(*pid) == "sleep").count()
+}
+
+#[test]
+fn sigkill_of_the_server_ends_everything() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(FAMILY);
+    wait_for("the family", || sleepers(&forkpy) == 4);
+    let busy = forkpy.begin_run("import ctypes; ctypes.PyDLL(None).sleep(300)");
+    forkpy.until_state("busy");
+    forkpy.forget(busy);
+    forkpy.kill();
+    wait_for("the end of all it started", || forkpy.family().is_empty());
+}
+
+#[test]
+fn sigkill_of_server_and_zygote_together_ends_everything() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(FAMILY);
+    wait_for("the family", || sleepers(&forkpy) == 4);
+    let zygote = forkpy.zygote_pid();
+    processes::signal(zygote, Signal::SIGKILL);
+    forkpy.kill();
+    wait_for("the end of all it started", || forkpy.family().is_empty());
+}
+
+#[test]
+fn deleting_a_session_ends_what_it_started_and_nothing_else() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(FAMILY);
+    forkpy.call("create_session", json!({"session_id": "a"}));
+    forkpy.call("run_python_code", json!({"code": FAMILY, "session_id": "a"}));
+    wait_for("both families", || sleepers(&forkpy) == 8);
+    assert_eq!(forkpy.call("delete_session", json!({"session_id": "a"})).data["status"], "deleted");
+    wait_for("the end of one family", || sleepers(&forkpy) == 4);
+    forkpy.call("restart_kernel", json!({}));
+    wait_for("the end of the other", || sleepers(&forkpy) == 0);
+}
+
+#[test]
+fn a_worker_that_dies_takes_its_children_along() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(FAMILY);
+    wait_for("the family", || sleepers(&forkpy) == 4);
+    let worker = forkpy.pid();
+    processes::signal(worker, Signal::SIGKILL);
+    wait_for("its end", || sleepers(&forkpy) == 0);
+}
+
+#[test]
+fn an_idle_session_runs_its_exit_callbacks() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import atexit; atexit.register(lambda: open('bye', 'w').write('x'))");
+    forkpy.call("restart_kernel", json!({}));
+    assert!(forkpy.file("bye").exists());
+}
+
+#[test]
+fn a_client_gone_in_the_middle_of_a_cell_leaves_nothing() {
+    let mut forkpy = Forkpy::start();
+    let cell = forkpy.begin_run("import time\ntime.sleep(300)");
+    forkpy.until_state("busy");
+    forkpy.forget(cell);
+    processes::signal(forkpy.server_pid(), Signal::SIGTERM);
+    // The drop asserts the rest: the server ends in time and all it started with it.
+}
+
+#[test]
+fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
+    let mut forkpy = Forkpy::start();
+    let round = |forkpy: &mut Forkpy, number: usize| {
+        let session = format!("s{number}");
+        forkpy.call("create_session", json!({"session_id": session}));
+        if number % 4 == 0 {
+            let reply = forkpy.call("run_python_code", json!({"code": "1", "session_id": session})).data;
+            assert_eq!(reply["status"], "ok");
+        }
+        forkpy.call("delete_session", json!({"session_id": session}));
+    };
+    for number in 0..100 {
+        round(&mut forkpy, number);
+    }
+    let (server, zygote) = (forkpy.server_pid(), forkpy.zygote_pid());
+    let look = |forkpy: &Forkpy| {
+        let descriptors = (processes::open_files(server), processes::open_files(zygote));
+        (descriptors, processes::children(server).len(), processes::children(zygote).len(), forkpy.family().len())
+    };
+    let (before, memory) = (look(&forkpy), (processes::memory(server), processes::memory(zygote)));
+    for number in 100..1000 {
+        round(&mut forkpy, number);
+    }
+    wait_for("as few descriptors and processes as before", || look(&forkpy) == before);
+    for (pid, before) in [(server, memory.0), (zygote, memory.1)] {
+        let grown = processes::memory(pid).saturating_sub(before);
+        assert!(grown < 8 << 20, "{} grew by {grown} bytes", processes::name(pid));
+    }
+}

@@ -1,0 +1,381 @@
+//! The strict client: the real binary over its real stdio, every line accounted for, nothing left behind.
+//!
+//! On drop a [`Forkpy`] closes the server's input and asserts that it ends by itself in time, that no process it started
+//! is left, and that every line it wrote was a JSON-RPC message that somebody asked for.
+//! `FORKPY_TEST_TRACE=1` prints the conversation, `FORKPY_TEST_LOG=1` the server's log.
+
+pub mod http;
+pub mod processes;
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Clients kill a server that has not ended by then.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Starts servers.
+pub struct Setup {
+    command: Command,
+    pub workspace: PathBuf,
+    mark: String,
+    directory: tempfile::TempDir,
+}
+
+/// A running server and its client.
+pub struct Forkpy {
+    pub process: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    answers: HashMap<u64, Value>,
+    /// Errors without an id, for lines from which none could be read.
+    pub nameless: Vec<Value>,
+    pub notifications: Vec<Value>,
+    next: u64,
+    asked: Vec<u64>,
+    /// Cancelled requests whose answer was perhaps under way already.
+    tolerated: Vec<u64>,
+    pub workspace: PathBuf,
+    mark: String,
+    killed: bool,
+    _directory: tempfile::TempDir,
+}
+
+/// A tool's reply.
+#[derive(Debug)]
+pub struct Reply {
+    pub is_error: bool,
+    pub data: Value,
+    pub text: String,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let workspace = directory.path().join("workspace");
+        let mark = format!("{}-{}", std::process::id(), directory.path().display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
+        command.arg("--workspace").arg(&workspace);
+        // The interpreter itself, so that no test makes an environment.
+        command.args(["--python", env!("FORKPY_BUILD_PYTHON")]);
+        command.env("FORKPY_TEST_MARK", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
+        Self { command, workspace, mark, directory }
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts it and opens the connection as clients of 2025-11-25 do.
+    pub fn start(self) -> Forkpy {
+        let mut forkpy = self.spawn();
+        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
+        let answer = forkpy.request("initialize", hello);
+        assert_eq!(answer["result"]["serverInfo"]["name"], "forkpy", "{answer}");
+        forkpy.notify("notifications/initialized", json!({}));
+        forkpy
+    }
+
+    /// Starts it and says nothing.
+    pub fn spawn(mut self) -> Forkpy {
+        let log = if std::env::var_os("FORKPY_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        let mut process = self.command.spawn().expect("the binary starts");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines() {
+                let Ok(line) = line else { break };
+                if std::env::var_os("FORKPY_TEST_TRACE").is_some() {
+                    eprintln!("<- {line}");
+                }
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Forkpy {
+            input: process.stdin.take(),
+            process,
+            lines,
+            answers: HashMap::new(),
+            nameless: Vec::new(),
+            notifications: Vec::new(),
+            next: 1,
+            asked: Vec::new(),
+            tolerated: Vec::new(),
+            workspace: self.workspace,
+            mark: self.mark,
+            killed: false,
+            _directory: self.directory,
+        }
+    }
+
+    /// Runs it to its end: exit code and what it logged.
+    pub fn run_to_end(mut self) -> (Option<i32>, String) {
+        let output = self.command.stdin(Stdio::null()).output().expect("the binary starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// For transports other than stdio.
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.command
+    }
+}
+
+impl Forkpy {
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    // -- the wire
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        let input = self.input.as_mut().expect("open");
+        input.write_all(bytes).and_then(|()| input.flush()).expect("the server reads");
+    }
+
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    pub fn notify(&mut self, method: &str, params: Value) {
+        let message = json!({"jsonrpc": "2.0", "method": method, "params": params});
+        self.send_bytes(format!("{message}\n").as_bytes());
+    }
+
+    /// Sends a request and does not wait.
+    pub fn begin(&mut self, method: &str, params: Value) -> u64 {
+        let id = self.expect_id();
+        let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        self.send_bytes(format!("{message}\n").as_bytes());
+        id
+    }
+
+    /// An id that an answer may come for.
+    pub fn expect_id(&mut self) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.asked.push(id);
+        id
+    }
+
+    /// No answer will come for this one: it was cancelled.
+    pub fn forget(&mut self, id: u64) {
+        self.asked.retain(|asked| *asked != id);
+    }
+
+    /// An answer to this one may still come and is not looked at.
+    pub fn tolerate(&mut self, id: u64) {
+        self.tolerated.push(id);
+    }
+
+    pub fn request(&mut self, method: &str, params: Value) -> Value {
+        let id = self.begin(method, params);
+        self.answer(id)
+    }
+
+    /// Waits for the answer to one request, keeping what else comes.
+    pub fn answer(&mut self, id: u64) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = self.answers.remove(&id) {
+                self.forget(id);
+                return answer;
+            }
+            assert!(self.read_one(deadline), "no answer to request {id}");
+        }
+    }
+
+    /// Waits for an error that has no id.
+    pub fn nameless_error(&mut self) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        while self.nameless.is_empty() {
+            assert!(self.read_one(deadline), "no error came");
+        }
+        self.nameless.remove(0)
+    }
+
+    /// Whether an answer has come already.
+    pub fn has_answer(&mut self, id: u64) -> bool {
+        while let Ok(line) = self.lines.try_recv() {
+            self.sort_in(&line);
+        }
+        self.answers.contains_key(&id)
+    }
+
+    fn read_one(&mut self, deadline: Instant) -> bool {
+        match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                self.sort_in(&line);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn sort_in(&mut self, line: &str) {
+        let message: Value = serde_json::from_str(line)
+            .unwrap_or_else(|error| panic!("standard output carries something else than JSON ({error}): {line:?}"));
+        assert_eq!(message["jsonrpc"], "2.0", "{line}");
+        match (message["id"].as_u64(), message["method"].is_string()) {
+            (_, true) => self.notifications.push(message),
+            (Some(id), false) if self.tolerated.contains(&id) => {}
+            (Some(id), false) => {
+                assert!(self.asked.contains(&id), "an answer that nobody asked for: {line}");
+                assert!(self.answers.insert(id, message).is_none(), "a second answer: {line}");
+            }
+            (None, false) => self.nameless.push(message),
+        }
+    }
+
+    // -- tools
+
+    pub fn call(&mut self, tool: &str, arguments: Value) -> Reply {
+        let id = self.begin_call(tool, arguments);
+        self.reply(id)
+    }
+
+    pub fn begin_call(&mut self, tool: &str, arguments: Value) -> u64 {
+        self.begin("tools/call", json!({"name": tool, "arguments": arguments}))
+    }
+
+    pub fn reply(&mut self, id: u64) -> Reply {
+        let answer = self.answer(id);
+        let result = &answer["result"];
+        assert!(result.is_object(), "a protocol error: {answer}");
+        Reply {
+            is_error: result["isError"].as_bool().unwrap_or(false),
+            data: result["structuredContent"].clone(),
+            text: result["content"][0]["text"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Runs a cell in the default session.
+    pub fn run(&mut self, code: &str) -> Value {
+        self.call("run_python_code", json!({"code": code})).data
+    }
+
+    /// Runs a cell that must end well and have one result.
+    pub fn eval(&mut self, code: &str) -> String {
+        let reply = self.run(code);
+        assert_eq!(reply["status"], "ok", "{reply}");
+        reply["results"][0].as_str().unwrap_or_else(|| panic!("no result: {reply}")).to_owned()
+    }
+
+    pub fn begin_run(&mut self, code: &str) -> u64 {
+        self.begin_call("run_python_code", json!({"code": code}))
+    }
+
+    pub fn health(&mut self) -> Value {
+        self.call("get_kernel_health", json!({})).data
+    }
+
+    pub fn pid(&mut self) -> i32 {
+        let health = self.health();
+        i32::try_from(health["pid"].as_i64().unwrap_or_else(|| panic!("no worker: {health}"))).expect("a pid")
+    }
+
+    pub fn refused(&mut self, tool: &str, arguments: Value) -> String {
+        let reply = self.call(tool, arguments);
+        assert!(reply.is_error, "not refused: {reply:?}");
+        reply.text
+    }
+
+    /// Looks at health until `wanted`.
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.health();
+            if wanted(&seen) {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "waited for {what}; last seen: {seen}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn until_state(&mut self, state: &str) -> Value {
+        self.until(state, |seen| seen["state"] == state)
+    }
+
+    // -- processes
+
+    pub fn server_pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("a pid")
+    }
+
+    pub fn zygote_pid(&self) -> i32 {
+        processes::children(self.server_pid())
+            .into_iter()
+            .find(|pid| processes::name(*pid) == "forkpy:zygote")
+            .expect("a zygote")
+    }
+
+    /// Everything that descends from this server, wherever it has gone.
+    pub fn family(&self) -> Vec<i32> {
+        processes::with_environment("FORKPY_TEST_MARK", &self.mark)
+    }
+
+    /// SIGKILL: what it would have tidied up stays for others to tidy.
+    pub fn kill(&mut self) {
+        self.killed = true;
+        self.process.kill().expect("it lives");
+        self.process.wait().expect("ours");
+    }
+
+    pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.workspace.join(name)
+    }
+
+    fn end(&mut self) {
+        self.close_input();
+        let deadline = Instant::now() + FAREWELL;
+        while !self.killed && self.process.try_wait().expect("ours").is_none() {
+            assert!(Instant::now() < deadline, "the server does not end after its input has");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        while let Ok(line) = self.lines.recv() {
+            self.sort_in(&line);
+        }
+        wait_for("the end of all it started", || self.family().is_empty());
+        let unread: Vec<_> = self.answers.keys().collect();
+        assert!(unread.is_empty(), "answers nobody looked at: {unread:?}");
+        assert!(self.nameless.is_empty(), "errors nobody looked at: {:?}", self.nameless);
+    }
+}
+
+impl Drop for Forkpy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            return;
+        }
+        self.end();
+    }
+}
+
+/// Looks again and again.
+pub fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,58 @@
+//! The process table, as a test looks at it.
+
+use std::fs;
+
+use nix::{sys::signal::Signal, unistd::Pid};
+
+/// Process ids in `/proc`.
+fn all() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("mounted").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn stat(pid: i32) -> Option<(String, char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (front, rest) = stat.rsplit_once(") ")?;
+    let name = front.split_once('(')?.1.to_owned();
+    let mut fields = rest.split(' ');
+    Some((name, fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+pub fn name(pid: i32) -> String {
+    stat(pid).map(|stat| stat.0).unwrap_or_default()
+}
+
+/// State letter; `-` when there is no such process.
+pub fn state(pid: i32) -> char {
+    stat(pid).map_or('-', |stat| stat.1)
+}
+
+pub fn children(parent: i32) -> Vec<i32> {
+    all().into_iter().filter(|pid| stat(*pid).is_some_and(|stat| stat.2 == parent)).collect()
+}
+
+/// Living processes that were started with this in their environment.
+pub fn with_environment(name: &str, value: &str) -> Vec<i32> {
+    let wanted = format!("{name}={value}").into_bytes();
+    let has = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted)
+    };
+    all().into_iter().filter(has).filter(|pid| !matches!(state(*pid), 'Z' | '-')).collect()
+}
+
+pub fn open_files(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Resident memory in bytes.
+pub fn memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
+    line.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Only ever for a process of the test's own.
+pub fn signal(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(Pid::from_raw(pid), signal).expect("the process is there");
+}
