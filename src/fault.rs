@@ -78,8 +78,7 @@ mod armed {
         #[test]
         fn faults_are_told_by_name_and_number() {
             let faults = parse("worker.reply:2=kill,zygote.fork:0=fail,nonsense,a:b=kill,c:1=dance");
-            let expected =
-                [("worker.reply".to_owned(), 2, Action::Kill), ("zygote.fork".to_owned(), 0, Action::Fail)];
+            let expected = [("worker.reply".to_owned(), 2, Action::Kill), ("zygote.fork".to_owned(), 0, Action::Fail)];
             assert_eq!(faults, expected);
         }
     }

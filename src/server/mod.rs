@@ -26,7 +26,7 @@ pub mod tools;
 pub mod worker_link;
 pub mod zygote_client;
 
-use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -71,9 +71,6 @@ pub enum ServerError {
     /// A system call at the start.
     #[error("failed to start the server: {0}")]
     Start(#[from] io::Error),
-    /// The client's opening.
-    #[error("failed to serve the client: {0}")]
-    Client(String),
 }
 
 /// What all connections share.
@@ -122,26 +119,23 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     });
     let served = match settings.transport {
         Transport::Http => http::serve(server, &settings.http, stop).await,
-        Transport::Stdio => serve_stdio(server, stop).await,
+        Transport::Stdio => {
+            serve_stdio(server, stop).await;
+            Ok(())
+        }
     };
     watching.abort();
     let _ = tokio::time::timeout(FAREWELL, registry.shut_down()).await;
-    end_all();
+    // Whatever is still there: the zygote, and workers whose farewell took too long.
+    processes::kill_children();
     served
 }
 
-async fn serve_stdio(server: Arc<Server>, stop: CancellationToken) -> Result<(), ServerError> {
+/// Served directly, without rmcp's opening: a client may then change to the other protocol generation on the same pipe.
+async fn serve_stdio(server: Arc<Server>, stop: CancellationToken) {
     let transport = StdioTransport::stdio();
-    match rmcp::service::serve_server_with_ct(Handler::new(server), transport, stop).await {
-        Ok(running) => {
-            let _ = running.waiting().await;
-            Ok(())
-        }
-        Err(
-            rmcp::service::ServerInitializeError::ConnectionClosed(_) | rmcp::service::ServerInitializeError::Cancelled,
-        ) => Ok(()),
-        Err(error) => Err(ServerError::Client(error.to_string())),
-    }
+    let running = rmcp::service::serve_directly_with_ct(Handler::new(server), transport, None, stop);
+    let _ = running.waiting().await;
 }
 
 /// A token that SIGTERM, SIGINT and SIGHUP cancel.
@@ -197,10 +191,4 @@ fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSett
         outputs: words(&settings.workspace.outputs()),
         cookie: uuid::Uuid::new_v4().simple().to_string(),
     }
-}
-
-/// Ends whatever is still there: the zygote, and workers whose farewell took too long.
-fn end_all() {
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
-    processes::kill_families(|process| process.parent == own, &HashSet::new());
 }

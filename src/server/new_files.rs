@@ -803,9 +803,12 @@ mod tests {
         assert!(Watcher::start(&place.path("old")).is_err());
         assert!(Watcher::start(&place.path("nowhere")).is_err());
         let watcher = Watcher::start(&place.path("w")).expect("watcher");
-        let mark = watcher.mark();
+        let inner = Place { directory: tempfile::tempdir().expect("tempdir"), watcher };
+        // While the walk has the directory open, it is not quite gone.
+        inner.settle();
+        let mark = inner.watcher.mark();
         fs::remove_dir_all(place.path("w")).expect("remove");
-        assert!(watcher.since(&mark, |_| false).incomplete && watcher.is_partial());
+        assert!(inner.watcher.since(&mark, |_| false).incomplete && inner.watcher.is_partial());
     }
 
     #[test]
@@ -827,8 +830,8 @@ mod tests {
                         let name = format!("{session}/{cell}/f");
                         place.mkdir(&format!("{session}/{cell}"));
                         place.write(&name);
-                        let files = place.watcher.since(&mark, |_| false);
-                        assert!(files.paths.contains(&name), "{name} is not in {files:?}");
+                        let files = place.watcher.since(&mark, |path| path != name);
+                        assert_eq!((files.paths, files.incomplete), (vec![name], false));
                     }
                 });
             }

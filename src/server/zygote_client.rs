@@ -28,8 +28,7 @@ use super::children::Children;
 use crate::{
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings,
-        asynchronous::FrameReader,
-        frame,
+        asynchronous::FrameReader, frame,
     },
     sys::{
         descriptors,

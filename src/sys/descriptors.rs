@@ -65,9 +65,17 @@ pub fn receive_with(stream: &UnixStream, bytes: &mut [u8], received: &mut Vec<Ow
 /// # Errors
 /// When the descriptor cannot be duplicated.
 pub fn move_high(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    copy_high(descriptor.as_fd())
+}
+
+/// A second descriptor for the same thing, near the top of the table as well.
+///
+/// # Errors
+/// When the descriptor cannot be duplicated.
+pub fn copy_high(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let floor = RawFd::try_from(soft.min(1 << 16).saturating_sub(24)).unwrap_or(1000).max(3);
-    let raw = fcntl(&descriptor, FcntlArg::F_DUPFD_CLOEXEC(floor))?;
+    let raw = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(floor))?;
     // SAFETY: fcntl has just made this descriptor and gave us its number alone.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

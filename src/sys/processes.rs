@@ -7,7 +7,11 @@
 use std::{collections::HashSet, fs};
 
 use nix::{
-    sys::signal::{Signal, kill},
+    errno::Errno,
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 
@@ -88,6 +92,16 @@ pub fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i
             return found;
         }
     }
+}
+
+/// Ends all that this process started and that still descends from it. Cheap when there is nothing.
+pub fn kill_children() {
+    let anybody = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+    if anybody == Err(Errno::ECHILD) {
+        return;
+    }
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    kill_families(|process| process.parent == own, &HashSet::new());
 }
 
 /// Kills what `roots` selects and all that descends from it, except `spare`, until no new one shows up.

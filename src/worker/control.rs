@@ -3,7 +3,11 @@
 //!
 //! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (only takes it to evaluate `1+1`).
 
-use std::{os::unix::net::UnixStream, sync::Arc, thread};
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::Arc,
+    thread,
+};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -14,7 +18,7 @@ use crate::{
         FromControl, MAX_CONTROL, ToControl,
         blocking::{self, FrameReader},
     },
-    sys::processes,
+    sys::{descriptors, processes},
 };
 
 const CONTROL_STACK: usize = 128 << 10;
@@ -32,7 +36,7 @@ struct Control {
 
 /// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
 pub fn spawn(stream: UnixStream, gate: Arc<Gate>, evaluate: Pinger) -> std::io::Result<()> {
-    let writer = Arc::new(Mutex::new(stream.try_clone()?));
+    let writer = Arc::new(Mutex::new(descriptors::copy_high(stream.as_fd())?.into()));
     let reader = FrameReader::new(stream, 4 << 10);
     let control = Control { reader, writer, gate, pinger: None, evaluate: Some(evaluate) };
     thread::Builder::new().name("control".into()).stack_size(CONTROL_STACK).spawn(|| control.listen())?;
@@ -77,7 +81,6 @@ fn answer_pings(nonces: &Receiver<u64>, writer: &Mutex<UnixStream>, evaluate: &P
 
 /// The server is gone. Ends all that this session started and then the worker, without the GIL: it may be held for ever.
 fn end_with_children() -> ! {
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
-    processes::kill_families(|process| process.parent == own, &std::collections::HashSet::new());
+    processes::kill_children();
     leave(EXIT_CHANNEL_LOST)
 }

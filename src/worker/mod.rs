@@ -29,7 +29,7 @@ use crate::{
         blocking::{self, FrameReader},
         frame,
     },
-    sys::{crash, descriptors, signals},
+    sys::{crash, descriptors, processes, signals},
 };
 
 /// Exit code of a worker that could not even start.
@@ -60,6 +60,8 @@ pub fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settin
         Ok(Err(_)) => EXIT_CHANNEL_LOST,
         Err(_) => EXIT_START_FAILED,
     };
+    // The control thread does this too when the server is gone, but this exit would cut it short.
+    processes::kill_children();
     leave(code)
 }
 
@@ -114,7 +116,7 @@ fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream), FrameError
 /// Request, reply, request, reply, until the server closes its side.
 fn serve(py: Python<'_>, cell: &UnixStream, functions: &Functions, gate: &Gate) -> Result<(), FrameError> {
     let own = std::process::id();
-    let mut reader = FrameReader::new(cell.try_clone()?, MAX_TO_WORKER);
+    let mut reader = FrameReader::new(descriptors::copy_high(cell.as_fd())?.into(), MAX_TO_WORKER);
     loop {
         let request = match py.detach(|| reader.read()) {
             Ok(request) => request,

@@ -4,7 +4,7 @@
 
 use pyo3::{
     Py, PyAny, PyErr, PyResult, Python,
-    types::{PyAnyMethods, PyDict, PyDictMethods, PyTracebackMethods},
+    types::{PyAnyMethods, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
 };
 
 use crate::protocol::{CellError, CellReport, CellStatus, StateReport};
@@ -95,7 +95,7 @@ fn state_report((names, skipped): RawState) -> PyResult<StateReport> {
 /// An exception that left the package itself: a KeyboardInterrupt at its edge, or its own fault.
 pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     let interrupted = error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py);
-    let kind = error.get_type(py).to_string();
+    let kind = error.get_type(py).name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
     let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok()).unwrap_or_default();
     let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback };
     CellReport {

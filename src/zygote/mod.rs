@@ -9,9 +9,9 @@ mod interpreter;
 mod preload;
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     time::Instant,
@@ -173,7 +173,7 @@ impl Zygote {
             }
             if request {
                 if !self.link.receive()? {
-                    self.end_all();
+                    Self::end_all();
                     return Ok(());
                 }
                 while let Some(message) = self.link.assembler.take()? {
@@ -265,10 +265,8 @@ impl Zygote {
     }
 
     /// The server is gone: so are we, with all workers and what they started, also the stopped ones.
-    fn end_all(&self) {
-        let own = i32::try_from(std::process::id()).unwrap_or(0);
-        debug_assert!(self.link.stream.as_raw_fd() >= 0);
-        processes::kill_families(|process| process.parent == own, &HashSet::new());
+    fn end_all() {
+        processes::kill_children();
     }
 }
 

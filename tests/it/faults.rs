@@ -138,7 +138,8 @@ fn user_code_that_writes_to_every_descriptor_harms_its_own_session_at_most() {
         "for fd in range(3, 70000):\n    try: os.close(fd)\n    except OSError: pass",
     ];
     for (turn, code) in loops.iter().enumerate() {
-        let reply = forkpy.call("run_python_code", json!({"code": format!("import os\n{code}\n'survived'"), "timeout": 20}));
+        let reply =
+            forkpy.call("run_python_code", json!({"code": format!("import os\n{code}\n'survived'"), "timeout": 20}));
         let status = reply.data["status"].as_str().expect("a status");
         assert!(["ok", "died"].contains(&status), "{reply:?}");
         if turn == 0 {
@@ -154,7 +155,8 @@ fn user_code_that_writes_to_every_descriptor_harms_its_own_session_at_most() {
 #[test]
 fn a_fork_by_user_code_does_not_answer_twice() {
     let mut forkpy = Forkpy::start();
-    let code = "import os, time\npid = os.fork()\nif pid == 0:\n    print('child')\nelse:\n    os.waitpid(pid, 0)\npid > 0";
+    let code =
+        "import os, time\npid = os.fork()\nif pid == 0:\n    print('child')\nelse:\n    os.waitpid(pid, 0)\npid > 0";
     let reply = forkpy.run(code);
     assert_eq!((&reply["results"], &reply["stdout"]), (&json!(["True"]), &json!("child\n")));
     assert_eq!(forkpy.eval("2"), "2");

@@ -93,7 +93,10 @@ fn a_cell_that_never_stops_printing_meets_its_time_out() {
 #[test]
 fn a_closed_standard_output_is_the_cells_own_affair() {
     let mut forkpy = Forkpy::start();
-    assert_eq!(forkpy.run("import os, sys\nx = 1\nos.close(1)\nsys.stderr.write('still here')")["stderr"], "still here");
+    assert_eq!(
+        forkpy.run("import os, sys\nx = 1\nos.close(1)\nsys.stderr.write('still here')")["stderr"],
+        "still here"
+    );
     assert_eq!(forkpy.eval("x"), "1");
 }
 
@@ -112,7 +115,8 @@ threading.Timer(0.2, gate.set).start()";
     forkpy.run(code);
     crate::support::wait_for("the thread", || forkpy.workspace.join("written").exists());
     let reply = forkpy.run("print('cell')");
-    let both = format!("{}{}", reply["background"].as_str().unwrap_or_default(), reply["stdout"].as_str().expect("text"));
+    let both =
+        format!("{}{}", reply["background"].as_str().unwrap_or_default(), reply["stdout"].as_str().expect("text"));
     assert!(both.contains("from the background") && both.contains("cell\n"), "{reply}");
 }
 

@@ -91,7 +91,7 @@ fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
     let round = |forkpy: &mut Forkpy, number: usize| {
         let session = format!("s{number}");
         forkpy.call("create_session", json!({"session_id": session}));
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             let reply = forkpy.call("run_python_code", json!({"code": "1", "session_id": session})).data;
             assert_eq!(reply["status"], "ok");
         }

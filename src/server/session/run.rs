@@ -97,7 +97,8 @@ impl Task {
         let Running { stdout, stderr, buffers } = running;
         self.buffers = buffers;
         let (stdout, stderr) = (stdout.finish(), stderr.finish());
-        let lost_now = self.lost.take();
+        // Said now, and once more with the first cell of the new worker: who runs that one may not have seen this reply.
+        let lost_now = self.lost.clone();
         let fate = if lost_before.is_some() || lost_now.is_some() { Fate::Lost } else { Fate::Kept };
         let mut notice = notice(lost_before.as_deref(), lost_now.as_deref(), &self.id);
         if wish == Wish::Yield && notice.is_none() {

@@ -49,8 +49,10 @@ pub(super) async fn restart_kernel(server: &Server, call: Call) -> Result<CallTo
     let asked: RestartKernel = call.read("restart_kernel")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let preserve_state = asked.preserve_state.unwrap_or(false);
-    let Restarted { preserved, restored, lost, notice } =
+    let Restarted { mut preserved, mut restored, lost, notice } =
         with_progress(&call.context, &session, session.restart(preserve_state)).await?;
+    preserved.sort_unstable();
+    restored.sort_unstable();
     reply(&Restart {
         restarted: true,
         session_id: session.id.to_string(),

@@ -84,7 +84,8 @@ impl Setup {
     /// Starts it and opens the connection as clients of 2025-11-25 do.
     pub fn start(self) -> Forkpy {
         let mut forkpy = self.spawn();
-        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
+        let hello =
+            json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
         let answer = forkpy.request("initialize", hello);
         assert_eq!(answer["result"]["serverInfo"]["name"], "forkpy", "{answer}");
         forkpy.notify("notifications/initialized", json!({}));
@@ -102,7 +103,7 @@ impl Setup {
             for line in output.lines() {
                 let Ok(line) = line else { break };
                 if std::env::var_os("FORKPY_TEST_TRACE").is_some() {
-                    eprintln!("<- {line}");
+                    let _ = writeln!(std::io::stderr(), "<- {line}");
                 }
                 if sender.send(line).is_err() {
                     break;
