@@ -9,9 +9,9 @@ use axum::http::request::Parts;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, ErrorCode, Implementation,
-        ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-        ServerConfig,
+        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
+        ErrorCode, Implementation, InitializeRequestParams, InitializeResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
     },
     service::RequestContext,
 };
@@ -29,6 +29,21 @@ const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a proces
      A cell that takes too long is interrupted and its session keeps its variables; when a worker process dies, the reply \
      says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
      sessions with create_session and pass session_id.";
+
+/// Methods that exist, so that a malformed call of one is not taken for an unknown method.
+const KNOWN_METHODS: [&str; 11] = [
+    "initialize",
+    "ping",
+    "tools/list",
+    "tools/call",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+    "logging/setLevel",
+];
 
 /// One connection, or one request of the stateless protocol.
 #[derive(Clone)]
@@ -62,6 +77,33 @@ impl ServerHandler for Handler {
         ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("forkpy", env!("CARGO_PKG_VERSION")).with_title("forkpy"))
             .with_instructions(INSTRUCTIONS)
+    }
+
+    /// rmcp keeps the version that the client asked for; what was agreed on is what its later requests are read by.
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        let result = self.negotiate_initialize(&request)?;
+        let mut peer = request;
+        peer.protocol_version = result.protocol_version.clone();
+        context.peer.set_peer_info(peer);
+        Ok(result)
+    }
+
+    /// What rmcp could not read as any request it knows: a method that does not exist, or one whose parameters are wrong.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if KNOWN_METHODS.contains(&method.as_str()) {
+            let words = format!("the parameters of {method} are not what the protocol says");
+            return Err(ErrorData::invalid_params(words, None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("there is no method {method:?}"), None))
     }
 
     async fn list_tools(

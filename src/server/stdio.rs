@@ -6,7 +6,14 @@
 //! Ours rather than rmcp's, because rmcp's drops what it cannot parse without a word, so that the client waits for ever,
 //! and because rmcp's service ends when the first message is one that it does not expect.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use rmcp::{
     RoleServer,
@@ -20,10 +27,9 @@ use serde::{Serialize, de::IgnoredAny};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::Mutex,
+    sync::{Mutex, Notify},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::config::MAX_REQUEST;
 
@@ -114,13 +120,13 @@ where
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         loop {
             while self.replies.join_next().await.is_some() {}
-            if self.outgoing.closed.is_cancelled() {
+            if self.outgoing.is_closed() {
                 return None;
             }
             let line = tokio::select! {
                 biased;
                 line = self.lines.next() => line?,
-                () = self.outgoing.closed.cancelled() => return None,
+                () = self.outgoing.closing.notified() => return None,
             };
             let Some(reading) = line.read() else { continue };
             match reading.and_then(|message| self.opening.admit(message)) {
@@ -134,7 +140,7 @@ where
     /// Does not wait: a client that reads nothing must not stop us. The streams go with the transport.
     async fn close(&mut self) -> Result<(), StdioError> {
         self.replies.abort_all();
-        self.outgoing.closed.cancel();
+        self.outgoing.close();
         Ok(())
     }
 }
@@ -143,7 +149,9 @@ where
 #[derive(Debug)]
 struct Outgoing<W> {
     sink: Mutex<Sink<W>>,
-    closed: CancellationToken,
+    closed: AtomicBool,
+    /// Wakes `receive`, the only one that waits for it.
+    closing: Notify,
 }
 
 /// The stream and what has yet to go into it. A send whose future is dropped half way leaves its rest here, and the next
@@ -158,12 +166,21 @@ struct Sink<W> {
 impl<W: AsyncWrite + Unpin> Outgoing<W> {
     fn new(writer: W) -> Self {
         let sink = Sink { writer, bytes: Vec::new(), written: 0 };
-        Self { sink: Mutex::new(sink), closed: CancellationToken::new() }
+        Self { sink: Mutex::new(sink), closed: AtomicBool::new(false), closing: Notify::new() }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.closing.notify_one();
     }
 
     async fn send(&self, message: &ServerJsonRpcMessage) -> Result<(), StdioError> {
         let mut sink = self.sink.lock().await;
-        if self.closed.is_cancelled() {
+        if self.is_closed() {
             return Err(StdioError::Closed);
         }
         sink.append(message).map_err(StdioError::Serialise)?;
@@ -172,7 +189,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
 
     async fn send_line(&self, line: &[u8]) -> Result<(), StdioError> {
         let mut sink = self.sink.lock().await;
-        if self.closed.is_cancelled() {
+        if self.is_closed() {
             return Err(StdioError::Closed);
         }
         sink.bytes.extend_from_slice(line);
@@ -181,7 +198,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
 
     async fn drain(&self, sink: &mut Sink<W>) -> Result<(), StdioError> {
         sink.drain().await.map_err(|error| {
-            self.closed.cancel();
+            self.close();
             StdioError::Write(error)
         })
     }

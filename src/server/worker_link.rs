@@ -133,17 +133,7 @@ impl Worker {
     pub async fn start(zygote: &Zygote, session: &str) -> Result<Self, ZygoteError> {
         let born = Instant::now();
         let new = zygote.fork(session).await?;
-        let pid = new.pid;
-        match Self::greet(new, born).await {
-            Ok(worker) => Ok(worker),
-            Err(reason) => {
-                if let Ok(pidfd) = PidFd::open(pid) {
-                    let _ = pidfd.signal(Signal::SIGKILL);
-                }
-                zygote.reap(pid);
-                Err(ZygoteError::Fork(reason))
-            }
-        }
+        Self::greet(new, born).await.map_err(ZygoteError::Fork)
     }
 
     async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
@@ -156,7 +146,7 @@ impl Worker {
         }
         let control = Control::listen(new.control);
         Ok(Self {
-            pid: new.pid,
+            pid: new.lease.take(),
             pidfd: new.pidfd,
             replies,
             requests,

@@ -91,11 +91,42 @@ pub enum Stage {
     Failed(String),
 }
 
+/// A worker that somebody must take over: dropped before [`Lease::take`], it is ended and reaped. Whoever waits for a
+/// worker may be called away (a restart, a deletion) at any await between the fork and the worker's hello.
+#[derive(Debug)]
+pub struct Lease {
+    pid: i32,
+    owner: Option<mpsc::WeakUnboundedSender<Request>>,
+}
+
+impl Lease {
+    /// The process id; from here on the caller sees to the worker's end.
+    #[must_use]
+    pub fn take(mut self) -> i32 {
+        self.owner = None;
+        self.pid
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(requests) = self.owner.take().and_then(|owner| owner.upgrade()) {
+            let _ = requests.send(Request::Abandon { pid: self.pid });
+        }
+    }
+}
+
 /// A worker just forked: its process, and our ends of its channels.
 #[derive(Debug)]
 pub struct NewWorker {
-    /// Process id.
-    pub pid: i32,
+    /// Process id, and the duty to see to its end.
+    pub lease: Lease,
     /// The process, by descriptor.
     pub pidfd: AsyncFd<PidFd>,
     /// Cell socket.
@@ -124,10 +155,28 @@ struct Exits {
     changed: watch::Sender<u64>,
 }
 
+/// What the owner task is asked.
 #[derive(Debug)]
-enum Request {
-    Fork { session: String, descriptors: [OwnedFd; 4], reply: oneshot::Sender<Result<i32, ZygoteError>> },
-    Reap { pid: i32 },
+pub enum Request {
+    /// A worker for a session.
+    Fork {
+        /// Its name.
+        session: String,
+        /// The worker's ends.
+        descriptors: [OwnedFd; 4],
+        /// For the worker.
+        reply: oneshot::Sender<Result<Lease, ZygoteError>>,
+    },
+    /// A worker's end has been seen.
+    Reap {
+        /// Which.
+        pid: i32,
+    },
+    /// Nobody wants this worker: end it and reap it.
+    Abandon {
+        /// Which.
+        pid: i32,
+    },
 }
 
 impl Zygote {
@@ -141,7 +190,16 @@ impl Zygote {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (stage_sender, stage) = watch::channel(Stage::Starting);
         let exits = Arc::new(Exits { known: Mutex::default(), changed: watch::channel(0).0 });
-        let owner = Owner { inbox, stage: stage_sender, exits: Arc::clone(&exits), children, spawner, next: 1 };
+        let own_end = requests.downgrade();
+        let owner = Owner {
+            inbox,
+            requests: own_end,
+            stage: stage_sender,
+            exits: Arc::clone(&exits),
+            children,
+            spawner,
+            next: 1,
+        };
         tokio::spawn(owner.run(settings));
         Self { requests, stage, exits }
     }
@@ -165,14 +223,14 @@ impl Zygote {
         let passed = [cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker];
         let request = Request::Fork { session: session.to_owned(), descriptors: passed, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
-        let pid = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
+        let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
         let stream = |stream: StdStream| {
             stream.set_nonblocking(true)?;
             UnixStream::from_std(stream)
         };
         // The zygote keeps a dead worker as a zombie until we say `Reap`, so this number cannot be a stranger's.
-        let pidfd = watch(pid)?;
-        Ok(NewWorker { pid, pidfd, cell: stream(cell)?, control: stream(control)?, stdout, stderr })
+        let pidfd = watch(lease.pid())?;
+        Ok(NewWorker { lease, pidfd, cell: stream(cell)?, control: stream(control)?, stdout, stderr })
     }
 
     /// How a worker whose pidfd has become readable ended: from the zygote, or, when that has died and the worker is
@@ -253,13 +311,15 @@ struct Process {
     /// For writing with descriptors attached; the reader's half never writes.
     socket: StdStream,
     /// Forks asked for and not answered, in order.
-    pending: VecDeque<(u64, oneshot::Sender<Result<i32, ZygoteError>>)>,
+    pending: VecDeque<(u64, oneshot::Sender<Result<Lease, ZygoteError>>)>,
     /// Since when the oldest of them waits.
     oldest: Option<tokio::time::Instant>,
 }
 
 struct Owner {
     inbox: mpsc::UnboundedReceiver<Request>,
+    /// The other end, for leases; weak, so that the task ends with the last handle.
+    requests: mpsc::WeakUnboundedSender<Request>,
     stage: watch::Sender<Stage>,
     exits: Arc<Exits>,
     children: Children,
@@ -311,7 +371,7 @@ impl Owner {
     async fn refuse_one(&mut self, error: &ZygoteError) -> Option<()> {
         match self.inbox.recv().await? {
             Request::Fork { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Request::Reap { .. } => {}
+            Request::Reap { .. } | Request::Abandon { .. } => {}
         }
         Some(())
     }
@@ -382,9 +442,7 @@ impl Owner {
         match message {
             FromZygote::Forked { worker, pid } => {
                 self.children.add(pid);
-                if !answer(process, worker, Ok(pid)) {
-                    self.abandon(process, pid);
-                }
+                answer(process, worker, Ok(Lease { pid, owner: Some(self.requests.clone()) }));
             }
             FromZygote::ForkFailed { worker, message } => {
                 answer(process, worker, Err(ZygoteError::Fork(message)));
@@ -399,7 +457,7 @@ impl Owner {
         }
     }
 
-    /// Nobody wants this worker any more: whoever asked for it was restarted or deleted meanwhile.
+    /// Ends a worker that nobody wants any more.
     fn abandon(&self, process: &Process, pid: i32) {
         if let Ok(pidfd) = PidFd::open(pid) {
             let _ = pidfd.signal(Signal::SIGKILL);
@@ -410,6 +468,7 @@ impl Owner {
 
     fn ask(&mut self, process: &mut Process, request: Request) {
         match request {
+            Request::Abandon { pid } => self.abandon(process, pid),
             Request::Reap { pid } => {
                 let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
             }
@@ -441,16 +500,14 @@ impl Owner {
     }
 }
 
-/// Gives the answer to whoever asked; false when nobody waits for it any more.
-fn answer(process: &mut Process, worker: u64, result: Result<i32, ZygoteError>) -> bool {
-    let mut taken = false;
+/// Gives the answer to whoever asked; a lease that nobody waits for any more sees to its worker itself.
+fn answer(process: &mut Process, worker: u64, result: Result<Lease, ZygoteError>) {
     if let Some(place) = process.pending.iter().position(|(asked, _)| *asked == worker)
         && let Some((_, reply)) = process.pending.remove(place)
     {
-        taken = reply.send(result).is_ok();
+        let _ = reply.send(result);
     }
     process.oldest = if process.pending.is_empty() { None } else { Some(tokio::time::Instant::now()) };
-    taken
 }
 
 /// Writes one frame with descriptors. The socket is blocking for writes of this size only when a zygote is stopped and

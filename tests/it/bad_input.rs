@@ -30,6 +30,36 @@ fn tools_and_arguments_that_do_not_exist_are_named_with_those_that_do() {
 }
 
 #[test]
+fn a_known_method_with_wrong_parameters_is_not_called_unknown() {
+    let mut forkpy = started();
+    for (method, params, code) in [
+        ("tools/call", json!({"arguments": {}}), -32602),
+        ("tools/call", json!({"name": 7}), -32602),
+        ("no/such/method", json!({}), -32601),
+    ] {
+        let answer = forkpy.request(method, params);
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert!(answer["error"]["message"].as_str().expect("words").contains(method), "{answer}");
+    }
+    unharmed(&mut forkpy);
+}
+
+/// `notifications/cancelled` for a discovery that took too long was enough to end a connection before it began.
+#[test]
+fn nonsense_as_the_first_message_does_not_end_the_connection() {
+    let mut forkpy = Setup::new().spawn();
+    forkpy.notify("notifications/cancelled", json!({"requestId": 99}));
+    forkpy.send_bytes(b"garbage\n");
+    forkpy.nameless_error();
+    let early = forkpy.request("tools/call", json!({"name": "ping", "arguments": {}}));
+    assert_eq!(early["error"]["code"], -32602, "{early}");
+    let hello =
+        json!({"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
+    assert_eq!(forkpy.request("initialize", hello)["result"]["protocolVersion"], "2025-03-26");
+    assert_eq!(forkpy.eval("1"), "1");
+}
+
+#[test]
 fn values_that_make_no_sense_are_refused() {
     let mut forkpy = started();
     let cases = [
