@@ -39,7 +39,7 @@ def save(path: str) -> Report:
 
 
 def load(path: str) -> Report:
-    """Bring the variables of a file back; ValueError, and nothing changed, when it is no whole one."""
+    """Bring the variables of a file back; ValueError and no change when it is no whole one."""
     from forkpy_worker import statefile, statepickle
 
     with statefile.Reader(path) as reader:

@@ -4,8 +4,9 @@ Owns: the decision what counts as shared and what is refused. Runs cells' code (
 like), so nothing here may fail for what that raises.
 Runs in: worker main thread, between cells.
 
-Each variable is pickled alone first. That shows whether it can be, and the pickler's memo shows which
-objects it reaches; variables that reach a common one are a group and are pickled again, together.
+Each variable is pickled alone first. That shows whether it can be, and the pickler's memo shows
+which objects it reaches; variables that reach a common one are a group and are pickled again,
+together.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _shareable(pickler: pickle.Pickler, group: dict[str, Any]) -> list[Any]:
 
 
 def _has_identity(obj: Any) -> bool:
-    """Tell values (numbers, strings, dtypes, enum members) from things: values define their hash."""
+    """Tell values (numbers, strings, dtypes, enum members) from things by their own hash."""
     if isinstance(obj, (type, FunctionType)):
         return False
     own_hash: object = type(obj).__hash__

@@ -10,14 +10,47 @@ from __future__ import annotations
 import gc
 import os
 
-# What sessions commonly use, and what this package imports when first used.
-_COMMON = (
-    "warnings traceback linecache asyncio inspect pickle threading subprocess json signal select "
-    "atexit random math datetime decimal dataclasses typing pathlib tempfile shutil collections "
-    "functools itertools re csv textwrap contextlib copy string statistics "
-    "forkpy_worker.report forkpy_worker.results forkpy_worker.awaiting forkpy_worker.summaries "
-    "forkpy_worker.statefile forkpy_worker.statepickle"
-).split()
+# What most sessions need sooner or later, and what this package imports when first used. The
+# zygote imports it one by one while nobody waits for a fork.
+COMMON = (
+    "traceback",
+    "linecache",
+    "pickle",
+    "inspect",
+    "threading",
+    "subprocess",
+    "json",
+    "asyncio",
+    "warnings",
+    "signal",
+    "select",
+    "atexit",
+    "random",
+    "math",
+    "datetime",
+    "decimal",
+    "dataclasses",
+    "typing",
+    "pathlib",
+    "tempfile",
+    "shutil",
+    "collections",
+    "functools",
+    "itertools",
+    "re",
+    "csv",
+    "textwrap",
+    "contextlib",
+    "copy",
+    "string",
+    "statistics",
+    "forkpy_worker.report",
+    "forkpy_worker.results",
+    "forkpy_worker.awaiting",
+    "forkpy_worker.summaries",
+    "forkpy_worker.statefile",
+    "forkpy_worker.statepickle",
+)
 
 # Read once, when the library is imported. A pool of threads must not exist when the zygote forks.
 _WHILE_IMPORTING = {
@@ -32,18 +65,7 @@ def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
     from forkpy_worker import cell, probe, session, state, variables  # noqa: F401
 
-    _settle()
-
-
-def stage_two() -> None:
-    """Import what most sessions need sooner or later; nobody waits for this."""
-    for module in _COMMON:
-        try:
-            __import__(module)
-        except ImportError:  # noqa: PERF203
-            # A Python built without it; whoever needs it will be told.
-            continue
-    _settle()
+    settle()
 
 
 def preload(module: str) -> str | None:
@@ -64,7 +86,7 @@ def preload(module: str) -> str | None:
     return None
 
 
-def _settle() -> None:
+def settle() -> None:
     """Tell the collector that all this is here to stay, so that it dirties no shared page."""
     gc.collect()
     gc.freeze()

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Idle time after which the second stage of warming up begins.
-const SECOND_STAGE_AFTER_MS: u16 = 20;
+const SECOND_STAGE_AFTER_MS: u16 = 5;
 
 /// Why a zygote ends other than by its server's wish.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +162,7 @@ struct Zygote {
 
 impl Zygote {
     fn serve(mut self, py: Python<'_>) -> Result<(), ZygoteError> {
-        let mut unwarmed: VecDeque<String> = preload::second_stage();
+        let mut unwarmed: VecDeque<String> = preload::second_stage(py).unwrap_or_default();
         loop {
             let timeout =
                 if unwarmed.is_empty() { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };

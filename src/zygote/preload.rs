@@ -33,18 +33,18 @@ pub fn stage_one(py: Python<'_>, modules: &[String]) -> PyResult<Vec<(String, St
 }
 
 /// What to import when nobody is waiting.
-#[must_use]
-pub fn second_stage() -> VecDeque<String> {
-    ["traceback", "linecache", "pickle", "inspect", "threading", "subprocess", "json", "asyncio"]
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
+///
+/// # Errors
+/// When the embedded package itself fails.
+pub fn second_stage(py: Python<'_>) -> PyResult<VecDeque<String>> {
+    Ok(py.import("forkpy_worker.warm")?.getattr("COMMON")?.extract::<Vec<String>>()?.into())
 }
 
-/// Imports one of them; after the last one the collector is told that all this is here to stay.
+/// Imports one of them; after the last one the collector is told that all this is here to stay. A Python built without
+/// one of them goes on without: whoever needs it will be told.
 pub fn import_behind(py: Python<'_>, module: &str, last: bool) {
     let _ = py.import(module);
     if last {
-        let _ = py.import("forkpy_worker.warm").and_then(|warm| warm.getattr("stage_two")?.call0());
+        let _ = py.import("forkpy_worker.warm").and_then(|warm| warm.getattr("settle")?.call0());
     }
 }
