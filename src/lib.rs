@@ -16,6 +16,22 @@
 //! | [`fault`] | zygote, worker | nix | release builds |
 //! | [`embed`] | zygote, once | – | names of Python functions (`worker/python.rs` knows them) |
 //!
+//! # One call of `run_python_code`, in ten steps
+//! 1. A line (`server/stdio.rs`) or a request (`server/http.rs`: token, Host, Origin, cookie) becomes a message for rmcp.
+//! 2. rmcp calls `server/mcp.rs`, which knows the caller (`server/clients.rs`) and hands over to `server/tools`.
+//! 3. `tools/arguments.rs` checks what was sent; `server/registry.rs` finds the session.
+//! 4. The session's task (`server/session.rs`) takes the cell when its turn comes. No worker yet: `server/zygote_client.rs`
+//!    asks the zygote, with four descriptors attached, and waits for the worker's `Hello`.
+//! 5. `zygote/fork.rs` forks between CPython's hooks; `worker/mod.rs` makes the new process its own.
+//! 6. The session sends `RunCell` (`server/session/run.rs`) and listens to reply, output, clock, cancellation and death.
+//! 7. The worker's main thread runs it: `worker/gate.rs` names the running cell, `worker/python.rs` calls
+//!    `python/forkpy_worker/cell.py`.
+//! 8. Output flows through pipes into `server/capture.rs`: head, tail, and a file when it is much.
+//! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/outcome.rs`.
+//! 10. `server/render.rs` makes the structured reply and its text, within what clients accept.
+//!
+//! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time.
+//!
 //! # Words
 //! *Session*: the user's lasting thing. *Worker*: the process serving it now. *Zygote*: parent of all workers.
 //! *Cell*: one submitted piece of code. *Frame*: bytes with a length. *Outcome*: how a cell ended.
@@ -27,6 +43,11 @@
 //!   server), pinger (waits for the GIL; starts with the first ping). A ping that waits cannot delay an interrupt.
 //! - A worker's sockets lie at the top of its descriptor table and frames begin with a magic: user code that writes to
 //!   every small descriptor does not reach them, and one that reaches them breaks its own session only.
+//! - The server runs on one thread: a cell's way through it needs no hand-over, and what could block it (ending families,
+//!   waiting for an environment) runs elsewhere.
+//! - A worker that nobody has taken over yet is a *lease*: whoever waits for it may be called away at any await, and the
+//!   worker is then ended and reaped.
+//! - Frames are postcard, not JSON: large texts are copied, never escaped.
 //! - A dead worker stays a zombie, its pid taken, until the server has seen its end and says `Reap`.
 
 pub mod cli;

@@ -257,8 +257,9 @@ enum Event {
 
 impl Task {
     async fn live(mut self) {
-        if let Err(error) = self.ensure_worker().await {
-            tracing::warn!(session = %self.id, %error, "no worker yet");
+        match self.ensure_worker().await {
+            Ok(()) | Err(ZygoteError::Superseded) => {}
+            Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
         }
         loop {
             match self.next_event().await {
@@ -416,7 +417,11 @@ impl Task {
         let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
         self.around.zygote.reap(pid);
         self.around.children.remove(pid);
-        tracing::warn!(session = %self.id, pid, death = death.describe(), "worker ended");
+        if matches!(death.reason, DeathReason::Restart | DeathReason::Delete) {
+            tracing::debug!(session = %self.id, pid, "worker ended as asked");
+        } else {
+            tracing::warn!(session = %self.id, pid, "worker {}", death.describe());
+        }
         self.shared.update(|status| {
             status.restarts += 1;
             status.last_exit = Some((death.clone(), Timestamp::now()));

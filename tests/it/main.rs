@@ -3,7 +3,9 @@
 mod bad_input;
 mod cells;
 mod clients;
+mod command_line;
 mod endings;
+mod environment;
 mod faults;
 mod http;
 mod output;

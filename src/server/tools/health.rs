@@ -29,6 +29,10 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// What a call for health gives an idle interpreter to answer; it needs some 20 µs.
 const GLANCE: Duration = Duration::from_millis(50);
 
+/// How often and how long the reaping of a worker that has just ended is waited for.
+const REAP_LOOKS: u32 = 20;
+const REAP_PAUSE: Duration = Duration::from_millis(5);
+
 pub(super) async fn get(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
     let asked: OfSession = call.read("get_kernel_health")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
@@ -38,7 +42,18 @@ pub(super) async fn get(server: &Server, call: &Call) -> Result<CallToolResult, 
     {
         let _ = worker.control.ping(GLANCE).await;
     }
+    reap_under_way(server, &session).await;
     reply(&report(server, &session, &session.shared.get()))
+}
+
+/// A worker that has just ended is reaped within a millisecond or two: it is not called a zombie for that.
+async fn reap_under_way(server: &Server, session: &Session) {
+    for _ in 0..REAP_LOOKS {
+        match session.shared.get().ended {
+            Some(pid) if is_corpse(server, pid) => tokio::time::sleep(REAP_PAUSE).await,
+            _ => return,
+        }
+    }
 }
 
 pub(super) async fn check(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {

@@ -29,6 +29,7 @@ pub struct Setup {
     pub workspace: PathBuf,
     mark: String,
     directory: tempfile::TempDir,
+    keep_log: bool,
 }
 
 /// A running server and its client.
@@ -47,7 +48,7 @@ pub struct Forkpy {
     pub workspace: PathBuf,
     mark: String,
     killed: bool,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// A tool's reply.
@@ -60,15 +61,19 @@ pub struct Reply {
 
 impl Setup {
     pub fn new() -> Self {
+        // The interpreter itself, so that no test makes an environment.
+        Self::without_python().args(&["--python", env!("FORKPY_BUILD_PYTHON")])
+    }
+
+    /// With the environment that the server finds or makes.
+    pub fn without_python() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let workspace = directory.path().join("workspace");
         let mark = format!("{}-{}", std::process::id(), directory.path().display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
         command.arg("--workspace").arg(&workspace);
-        // The interpreter itself, so that no test makes an environment.
-        command.args(["--python", env!("FORKPY_BUILD_PYTHON")]);
         command.env("FORKPY_TEST_MARK", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
-        Self { command, workspace, mark, directory }
+        Self { command, workspace, mark, directory, keep_log: false }
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {
@@ -78,6 +83,12 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// For [`Forkpy::log`].
+    pub fn keep_log(mut self) -> Self {
+        self.keep_log = true;
         self
     }
 
@@ -94,7 +105,11 @@ impl Setup {
 
     /// Starts it and says nothing.
     pub fn spawn(mut self) -> Forkpy {
-        let log = if std::env::var_os("FORKPY_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
+        let log = match (self.keep_log, std::env::var_os("FORKPY_TEST_LOG")) {
+            (true, _) => std::fs::File::create(self.directory.path().join("log")).expect("a file").into(),
+            (false, Some(_)) => Stdio::inherit(),
+            (false, None) => Stdio::null(),
+        };
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut process = self.command.spawn().expect("the binary starts");
         let output = BufReader::new(process.stdout.take().expect("piped"));
@@ -123,7 +138,7 @@ impl Setup {
             workspace: self.workspace,
             mark: self.mark,
             killed: false,
-            _directory: self.directory,
+            directory: self.directory,
         }
     }
 
@@ -338,6 +353,11 @@ impl Forkpy {
         self.killed = true;
         self.process.kill().expect("it lives");
         self.process.wait().expect("ours");
+    }
+
+    /// What the server has logged, if it was to be kept.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).expect("kept")
     }
 
     pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
