@@ -30,10 +30,8 @@ const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a proces
      says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
      sessions with create_session and pass session_id.";
 
-/// Methods that exist, so that a malformed call of one is not taken for an unknown method.
-const KNOWN_METHODS: [&str; 11] = [
-    "initialize",
-    "ping",
+/// Methods that exist in every version (`ping` and others are gone since 2026-07-28), so that a malformed call of one is not taken for an unknown method.
+const KNOWN_METHODS: [&str; 8] = [
     "tools/list",
     "tools/call",
     "resources/list",
@@ -42,7 +40,6 @@ const KNOWN_METHODS: [&str; 11] = [
     "prompts/list",
     "prompts/get",
     "completion/complete",
-    "logging/setLevel",
 ];
 
 /// One connection, or one request of the stateless protocol.

@@ -42,7 +42,7 @@ fn prepared() -> &'static Prepared {
 fn pytest(directory: &str, arguments: &[&str]) {
     let prepared = prepared();
     let output = Command::new(&prepared.python)
-        .args(["-m", "pytest", "-q", "--color=no"])
+        .args(["-m", "pytest", "--color=no"])
         .args(arguments)
         .current_dir(root().join(directory))
         .env("FORKPY_BIN", env!("CARGO_BIN_EXE_forkpy"))

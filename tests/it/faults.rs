@@ -53,6 +53,7 @@ fn a_worker_killed_at_the_moment_of_its_reply_has_ended_its_cell_once() {
         forkpy.run("x = 1");
         let code = "with open('runs', 'a') as f: f.write('x')";
         assert_eq!(forkpy.run(code)["status"], status, "{moment}");
+        forkpy.until("dead", |seen| seen["status"] == "dead");
         let next = forkpy.run("'x' in globals()");
         assert_eq!((&next["results"], &next["state"]), (&json!(["False"]), &json!("lost")), "{moment}");
         assert_eq!(std::fs::read_to_string(forkpy.file("runs")).expect("written"), "x", "{moment}: run once");

@@ -1,0 +1,49 @@
+"""From text to code objects."""
+
+import __future__
+
+import pytest
+
+from forkpy_worker import cell, compiling
+
+
+def test_the_future_bits_are_those_of_the_future_module() -> None:
+    features = [getattr(__future__, name) for name in __future__.all_feature_names]
+    known = 0
+    for feature in features:
+        known |= feature.compiler_flag
+    # `nested_scopes` and `generators` have shared bits outside the range for thirty years.
+    assert known & ~compiling.FUTURES <= 0x30
+    assert __future__.annotations.compiler_flag & compiling.FUTURES
+
+
+def test_a_future_import_holds_for_later_cells() -> None:
+    assert cell.run_cell(101, "from __future__ import annotations")[0] == "ok"
+    code = "def f(x: NoSuchName) -> AnotherOne: ...\nf.__annotations__['x']"
+    assert cell.run_cell(102, code)[1] == ["'NoSuchName'"]
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("1 + 1", (False, True)),
+        ("x = 1", (True, False)),
+        ("x = 1\nx", (True, True)),
+        ("# only a comment", (False, False)),
+        ("if True:\n    1", (True, False)),
+    ],
+)
+def test_a_last_expression_is_told_from_statements(code: str, parts: tuple[bool, bool]) -> None:
+    statements, last = compiling.compile_cell(code, "<test>")
+    assert (statements is not None, last is not None) == parts
+
+
+def test_a_syntax_error_shows_the_line_and_a_caret() -> None:
+    status, _, error, _ = cell.run_cell(103, "x = 1\nif x\n    pass")
+    assert status == "error"
+    assert error[0] == "SyntaxError" and error[2] == 2
+    assert "if x\n" in error[3] and "^" in error[3]
+
+
+def test_deep_expressions_compile_as_in_a_script() -> None:
+    assert cell.run_cell(104, "+".join(["1"] * 2000))[1] == ["2000"]
