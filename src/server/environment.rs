@@ -337,7 +337,7 @@ impl Workshop<'_> {
 
     /// Later start of an environment that lacks something: one short try, unless another process is at it.
     async fn complete(&self, place: &Place, base: &Path, record: Record) -> Record {
-        let Some(lock) = place.open_lock().ok().filter(|lock| lock.try_lock().is_ok()) else { return record };
+        let Some(lock) = self.lock_at_once(place).await else { return record };
         let Ok(log) = place.open_log() else { return record };
         info!("trying again to install {} into {}", list(&record.missing), place.directory.display());
         let job = Job { place, base, uv: self.find(OsStr::new("uv")), log, lock };
@@ -346,6 +346,19 @@ impl Workshop<'_> {
             warn!("failed to write {MARKER} in {}: {error}", place.directory.display());
             record
         })
+    }
+
+    /// The lock, unless another process holds it. Somebody's child between fork and exec may hold it for a moment too,
+    /// with a copy of a descriptor of ours.
+    async fn lock_at_once(&self, place: &Place) -> Option<File> {
+        let file = place.open_lock().ok()?;
+        for _ in 0..10 {
+            if file.try_lock().is_ok() {
+                return Some(file);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        None
     }
 
     async fn lock(&self, place: &Place) -> Result<File, EnvironmentError> {

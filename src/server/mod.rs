@@ -155,7 +155,7 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
 /// Starts the zygote's owner at once and prepares the environment behind it.
 fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> {
     let (ready, wanted) = oneshot::channel();
-    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start()?);
+    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?);
     let wish = Wish {
         venv: settings.venv.clone(),
         python: settings.python.clone(),

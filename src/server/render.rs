@@ -45,6 +45,7 @@ pub fn cell(session: &str, outcome: CellOutcome) -> Cell {
         outputs: Vec::new(),
         new_files: outcome.new_files.paths,
         new_files_omitted: outcome.new_files.omitted as u64,
+        new_files_incomplete: outcome.new_files.incomplete,
         execution_time: outcome.ran.as_secs_f64(),
         queued_time: outcome.queued.as_secs_f64(),
         error,

@@ -269,11 +269,11 @@ impl Spawner {
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(children: Children) -> io::Result<Self> {
         let (sender, orders) = std::sync::mpsc::channel::<SpawnOrder>();
         std::thread::Builder::new().name("zygote-spawner".into()).stack_size(256 << 10).spawn(move || {
             for (socket, reply) in orders {
-                let _ = reply.send(spawn_zygote(&socket));
+                let _ = reply.send(spawn_zygote(&socket, &children));
             }
         })?;
         Ok(Self(sender))
@@ -288,9 +288,10 @@ impl Spawner {
 }
 
 /// Runs our own binary in the zygote role. Its stdout is not ours: that one carries MCP.
-fn spawn_zygote(socket: &StdStream) -> io::Result<i32> {
+fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
     descriptors::close_on_exec(socket.as_fd(), false)?;
-    let child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg("__zygote")
         .arg(format!("--socket={}", socket.as_raw_fd()))
         .arg(format!("--server={}", std::process::id()))
@@ -298,9 +299,8 @@ fn spawn_zygote(socket: &StdStream) -> io::Result<i32> {
         .env_remove("FORKPY_TOKEN")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn()?;
-    i32::try_from(child.id()).map_err(io::Error::other)
+        .stderr(Stdio::inherit());
+    children.spawn(&mut command)
 }
 
 /// One living zygote.
@@ -380,7 +380,6 @@ impl Owner {
         let not_started = |error: &dyn std::fmt::Display| ZygoteError::NotStarted(error.to_string());
         let (ours, theirs) = StdStream::pair()?;
         let pid = self.spawner.spawn(theirs).await?;
-        self.children.add(pid);
         let pidfd = watch(pid)?;
         let reading = ours.try_clone()?;
         reading.set_nonblocking(true)?;

@@ -318,16 +318,3 @@ fn callers_and_the_thread_read_together_and_nothing_is_lost() {
         }
     });
 }
-
-#[test]
-#[ignore = "a measurement"]
-fn a_cell_without_files_costs_little() {
-    let place = Place::new(&["a"]);
-    let cells = 100_000;
-    let begin = Instant::now();
-    for _ in 0..cells {
-        assert!(place.since(&place.watcher.mark()).is_empty());
-    }
-    let each = begin.elapsed() / cells;
-    assert!(each < Duration::from_micros(50), "{each:?} a cell");
-}

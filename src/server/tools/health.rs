@@ -33,7 +33,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 const REAP_LOOKS: u32 = 20;
 const REAP_PAUSE: Duration = Duration::from_millis(5);
 
-pub(super) async fn get(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn get(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: OfSession = call.read("get_kernel_health")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let status = session.shared.settled(START_LIMIT).await;
@@ -56,7 +56,7 @@ async fn reap_under_way(server: &Server, session: &Session) {
     }
 }
 
-pub(super) async fn check(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn check(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: CheckResponsiveness = call.read("check_kernel_responsiveness")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let limit = arguments::check_limit(asked.timeout)?;

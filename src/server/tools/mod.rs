@@ -156,29 +156,29 @@ fn define<A: JsonSchema, R: JsonSchema + 'static>(
 }
 
 /// Answers a call; `None` when there is no such tool.
-pub async fn call(server: &Server, name: &str, call: Call) -> Option<CallToolResult> {
+pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToolResult> {
     let answered = match name {
-        "ping" => ping(&call),
+        "ping" => ping(&mut call),
         "run_python_code" => run::run_python_code(server, call).await,
         "list_variables" => run::list_variables(server, call).await,
         "restart_kernel" => run::restart_kernel(server, call).await,
-        "create_session" => sessions::create(server, &call),
-        "switch_session" => sessions::switch(server, &call),
-        "list_sessions" => sessions::list(server, &call),
-        "delete_session" => sessions::delete(server, &call).await,
-        "get_kernel_health" => health::get(server, &call).await,
-        "check_kernel_responsiveness" => health::check(server, &call).await,
-        "get_workspace_info" => workspace_info(server, &call),
+        "create_session" => sessions::create(server, &mut call),
+        "switch_session" => sessions::switch(server, &mut call),
+        "list_sessions" => sessions::list(server, &mut call),
+        "delete_session" => sessions::delete(server, &mut call).await,
+        "get_kernel_health" => health::get(server, &mut call).await,
+        "check_kernel_responsiveness" => health::check(server, &mut call).await,
+        "get_workspace_info" => workspace_info(server, &mut call),
         _ => return None,
     };
     Some(answered.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(error.to_string())])))
 }
 
 impl Call {
-    /// Reads the arguments.
-    fn read<T: serde::de::DeserializeOwned>(&self, tool: &str) -> Result<T, ToolError> {
+    /// Takes and reads the arguments.
+    fn read<T: serde::de::DeserializeOwned>(&mut self, tool: &str) -> Result<T, ToolError> {
         let schema = TOOLS.iter().find(|known| known.name == tool).map(|known| Arc::clone(&known.input_schema));
-        arguments::read(tool, &schema.unwrap_or_default(), self.arguments.clone())
+        arguments::read(tool, &schema.unwrap_or_default(), self.arguments.take())
     }
 }
 
@@ -209,12 +209,12 @@ fn now() -> String {
     Timestamp::now().to_string()
 }
 
-fn ping(call: &Call) -> Result<CallToolResult, ToolError> {
+fn ping(call: &mut Call) -> Result<CallToolResult, ToolError> {
     let arguments::Nothing {} = call.read("ping")?;
     reply(&results::Pong { status: "pong", ok: true, timestamp: now() })
 }
 
-fn workspace_info(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+fn workspace_info(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let arguments::Nothing {} = call.read("get_workspace_info")?;
     let words = |path: &Path| path.to_string_lossy().into_owned();
     let place = &server.workspace;

@@ -32,6 +32,8 @@ pub struct Cell {
     pub new_files: Vec<String>,
     /// New files that are not listed, because there were too many.
     pub new_files_omitted: u64,
+    /// New files may be missing from the list: too much happened at once, or the watch was not ready.
+    pub new_files_incomplete: bool,
     /// Seconds it ran.
     pub execution_time: f64,
     /// Seconds it waited for its turn.

@@ -25,7 +25,7 @@ use crate::server::{
 /// Clients give up on a silent call; those that ask hear from us this often.
 const PROGRESS: Duration = Duration::from_secs(3);
 
-pub(super) async fn run_python_code(server: &Server, call: Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: RunPythonCode = call.read("run_python_code")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let timeout = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
@@ -38,14 +38,14 @@ pub(super) async fn run_python_code(server: &Server, call: Call) -> Result<CallT
     reply_with_text(&cell, text, is_error)
 }
 
-pub(super) async fn list_variables(server: &Server, call: Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn list_variables(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: OfSession = call.read("list_variables")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let found = with_progress(&call.context, &session, session.variables()).await?;
     reply(&Variables { variables: found.into_iter().collect(), session_id: session.id.to_string() })
 }
 
-pub(super) async fn restart_kernel(server: &Server, call: Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn restart_kernel(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: RestartKernel = call.read("restart_kernel")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let preserve_state = asked.preserve_state.unwrap_or(false);

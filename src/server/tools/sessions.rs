@@ -20,7 +20,7 @@ use crate::server::{
 /// Longest description, characters.
 const MAX_DESCRIPTION: usize = 2000;
 
-pub(super) fn create(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+pub(super) fn create(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: CreateSession = call.read("create_session")?;
     let description = asked.description.unwrap_or_default();
     if description.chars().count() > MAX_DESCRIPTION {
@@ -38,7 +38,7 @@ pub(super) fn create(server: &Server, call: &Call) -> Result<CallToolResult, Too
     })
 }
 
-pub(super) fn switch(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+pub(super) fn switch(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: NamedSession = call.read("switch_session")?;
     let session = server.registry.get(&asked.session_id)?;
     let previous = server.active.switch(&call.client, session.id.clone()).ok_or(ToolError::NotRecognised)?;
@@ -50,7 +50,7 @@ pub(super) fn switch(server: &Server, call: &Call) -> Result<CallToolResult, Too
     })
 }
 
-pub(super) fn list(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+pub(super) fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let Nothing {} = call.read("list_sessions")?;
     let active = server.active.of(&call.client);
     let all = server.registry.all();
@@ -62,7 +62,7 @@ pub(super) fn list(server: &Server, call: &Call) -> Result<CallToolResult, ToolE
     })
 }
 
-pub(super) async fn delete(server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: NamedSession = call.read("delete_session")?;
     let was_active = *server.active.of(&call.client) == *asked.session_id;
     server.registry.delete(&asked.session_id).await?;
