@@ -102,6 +102,11 @@ fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
     for number in 0..100 {
         round(&mut forkpy, number);
     }
+    // The zygote imports more while it is idle, and has grown to its size when the last of it is there.
+    wait_for("the zygote's own imports", || {
+        forkpy.call("restart_kernel", json!({}));
+        forkpy.eval("import sys; 'forkpy_worker.statepickle' in sys.modules") == "True"
+    });
     let (server, zygote) = (forkpy.server_pid(), forkpy.zygote_pid());
     let look = |forkpy: &Forkpy| {
         let descriptors = [processes::open_files(server), processes::open_files(zygote)];
