@@ -1,13 +1,19 @@
-//! Frames over a tokio socket, for the server.
+//! Frames over a socket on tokio's reactor, for the server.
 //!
 //! Runs in: server.
+//!
+//! Not tokio's `UnixStream`: that registers for both directions, and then every request is followed by a wake-up that says
+//! "writable again" as soon as the peer has read it. A cell's way through the server would begin with a false alarm.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    sync::Arc,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-    net::unix::{OwnedReadHalf, OwnedWriteHalf},
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::frame::{Assembler, FrameError, encode};
 
@@ -16,7 +22,7 @@ const CHUNK: usize = 16 << 10;
 /// The reading half. [`FrameReader::read`] may be dropped at any await point without losing bytes.
 #[derive(Debug)]
 pub struct FrameReader {
-    stream: OwnedReadHalf,
+    socket: AsyncFd<Arc<UnixStream>>,
     assembler: Assembler,
     chunk: Box<[u8]>,
 }
@@ -24,28 +30,38 @@ pub struct FrameReader {
 /// The writing half.
 #[derive(Debug)]
 pub struct FrameWriter {
-    stream: OwnedWriteHalf,
+    socket: Arc<UnixStream>,
     cap: usize,
 }
 
 /// Makes both halves from one socket.
-#[must_use]
-pub fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> (FrameReader, FrameWriter) {
-    let (read, write) = stream.into_split();
-    let chunk = vec![0; CHUNK.min(read_cap)].into_boxed_slice();
-    (
-        FrameReader { stream: read, assembler: Assembler::new(read_cap), chunk },
-        FrameWriter { stream: write, cap: write_cap },
-    )
+///
+/// # Errors
+/// When the reactor does not take it.
+pub fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> io::Result<(FrameReader, FrameWriter)> {
+    let socket = Arc::new(stream);
+    let reader = reader(Arc::clone(&socket), read_cap)?;
+    Ok((reader, FrameWriter { socket, cap: write_cap }))
+}
+
+fn reader(socket: Arc<UnixStream>, cap: usize) -> io::Result<FrameReader> {
+    socket.set_nonblocking(true)?;
+    let chunk = vec![0; CHUNK.min(cap)].into_boxed_slice();
+    Ok(FrameReader { socket: register(socket, Interest::READABLE)?, assembler: Assembler::new(cap), chunk })
+}
+
+#[expect(deprecated, reason = "the unsafe replacement asks for what holds here: the value owns its descriptor")]
+fn register(socket: Arc<UnixStream>, interest: Interest) -> io::Result<AsyncFd<Arc<UnixStream>>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 impl FrameReader {
-    /// The reading half of a socket that somebody else writes to, by another descriptor: it stays open for writing.
-    #[must_use]
-    pub fn alone(stream: UnixStream, cap: usize) -> Self {
-        let (reader, writer) = framed(stream, cap, cap);
-        writer.stream.forget();
-        reader
+    /// The reading half of a socket that somebody else writes to, by another descriptor.
+    ///
+    /// # Errors
+    /// When the reactor does not take it.
+    pub fn alone(stream: UnixStream, cap: usize) -> io::Result<Self> {
+        reader(Arc::new(stream), cap)
     }
 
     /// Waits for the next message. Cancel-safe.
@@ -57,11 +73,14 @@ impl FrameReader {
             if let Some(message) = self.assembler.take()? {
                 return Ok(message);
             }
-            match self.stream.read(&mut self.chunk).await {
-                Ok(0) if self.assembler.is_partial() => return Err(FrameError::Truncated),
-                Ok(0) => return Err(FrameError::Closed),
-                Ok(count) => self.assembler.push(&self.chunk[..count]),
-                Err(error) => return Err(error.into()),
+            let mut ready = self.socket.readable().await?;
+            match ready.try_io(|socket| socket.get_ref().as_ref().read(&mut self.chunk)) {
+                Ok(Ok(0)) if self.assembler.is_partial() => return Err(FrameError::Truncated),
+                Ok(Ok(0)) => return Err(FrameError::Closed),
+                Ok(Ok(count)) => self.assembler.push(&self.chunk[..count]),
+                Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_not_ready) => {}
             }
         }
     }
@@ -74,11 +93,72 @@ impl FrameWriter {
     /// [`FrameError`] when the message exceeds the cap or the socket fails.
     pub async fn write<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
         let bytes = encode(message, self.cap)?;
-        self.stream.write_all(&bytes).await.map_err(FrameError::Io)
+        let mut rest = &bytes[..];
+        match self.push(&mut rest) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.write_rest(rest).await,
+            done => done.map_err(FrameError::Io),
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    fn push(&self, rest: &mut &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            match self.socket.as_ref().write(rest) {
+                Ok(count) => *rest = &rest[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer reads slowly: asks the reactor, by a second descriptor and only for as long as this takes.
+    async fn write_rest(&self, mut rest: &[u8]) -> Result<(), FrameError> {
+        let socket = register(Arc::new(self.socket.try_clone()?), Interest::WRITABLE)?;
+        loop {
+            let mut ready = socket.writable().await?;
+            match ready.try_io(|_| self.push(&mut rest)) {
+                Ok(done) => return done.map_err(FrameError::Io),
+                Err(_not_ready) => {}
+            }
+        }
     }
 
     /// Closes this direction: the peer reads the end.
-    pub async fn close(&mut self) {
-        let _ = self.stream.shutdown().await;
+    pub fn close(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAP: usize = 64 << 20;
+
+    #[tokio::test]
+    async fn a_frame_larger_than_the_sockets_buffer_arrives_whole() {
+        let (one, two) = UnixStream::pair().expect("a pair");
+        let (_, mut writer) = framed(one, CAP, CAP).expect("registered");
+        let (mut reader, _other) = framed(two, CAP, CAP).expect("registered");
+        let text = "x".repeat(10_000_000);
+        let (sent, received) = tokio::join!(writer.write(&text), reader.read::<String>());
+        sent.expect("written");
+        assert_eq!(received.expect("read").len(), text.len());
+    }
+
+    #[tokio::test]
+    async fn an_end_within_a_frame_is_told_from_an_end_between_frames() {
+        for (sent, truncated) in [(&b"fpy1\x09\x00"[..], true), (b"", false)] {
+            let (mut one, two) = UnixStream::pair().expect("a pair");
+            one.write_all(sent).expect("small");
+            drop(one);
+            let mut reader = FrameReader::alone(two, CAP).expect("registered");
+            match reader.read::<String>().await {
+                Err(FrameError::Truncated) => assert!(truncated),
+                Err(FrameError::Closed) => assert!(!truncated),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

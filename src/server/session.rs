@@ -496,7 +496,7 @@ impl Task {
 
     async fn say_farewell(&mut self) {
         if let Some(worker) = &mut self.worker {
-            worker.requests.close().await;
+            worker.requests.close();
             let _ = tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await;
             worker.kill();
         }

@@ -5,7 +5,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -137,21 +140,22 @@ impl Worker {
     }
 
     async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
-        let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER);
+        let words = |error: io::Error| error.to_string();
+        let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER).map_err(words)?;
         match tokio::time::timeout(HELLO_LIMIT, replies.read()).await {
             Err(_) => return Err(format!("the new worker was not ready within {} s", HELLO_LIMIT.as_secs())),
             Ok(Err(error)) => return Err(format!("the new worker did not come up: {error}")),
             Ok(Ok(FromWorker::Hello { version: PROTOCOL_VERSION, .. })) => {}
             Ok(Ok(_)) => return Err("the new worker did not say hello in our protocol version".to_owned()),
         }
-        let control = Control::listen(new.control);
+        let control = Control::listen(new.control).map_err(words)?;
         Ok(Self {
             pid: new.lease.take(),
             pidfd: new.pidfd,
             replies,
             requests,
-            stdout: Output::new(new.stdout).map_err(|error| error.to_string())?,
-            stderr: Output::new(new.stderr).map_err(|error| error.to_string())?,
+            stdout: Output::new(new.stdout).map_err(words)?,
+            stderr: Output::new(new.stderr).map_err(words)?,
             control,
             born,
         })
@@ -198,8 +202,8 @@ impl Output {
 }
 
 impl Control {
-    fn listen(stream: tokio::net::UnixStream) -> Arc<Self> {
-        let (mut reader, writer) = framed(stream, MAX_CONTROL, MAX_CONTROL);
+    fn listen(stream: UnixStream) -> io::Result<Arc<Self>> {
+        let (mut reader, writer) = framed(stream, MAX_CONTROL, MAX_CONTROL)?;
         let control = Arc::new(Self {
             writer: AsyncMutex::new(writer),
             waiting: Mutex::default(),
@@ -213,7 +217,7 @@ impl Control {
             }
             hearing.waiting.lock().clear();
         });
-        control
+        Ok(control)
     }
 
     fn hear(&self, message: &FromControl) {

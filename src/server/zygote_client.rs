@@ -20,7 +20,6 @@ use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use tokio::{
     io::unix::AsyncFd,
-    net::UnixStream,
     sync::{mpsc, oneshot, watch},
 };
 
@@ -130,9 +129,9 @@ pub struct NewWorker {
     /// The process, by descriptor.
     pub pidfd: AsyncFd<PidFd>,
     /// Cell socket.
-    pub cell: UnixStream,
+    pub cell: StdStream,
     /// Control socket.
-    pub control: UnixStream,
+    pub control: StdStream,
     /// Read end of its descriptor 1.
     pub stdout: OwnedFd,
     /// Read end of its descriptor 2.
@@ -224,13 +223,9 @@ impl Zygote {
         let request = Request::Fork { session: session.to_owned(), descriptors: passed, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
         let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
-        let stream = |stream: StdStream| {
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        };
         // The zygote keeps a dead worker as a zombie until we say `Reap`, so this number cannot be a stranger's.
         let pidfd = watch(lease.pid())?;
-        Ok(NewWorker { lease, pidfd, cell: stream(cell)?, control: stream(control)?, stdout, stderr })
+        Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr })
     }
 
     /// How a worker whose pidfd has become readable ended: from the zygote, or, when that has died and the worker is
@@ -381,9 +376,7 @@ impl Owner {
         let (ours, theirs) = StdStream::pair()?;
         let pid = self.spawner.spawn(theirs).await?;
         let pidfd = watch(pid)?;
-        let reading = ours.try_clone()?;
-        reading.set_nonblocking(true)?;
-        let mut reader = FrameReader::alone(UnixStream::from_std(reading)?, MAX_ZYGOTE);
+        let mut reader = FrameReader::alone(ours.try_clone()?, MAX_ZYGOTE)?;
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings: settings.clone() };
         send(&ours, &start, &[]).map_err(|error| not_started(&error))?;
         let first = reader.read().await;
@@ -509,8 +502,8 @@ fn answer(process: &mut Process, worker: u64, result: Result<Lease, ZygoteError>
     process.oldest = if process.pending.is_empty() { None } else { Some(tokio::time::Instant::now()) };
 }
 
-/// Writes one frame with descriptors. The socket is blocking for writes of this size only when a zygote is stopped and
-/// hundreds of forks wait; `MSG_DONTWAIT` is not needed below that.
+/// Writes one frame with descriptors. Never blocks: when a zygote is stopped and hundreds of forks wait, the next one is
+/// refused.
 fn send(socket: &StdStream, message: &ToZygote, passed: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
     let bytes = frame::encode(message, MAX_ZYGOTE)?;
     descriptors::send_with(socket, &bytes, passed).map_err(FrameError::Io)
