@@ -1,4 +1,4 @@
-//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service.
+//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service; the probes beside it.
 //!
 //! Runs in: server. Owns the listener and the rules of who may call; what is called is `mcp.rs`.
 //!
@@ -15,6 +15,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
@@ -23,7 +24,12 @@ use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Server, ServerError, clients::Client, mcp::Handler};
+use super::{
+    Server, ServerError,
+    clients::Client,
+    mcp::Handler,
+    probes::{Readiness, healthz, readyz},
+};
 use crate::config::{HttpSettings, MAX_REQUEST};
 
 const COOKIE: &str = "forkpy_client";
@@ -57,12 +63,15 @@ fn router(server: Arc<Server>, settings: &HttpSettings, stop: CancellationToken)
     // Sessions of older clients live as long as the server: one that has thought for ten minutes must find its own again.
     let mut manager = LocalSessionManager::default();
     manager.session_config.keep_alive = None;
+    let readiness = Arc::new(Readiness::new(Arc::clone(&server)));
+    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(readiness);
     let service = StreamableHttpService::new(move || Ok(Handler::new(Arc::clone(&server))), Arc::new(manager), config);
     let token: Arc<Option<String>> = Arc::new(settings.token.clone());
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(give_cookie))
         .layer(middleware::from_fn_with_state(token, demand_token))
+        .merge(probes)
 }
 
 fn allowed_hosts(settings: &HttpSettings) -> Vec<String> {

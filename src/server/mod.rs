@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod new_files;
 pub mod oom;
 pub mod outcome;
+pub mod probes;
 pub mod registry;
 pub mod render;
 pub mod session;

@@ -32,6 +32,24 @@ fn a_zombie_is_told_from_the_dead() {
 }
 
 #[test]
+fn the_report_names_the_sick_among_the_healthy() {
+    let mut forkpy = Forkpy::start();
+    for session in ["a", "b"] {
+        forkpy.call("create_session", json!({"session_id": session}));
+    }
+    let before = forkpy.call("get_health_report", json!({})).data;
+    assert_eq!((&before["healthy"], &before["unhealthy"], &before["zygote"]), (&json!(3), &json!([]), &json!("warm")));
+    assert!(before["total_memory"].as_u64().expect("a number") > 1 << 20);
+    let pid = before["sessions"]["b"]["pid"].as_i64().expect("a pid");
+    processes::signal(i32::try_from(pid).expect("small"), Signal::SIGKILL);
+    wait_for("its end", || processes::state(i32::try_from(pid).expect("small")) == '-');
+    let after = forkpy.call("get_health_report", json!({})).data;
+    assert_eq!((&after["healthy"], &after["unhealthy"]), (&json!(2), &json!(["b"])));
+    assert_eq!(after["sessions"]["b"]["last_exit"]["signal"], "SIGKILL");
+    assert_eq!(after["sessions"]["a"]["pid"], before["sessions"]["a"]["pid"], "nobody else was touched");
+}
+
+#[test]
 fn a_stopped_worker_is_stopped_and_goes_on() {
     let mut forkpy = Forkpy::start();
     forkpy.run("x = 1");

@@ -1,8 +1,9 @@
 //! The HTTP door: who may come in. What happens inside is the same as over stdio.
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Setup, http::HttpForkpy};
+use crate::support::{Setup, http::HttpForkpy, processes, wait_for};
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
 
@@ -79,4 +80,20 @@ fn nonsense_over_http_is_a_client_error() {
         assert!((400..500).contains(&answer.status), "{body:?}: {answer:?}");
     }
     assert_eq!(server.post(&[], INITIALIZE).status, 200);
+}
+
+#[test]
+fn readiness_is_proven_by_a_fork_and_needs_no_token() {
+    let server = HttpForkpy::start(Setup::new().env("FORKPY_TOKEN", "secret"));
+    assert_eq!((server.get("/healthz").status, server.get("/healthz").body), (200, "ok\n".to_owned()));
+    wait_for("readiness", || server.get("/readyz").status == 200);
+    assert!(server.get("/readyz").body.contains("a worker was made in"));
+    let is_zygote = |pid: &i32| processes::name(*pid) == "forkpy:zygote";
+    let zygote = processes::children(server.server_pid()).into_iter().find(is_zygote).expect("a zygote");
+    processes::signal(zygote, Signal::SIGSTOP);
+    wait_for("the end of readiness", || server.get("/readyz").status == 503);
+    assert_eq!(server.get("/healthz").status, 200, "alive all the same");
+    processes::signal(zygote, Signal::SIGCONT);
+    wait_for("readiness again", || server.get("/readyz").status == 200);
+    wait_for("the probes' workers to be gone", || processes::children(zygote).len() == 1);
 }

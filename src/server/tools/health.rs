@@ -2,19 +2,23 @@
 //!
 //! Runs in: server. Gathers the evidence; the verdict is `server/health.rs`.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use futures::future::join_all;
 use rmcp::model::CallToolResult;
 
 use super::{
     Call, ToolError,
-    arguments::{self, CheckResponsiveness, OfSession},
-    reply, results,
+    arguments::{self, CheckResponsiveness, Nothing, OfSession},
+    now, reply, results,
 };
 use crate::{
     server::{
         Server,
-        health::{Evidence, HUNG_AFTER, State, Verdict, judge},
+        health::{Evidence, HUNG_AFTER, HealthStatus, State, Verdict, judge},
         render,
         session::Session,
         status::{Phase, Status},
@@ -36,14 +40,44 @@ const REAP_PAUSE: Duration = Duration::from_millis(5);
 pub(super) async fn get(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: OfSession = call.read("get_kernel_health")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
+    glance(server, &session).await;
+    reply(&report(server, &session, &session.shared.get()))
+}
+
+pub(super) async fn report_all(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let Nothing {} = call.read("get_health_report")?;
+    let all = server.registry.all();
+    join_all(all.iter().map(|session| glance(server, session))).await;
+    let sessions: BTreeMap<String, results::Health> =
+        all.iter().map(|session| (session.id.to_string(), report(server, session, &session.shared.get()))).collect();
+    let named = |wanted: &dyn Fn(&results::Health) -> bool| -> Vec<String> {
+        sessions.iter().filter(|(_, health)| wanted(health)).map(|(name, _)| name.clone()).collect()
+    };
+    let unhealthy = named(&|health| health.status != HealthStatus::Healthy);
+    reply(&results::HealthReport {
+        healthy: (sessions.len() - unhealthy.len()) as u64,
+        unhealthy,
+        hung: named(&|health| health.state == State::Hung),
+        total_memory: sessions.values().filter_map(|health| health.memory_usage).sum(),
+        zygote: match server.around.zygote.stage() {
+            Stage::Warm { .. } => "warm".to_owned(),
+            Stage::Starting => "starting".to_owned(),
+            Stage::Failed(reason) => reason,
+        },
+        sessions,
+        timestamp: now(),
+    })
+}
+
+/// Gives a session the chance to show that it answers, and to be past its start or its end.
+async fn glance(server: &Server, session: &Session) {
     let status = session.shared.settled(START_LIMIT).await;
     if let Some(worker) = &status.worker
         && worker.control.unanswered().is_none()
     {
         let _ = worker.control.ping(GLANCE).await;
     }
-    reap_under_way(server, &session).await;
-    reply(&report(server, &session, &session.shared.get()))
+    reap_under_way(server, session).await;
 }
 
 /// A worker that has just ended is reaped within a millisecond or two: it is not called a zombie for that.

@@ -126,6 +126,11 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Reads,
             "Health of a session's worker process: healthy, dead or zombie, with memory, CPU, threads and uptime, what it is doing (idle, busy, hung, stopped) and how the worker before it ended. Answers at once, also while a cell runs.",
         ),
+        define::<a::Nothing, r::HealthReport>(
+            "get_health_report",
+            Effect::Reads,
+            "Health of all sessions at once, as get_kernel_health gives it for one, with those that are dead or hung named. Needs no switching.",
+        ),
         define::<a::CheckResponsiveness, r::Responsiveness>(
             "check_kernel_responsiveness",
             Effect::Reads,
@@ -167,6 +172,7 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "list_sessions" => sessions::list(server, &mut call),
         "delete_session" => sessions::delete(server, &mut call).await,
         "get_kernel_health" => health::get(server, &mut call).await,
+        "get_health_report" => health::report_all(server, &mut call).await,
         "check_kernel_responsiveness" => health::check(server, &mut call).await,
         "get_workspace_info" => workspace_info(server, &mut call),
         _ => return None,

@@ -246,6 +246,25 @@ pub struct Health {
     pub trouble: Option<String>,
 }
 
+/// `get_health_report`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct HealthReport {
+    /// Health of every session, as get_kernel_health gives it.
+    pub sessions: BTreeMap<String, Health>,
+    /// Sessions whose status is `healthy`.
+    pub healthy: u64,
+    /// Sessions that are `dead` or `zombie`, by name.
+    pub unhealthy: Vec<String>,
+    /// Sessions whose interpreter does not answer, by name.
+    pub hung: Vec<String>,
+    /// Resident memory of all workers together, bytes; pages they share are counted for each.
+    pub total_memory: u64,
+    /// What the process that makes workers is doing: `warm`, `starting`, or why it failed.
+    pub zygote: String,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
 /// `check_kernel_responsiveness`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Responsiveness {

@@ -42,10 +42,17 @@ impl HttpForkpy {
         Self { process, address, _setup: setup }
     }
 
+    /// Sends a GET without any header of our own.
+    pub fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
+    }
+
+    pub fn server_pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("a pid")
+    }
+
     /// Sends a POST to `/mcp` with these header lines besides the usual ones.
     pub fn post(&self, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
         let mut request = "POST /mcp HTTP/1.1\r\nConnection: close\r\nContent-Type: application/json\r\n\
                            Accept: application/json, text/event-stream\r\n"
             .to_owned();
@@ -56,6 +63,12 @@ impl HttpForkpy {
             request += &format!("{name}: {value}\r\n");
         }
         request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        self.send(&request)
+    }
+
+    fn send(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
         stream.write_all(request.as_bytes()).expect("it reads");
         let mut text = String::new();
         let _ = stream.read_to_string(&mut text);
@@ -67,7 +80,7 @@ impl HttpForkpy {
 
 impl Drop for HttpForkpy {
     fn drop(&mut self) {
-        super::processes::signal(i32::try_from(self.process.id()).expect("a pid"), nix::sys::signal::Signal::SIGTERM);
+        super::processes::signal(self.server_pid(), nix::sys::signal::Signal::SIGTERM);
         let _ = self.process.wait();
     }
 }
