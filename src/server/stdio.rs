@@ -6,6 +6,8 @@
 //! Ours rather than rmcp's, because rmcp's drops what it cannot parse without a word, so that the client waits for ever,
 //! and because rmcp's service ends when the first message is one that it does not expect.
 
+mod socket;
+
 use std::{
     io,
     ops::Range,
@@ -30,7 +32,9 @@ use tokio::{
     sync::{Mutex, Notify},
     task::JoinSet,
 };
+use tokio_util::either::Either;
 
+use self::socket::{SocketReader, SocketWriter};
 use crate::config::MAX_REQUEST;
 
 /// Room for one read: what a pipe holds.
@@ -69,11 +73,18 @@ pub struct StdioTransport<R, W> {
 /// The message, or else the reply that says why the line is none; no reply where JSON-RPC wants none.
 type Reading = Result<ClientJsonRpcMessage, Option<Refusal>>;
 
-impl StdioTransport<StdioReader, StdioWriter> {
-    /// Over this process's standard input and output. Must be called inside a tokio runtime.
+impl StdioTransport<Either<SocketReader, StdioReader>, Either<SocketWriter, StdioWriter>> {
+    /// Over this process's standard input and output: sockets, pipes, or anything else, in falling order of speed. Must
+    /// be called inside a tokio runtime.
     #[must_use]
     pub fn stdio() -> Self {
-        let (reader, writer) = stdio_pipes();
+        let (reader, writer) = match socket::pair() {
+            Some((reader, writer)) => (Either::Left(reader), Either::Left(writer)),
+            None => {
+                let (reader, writer) = stdio_pipes();
+                (Either::Right(reader), Either::Right(writer))
+            }
+        };
         Self::new(reader, writer, MAX_REQUEST)
     }
 }

@@ -186,3 +186,22 @@ fn what_was_asked_before_the_end_of_input_is_answered() {
     forkpy.close_input();
     assert_eq!(forkpy.reply(id).data["results"], json!(["2"]));
 }
+
+/// Node gives the programs it starts sockets, not pipes.
+#[test]
+fn sockets_serve_as_well_as_pipes() {
+    let mut forkpy = Setup::new().over_sockets().start();
+    forkpy.run("x = 1");
+    forkpy.send_bytes(b"garbage\n");
+    forkpy.nameless_error();
+    let large = format!("'{}'", "y".repeat(3_000_000));
+    let reply = forkpy.run(&large);
+    assert!(reply["results"][0].as_str().expect("a result").contains("characters left out"));
+    let ids: Vec<u64> = (0..200).map(|n| forkpy.begin_run(&format!("print('z' * 30_000); {n}"))).collect();
+    let mut ran = 0;
+    for id in ids {
+        ran += usize::from(forkpy.reply(id).data["status"] == "ok");
+    }
+    assert!(ran >= 64, "those that the queue took have run: {ran}");
+    unharmed(&mut forkpy);
+}

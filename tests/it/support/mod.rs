@@ -9,9 +9,10 @@ pub mod processes;
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
 };
@@ -30,12 +31,13 @@ pub struct Setup {
     mark: String,
     directory: tempfile::TempDir,
     keep_log: bool,
+    sockets: bool,
 }
 
 /// A running server and its client.
 pub struct Forkpy {
     pub process: Child,
-    input: Option<ChildStdin>,
+    input: Option<Box<dyn Write + Send>>,
     lines: Receiver<String>,
     answers: HashMap<u64, Value>,
     /// Errors without an id, for lines from which none could be read.
@@ -50,6 +52,8 @@ pub struct Forkpy {
     killed: bool,
     directory: tempfile::TempDir,
 }
+
+type Started = (Child, Box<dyn Write + Send>, Box<dyn Read + Send>);
 
 /// A tool's reply.
 #[derive(Debug)]
@@ -73,7 +77,7 @@ impl Setup {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
         command.arg("--workspace").arg(&workspace);
         command.env("FORKPY_TEST_MARK", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
-        Self { command, workspace, mark, directory, keep_log: false }
+        Self { command, workspace, mark, directory, keep_log: false, sockets: false }
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {
@@ -83,6 +87,12 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Standard input and output are sockets, as Node's clients have it, and not pipes.
+    pub fn over_sockets(mut self) -> Self {
+        self.sockets = true;
         self
     }
 
@@ -110,9 +120,9 @@ impl Setup {
             (false, Some(_)) => Stdio::inherit(),
             (false, None) => Stdio::null(),
         };
-        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        let mut process = self.command.spawn().expect("the binary starts");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
+        self.command.stderr(log);
+        let (process, input, output) = if self.sockets { self.with_sockets() } else { self.with_pipes() };
+        let output = BufReader::new(output);
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in output.lines() {
@@ -126,7 +136,7 @@ impl Setup {
             }
         });
         Forkpy {
-            input: process.stdin.take(),
+            input: Some(input),
             process,
             lines,
             answers: HashMap::new(),
@@ -140,6 +150,24 @@ impl Setup {
             killed: false,
             directory: self.directory,
         }
+    }
+
+    fn with_pipes(&mut self) -> Started {
+        let mut process = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let input = Box::new(process.stdin.take().expect("piped"));
+        let output = Box::new(process.stdout.take().expect("piped"));
+        (process, input, output)
+    }
+
+    fn with_sockets(&mut self) -> Started {
+        let (input, theirs) = UnixStream::pair().expect("a pair");
+        self.command.stdin(OwnedFd::from(theirs));
+        let (output, theirs) = UnixStream::pair().expect("a pair");
+        self.command.stdout(OwnedFd::from(theirs));
+        let process = self.command.spawn().expect("the binary starts");
+        // The command keeps its copies until it is told otherwise, and with them the connection.
+        self.command.stdin(Stdio::null()).stdout(Stdio::null());
+        (process, Box::new(input), Box::new(output))
     }
 
     /// Runs it to its end: exit code and what it logged.
