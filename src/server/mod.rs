@@ -9,6 +9,7 @@ pub mod capture;
 pub mod children;
 pub mod clients;
 pub mod environment;
+pub mod files;
 pub mod health;
 pub mod http;
 pub mod mcp;
@@ -38,6 +39,7 @@ use self::{
     children::Children,
     clients::ActiveSessions,
     environment::{Environment, Wish},
+    files::Files,
     mcp::Handler,
     metrics::Metrics,
     new_files::Watcher,
@@ -85,6 +87,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// The directories.
     pub workspace: Workspace,
+    /// What is in them.
+    pub files: Files,
 }
 
 /// Serves until the client goes or a signal comes.
@@ -115,6 +119,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         active: ActiveSessions::default(),
         around,
         metrics,
+        files: Files::open(&settings.workspace)?,
         workspace: settings.workspace,
     });
     let served = match settings.transport {
