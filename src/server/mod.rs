@@ -97,6 +97,7 @@ pub struct Server {
 /// [`ServerError`]; whatever was started has been ended.
 pub async fn run(settings: Settings) -> Result<(), ServerError> {
     signals::become_subreaper();
+    signals::bear_file_size_limit();
     descriptors::raise_open_files();
     let stop = stop_on_signals()?;
     let children = Children::default();

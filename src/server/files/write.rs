@@ -92,7 +92,11 @@ fn write_in(base: &Dir, path: &str, bytes: &[u8]) -> Result<String, FileError> {
     }
     let (parent, name) =
         split(path).ok_or_else(|| FileError::Unusable { path: Shown::new(path), reason: "it names no file" })?;
-    base.create_dir_all(parent).map_err(fail)?;
+    // Asked first: what is made over a link that leads out is told as existing, not as outside.
+    match base.open_dir(parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => base.create_dir_all(parent).map_err(fail)?,
+        opened => drop(opened.map_err(fail)?),
+    }
     let relative = place(base, parent, name).map_err(fail)?;
     // A link within the workspace stays, and what it points to is written.
     let target = match base.symlink_metadata(path) {
