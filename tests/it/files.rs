@@ -9,7 +9,7 @@ use std::{
 use nix::{sys::stat::Mode, unistd};
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Reply, Setup};
+use crate::support::{Forkpy, Reply, wait_for};
 
 fn write(forkpy: &mut Forkpy, path: &str, content: &str) -> Value {
     done(forkpy.call("write_file", json!({"path": path, "content": content})))
@@ -443,12 +443,17 @@ fn scripts_are_saved_under_scripts() {
 }
 
 #[test]
-fn files_need_no_python_and_wait_for_no_cell() {
-    let mut forkpy = Setup::new().start();
-    let cell = forkpy.begin_run("import time; time.sleep(3); 'done'");
+fn files_wait_for_no_cell_and_leave_it_no_temporary_names() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("1");
+    let cell = forkpy.begin_run("open('began', 'w'); import time; time.sleep(3)");
+    wait_for("the cell", || forkpy.file("began").exists());
+    fs::remove_file(forkpy.file("began")).expect("there");
     let began = Instant::now();
     write(&mut forkpy, "t", "x");
     assert_eq!(read(&mut forkpy, json!({"path": "t"}))["text"], "x");
     assert!(began.elapsed() < Duration::from_secs(2) && !forkpy.has_answer(cell), "it waited");
-    assert_eq!(forkpy.reply(cell).data["status"], "ok");
+    let ended = forkpy.reply(cell).data;
+    assert_eq!(ended["status"], "ok");
+    assert_eq!(ended["new_files"], json!(["t"]), "the temporary name is none of the cell's");
 }
