@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | [`protocol`] | all three | serde, postcard | pyo3, rmcp, policy |
 //! | [`sys`] | all three | libc, nix | Python, MCP, the protocol |
-//! | [`server`] | server | tokio, rmcp, sysinfo | pyo3, fork |
+//! | [`server`] | server | tokio, rmcp, sysinfo, cap-std | pyo3, fork |
 //! | [`zygote`] | zygote, one thread | pyo3, sys | tokio, a second thread at the moment of a fork |
 //! | [`worker`] | worker, entered by fork | pyo3, crossbeam-channel, parking_lot | tokio |
 //! | [`fault`] | zygote, worker | nix | release builds |
@@ -30,7 +30,8 @@
 //! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/outcome.rs`.
 //! 10. `server/render.rs` makes the structured reply and its text, within what clients accept.
 //!
-//! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time.
+//! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time. Tools for files
+//! (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
 //!
 //! # Words
 //! *Session*: the user's lasting thing. *Worker*: the process serving it now. *Zygote*: parent of all workers.

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod children;
 pub mod clients;
 pub mod environment;
+pub mod files;
 pub mod health;
 pub mod http;
 pub mod mcp;
@@ -39,6 +40,7 @@ use self::{
     children::Children,
     clients::ActiveSessions,
     environment::{Environment, Wish},
+    files::Files,
     mcp::Handler,
     metrics::Metrics,
     new_files::Watcher,
@@ -86,6 +88,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// The directories.
     pub workspace: Workspace,
+    /// What is in them.
+    pub files: Files,
 }
 
 /// Serves until the client goes or a signal comes.
@@ -94,6 +98,7 @@ pub struct Server {
 /// [`ServerError`]; whatever was started has been ended.
 pub async fn run(settings: Settings) -> Result<(), ServerError> {
     signals::become_subreaper();
+    signals::bear_file_size_limit();
     descriptors::raise_open_files();
     let stop = stop_on_signals()?;
     let children = Children::default();
@@ -116,6 +121,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         active: ActiveSessions::default(),
         around,
         metrics,
+        files: Files::open(&settings.workspace)?,
         workspace: settings.workspace,
     });
     let served = match settings.transport {

@@ -1,6 +1,6 @@
 //! Signals: blocking, resetting, sending one to the main thread, process attributes set by `prctl`.
 //!
-//! Runs in: zygote, worker; the server uses [`become_subreaper`].
+//! Runs in: zygote, worker; the server uses [`become_subreaper`] and [`bear_file_size_limit`].
 
 use std::io;
 
@@ -50,6 +50,13 @@ impl ThreadHandle {
 /// Orphans among our descendants become our children instead of init's.
 pub fn become_subreaper() {
     let _ = nix::sys::prctl::set_child_subreaper(true);
+}
+
+/// A write beyond RLIMIT_FSIZE (`ulimit -f`) is an error to report, as CPython has it, and not the end of the process.
+pub fn bear_file_size_limit() {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: SIG_IGN runs no code of ours.
+    let _ = unsafe { sigaction(Signal::SIGXFSZ, &ignore) };
 }
 
 /// The kernel kills this process when the thread that made it ends. Returns false when that has happened already.

@@ -7,6 +7,7 @@ mod command_line;
 mod endings;
 mod environment;
 mod faults;
+mod files;
 mod http;
 mod output;
 mod shutdown;

@@ -5,6 +5,7 @@
 //! error.
 
 pub mod arguments;
+mod files;
 mod health;
 pub mod results;
 mod run;
@@ -28,6 +29,7 @@ use serde::Serialize;
 use super::{
     Server,
     clients::Client,
+    files::FileError,
     registry::RegistryError,
     session::{Session, SessionError},
     zygote_client::Stage,
@@ -45,6 +47,9 @@ pub enum ToolError {
     /// The session.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A client that cannot be recognised wants to be remembered.
     #[error(
         "this client sends nothing to recognise it by (no cookie, no session header), so its active session cannot be \
@@ -71,6 +76,8 @@ pub struct Call {
 enum Effect {
     Reads,
     Changes,
+    /// Replaces what was there; twice is as once.
+    Overwrites,
     Destroys,
     /// Runs anything at all.
     Open,
@@ -141,6 +148,31 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Reads,
             "Names the directories that sessions work in, and the Python they run.",
         ),
+        define::<a::ListFiles, r::Files>(
+            "list_files",
+            Effect::Reads,
+            "Lists files of the workspace: one directory, or with recursive or tree also those below it. Paths are relative to the workspace, directories end in '/', the order is stable. Symbolic links are listed, not followed. Long listings come in pages: pass next_offset as offset.",
+        ),
+        define::<a::ReadFile, r::FilePiece>(
+            "read_file",
+            Effect::Reads,
+            "Reads a file of the workspace, or a part of it: text when it is UTF-8, base64 otherwise. Pass next_offset as offset to read on, or start_line and end_line for some lines. Small PNG, JPEG, GIF and WebP files also come as an image.",
+        ),
+        define::<a::WriteFile, r::WrittenFile>(
+            "write_file",
+            Effect::Overwrites,
+            "Writes a file of the workspace, whole or not at all; replaces one that exists (its mode stays) and makes missing directories.",
+        ),
+        define::<a::DeleteFile, r::DeletedFile>(
+            "delete_file",
+            Effect::Destroys,
+            "Deletes a file of the workspace; a directory with everything in it only with recursive. A symbolic link is deleted itself, not what it points to.",
+        ),
+        define::<a::SaveScript, r::SavedScript>(
+            "save_script",
+            Effect::Overwrites,
+            "Saves Python code as a script in scripts/ of the workspace, replacing one of that name.",
+        ),
     ]
 });
 
@@ -153,6 +185,7 @@ fn define<A: JsonSchema, R: JsonSchema + 'static>(
     let annotations = match effect {
         Effect::Reads => annotations.read_only(true).destructive(false).idempotent(true),
         Effect::Changes => annotations.read_only(false).destructive(false).idempotent(true),
+        Effect::Overwrites => annotations.read_only(false).destructive(true).idempotent(true),
         Effect::Destroys | Effect::Open => annotations.read_only(false).destructive(true).idempotent(false),
     };
     Tool::new(name, description, schema::input::<A>())
@@ -175,6 +208,11 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "get_health_report" => health::report_all(server, &mut call).await,
         "check_kernel_responsiveness" => health::check(server, &mut call).await,
         "get_workspace_info" => workspace_info(server, &mut call),
+        "list_files" => files::list(server, &mut call).await,
+        "read_file" => files::read(server, &mut call).await,
+        "write_file" => files::write(server, &mut call).await,
+        "delete_file" => files::delete(server, &mut call).await,
+        "save_script" => files::save_script(server, &mut call).await,
         _ => return None,
     };
     Some(answered.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(error.to_string())])))
