@@ -8,11 +8,12 @@
 //! written last, so a directory without one is the rest of an interrupted start, and is made anew. The lock is handed to
 //! the tools as their standard input, an empty file: should this process be killed, it stays held until they have ended.
 
+mod place;
+
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fmt,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Write},
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -24,13 +25,13 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
     process::Command,
     time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
+use self::place::{MARKER, Place, Record, VenvConfig, list, missing_in};
 use crate::sys::signals;
 
 /// Told of every child process this module starts: `(pid, true)` in the same breath as the start, with no await between,
@@ -138,11 +139,6 @@ pub enum EnvironmentError {
 const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
 const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
 
-/// What sessions are promised: `-m pip` for their users, the other two for forkpy's own tools.
-const HELPERS: [&str; 3] = ["pip", "psutil", "jedi"];
-/// Written last into a managed environment.
-const MARKER: &str = "forkpy.json";
-const MARKER_FORMAT: u32 = 1;
 /// Variables that would send a tool to another environment than the one named on its command line.
 const MISLEADING: [&str; 11] = [
     "PYTHONHOME",
@@ -563,145 +559,6 @@ struct Job<'a> {
     lock: File,
 }
 
-/// Where a managed environment is, made or not.
-struct Place {
-    linked: String,
-    root: PathBuf,
-    directory: PathBuf,
-    python: PathBuf,
-    lock: PathBuf,
-    log: PathBuf,
-}
-
-/// The marker file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    format: u32,
-    python: String,
-    base: String,
-    installed: Vec<String>,
-    missing: Vec<String>,
-    /// Why something is missing.
-    trouble: Option<String>,
-}
-
-impl Place {
-    fn new(root: &Path, linked: &str, base: &Path) -> Self {
-        let name = format!("{linked}-{:08x}", short_hash(base.as_os_str().as_encoded_bytes()));
-        let directory = root.join(&name);
-        Self {
-            linked: linked.to_owned(),
-            root: root.to_owned(),
-            python: directory.join("bin/python"),
-            directory,
-            lock: root.join(format!("{name}.lock")),
-            log: root.join(format!("{name}.log")),
-        }
-    }
-
-    /// What the marker says; none unless the environment was made to the end and its interpreter is still there.
-    fn record(&self) -> Option<Record> {
-        let text = fs::read(self.directory.join(MARKER)).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
-        (record.format == MARKER_FORMAT && record.python == self.linked && self.python.exists()).then_some(record)
-    }
-
-    fn seal(&self, base: &Path, trouble: Option<String>) -> io::Result<Record> {
-        let missing = self.missing();
-        let record = Record {
-            format: MARKER_FORMAT,
-            python: self.linked.clone(),
-            base: base.display().to_string(),
-            installed: HELPERS.map(str::to_owned).into_iter().filter(|name| !missing.contains(name)).collect(),
-            trouble: trouble.filter(|_| !missing.is_empty()),
-            missing,
-        };
-        let draft = self.directory.join(format!("{MARKER}.new"));
-        fs::write(&draft, serde_json::to_vec_pretty(&record)?)?;
-        fs::rename(draft, self.directory.join(MARKER))?;
-        Ok(record)
-    }
-
-    fn environment(&self, record: Record) -> Environment {
-        let shown = self.directory.display();
-        let mut note = format!("sessions use the managed environment {shown} (Python {})", self.linked);
-        if !record.missing.is_empty() {
-            let reason = record.trouble.as_deref().unwrap_or("they were removed");
-            note += &format!(" without {} ({reason}); the next start tries again", list(&record.missing));
-        }
-        Environment {
-            python: self.python.clone(),
-            root: Some(self.directory.clone()),
-            kind: Kind::Managed,
-            missing: record.missing,
-            note,
-        }
-    }
-
-    fn missing(&self) -> Vec<String> {
-        missing_in(&self.directory, &self.linked)
-    }
-
-    fn clear(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    fn open_lock(&self) -> Result<File, EnvironmentError> {
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.lock);
-        opened.map_err(|error| self.error(error))
-    }
-
-    fn open_log(&self) -> Result<File, EnvironmentError> {
-        let opened = OpenOptions::new().read(true).append(true).create(true).open(&self.log);
-        let fresh = opened.and_then(|log| log.set_len(0).map(|()| log));
-        fresh.map_err(|error| self.error(error))
-    }
-
-    fn error(&self, reason: impl fmt::Display) -> EnvironmentError {
-        EnvironmentError::Make { path: self.directory.clone(), reason: reason.to_string() }
-    }
-}
-
-/// What `pyvenv.cfg` tells. The standard library writes `version`, uv `version_info`, virtualenv both.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct VenvConfig {
-    /// Major and minor.
-    version: Option<String>,
-    /// It sees the packages of its base, too.
-    system_packages: bool,
-}
-
-impl VenvConfig {
-    fn read(root: &Path) -> Self {
-        fs::read_to_string(root.join("pyvenv.cfg")).map_or_else(|_| Self::default(), |text| Self::parse(&text))
-    }
-
-    fn parse(text: &str) -> Self {
-        let mut config = Self::default();
-        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
-            match key.trim().to_ascii_lowercase().as_str() {
-                "version" | "version_info" => config.version = config.version.or_else(|| major_minor(value)),
-                "include-system-site-packages" => config.system_packages = value.trim().eq_ignore_ascii_case("true"),
-                _ => {}
-            }
-        }
-        config
-    }
-}
-
-/// `3.11` of ` 3.11.7.final.0`.
-fn major_minor(text: &str) -> Option<String> {
-    let mut parts = text.trim().split('.');
-    let mut number = || -> Option<u32> {
-        let part = parts.next()?;
-        part[..part.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(part.len())].parse().ok()
-    };
-    Some(format!("{}.{}", number()?, number()?))
-}
-
 /// What an interpreter says of itself.
 struct Answer {
     version: String,
@@ -718,19 +575,6 @@ impl Answer {
     }
 }
 
-/// Helpers without a trace in the environment's `site-packages`.
-fn missing_in(root: &Path, linked: &str) -> Vec<String> {
-    let packages = root.join(format!("lib/python{linked}/site-packages"));
-    let names: Vec<String> = fs::read_dir(packages)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.to_ascii_lowercase()))
-        .filter(|name| name.ends_with(".dist-info"))
-        .collect();
-    let is_there = |helper: &str| names.iter().any(|name| name.split('-').next() == Some(helper));
-    HELPERS.into_iter().filter(|helper| !is_there(helper)).map(str::to_owned).collect()
-}
-
 /// What was appended since `begin`; of much, the end.
 fn text_from(output: &File, begin: u64) -> String {
     const MOST: u64 = 64 << 10;
@@ -741,20 +585,6 @@ fn text_from(output: &File, begin: u64) -> String {
         Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(_) => String::new(),
     }
-}
-
-/// `a`, `a and b`, `a, b and c`.
-fn list(names: &[String]) -> String {
-    match names {
-        [] => "nothing".to_owned(),
-        [one] => one.clone(),
-        [front @ .., last] => format!("{} and {last}", front.join(", ")),
-    }
-}
-
-/// FNV-1a: the same in every build, which `std`'s hashers do not promise.
-fn short_hash(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Without following links: a virtual environment's python is one, and must keep its own name.
