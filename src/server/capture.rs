@@ -49,12 +49,6 @@ impl Capture {
         }
     }
 
-    /// Bytes so far.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
     /// Adds what was read.
     pub fn push(&mut self, bytes: &[u8]) {
         let fits_in_head = (self.cap / 2).saturating_sub(self.head.len()).min(bytes.len());

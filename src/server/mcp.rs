@@ -30,7 +30,8 @@ const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a proces
      says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
      sessions with create_session and pass session_id.";
 
-/// Methods that exist in every version (`ping` and others are gone since 2026-07-28), so that a malformed call of one is not taken for an unknown method.
+/// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
+/// taken for an unknown method.
 const KNOWN_METHODS: [&str; 8] = [
     "tools/list",
     "tools/call",

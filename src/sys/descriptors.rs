@@ -132,6 +132,7 @@ pub fn null_stdin() -> io::Result<()> {
 /// Takes the buffers away from C's stdout and stderr: what C code prints then stays in order with Python's output and
 /// that of child processes, and none of it is lost in a crash.
 pub fn unbuffer_c_output() {
+    // SAFETY: these are the names and types that the C library gives its two streams.
     unsafe extern "C" {
         static stdout: *mut libc::FILE;
         static stderr: *mut libc::FILE;

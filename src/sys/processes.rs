@@ -62,12 +62,6 @@ pub fn peak_memory(pid: i32) -> Option<u64> {
     Some(kilobytes.parse::<u64>().ok()? * 1024)
 }
 
-/// Number of threads of this process.
-#[must_use]
-pub fn own_threads() -> usize {
-    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
-}
-
 /// Names of this process' threads other than the first.
 #[must_use]
 pub fn other_thread_names() -> Vec<String> {
