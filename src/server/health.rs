@@ -42,6 +42,9 @@ pub enum State {
     Idle,
     /// Runs a cell and answers pings.
     Busy,
+    /// Runs a cell that waits for a line of input, which its client has been asked for.
+    #[serde(rename = "waiting_input")]
+    WaitingInput,
     /// Does not answer pings: native code holds the interpreter, or it is stuck.
     Hung,
     /// Stopped by a signal (SIGSTOP): nothing runs in it.
@@ -126,6 +129,9 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
     }
     match seen.phase {
         Phase::Busy { cell, .. } => (State::Busy, format!("runs cell {cell}")),
+        Phase::WaitingInput { cell, .. } => {
+            (State::WaitingInput, format!("cell {cell} waits for input, which the client has been asked for"))
+        }
         Phase::Starting => (State::Starting, "its worker is being made".to_owned()),
         Phase::Idle | Phase::Dead => (State::Idle, "waits for a cell".to_owned()),
     }
@@ -163,11 +169,14 @@ mod tests {
     fn the_table() {
         use HealthStatus as H;
         let busy = Phase::Busy { cell: 3, since: Instant::now() };
+        let asking = Phase::WaitingInput { cell: 3, since: Instant::now() };
         let gone = |phase, corpse| Evidence { process: None, corpse, ..seen(phase, 'S') };
         let waiting = |phase, ping| Evidence { unanswered: ping, ..seen(phase, 'R') };
         let cases = [
             (seen(Phase::Idle, 'S'), (H::Healthy, State::Idle, Some(7))),
             (seen(busy, 'R'), (H::Healthy, State::Busy, Some(7))),
+            (seen(asking, 'S'), (H::Healthy, State::WaitingInput, Some(7))),
+            (seen(asking, 'Z'), (H::Zombie, State::Zombie, Some(7))),
             (seen(busy, 'T'), (H::Healthy, State::Stopped, Some(7))),
             (seen(busy, 'Z'), (H::Zombie, State::Zombie, Some(7))),
             (waiting(busy, unanswered(4, true)), (H::Healthy, State::Busy, Some(7))),

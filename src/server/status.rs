@@ -56,8 +56,26 @@ pub enum Phase {
         /// Since when.
         since: Instant,
     },
+    /// Running one that waits for a line of input, which its client has been asked for.
+    WaitingInput {
+        /// Its number.
+        cell: u64,
+        /// Since when it runs; its time limit counts the waiting too.
+        since: Instant,
+    },
     /// No worker.
     Dead,
+}
+
+impl Phase {
+    /// The cell that runs, if one does, and since when.
+    #[must_use]
+    pub fn cell(self) -> Option<(u64, Instant)> {
+        match self {
+            Self::Busy { cell, since } | Self::WaitingInput { cell, since } => Some((cell, since)),
+            Self::Starting | Self::Idle | Self::Dead => None,
+        }
+    }
 }
 
 /// A worker as seen from outside.

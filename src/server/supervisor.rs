@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{metrics::Metrics, registry::Registry, session::Surroundings, status::Phase};
+use super::{metrics::Metrics, registry::Registry, session::Surroundings};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -27,7 +27,7 @@ pub async fn watch(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<S
                 let _ = metrics.cpu_percent(worker.pid, &reading, worker.born);
             }
             // An idle interpreter that nobody asks about is left asleep.
-            if matches!(status.phase, Phase::Busy { since, .. } if since < Instant::now() - INTERVAL) {
+            if status.phase.cell().is_some_and(|(_, since)| since < Instant::now() - INTERVAL) {
                 worker.control.probe();
             }
             tokio::task::yield_now().await;

@@ -21,7 +21,7 @@ use crate::{
         health::{Evidence, HUNG_AFTER, HealthStatus, State, Verdict, judge},
         render,
         session::Session,
-        status::{Phase, Status},
+        status::Status,
         worker_link::PingOutcome,
         zygote_client::Stage,
     },
@@ -135,10 +135,7 @@ pub(super) fn report(server: &Server, session: &Session, status: &Status) -> res
     let judged = verdict(server, status, HUNG_AFTER);
     let worker = status.worker.as_ref().filter(|_| judged.state != State::Zombie && judged.pid.is_some());
     let reading = worker.and_then(|worker| server.metrics.read(worker.pid));
-    let (cell, running) = match status.phase {
-        Phase::Busy { cell, since } => (Some(cell), Some(since.elapsed().as_secs_f64())),
-        _ => (None, None),
-    };
+    let (cell, running) = status.phase.cell().map(|(cell, since)| (cell, since.elapsed().as_secs_f64())).unzip();
     results::Health {
         status: judged.status,
         pid: judged.pid,

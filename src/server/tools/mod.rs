@@ -131,7 +131,7 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
         define::<a::OfSession, r::Health>(
             "get_kernel_health",
             Effect::Reads,
-            "Health of a session's worker process: healthy, dead or zombie, with memory, CPU, threads and uptime, what it is doing (idle, busy, hung, stopped) and how the worker before it ended. Answers at once, also while a cell runs.",
+            "Health of a session's worker process: healthy, dead or zombie, with memory, CPU, threads and uptime, what it is doing (idle, busy, waiting_input, hung, stopped) and how the worker before it ended. Answers at once, also while a cell runs.",
         ),
         define::<a::Nothing, r::HealthReport>(
             "get_health_report",

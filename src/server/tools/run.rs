@@ -94,6 +94,7 @@ fn doing(session: &Session) -> String {
             };
             format!("session {:?}: cell {cell} has run for {} s{waiting}", session.id, since.elapsed().as_secs())
         }
+        Phase::WaitingInput { cell, .. } => format!("session {:?}: cell {cell} waits for input", session.id),
         Phase::Starting => format!("session {:?}: Python is starting", session.id),
         Phase::Idle | Phase::Dead => format!("session {:?}", session.id),
     }
