@@ -12,77 +12,21 @@
 //! Memory is the proportional set size (`smaps_rollup`) of server, zygote and workers together, before and after 100
 //! sessions, and the change of `MemAvailable`, which counts the kernel's share too and is noisy.
 
+mod client;
+
 use std::{
-    io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use client::{Client, memory, say};
+use serde_json::json;
 
 const CALLS: usize = 4000;
 const SESSIONS: usize = 100;
 const STARTS: usize = 20;
-const PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
-
-struct Client {
-    process: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    line: String,
-    next: u64,
-}
-
-impl Client {
-    fn start(workspace: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_forkpy"))
-            .arg("--workspace")
-            .arg(workspace)
-            .args(["--python", PYTHON, "--max-sessions", "1000", "--log", "error"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let input = process.stdin.take().expect("piped");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
-        let mut client = Self { process, input, output, line: String::new(), next: 1 };
-        client.request(
-            "initialize",
-            &json!({"protocolVersion": "2025-11-25", "capabilities": {},
-                                             "clientInfo": {"name": "bench", "version": "1"}}),
-        );
-        client.input.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n").expect("it reads");
-        client
-    }
-
-    /// Time from before the write to after the read; the reply lies in `line`.
-    fn request(&mut self, method: &str, params: &Value) -> Duration {
-        let id = self.next;
-        self.next += 1;
-        let message = format!("{}\n", json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
-        let began = Instant::now();
-        self.input.write_all(message.as_bytes()).expect("it reads");
-        self.line.clear();
-        self.output.read_line(&mut self.line).expect("it answers");
-        began.elapsed()
-    }
-
-    fn call(&mut self, tool: &str, arguments: &Value) -> Duration {
-        self.request("tools/call", &json!({"name": tool, "arguments": arguments}))
-    }
-
-    fn run(&mut self, code: &str, session: &str) -> Duration {
-        let took = self.call("run_python_code", &json!({"code": code, "session_id": session}));
-        assert!(self.line.contains("\"status\":\"ok\""), "{}", self.line);
-        took
-    }
-
-    fn stop(mut self) {
-        drop(self.input);
-        self.process.wait().expect("ours");
-    }
-}
+const PYTHON: &str = client::PYTHON;
 
 fn row(name: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
@@ -100,42 +44,6 @@ fn row(name: &str, mut times: Vec<Duration>) {
     say(&format!("{name:<22} {:>10.0} {:>10.0} {:>10.0}", at(0.5), at(0.9), at(0.99)));
 }
 
-fn say(text: &str) {
-    writeln!(std::io::stdout(), "{text}").expect("standard output");
-}
-
-fn kilobytes(file: &str, key: &str) -> u64 {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
-    line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
-}
-
-/// The process and all that descends from it.
-fn family(root: u32) -> Vec<u32> {
-    let parent = |pid: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
-    let all: Vec<u32> = std::fs::read_dir("/proc")
-        .expect("mounted")
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    let mut found = vec![root];
-    let mut seen = 0;
-    while seen < found.len() {
-        let from = found[seen];
-        found.extend(all.iter().filter(|pid| parent(**pid) == Some(from)));
-        seen += 1;
-    }
-    found
-}
-
-fn memory(root: u32) -> (u64, u64) {
-    let pss = family(root).iter().map(|pid| kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).sum();
-    (pss, kilobytes("/proc/meminfo", "MemAvailable:"))
-}
-
 fn main() {
     let workspace = tempfile::tempdir().expect("a directory");
     say(&format!("{:<22} {:>10} {:>10} {:>10}", "microseconds", "p50", "p90", "p99"));
@@ -145,7 +53,7 @@ fn main() {
 }
 
 fn calls(workspace: &Path) {
-    let mut client = Client::start(workspace);
+    let mut client = Client::start(workspace, 1000);
     let (mut pings, mut cells, mut prints) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..200 {
         client.run("1+1", "default");
@@ -169,7 +77,7 @@ fn calls(workspace: &Path) {
 }
 
 fn sessions(workspace: &Path) {
-    let mut client = Client::start(workspace);
+    let mut client = Client::start(workspace, 1000);
     client.run("1+1", "default");
     std::thread::sleep(Duration::from_secs(1));
     let before = memory(client.process.id());
@@ -194,7 +102,7 @@ fn starts(workspace: &Path) {
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
         let began = Instant::now();
-        let mut client = Client::start(workspace);
+        let mut client = Client::start(workspace, 1000);
         client.run("1+1", "default");
         ours.push(began.elapsed());
         client.stop();

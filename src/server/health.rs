@@ -55,6 +55,26 @@ pub enum State {
     Dead,
 }
 
+impl State {
+    /// Every one, for whoever counts.
+    pub const ALL: [Self; 7] =
+        [Self::Starting, Self::Idle, Self::Busy, Self::Hung, Self::Stopped, Self::Zombie, Self::Dead];
+
+    /// The word clients see.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Hung => "hung",
+            Self::Stopped => "stopped",
+            Self::Zombie => "zombie",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 /// What was seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {

@@ -1,4 +1,5 @@
-//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service; the probes beside it.
+//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service; probes and metrics beside
+//! it.
 //!
 //! Runs in: server. Owns the listener and the rules of who may call; what is called is `mcp.rs`.
 //!
@@ -21,12 +22,13 @@ use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
 };
 use subtle::ConstantTimeEq;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Server, ServerError,
     clients::Client,
+    exposition::{Exposition, metrics},
     mcp::Handler,
     probes::{Readiness, healthz, readyz},
 };
@@ -36,23 +38,30 @@ const COOKIE: &str = "forkpy_client";
 const SESSION_HEADER: &str = "mcp-session-id";
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// Serves until `stop` is cancelled.
+/// Serves until `stop` is cancelled; tells `serving` when it has begun.
 ///
 /// # Errors
 /// [`ServerError::Listen`] when the address cannot be had.
-pub async fn serve(server: Arc<Server>, settings: &HttpSettings, stop: CancellationToken) -> Result<(), ServerError> {
+pub async fn serve(
+    server: Arc<Server>,
+    readiness: Arc<Readiness>,
+    settings: &HttpSettings,
+    serving: oneshot::Sender<()>,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
     let fail = |source| ServerError::Listen { address: settings.address, source };
     let listener = TcpListener::bind(settings.address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
-    let app = router(server, settings, stop.clone());
+    let app = router(server, readiness, settings, stop.clone());
     tracing::info!("listening on http://{address}/mcp");
+    let _ = serving.send(());
     tokio::select! {
         served = axum::serve(listener, app) => served.map_err(fail),
         () = stop.cancelled() => Ok(()),
     }
 }
 
-fn router(server: Arc<Server>, settings: &HttpSettings, stop: CancellationToken) -> Router {
+fn router(server: Arc<Server>, readiness: Arc<Readiness>, settings: &HttpSettings, stop: CancellationToken) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_json_response(true)
         .with_max_request_body_bytes(MAX_REQUEST)
@@ -63,13 +72,15 @@ fn router(server: Arc<Server>, settings: &HttpSettings, stop: CancellationToken)
     // Sessions of older clients live as long as the server: one that has thought for ten minutes must find its own again.
     let mut manager = LocalSessionManager::default();
     manager.session_config.keep_alive = None;
-    let readiness = Arc::new(Readiness::new(Arc::clone(&server)));
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(readiness);
+    let scrapes =
+        Router::new().route("/metrics", get(metrics)).with_state(Arc::new(Exposition::new(Arc::clone(&server))));
     let service = StreamableHttpService::new(move || Ok(Handler::new(Arc::clone(&server))), Arc::new(manager), config);
     let token: Arc<Option<String>> = Arc::new(settings.token.clone());
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(give_cookie))
+        .merge(scrapes)
         .layer(middleware::from_fn_with_state(token, demand_token))
         .merge(probes)
 }

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod children;
 pub mod clients;
 pub mod environment;
+pub mod exposition;
 pub mod files;
 pub mod health;
 pub mod http;
@@ -20,10 +21,12 @@ pub mod outcome;
 pub mod probes;
 pub mod registry;
 pub mod render;
+pub mod service_manager;
 pub mod session;
 pub mod status;
 pub mod stdio;
 pub mod supervisor;
+pub mod telemetry;
 pub mod tools;
 pub mod worker_link;
 pub mod zygote_client;
@@ -45,6 +48,7 @@ use self::{
     metrics::Metrics,
     new_files::Watcher,
     oom::OomCounter,
+    probes::Readiness,
     registry::Registry,
     session::Surroundings,
     stdio::StdioTransport,
@@ -97,6 +101,7 @@ pub struct Server {
 /// # Errors
 /// [`ServerError`]; whatever was started has been ended.
 pub async fn run(settings: Settings) -> Result<(), ServerError> {
+    telemetry::begin();
     signals::become_subreaper();
     signals::bear_file_size_limit();
     descriptors::raise_open_files();
@@ -116,6 +121,14 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
     let metrics = Arc::new(Metrics::start()?);
     let watching = tokio::spawn(supervisor::watch(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around)));
+    let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
+    let (serving, serves) = oneshot::channel();
+    let informed = tokio::spawn(service_manager::keep_informed(
+        Arc::clone(&readiness),
+        Arc::clone(&registry),
+        around.zygote.clone(),
+        serves,
+    ));
     let server = Arc::new(Server {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
@@ -125,13 +138,16 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         workspace: settings.workspace,
     });
     let served = match settings.transport {
-        Transport::Http => http::serve(server, &settings.http, stop).await,
+        Transport::Http => http::serve(server, readiness, &settings.http, serving, stop).await,
         Transport::Stdio => {
+            let _ = serving.send(());
             serve_stdio(server, stop).await;
             Ok(())
         }
     };
     watching.abort();
+    informed.abort();
+    service_manager::stopping().await;
     let _ = tokio::time::timeout(FAREWELL, registry.shut_down()).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();

@@ -17,7 +17,11 @@ use axum::{
 };
 use tokio::sync::Mutex;
 
-use super::{Server, worker_link::Worker, zygote_client::Stage};
+use super::{
+    session::Surroundings,
+    worker_link::Worker,
+    zygote_client::{Stage, ZygoteError},
+};
 
 /// How long a fork may take to count as ready.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -26,25 +30,59 @@ const GOOD_FOR: Duration = Duration::from_secs(1);
 
 /// What `/readyz` needs.
 pub struct Readiness {
-    server: Arc<Server>,
-    last: Mutex<Option<(Instant, Result<Duration, String>)>>,
+    around: Arc<Surroundings>,
+    last: Mutex<Option<(Instant, Result<Duration, Unready>)>>,
+}
+
+/// Why no worker could be made.
+#[derive(Debug, Clone)]
+struct Unready {
+    reason: String,
+    /// The zygote has answered: it is the system that refuses.
+    answered: bool,
 }
 
 impl Readiness {
     /// Nothing proven yet.
     #[must_use]
-    pub fn new(server: Arc<Server>) -> Self {
-        Self { server, last: Mutex::new(None) }
+    pub fn new(around: Arc<Surroundings>) -> Self {
+        Self { around, last: Mutex::new(None) }
     }
 
-    async fn proof(&self) -> Result<Duration, String> {
+    /// How long a worker took just now.
+    ///
+    /// # Errors
+    /// The reason why there was none.
+    pub async fn proof(&self) -> Result<Duration, String> {
+        self.look(GOOD_FOR).await.map_err(|unready| unready.reason)
+    }
+
+    /// Whether the server does its part now: the zygote answers, be it with the system's refusal.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub async fn works(&self) -> Result<(), String> {
+        match self.look(Duration::ZERO).await {
+            Ok(_) | Err(Unready { answered: true, .. }) => Ok(()),
+            Err(Unready { reason, .. }) => Err(reason),
+        }
+    }
+
+    /// Proves it, unless there is a proof no older than `good_for`.
+    async fn look(&self, good_for: Duration) -> Result<Duration, Unready> {
+        let silent = |reason: &str| Err(Unready { reason: reason.to_owned(), answered: false });
+        match self.around.zygote.stage() {
+            Stage::Warm { .. } => {}
+            Stage::Starting => return silent("Python is starting"),
+            Stage::Failed(reason) => return silent(&reason),
+        }
         let mut last = self.last.lock().await;
         if let Some((when, answer)) = &*last
-            && when.elapsed() < GOOD_FOR
+            && when.elapsed() < good_for
         {
             return answer.clone();
         }
-        let answer = prove(&self.server).await;
+        let answer = prove(&self.around).await;
         *last = Some((Instant::now(), answer.clone()));
         answer
     }
@@ -63,18 +101,17 @@ pub async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     }
 }
 
-async fn prove(server: &Server) -> Result<Duration, String> {
-    let around = &server.around;
-    match around.zygote.stage() {
-        Stage::Warm { .. } => {}
-        Stage::Starting => return Err("Python is starting".to_owned()),
-        Stage::Failed(reason) => return Err(reason),
-    }
+async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
     let began = Instant::now();
     let worker = match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe")).await {
         Ok(Ok(worker)) => worker,
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err(format!("no worker came up within {} s", LIMIT.as_secs())),
+        Ok(Err(error)) => {
+            return Err(Unready { answered: matches!(error, ZygoteError::Fork(_)), reason: error.to_string() });
+        }
+        Err(_) => {
+            let reason = format!("no worker came up within {} s", LIMIT.as_secs());
+            return Err(Unready { reason, answered: false });
+        }
     };
     let took = began.elapsed();
     worker.kill();

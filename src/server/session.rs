@@ -22,6 +22,7 @@ use super::{
     oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
     status::{Phase, Shared, WorkerView},
+    telemetry,
     worker_link::Worker,
     zygote_client::{Zygote, ZygoteError},
 };
@@ -322,7 +323,9 @@ impl Task {
                 let queued = cell.asked.elapsed();
                 let outcome = self.run_cell(cell, queued).await;
                 self.settle();
+                let ended = telemetry::Ended::from(&outcome);
                 let _ = reply.send(outcome);
+                telemetry::cell_ended(ended);
             }
             Order::Variables { reply } if reply.is_closed() => {}
             Order::Variables { reply } => {
@@ -359,6 +362,7 @@ impl Task {
         };
         match started {
             Ok(worker) => {
+                telemetry::worker_started(worker.born.elapsed());
                 let view = WorkerView { pid: worker.pid, born: worker.born, control: Arc::clone(&worker.control) };
                 self.shared.update(|status| {
                     status.phase = Phase::Idle;
@@ -369,6 +373,9 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
+                if !matches!(error, ZygoteError::Superseded) {
+                    telemetry::worker_failed();
+                }
                 self.shared.update(|status| {
                     status.phase = Phase::Dead;
                     status.trouble = Some(error.to_string());
@@ -422,6 +429,7 @@ impl Task {
         } else {
             tracing::warn!(session = %self.id, pid, "worker {}", death.describe());
         }
+        telemetry::worker_died(&death);
         self.shared.update(|status| {
             status.restarts += 1;
             status.last_exit = Some((death.clone(), Timestamp::now()));
@@ -509,7 +517,11 @@ impl Task {
             let words =
                 format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
             match order {
-                Order::Cell { cell, reply } => drop(reply.send(refusal(words, cell.asked.elapsed()))),
+                Order::Cell { cell, reply } => {
+                    let outcome = refusal(words, cell.asked.elapsed());
+                    telemetry::cell_ended(telemetry::Ended::from(&outcome));
+                    drop(reply.send(outcome));
+                }
                 Order::Variables { reply } => {
                     let session = self.id.to_string();
                     let _ = reply.send(Err(SessionError::Worker { session, reason: words }));

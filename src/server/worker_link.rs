@@ -25,7 +25,10 @@ use nix::{
 use parking_lot::Mutex;
 use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::Mutex as AsyncMutex, sync::oneshot};
 
-use super::zygote_client::{NewWorker, Zygote, ZygoteError};
+use super::{
+    telemetry,
+    zygote_client::{NewWorker, Zygote, ZygoteError},
+};
 use crate::{
     protocol::{
         FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToControl,
@@ -233,7 +236,9 @@ impl Control {
             }
             FromControl::Pong { nonce, value } => {
                 if let Some(place) = waiting.iter().position(|ping| ping.nonce == nonce) {
-                    let _ = waiting.remove(place).pong.send(value);
+                    let ping = waiting.remove(place);
+                    telemetry::ping(ping.asked.elapsed());
+                    let _ = ping.pong.send(value);
                 }
             }
         }

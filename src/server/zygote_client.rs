@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use super::children::Children;
+use super::{children::Children, service_manager, telemetry};
 use crate::{
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings,
@@ -292,6 +292,10 @@ fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
         .arg(format!("--server={}", std::process::id()))
         // The key to the HTTP door is none of a session's business.
         .env_remove("FORKPY_TOKEN")
+        // Nor is it to speak to the service manager for us.
+        .env_remove(service_manager::VARIABLES[0])
+        .env_remove(service_manager::VARIABLES[1])
+        .env_remove(service_manager::VARIABLES[2])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
@@ -386,6 +390,7 @@ impl Owner {
                 for (module, reason) in rejected {
                     tracing::warn!(module, reason, "could not preload");
                 }
+                telemetry::zygote_started();
                 tracing::info!(pid, python, executable, took_ms, "zygote is warm");
                 self.stage.send_replace(Stage::Warm { pid, python, executable });
                 Ok(process)
@@ -433,10 +438,12 @@ impl Owner {
     fn hear(&self, process: &mut Process, message: FromZygote) {
         match message {
             FromZygote::Forked { worker, pid } => {
+                telemetry::forked(true);
                 self.children.add(pid);
                 answer(process, worker, Ok(Lease { pid, owner: Some(self.requests.clone()) }));
             }
             FromZygote::ForkFailed { worker, message } => {
+                telemetry::forked(false);
                 answer(process, worker, Err(ZygoteError::Fork(message)));
             }
             FromZygote::Exited { pid, exit } => {

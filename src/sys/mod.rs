@@ -7,3 +7,4 @@ pub mod descriptors;
 pub mod pidfd;
 pub mod processes;
 pub mod signals;
+pub mod usage;

@@ -79,6 +79,11 @@ fn client_typescript_sdk() {
 }
 
 #[test]
+fn client_prometheus() {
+    pytest("tests/clients", &["test_metrics.py"]);
+}
+
+#[test]
 fn conformance_suite() {
     pytest("tests/clients", &["test_conformance.py"]);
 }

@@ -157,7 +157,8 @@ pub(super) fn report(server: &Server, session: &Session, status: &Status) -> res
     }
 }
 
-fn verdict(server: &Server, status: &Status, limit: Duration) -> Verdict {
+/// What a session's state is, from a look at its process now.
+pub(in crate::server) fn verdict(server: &Server, status: &Status, limit: Duration) -> Verdict {
     let worker = status.worker.as_ref();
     judge(&Evidence {
         phase: status.phase,

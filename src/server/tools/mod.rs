@@ -26,6 +26,7 @@ use rmcp::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub(in crate::server) use self::health::verdict;
 use super::{
     Server,
     clients::Client,

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
+
 use super::{PATIENCE, Setup};
 
 /// A server on a free port of loopback.
@@ -44,7 +46,37 @@ impl HttpForkpy {
 
     /// Sends a GET without any header of our own.
     pub fn get(&self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
+        self.get_with(path, &[])
+    }
+
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let host = &self.address;
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n"))
+    }
+
+    /// Calls a tool as clients of 2026-07-28 do; its structured reply.
+    pub fn call(&self, tool: &str, arguments: Value) -> Value {
+        let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {
+            "name": tool, "arguments": arguments,
+            "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                      "io.modelcontextprotocol/clientInfo": {"name": "it", "version": "1"},
+                      "io.modelcontextprotocol/clientCapabilities": {}}}});
+        let headers = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", tool)];
+        let answer = self.post(&headers, &call.to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let mut reply: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("no JSON: {answer:?}"));
+        reply["result"]["structuredContent"].take()
+    }
+
+    /// Runs a cell in the default session.
+    pub fn run(&self, code: &str) -> Value {
+        self.call("run_python_code", json!({"code": code}))
+    }
+
+    pub fn zygote_pid(&self) -> i32 {
+        let is_zygote = |pid: &i32| super::processes::name(*pid) == "forkpy:zygote";
+        super::processes::children(self.server_pid()).into_iter().find(is_zygote).expect("a zygote")
     }
 
     pub fn server_pid(&self) -> i32 {

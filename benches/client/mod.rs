@@ -1,0 +1,115 @@
+//! What the benches share: a plain client over stdio, and a look at what the server and all it started take.
+
+#![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// What sessions run on.
+pub const PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
+
+/// One server and the only client of it.
+pub struct Client {
+    pub process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    pub line: String,
+    next: u64,
+}
+
+impl Client {
+    /// With room for so many sessions.
+    pub fn start(workspace: &Path, sessions: usize) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_forkpy"))
+            .arg("--workspace")
+            .arg(workspace)
+            .args(["--python", PYTHON, "--log", "error", "--max-sessions", &sessions.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let input = process.stdin.take().expect("piped");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let mut client = Self { process, input, output, line: String::new(), next: 1 };
+        client.request(
+            "initialize",
+            &json!({"protocolVersion": "2025-11-25", "capabilities": {},
+                                             "clientInfo": {"name": "bench", "version": "1"}}),
+        );
+        client.input.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n").expect("it reads");
+        client
+    }
+
+    /// Time from before the write to after the read; the reply lies in `line`.
+    pub fn request(&mut self, method: &str, params: &Value) -> Duration {
+        let id = self.next;
+        self.next += 1;
+        let message = format!("{}\n", json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        let began = Instant::now();
+        self.input.write_all(message.as_bytes()).expect("it reads");
+        self.line.clear();
+        self.output.read_line(&mut self.line).expect("it answers");
+        began.elapsed()
+    }
+
+    pub fn call(&mut self, tool: &str, arguments: &Value) -> Duration {
+        self.request("tools/call", &json!({"name": tool, "arguments": arguments}))
+    }
+
+    pub fn run(&mut self, code: &str, session: &str) -> Duration {
+        let took = self.call("run_python_code", &json!({"code": code, "session_id": session}));
+        assert!(self.line.contains("\"status\":\"ok\""), "{}", self.line);
+        took
+    }
+
+    pub fn stop(mut self) {
+        drop(self.input);
+        self.process.wait().expect("ours");
+    }
+}
+
+/// Prints a line.
+pub fn say(text: &str) {
+    writeln!(std::io::stdout(), "{text}").expect("standard output");
+}
+
+/// The number behind `key` in a file of `/proc`.
+pub fn kilobytes(file: &str, key: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+    line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// The process and all that descends from it.
+pub fn family(root: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let all: Vec<(u32, Option<u32>)> = std::fs::read_dir("/proc")
+        .expect("mounted")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .map(|pid| (pid, parent(pid)))
+        .collect();
+    let mut found = vec![root];
+    let mut seen = 0;
+    while seen < found.len() {
+        let from = found[seen];
+        found.extend(all.iter().filter(|(_, parent)| *parent == Some(from)).map(|(pid, _)| *pid));
+        seen += 1;
+    }
+    found
+}
+
+/// Proportional set size of the family, and what the machine has left; KiB.
+pub fn memory(root: u32) -> (u64, u64) {
+    let pss = family(root).iter().map(|pid| kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).sum();
+    (pss, kilobytes("/proc/meminfo", "MemAvailable:"))
+}
