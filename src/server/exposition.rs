@@ -59,8 +59,9 @@ impl Exposition {
         for session in self.server.registry.all() {
             let status = session.shared.get();
             let state = tools::verdict(&self.server, &status, HUNG_AFTER).state;
-            if let Some((_, count)) = seen.sessions.iter_mut().find(|(word, _)| *word == state.word()) {
-                *count += 1;
+            match seen.sessions.iter_mut().find(|(word, _)| *word == state.word()) {
+                Some((_, count)) => *count += 1,
+                None => seen.sessions.push((state.word(), 1)),
             }
             seen.waiting += i64::try_from(status.waiting).unwrap_or(i64::MAX);
             let worker = status.worker.and_then(|worker| processes::memory(worker.pid));

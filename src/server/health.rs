@@ -57,8 +57,16 @@ pub enum State {
 
 impl State {
     /// Every one, for whoever counts.
-    pub const ALL: [Self; 7] =
-        [Self::Starting, Self::Idle, Self::Busy, Self::Hung, Self::Stopped, Self::Zombie, Self::Dead];
+    pub const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Idle,
+        Self::Busy,
+        Self::WaitingInput,
+        Self::Hung,
+        Self::Stopped,
+        Self::Zombie,
+        Self::Dead,
+    ];
 
     /// The word clients see.
     #[must_use]
@@ -67,6 +75,7 @@ impl State {
             Self::Starting => "starting",
             Self::Idle => "idle",
             Self::Busy => "busy",
+            Self::WaitingInput => "waiting_input",
             Self::Hung => "hung",
             Self::Stopped => "stopped",
             Self::Zombie => "zombie",

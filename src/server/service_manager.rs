@@ -114,6 +114,7 @@ fn describe(registry: &Registry, zygote: &Zygote) -> String {
             Phase::Starting => "starting",
             Phase::Idle => "idle",
             Phase::Busy { .. } => "busy",
+            Phase::WaitingInput { .. } => "waiting for input",
             Phase::Dead => "dead",
         };
         *phases.entry(word).or_default() += 1;
