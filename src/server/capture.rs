@@ -1,15 +1,21 @@
 //! A cell's output under a cap: head and tail in memory, the whole in a file once it is too much.
 //!
-//! Runs in: server. Memory is bounded by the cap whatever a cell prints.
+//! Runs in: server. Memory is bounded by the cap whatever a cell prints. What is kept, in the file too, is what a terminal
+//! would show in the end (`screen.rs`): of a progress bar its last state.
 
 use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::outcome::CapturedText;
+use super::{
+    live::{Live, Stream},
+    outcome::CapturedText,
+    screen::Screen,
+};
 
 /// Most bytes of one stream of one cell that are kept on disk.
 const MAX_FILE: u64 = 1 << 30;
@@ -19,6 +25,17 @@ const MAX_NAMESAKES: u32 = 10_000;
 /// Collects one stream of one cell.
 #[derive(Debug)]
 pub struct Capture {
+    screen: Screen,
+    /// Who hears of it at once.
+    live: Option<(Arc<Live>, Stream)>,
+    /// Bytes that came in.
+    written: u64,
+    kept: Kept,
+}
+
+/// What came through the screen.
+#[derive(Debug)]
+struct Kept {
     cap: usize,
     head: Vec<u8>,
     tail: VecDeque<u8>,
@@ -39,18 +56,44 @@ impl Capture {
     /// Keeps up to `cap` bytes in memory and the whole, if it is more, in `outputs/name`.
     #[must_use]
     pub fn new(cap: usize, outputs: &Path, name: String) -> Self {
-        Self {
+        let kept = Kept {
             cap,
             head: Vec::new(),
             tail: VecDeque::new(),
             total: 0,
             spill: Spill::NotNeeded,
             place: (outputs.to_owned(), name),
-        }
+        };
+        Self { screen: Screen::default(), live: None, written: 0, kept }
+    }
+
+    /// Lets somebody hear of it while it comes in.
+    pub fn tell(&mut self, live: Arc<Live>, stream: Stream) {
+        self.live = Some((live, stream));
     }
 
     /// Adds what was read.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.written += bytes.len() as u64;
+        let kept = &mut self.kept;
+        let Some((live, stream)) = &self.live else { return self.screen.push(bytes, &mut |bytes| kept.push(bytes)) };
+        self.screen.push(bytes, &mut |bytes| {
+            live.add(*stream, bytes);
+            kept.push(bytes);
+        });
+        live.settle(*stream, self.screen.tail());
+    }
+
+    /// The text for a reply.
+    #[must_use]
+    pub fn finish(mut self) -> CapturedText {
+        self.kept.push(&self.screen.tail().text);
+        CapturedText { total: self.written, ..self.kept.finish() }
+    }
+}
+
+impl Kept {
+    fn push(&mut self, bytes: &[u8]) {
         let fits_in_head = (self.cap / 2).saturating_sub(self.head.len()).min(bytes.len());
         let was_whole = self.is_whole();
         let before = self.total;
@@ -96,9 +139,7 @@ impl Capture {
         };
     }
 
-    /// The text for a reply.
-    #[must_use]
-    pub fn finish(self) -> CapturedText {
+    fn finish(self) -> CapturedText {
         if self.is_whole() {
             let mut bytes = self.head;
             bytes.extend(self.tail);
@@ -168,13 +209,14 @@ mod tests {
     proptest! {
         #[test]
         fn the_file_holds_every_byte_and_memory_stays_under_the_cap(
-            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)
+            chunks in proptest::collection::vec(
+                proptest::collection::vec(prop_oneof![9 => b' '..=255, 1 => Just(b'\n')], 0..50), 0..20)
         ) {
             let directory = tempfile::tempdir().expect("tempdir");
             let mut capture = capture(64, directory.path());
             for chunk in &chunks {
                 capture.push(chunk);
-                prop_assert!(capture.head.len() + capture.tail.len() <= 64);
+                prop_assert!(capture.kept.head.len() + capture.kept.tail.len() <= 64);
             }
             let whole = chunks.concat();
             let text = capture.finish();
@@ -195,6 +237,21 @@ mod tests {
         let mut capture = capture(9, directory.path());
         capture.push("ääääääääää".as_bytes());
         assert!(!capture.finish().text.contains('\u{fffd}'));
+    }
+
+    #[test]
+    fn a_bar_leaves_its_last_state_also_in_the_file() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let mut capture = capture(64, directory.path());
+        for step in 0..1000 {
+            capture.push(format!("\rstep {step}").as_bytes());
+        }
+        capture.push(b"\n");
+        capture.push(&[b'x'; 100]);
+        let text = capture.finish();
+        assert_eq!(text.total, 1000 * 6 + 2890 + 101);
+        let whole = std::fs::read_to_string(directory.path().join("x.txt")).expect("file");
+        assert_eq!(whole, format!("step 999\n{}", "x".repeat(100)));
     }
 
     #[test]

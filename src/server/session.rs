@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     children::Children,
+    live::Live,
     new_files::{NewFiles, Watcher},
     oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
@@ -132,6 +133,8 @@ pub struct CellOrder {
     pub cancel: CancellationToken,
     /// When it was asked for.
     pub asked: Instant,
+    /// Who hears of its output while it runs.
+    pub live: Option<Arc<Live>>,
 }
 
 /// What a restart came to.

@@ -9,6 +9,7 @@ mod environment;
 mod faults;
 mod files;
 mod http;
+mod live;
 mod operators;
 mod output;
 mod shutdown;

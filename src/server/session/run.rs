@@ -4,12 +4,12 @@
 //! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
 
 use super::{
-    CellOrder, CellOutcome, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant, Method, Phase, Task,
+    Arc, CellOrder, CellOutcome, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant, Method, Phase, Task,
     ToWorker, Urgent, refusal,
 };
 use crate::{
     protocol::{CellReport, CellStatus, FrameError},
-    server::{capture::Capture, worker_link::Worker},
+    server::{capture::Capture, live::Stream, screen, worker_link::Worker},
 };
 
 /// Most that is read after a reply: what a pipe can hold, with room for a writer that goes on.
@@ -90,6 +90,10 @@ impl Task {
         let background = std::mem::take(&mut self.background);
         let mark = self.around.files.mark();
         let mut running = self.captures(cell);
+        if let Some(live) = &order.live {
+            running.stdout.tell(Arc::clone(live), Stream::Stdout);
+            running.stderr.tell(Arc::clone(live), Stream::Stderr);
+        }
         let Followed { verdict, wish, later } = self.follow(cell, &order, &mut running).await;
         let ran = since.elapsed();
         let (ending, report) = self.conclude(cell, verdict, wish, order.timeout).await;
@@ -112,7 +116,7 @@ impl Task {
             ending,
             stdout,
             stderr,
-            background: String::from_utf8_lossy(&background).into_owned(),
+            background: String::from_utf8_lossy(&screen::settled(&background)).into_owned(),
             results,
             error,
             new_files,

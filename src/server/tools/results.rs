@@ -19,7 +19,8 @@ pub struct Cell {
     pub session_id: String,
     /// Number of the cell within its session; null when it was not run.
     pub cell: Option<u64>,
-    /// What it wrote to standard output; head and tail when that was too much.
+    /// What it wrote to standard output; head and tail when that was too much, and of progress bars (lines overwritten by
+    /// carriage returns) the last state.
     pub stdout: String,
     /// What it wrote to standard error, the traceback of an exception included.
     pub stderr: String,
@@ -54,7 +55,8 @@ pub struct Cell {
     pub stdout_bytes: u64,
     /// Bytes written to standard error in all.
     pub stderr_bytes: u64,
-    /// File with the whole standard output, relative to the workspace, when `stdout` is not all of it.
+    /// File with the whole standard output (again with bars in their last state), relative to the workspace, when
+    /// `stdout` is not all of it.
     pub stdout_file: Option<String>,
     /// File with the whole standard error, when `stderr` is not all of it.
     pub stderr_file: Option<String>,

@@ -2,7 +2,10 @@
 //!
 //! Runs in: server.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rmcp::{
     RoleServer,
@@ -17,21 +20,28 @@ use super::{
     results::{Restart, Variables},
 };
 use crate::server::{
-    Server, render,
+    Server,
+    live::Live,
+    render,
     session::{CellOrder, Restarted, Session},
     status::Phase,
 };
 
 /// Clients give up on a silent call; those that ask hear from us this often.
 const PROGRESS: Duration = Duration::from_secs(3);
+/// New output waits this long for more of it.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Least time between two messages about output.
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: RunPythonCode = call.read("run_python_code")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let timeout = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let code = asked.checked_code()?;
-    let order = CellOrder { code, timeout, cancel: call.context.ct.clone(), asked: Instant::now() };
-    let outcome = with_progress(&call.context, &session, session.run(order)).await?;
+    let live = call.context.meta.get_progress_token().map(|_| Arc::new(Live::default()));
+    let order = CellOrder { code, timeout, cancel: call.context.ct.clone(), asked: Instant::now(), live: live.clone() };
+    let outcome = with_progress(&call.context, &session, live, session.run(order)).await?;
     let is_error = outcome.ending.is_tool_error();
     let cell = render::cell(&session.id, outcome);
     let text = render::text(&cell);
@@ -41,7 +51,7 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
 pub(super) async fn list_variables(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: OfSession = call.read("list_variables")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let found = with_progress(&call.context, &session, session.variables()).await?;
+    let found = with_progress(&call.context, &session, None, session.variables()).await?;
     reply(&Variables { variables: found.into_iter().collect(), session_id: session.id.to_string() })
 }
 
@@ -50,7 +60,7 @@ pub(super) async fn restart_kernel(server: &Server, mut call: Call) -> Result<Ca
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let preserve_state = asked.preserve_state.unwrap_or(false);
     let Restarted { mut preserved, mut restored, lost, notice } =
-        with_progress(&call.context, &session, session.restart(preserve_state)).await?;
+        with_progress(&call.context, &session, None, session.restart(preserve_state)).await?;
     preserved.sort_unstable();
     restored.sort_unstable();
     reply(&Restart {
@@ -66,19 +76,35 @@ pub(super) async fn restart_kernel(server: &Server, mut call: Call) -> Result<Ca
     })
 }
 
-/// Waits for `work`, and tells a client that asked for it that it is still going on.
-async fn with_progress<T>(context: &RequestContext<RoleServer>, session: &Session, work: impl Future<Output = T>) -> T {
+/// Waits for `work`. A client that asked for progress is told of new output, and from time to time that it still goes on.
+async fn with_progress<T>(
+    context: &RequestContext<RoleServer>,
+    session: &Session,
+    live: Option<Arc<Live>>,
+    work: impl Future<Output = T>,
+) -> T {
     let Some(token) = context.meta.get_progress_token() else { return work.await };
-    let began = Instant::now();
+    let live = live.unwrap_or_default();
+    let began = tokio::time::Instant::now();
     let mut work = std::pin::pin!(work);
+    let mut next = began + PROGRESS;
+    let mut soonest = began;
+    let mut heard = false;
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(PROGRESS) => {
-                let seconds = began.elapsed().as_secs_f64();
-                let note = ProgressNotificationParam::new(token.clone(), seconds).with_message(doing(session));
-                let _ = context.peer.notify_progress(note).await;
+            () = live.changed(), if !heard => {
+                heard = true;
+                next = next.min(soonest.max(tokio::time::Instant::now() + SETTLE));
+            }
+            () = tokio::time::sleep_until(next) => {
+                let message = live.take().unwrap_or_else(|| doing(session));
+                let note = ProgressNotificationParam::new(token.clone(), began.elapsed().as_secs_f64());
+                let _ = context.peer.notify_progress(note.with_message(message)).await;
+                heard = false;
+                soonest = tokio::time::Instant::now() + PAUSE;
+                next = soonest + PROGRESS;
             }
         }
     }

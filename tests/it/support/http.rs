@@ -16,7 +16,7 @@ use super::{PATIENCE, Setup};
 pub struct HttpForkpy {
     process: Child,
     pub address: String,
-    _setup: Setup,
+    setup: Setup,
 }
 
 /// An answer.
@@ -41,7 +41,7 @@ impl HttpForkpy {
             }
         });
         let address = address.recv_timeout(PATIENCE).expect("it says where it listens");
-        Self { process, address, _setup: setup }
+        Self { process, address, setup }
     }
 
     /// Sends a GET without any header of our own.
@@ -77,6 +77,10 @@ impl HttpForkpy {
     pub fn zygote_pid(&self) -> i32 {
         let is_zygote = |pid: &i32| super::processes::name(*pid) == "forkpy:zygote";
         super::processes::children(self.server_pid()).into_iter().find(is_zygote).expect("a zygote")
+    }
+
+    pub fn workspace(&self) -> &std::path::Path {
+        &self.setup.workspace
     }
 
     pub fn server_pid(&self) -> i32 {

@@ -255,6 +255,17 @@ impl Forkpy {
         self.nameless.remove(0)
     }
 
+    /// Waits for the first message of the server's own that is wanted, and takes it away.
+    pub fn message(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(place) = self.notifications.iter().position(&wanted) {
+                return self.notifications.remove(place);
+            }
+            assert!(self.read_one(deadline), "waited for {what}");
+        }
+    }
+
     /// Whether an answer has come already.
     pub fn has_answer(&mut self, id: u64) -> bool {
         while let Ok(line) = self.lines.try_recv() {
