@@ -89,10 +89,15 @@ pub struct Cli {
           value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Sessions")]
     pub queue: u32,
 
-    /// Bytes of a cell's output that a reply holds for each stream; the whole goes to a file
+    /// Bytes of a cell's or script's output that a reply holds for each stream; the whole goes to a file
     #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_OUTPUT", default_value_t = 40_000,
           value_parser = clap::value_parser!(u32).range(1_000..=400_000), help_heading = "Sessions")]
     pub max_output: u32,
+
+    /// Scripts that may run at a time; further ones wait
+    #[arg(long, value_name = "N", env = "FORKPY_MAX_SCRIPTS", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(1..=1_000), help_heading = "Scripts")]
+    pub max_scripts: u32,
 }
 
 /// What this process is to be.

@@ -106,6 +106,8 @@ pub struct Settings {
     pub python_path: Vec<PathBuf>,
     /// Imported before forks.
     pub preload: Vec<String>,
+    /// Scripts that may run at a time.
+    pub max_scripts: usize,
 }
 
 impl Settings {
@@ -142,6 +144,7 @@ impl Settings {
             env_dir,
             python_path: cli.pythonpath.into_iter().filter(|path| !path.as_os_str().is_empty()).collect(),
             preload: cli.preload.into_iter().filter(|name| !name.is_empty()).collect(),
+            max_scripts: cli.max_scripts as usize,
         })
     }
 }

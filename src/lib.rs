@@ -33,6 +33,9 @@
 //! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time. Tools for files
 //! (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
 //!
+//! A script (`server/scripts.rs`) is a fork of the zygote too, but no worker: `worker/script.rs` runs one file and ends as
+//! `python` does. No frames travel; what the server holds of it are its output pipes, its pidfd and a lifeline.
+//!
 //! # Words
 //! *Session*: the user's lasting thing. *Worker*: the process serving it now. *Zygote*: parent of all workers.
 //! *Cell*: one submitted piece of code. *Frame*: bytes with a length. *Outcome*: how a cell ended.

@@ -46,6 +46,22 @@ def outcome(exception: BaseException, filename: str) -> Outcome:
     return status, [], error, None
 
 
+def exit_code(exception: BaseException) -> int | None:
+    """Do what the interpreter does with what ends a script; None when it is a KeyboardInterrupt."""
+    _drop_own_frames(exception)
+    if isinstance(exception, SystemExit):
+        return _exit_code(exception)
+    streams.flush()
+    _remember_last(exception)
+    try:
+        sys.excepthook(type(exception), exception, exception.__traceback__)
+    except BaseException:
+        # The script's own hook failed: the words must come all the same.
+        _to_stderr(_format(exception))
+    streams.flush()
+    return None if isinstance(exception, KeyboardInterrupt) else 1
+
+
 def _drop_own_frames(exception: BaseException) -> None:
     """Begin the traceback where the cell's code begins."""
     trace = exception.__traceback__

@@ -26,7 +26,7 @@ def start(session_id: str, workspace: str, outputs: str) -> None:
     sys.path[:] = [workspace, *(entry for entry in sys.path if entry not in ("", workspace))]
     streams.install()
     sources.watch()
-    _reseed()
+    reseed()
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
@@ -42,7 +42,7 @@ def _fresh_main() -> None:
     namespace["__builtins__"] = builtins
 
 
-def _reseed() -> None:
+def reseed() -> None:
     """Two forks of one zygote must not draw the same numbers."""
     # CPython's fork hook does it for `random`, unless somebody forked without the hooks.
     for name in ("random", "numpy.random"):

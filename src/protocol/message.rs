@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,18 +37,41 @@ pub enum ToZygote {
         /// How to start CPython.
         settings: ZygoteSettings,
     },
-    /// Fork a worker; four descriptors come along: cell, control, stdout, stderr.
+    /// Fork a process; four descriptors come along, see [`Purpose`].
     Fork {
-        /// The server's name for the worker to be.
+        /// The server's name for the process to be.
         worker: u64,
-        /// The session it will serve, for process titles and variables.
-        session: String,
+        /// What it is to be.
+        purpose: Purpose,
     },
     /// The server has seen the end of this worker: reap it.
     Reap {
         /// Process id from [`FromZygote::Exited`].
         pid: i32,
     },
+}
+
+/// What a fork of the zygote is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// A session's worker; descriptors: cell, control, stdout, stderr.
+    Session {
+        /// Its name, for process titles and variables.
+        name: String,
+    },
+    /// A process that runs one script and ends; descriptors: its source, the server's lifeline, stdout, stderr.
+    Script(Script),
+}
+
+/// A script to run. Its text comes by descriptor: the server has opened the file where it may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// `__file__`, absolute.
+    pub file: String,
+    /// `sys.path[0]`, absolute.
+    pub directory: String,
+    /// `sys.argv`, the script's own name first.
+    pub argv: Vec<String>,
 }
 
 /// Zygote → server.

@@ -6,7 +6,7 @@
 //!
 //! | channel | between | carries |
 //! |---|---|---|
-//! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with four descriptors (`SCM_RIGHTS`) |
+//! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with four descriptors (`SCM_RIGHTS`), for a worker or a script |
 //! | cell socket | server ⇄ worker, main thread | [`ToWorker`] / [`FromWorker`], strictly request, then reply |
 //! | control socket | server ⇄ worker, control thread | [`ToControl`] / [`FromControl`], at any time, also while a cell runs |
 //! | output pipes | worker and its children → server | raw bytes of descriptors 1 and 2 |
@@ -31,7 +31,8 @@
 //! 1. Server → zygote [`ToZygote::Start`] (first frame, names the protocol version); zygote → server
 //!    [`FromZygote::Warm`] or [`FromZygote::Failed`].
 //! 2. Server → zygote [`ToZygote::Fork`] with `[cell, control, stdout, stderr]`; zygote → server
-//!    [`FromZygote::Forked`] or [`FromZygote::ForkFailed`], in the order asked.
+//!    [`FromZygote::Forked`] or [`FromZygote::ForkFailed`], in the order asked. For a script they are
+//!    `[source, lifeline, stdout, stderr]`, steps 3 to 5 are left out, and the end of the lifeline ends it.
 //! 3. Worker → server, on the cell socket: [`FromWorker::Hello`] with its protocol version. The server refuses another.
 //! 4. Cell socket: one [`ToWorker`] request, one [`FromWorker`] reply, in turn. Half-closing it asks the worker to end.
 //! 5. Control socket: [`ToControl::Ping`] is answered twice, [`FromControl::Heartbeat`] without the GIL, then
@@ -46,6 +47,6 @@ pub mod message;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
-    CellError, CellReport, CellStatus, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, StateReport, ToControl,
-    ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+    CellError, CellReport, CellStatus, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose, Script,
+    StateReport, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
 };

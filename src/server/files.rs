@@ -8,6 +8,7 @@
 
 mod list;
 mod read;
+mod script;
 mod write;
 
 use std::{
@@ -25,6 +26,7 @@ use cap_std::{
 pub use self::{
     list::{Entry, Listing, MAX_DEPTH, MAX_WALK, Survey},
     read::{Content, Image, Piece, REPLY_BUDGET, Selection, json_cost},
+    script::OpenScript,
     write::{Body, Written},
 };
 use crate::config::Workspace;
@@ -79,6 +81,21 @@ pub enum FileError {
         path: Shown,
         /// The reason.
         source: io::Error,
+    },
+    /// Neither where it was said to be nor among the saved scripts.
+    #[error(
+        "there is no script {0} in the workspace, nor below scripts/: list_files shows what there is, save_script makes one"
+    )]
+    NoScript(Shown),
+    /// More text than a script has.
+    #[error("script {path} has {size} bytes and may have {most}")]
+    TooLarge {
+        /// As it was given.
+        path: Shown,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        most: u64,
     },
     /// No such encoding.
     #[error(

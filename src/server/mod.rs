@@ -3,7 +3,8 @@
 //! Runs in: server, tokio on one thread. Never pyo3, never fork.
 //!
 //! Start: children's register → spawner thread → environment and zygote, behind → sessions → transport, which answers at
-//! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions, each with what it started → whatever is left.
+//! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
+//! whatever is left.
 
 pub mod capture;
 pub mod children;
@@ -23,6 +24,7 @@ pub mod probes;
 pub mod registry;
 pub mod render;
 pub mod screen;
+pub mod scripts;
 pub mod service_manager;
 pub mod session;
 pub mod status;
@@ -52,6 +54,7 @@ use self::{
     oom::OomCounter,
     probes::Readiness,
     registry::Registry,
+    scripts::Scripts,
     session::Surroundings,
     stdio::StdioTransport,
     zygote_client::{Spawner, Zygote},
@@ -92,6 +95,8 @@ pub struct Server {
     pub around: Arc<Surroundings>,
     /// Readings of workers.
     pub metrics: Arc<Metrics>,
+    /// Scripts that run now.
+    pub scripts: Arc<Scripts>,
     /// The directories.
     pub workspace: Workspace,
     /// What is in them.
@@ -131,9 +136,11 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         around.zygote.clone(),
         serves,
     ));
+    let scripts = Arc::new(Scripts::new(Arc::clone(&around), settings.max_scripts));
     let server = Arc::new(Server {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
+        scripts: Arc::clone(&scripts),
         around,
         metrics,
         files: Files::open(&settings.workspace)?,
@@ -150,7 +157,8 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     watching.abort();
     informed.abort();
     service_manager::stopping().await;
-    let _ = tokio::time::timeout(FAREWELL, registry.shut_down()).await;
+    let ended = futures::future::join(registry.shut_down(), scripts.shut_down());
+    let _ = tokio::time::timeout(FAREWELL, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
     served

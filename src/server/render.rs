@@ -96,7 +96,8 @@ pub fn text(reply: &Cell) -> String {
     text
 }
 
-fn section(text: &mut String, title: &str, body: &str) {
+/// A part of the text, under a title.
+pub fn section(text: &mut String, title: &str, body: &str) {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
@@ -147,6 +148,15 @@ fn exit_code(exit: WorkerExit) -> Option<i32> {
     match exit {
         WorkerExit::Code(code) => Some(code),
         WorkerExit::Signal(_) | WorkerExit::Unknown => None,
+    }
+}
+
+/// Shortens texts that a reply holds twice, structured and shown, until it stays below [`MAX_REPLY`].
+pub fn fit_texts(texts: &mut [&mut String]) {
+    let mut keep = 200_000;
+    while 2 * texts.iter().map(|text| json_length(text)).sum::<usize>() > MAX_REPLY && keep > 100 {
+        texts.iter_mut().for_each(|text| shorten(text, keep));
+        keep /= 2;
     }
 }
 

@@ -171,7 +171,11 @@ impl Worker {
 }
 
 impl Output {
-    fn new(descriptor: OwnedFd) -> io::Result<Self> {
+    /// Reads from this pipe, on the reactor.
+    ///
+    /// # Errors
+    /// When the reactor does not take it.
+    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
         fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self { pipe: pipe::Receiver::from_owned_fd(descriptor)?, ended: false })

@@ -26,7 +26,7 @@ use tokio::{
 use super::{children::Children, service_manager, telemetry};
 use crate::{
     protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings,
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, ZygoteSettings,
         asynchronous::FrameReader, frame,
     },
     sys::{
@@ -138,6 +138,21 @@ pub struct NewWorker {
     pub stderr: OwnedFd,
 }
 
+/// A script's process just forked.
+#[derive(Debug)]
+pub struct NewScript {
+    /// Process id, and the duty to see to its end.
+    pub lease: Lease,
+    /// The process, by descriptor.
+    pub pidfd: AsyncFd<PidFd>,
+    /// Closing it, or our end, ends the script and all it started.
+    pub lifeline: StdStream,
+    /// Read end of its descriptor 1.
+    pub stdout: OwnedFd,
+    /// Read end of its descriptor 2.
+    pub stderr: OwnedFd,
+}
+
 /// Handle for asking.
 #[derive(Debug, Clone)]
 pub struct Zygote {
@@ -157,11 +172,11 @@ struct Exits {
 /// What the owner task is asked.
 #[derive(Debug)]
 pub enum Request {
-    /// A worker for a session.
+    /// A worker for a session, or a script's process.
     Fork {
-        /// Its name.
-        session: String,
-        /// The worker's ends.
+        /// Which.
+        purpose: Purpose,
+        /// The process' ends.
         descriptors: [OwnedFd; 4],
         /// For the worker.
         reply: oneshot::Sender<Result<Lease, ZygoteError>>,
@@ -218,14 +233,36 @@ impl Zygote {
         let (control, control_worker) = StdStream::pair()?;
         let (stdout, stdout_worker) = descriptors::pipe()?;
         let (stderr, stderr_worker) = descriptors::pipe()?;
-        let (reply, answer) = oneshot::channel();
         let passed = [cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker];
-        let request = Request::Fork { session: session.to_owned(), descriptors: passed, reply };
+        let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, passed).await?;
+        Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr })
+    }
+
+    /// Forks a process that runs a script and ends. Waits for the zygote to be warm first.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub async fn fork_script(&self, script: Script, source: OwnedFd) -> Result<NewScript, ZygoteError> {
+        let (lifeline, theirs) = StdStream::pair()?;
+        let (stdout, stdout_theirs) = descriptors::pipe()?;
+        let (stderr, stderr_theirs) = descriptors::pipe()?;
+        let passed = [source, theirs.into(), stdout_theirs, stderr_theirs];
+        let (lease, pidfd) = self.ask(Purpose::Script(script), passed).await?;
+        Ok(NewScript { lease, pidfd, lifeline, stdout, stderr })
+    }
+
+    async fn ask(
+        &self,
+        purpose: Purpose,
+        descriptors: [OwnedFd; descriptors::MAX_PASSED],
+    ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Fork { purpose, descriptors, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
         let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
-        // The zygote keeps a dead worker as a zombie until we say `Reap`, so this number cannot be a stranger's.
+        // The zygote keeps a dead child as a zombie until we say `Reap`, so this number cannot be a stranger's.
         let pidfd = watch(lease.pid())?;
-        Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr })
+        Ok((lease, pidfd))
     }
 
     /// How a worker whose pidfd has become readable ended: from the zygote, or, when that has died and the worker is
@@ -471,11 +508,11 @@ impl Owner {
             Request::Reap { pid } => {
                 let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
             }
-            Request::Fork { session, descriptors, reply } => {
+            Request::Fork { purpose, descriptors, reply } => {
                 let worker = self.next;
                 self.next += 1;
                 let passed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                match send(&process.socket, &ToZygote::Fork { worker, session }, &passed) {
+                match send(&process.socket, &ToZygote::Fork { worker, purpose }, &passed) {
                     Ok(()) => {
                         process.pending.push_back((worker, reply));
                         process.oldest.get_or_insert_with(tokio::time::Instant::now);

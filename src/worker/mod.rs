@@ -6,6 +6,7 @@
 mod control;
 mod gate;
 mod python;
+pub mod script;
 
 use std::{
     io::Write,

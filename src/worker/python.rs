@@ -4,10 +4,10 @@
 
 use pyo3::{
     Py, PyAny, PyErr, PyResult, Python,
-    types::{PyAnyMethods, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
+    types::{PyAnyMethods, PyBytes, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
 };
 
-use crate::protocol::{CellError, CellReport, CellStatus, StateReport};
+use crate::protocol::{CellError, CellReport, CellStatus, Script, StateReport};
 
 /// The embedded package's functions.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Functions {
     save_state: Py<PyAny>,
     load_state: Py<PyAny>,
     ping: Py<PyAny>,
+    run_script: Py<PyAny>,
 }
 
 /// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code.
@@ -43,6 +44,7 @@ impl Functions {
             save_state: find("state", "save")?,
             load_state: find("state", "load")?,
             ping: find("probe", "ping")?,
+            run_script: find("script", "run")?,
         })
     }
 
@@ -80,6 +82,18 @@ impl Functions {
 
     pub(super) fn load_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {
         state_report(self.load_state.call1(py, (path,))?.extract(py)?)
+    }
+
+    /// Runs a script to its end, as `__main__`: its exit code, or `None` when a KeyboardInterrupt ended it.
+    pub(super) fn run_script(
+        &self,
+        py: Python<'_>,
+        source: &[u8],
+        script: &Script,
+        workspace: &str,
+    ) -> PyResult<Option<i32>> {
+        let Script { file, directory, argv } = script;
+        self.run_script.call1(py, (PyBytes::new(py, source), file, directory, argv, workspace))?.extract(py)
     }
 
     pub(super) fn pinger(&self, py: Python<'_>) -> Pinger {

@@ -31,7 +31,7 @@ use pyo3::Python;
 use crate::{
     fault,
     protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, WorkerExit, ZygoteSettings, blocking,
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, ZygoteSettings, blocking,
         frame::Assembler,
     },
     sys::{descriptors, processes, signals},
@@ -200,7 +200,7 @@ impl Zygote {
     fn obey(&mut self, py: Python<'_>, message: ToZygote) -> Result<(), ZygoteError> {
         match message {
             ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
-            ToZygote::Fork { worker, session } => self.fork(py, worker, session),
+            ToZygote::Fork { worker, purpose } => self.fork(py, worker, purpose),
             ToZygote::Reap { pid } => {
                 self.reap(pid);
                 Ok(())
@@ -208,7 +208,7 @@ impl Zygote {
         }
     }
 
-    fn fork(&mut self, py: Python<'_>, worker: u64, session: String) -> Result<(), ZygoteError> {
+    fn fork(&mut self, py: Python<'_>, worker: u64, purpose: Purpose) -> Result<(), ZygoteError> {
         let taken = self.link.received.len().min(descriptors::MAX_PASSED);
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
         self.forks += 1;
@@ -218,19 +218,32 @@ impl Zygote {
         }
         let answer = match <[OwnedFd; descriptors::MAX_PASSED]>::try_from(passed) {
             Err(_) => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
-            Ok([cell, control, stdout, stderr]) => {
-                let assignment = worker::Assignment { session, cell, control, stdout, stderr };
-                match fork::fork(py) {
-                    Ok(fork::Side::Child) => worker::run(py, assignment, &self.functions, &self.settings),
-                    Ok(fork::Side::Parent { child }) => {
-                        self.children.insert(child, Child::Running);
-                        FromZygote::Forked { worker, pid: child }
-                    }
-                    Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
+            Ok(descriptors) => match fork::fork(py) {
+                Ok(fork::Side::Child) => self.become_child(py, purpose, descriptors),
+                Ok(fork::Side::Parent { child }) => {
+                    self.children.insert(child, Child::Running);
+                    FromZygote::Forked { worker, pid: child }
                 }
-            }
+                Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
+            },
         };
         Ok(self.link.send(&answer)?)
+    }
+
+    /// In the child of a fork: what it is for.
+    fn become_child(&self, py: Python<'_>, purpose: Purpose, descriptors: [OwnedFd; descriptors::MAX_PASSED]) -> ! {
+        match purpose {
+            Purpose::Session { name } => {
+                let [cell, control, stdout, stderr] = descriptors;
+                let assignment = worker::Assignment { session: name, cell, control, stdout, stderr };
+                worker::run(py, assignment, &self.functions, &self.settings)
+            }
+            Purpose::Script(script) => {
+                let [source, lifeline, stdout, stderr] = descriptors;
+                let errand = worker::script::Errand { script, source, lifeline, stdout, stderr };
+                worker::script::run(py, errand, &self.functions, &self.settings)
+            }
+        }
     }
 
     /// Tells the server of every child that has ended, leaving it a zombie until the server says `Reap`.

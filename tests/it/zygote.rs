@@ -12,7 +12,7 @@ use std::{
 use forkpy::{
     protocol::{
         CellStatus, FromControl, FromWorker, FromZygote, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE,
-        PROTOCOL_VERSION, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+        PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
         blocking::{self, FrameReader},
         frame,
     },
@@ -82,7 +82,7 @@ impl Zygote {
         let (control, control_worker) = UnixStream::pair().expect("pair");
         let (stdout, stdout_worker) = descriptors::pipe().expect("pipe");
         let (_, stderr_worker) = descriptors::pipe().expect("pipe");
-        let request = ToZygote::Fork { worker: 1, session: "default".to_owned() };
+        let request = ToZygote::Fork { worker: 1, purpose: Purpose::Session { name: "default".to_owned() } };
         let bytes = frame::encode(&request, MAX_ZYGOTE).expect("small");
         let passed = [cell_worker.as_fd(), control_worker.as_fd(), stdout_worker.as_fd(), stderr_worker.as_fd()];
         descriptors::send_with(self.socket(), &bytes, &passed).expect("sent");

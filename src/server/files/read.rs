@@ -114,7 +114,7 @@ impl Files {
     }
 
     /// Opens a file that has contents, without ever waiting for whoever is at the other end of something that has none.
-    fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
+    pub(super) fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
         checked(path)?;
         let fail = |source| trouble("read", path, source);
         let refuse = |kind| Err(FileError::NotAFile { path: Shown::new(path), kind });

@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure.
 
+mod scripts;
+
 use std::time::Duration;
 
 use rmcp::model::JsonObject;
@@ -9,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+pub use self::scripts::RunScript;
 use super::ToolError;
 use crate::config::{MAX_CODE, MAX_SECONDS};
 

@@ -7,9 +7,11 @@
 pub mod arguments;
 mod files;
 mod health;
+mod progress;
 pub mod results;
 mod run;
 pub mod schema;
+mod scripts;
 mod sessions;
 
 use std::{
@@ -32,6 +34,7 @@ use super::{
     clients::Client,
     files::FileError,
     registry::RegistryError,
+    scripts::ScriptError,
     session::{Session, SessionError},
     zygote_client::Stage,
 };
@@ -51,6 +54,9 @@ pub enum ToolError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A script.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
     /// A client that cannot be recognised wants to be remembered.
     #[error(
         "this client sends nothing to recognise it by (no cookie, no session header), so its active session cannot be \
@@ -174,6 +180,11 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Overwrites,
             "Saves Python code as a script in scripts/ of the workspace, replacing one of that name.",
         ),
+        define::<a::RunScript, r::ScriptRun>(
+            "run_script",
+            Effect::Open,
+            "Runs a Python file of the workspace from its beginning, as `python file.py args` would: in a process of its own that ends with it, with its own variables. No session is touched or waited for. What it printed and its exit code come back; an exception or sys.exit is a normal result. Every process it leaves behind is ended with it.",
+        ),
     ]
 });
 
@@ -214,6 +225,7 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "write_file" => files::write(server, &mut call).await,
         "delete_file" => files::delete(server, &mut call).await,
         "save_script" => files::save_script(server, &mut call).await,
+        "run_script" => scripts::run(server, call).await,
         _ => return None,
     };
     Some(answered.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(error.to_string())])))

@@ -2,11 +2,14 @@
 //!
 //! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
 
+mod scripts;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::scripts::ScriptRun;
 use crate::server::health::{HealthStatus, State};
 
 /// `run_python_code`.

@@ -2,21 +2,14 @@
 //!
 //! Runs in: server.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use rmcp::{
-    RoleServer,
-    model::{CallToolResult, ProgressNotificationParam},
-    service::RequestContext,
-};
+use rmcp::{RoleServer, model::CallToolResult, service::RequestContext};
 
 use super::{
     Call, ToolError,
     arguments::{self, OfSession, RestartKernel, RunPythonCode},
-    now, reply, reply_with_text,
+    now, progress, reply, reply_with_text,
     results::{Restart, Variables},
 };
 use crate::server::{
@@ -27,19 +20,12 @@ use crate::server::{
     status::Phase,
 };
 
-/// Clients give up on a silent call; those that ask hear from us this often.
-const PROGRESS: Duration = Duration::from_secs(3);
-/// New output waits this long for more of it.
-const SETTLE: Duration = Duration::from_millis(50);
-/// Least time between two messages about output.
-const PAUSE: Duration = Duration::from_millis(200);
-
 pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: RunPythonCode = call.read("run_python_code")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let timeout = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let code = asked.checked_code()?;
-    let live = call.context.meta.get_progress_token().map(|_| Arc::new(Live::default()));
+    let live = progress::live(&call.context);
     let order = CellOrder { code, timeout, cancel: call.context.ct.clone(), asked: Instant::now(), live: live.clone() };
     let outcome = with_progress(&call.context, &session, live, session.run(order)).await?;
     let is_error = outcome.ending.is_tool_error();
@@ -83,31 +69,7 @@ async fn with_progress<T>(
     live: Option<Arc<Live>>,
     work: impl Future<Output = T>,
 ) -> T {
-    let Some(token) = context.meta.get_progress_token() else { return work.await };
-    let live = live.unwrap_or_default();
-    let began = tokio::time::Instant::now();
-    let mut work = std::pin::pin!(work);
-    let mut next = began + PROGRESS;
-    let mut soonest = began;
-    let mut heard = false;
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = live.changed(), if !heard => {
-                heard = true;
-                next = next.min(soonest.max(tokio::time::Instant::now() + SETTLE));
-            }
-            () = tokio::time::sleep_until(next) => {
-                let message = live.take().unwrap_or_else(|| doing(session));
-                let note = ProgressNotificationParam::new(token.clone(), began.elapsed().as_secs_f64());
-                let _ = context.peer.notify_progress(note.with_message(message)).await;
-                heard = false;
-                soonest = tokio::time::Instant::now() + PAUSE;
-                next = soonest + PROGRESS;
-            }
-        }
-    }
+    progress::told(context, || doing(session), live, work).await
 }
 
 fn doing(session: &Session) -> String {

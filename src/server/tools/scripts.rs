@@ -1,0 +1,118 @@
+//! `run_script`: checks, finds the file, hands over to `server/scripts.rs`, shapes the reply.
+//!
+//! Runs in: server.
+
+use std::time::Instant;
+
+use rmcp::model::CallToolResult;
+
+use super::{Call, ToolError, arguments::RunScript, progress, reply_with_text, results::ScriptRun};
+use crate::{
+    protocol::WorkerExit,
+    server::{
+        Server,
+        files::FileError,
+        outcome::signal_name,
+        render,
+        scripts::{Method, ScriptEnding, ScriptOrder, ScriptOutcome},
+    },
+};
+
+pub(super) async fn run(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
+    let mut asked: RunScript = call.read("run_script")?;
+    let limit = asked.limit()?;
+    let args = asked.checked_args()?;
+    let files = server.files.clone();
+    let opened = tokio::task::spawn_blocking(move || files.open_script(&asked.path));
+    let script = opened.await.map_err(FileError::Lost)??;
+    let path = script.path.clone();
+    let began = Instant::now();
+    let live = progress::live(&call.context);
+    let order = ScriptOrder { script, args, limit, cancel: call.context.ct.clone(), live: live.clone() };
+    let doing = || format!("script {path:?}: {} s", began.elapsed().as_secs());
+    let outcome = progress::told(&call.context, doing, live, server.scripts.run(order)).await?;
+    let reply = shape(path.clone(), outcome);
+    let text = text(&reply);
+    let failed = matches!(reply.status, "died" | "timeout" | "cancelled");
+    reply_with_text(&reply, text, failed)
+}
+
+fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
+    let notice = notice(&outcome);
+    let (returncode, signal) = match outcome.exit {
+        Some(WorkerExit::Code(code)) => (Some(code), None),
+        Some(WorkerExit::Signal(number)) => (Some(-number), Some(signal_name(number))),
+        Some(WorkerExit::Unknown) | None => (None, None),
+    };
+    let status = match (outcome.ending, outcome.exit) {
+        (ScriptEnding::TimedOut { .. }, _) => "timeout",
+        (ScriptEnding::Cancelled { .. }, _) => "cancelled",
+        (ScriptEnding::Itself, Some(WorkerExit::Code(0))) => "ok",
+        (ScriptEnding::Itself, Some(WorkerExit::Code(_))) => "error",
+        (ScriptEnding::Itself, _) => "died",
+    };
+    let mut reply = ScriptRun {
+        status,
+        returncode,
+        script,
+        stdout: outcome.stdout.text,
+        stderr: outcome.stderr.text,
+        execution_time: outcome.ran.as_secs_f64(),
+        queued_time: outcome.queued.as_secs_f64(),
+        new_files: outcome.new_files.paths,
+        new_files_omitted: outcome.new_files.omitted as u64,
+        new_files_incomplete: outcome.new_files.incomplete,
+        timed_out: matches!(outcome.ending, ScriptEnding::TimedOut { .. }),
+        signal,
+        notice,
+        stdout_bytes: outcome.stdout.total,
+        stderr_bytes: outcome.stderr.total,
+        stdout_file: outcome.stdout.file,
+        stderr_file: outcome.stderr.file,
+    };
+    render::fit_texts(&mut [&mut reply.stdout, &mut reply.stderr]);
+    reply
+}
+
+/// One sentence on an end that is not plain from output and exit code.
+fn notice(outcome: &ScriptOutcome) -> Option<String> {
+    let how = |method| match method {
+        Method::NotStarted => "it was not run",
+        Method::Interrupt => "it was interrupted",
+        Method::Kill => "an interrupt did not end it, so it was killed",
+    };
+    match (outcome.ending, outcome.exit) {
+        (ScriptEnding::TimedOut { limit, method }, _) => {
+            Some(format!("The time limit of {} s was over: {}.", limit.as_secs_f64(), how(method)))
+        }
+        (ScriptEnding::Cancelled { method }, _) => Some(format!("The call was cancelled: {}.", how(method))),
+        (ScriptEnding::Itself, Some(WorkerExit::Signal(_))) if outcome.out_of_memory => {
+            Some("The kernel killed the script because memory ran out.".to_owned())
+        }
+        (ScriptEnding::Itself, Some(WorkerExit::Signal(number))) => {
+            Some(format!("The script was ended by {}.", signal_name(number)))
+        }
+        (ScriptEnding::Itself, Some(WorkerExit::Unknown) | None) => {
+            Some("The script ended; its exit status could not be read.".to_owned())
+        }
+        (ScriptEnding::Itself, Some(WorkerExit::Code(_))) => None,
+    }
+}
+
+fn text(reply: &ScriptRun) -> String {
+    let mut text = reply.stdout.clone();
+    if !reply.stderr.is_empty() {
+        render::section(&mut text, "stderr", &reply.stderr);
+    }
+    if !reply.new_files.is_empty() {
+        render::section(&mut text, "new files", &reply.new_files.join("\n"));
+    }
+    let code = reply.returncode.filter(|code| *code != 0).map(|code| format!("exit code {code}"));
+    if let Some(words) = reply.notice.as_ref().or(code.as_ref()) {
+        render::section(&mut text, reply.status, words);
+    }
+    if text.is_empty() {
+        text.push_str("(no output)");
+    }
+    text
+}
