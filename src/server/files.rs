@@ -6,6 +6,7 @@
 //!
 //! Runs in: server, on its blocking threads (every method may block; `tools/files.rs` sends them there).
 
+mod after;
 mod list;
 mod read;
 mod script;
@@ -24,6 +25,7 @@ use cap_std::{
 };
 
 pub use self::{
+    after::FoundFile,
     list::{Entry, Listing, MAX_DEPTH, MAX_WALK, Survey},
     read::{Content, Image, Piece, REPLY_BUDGET, Selection, json_cost},
     script::OpenScript,
@@ -139,6 +141,18 @@ pub enum FileError {
         /// Which was asked for.
         asked: u64,
     },
+    /// More than one reply holds.
+    #[error(
+        "path {path} has {size} bytes, more than one reply holds ({limit} bytes as JSON): read_file gives it by parts"
+    )]
+    TooLargeForReply {
+        /// Which file.
+        path: Shown,
+        /// Its size.
+        size: u64,
+        /// Most bytes.
+        limit: u64,
+    },
     /// The client took its call back.
     #[error("stopped at {0}: the call was cancelled")]
     Cancelled(Shown),
@@ -168,6 +182,12 @@ impl Files {
         Ok(Self { dir: Arc::new(dir), root: workspace.root.clone() })
     }
 
+    /// The workspace, absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Removes a file, a symbolic link (not what it points to), or a directory with all it holds.
     ///
     /// # Errors
@@ -187,6 +207,32 @@ impl Files {
         let relative = place(&self.dir, parent, name).map_err(fail)?;
         if is_directory { parent_dir.remove_dir_all(name) } else { parent_dir.remove_file(name) }.map_err(fail)?;
         Ok(relative)
+    }
+}
+
+impl FileError {
+    /// Whether it says that there is no such file.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+            Self::Outside { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// [`FileError::TooLargeForReply`].
+    #[must_use]
+    pub fn too_large(path: &str, size: u64, limit: u64) -> Self {
+        Self::TooLargeForReply { path: Shown::new(path), size, limit }
+    }
+
+    /// [`FileError::Cancelled`].
+    #[must_use]
+    pub fn cancelled(path: &str) -> Self {
+        Self::Cancelled(Shown::new(path))
     }
 }
 

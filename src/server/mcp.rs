@@ -3,24 +3,30 @@
 //! Runs in: server. One [`Handler`] a connection, all of them share the [`Server`]. Every protocol version from
 //! 2024-11-05 to 2026-07-28 is served; what a version lacks is rmcp's affair.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use axum::http::request::Parts;
+use parking_lot::Mutex;
 use rmcp::{
-    ErrorData, RoleServer, ServerHandler,
+    ErrorData, Peer, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest, CustomResult,
-        ErrorCode, Implementation, InitializeRequestParams, InitializeResult, ListToolsResult, PaginatedRequestParams,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo, CustomRequest,
+        CustomResult, ErrorCode, Implementation, InitializeRequestParams, InitializeResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities,
+        ServerConfig, SubscribeRequestParams, SubscriptionFilter, UnsubscribeRequestParams,
     },
-    service::RequestContext,
+    service::{NotificationContext, RequestContext, SubscriptionContext},
 };
-use serde_json::json;
 
 use super::{
     Server,
     clients::Client,
     http,
+    resources::changes::Subscriber,
     tools::{self, Call},
 };
 
@@ -32,28 +38,44 @@ const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a proces
 
 /// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
 /// taken for an unknown method.
-const KNOWN_METHODS: [&str; 8] = [
+const KNOWN_METHODS: [&str; 11] = [
     "tools/list",
     "tools/call",
     "resources/list",
     "resources/read",
     "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "subscriptions/listen",
     "prompts/list",
     "prompts/get",
     "completion/complete",
 ];
 
+/// Most streams of a connection between acknowledgement and service, an instant each.
+const MAX_PREPARED: usize = 64;
+
 /// One connection, or one request of the stateless protocol.
 #[derive(Clone)]
 pub struct Handler {
     server: Arc<Server>,
+    /// What this connection listens to; made at the first wish. Clients of 2026-07-28 have streams instead.
+    listener: Arc<OnceLock<Subscriber>>,
+    /// Streams that are acknowledged and not yet served: what they were asked for, and who listens.
+    prepared: Arc<Mutex<VecDeque<(SubscriptionFilter, Subscriber)>>>,
 }
 
 impl Handler {
     /// A handler for a new connection.
     #[must_use]
     pub fn new(server: Arc<Server>) -> Self {
-        Self { server }
+        Self { server, listener: Arc::default(), prepared: Arc::default() }
+    }
+}
+
+impl Handler {
+    fn listener(&self, peer: &Peer<RoleServer>) -> &Subscriber {
+        self.listener.get_or_init(|| self.server.resources.connect(peer.clone()))
     }
 }
 
@@ -68,6 +90,8 @@ impl ServerHandler for Handler {
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_resources()
+            .enable_resources_subscribe()
+            .enable_resources_list_changed()
             .enable_prompts()
             .enable_completions()
             .enable_logging()
@@ -131,18 +155,92 @@ impl ServerHandler for Handler {
     async fn read_resource(
         &self,
         request: ReadResourceRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let words = format!("there is no resource {:?}", request.uri);
-        Err(ErrorData::resource_not_found(words, Some(json!({ "uri": request.uri }))))
+        let contents = self.server.resources.read(&request.uri, context.ct).await;
+        let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
+        Ok(ReadResourceResult::new(contents).into())
+    }
+
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let cursor = request.and_then(|request| request.cursor);
+        let listed = self.server.resources.list(cursor.as_deref(), context.ct).await;
+        let (resources, next_cursor) = listed.map_err(|error| error.to_protocol(None))?;
+        Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(resources) })
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(self.server.resources.templates()))
+    }
+
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let listener = self.listener(&context.peer);
+        let done = self.server.resources.subscribe(listener, &request.uri);
+        done.map_err(|error| error.to_protocol(Some(&request.uri)))
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let listener = self.listener(&context.peer);
+        let done = self.server.resources.unsubscribe(listener, &request.uri);
+        done.map_err(|error| error.to_protocol(Some(&request.uri)))
+    }
+
+    /// A connection that was opened with `initialize` hears when the list changes; others ask for it.
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        self.listener(&context.peer).want_list();
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        let (accepted, subscriber) = self.server.resources.prepare(requested);
+        let mut prepared = self.prepared.lock();
+        prepared.push_back((requested.clone(), subscriber));
+        // Of those whose acknowledgement could not be sent.
+        if prepared.len() > MAX_PREPARED {
+            prepared.pop_front();
+        }
+        Some(accepted)
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let subscriber = {
+            let mut prepared = self.prepared.lock();
+            let index = prepared.iter().position(|(requested, _)| requested == context.requested());
+            index.and_then(|index| prepared.remove(index))
+        };
+        let subscriber = match subscriber {
+            Some((_, subscriber)) => subscriber,
+            None => self.server.resources.prepare(context.requested()).1,
+        };
+        self.server.resources.listen(&context, subscriber).await;
+        Ok(())
     }
 
     async fn complete(
         &self,
-        _request: CompleteRequestParams,
+        request: CompleteRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        Ok(CompleteResult::default())
+        let Reference::Resource(template) = request.r#ref else { return Ok(CompleteResult::default()) };
+        let argument = request.argument;
+        let values = self.server.resources.complete(&template.uri, &argument.name, argument.value).await;
+        let info = CompletionInfo::new(values).map_err(|words| ErrorData::internal_error(words, None))?;
+        Ok(CompleteResult::new(info))
     }
 
     #[expect(deprecated, reason = "older clients call it; this server sends no log messages at any level")]

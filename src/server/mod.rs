@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod probes;
 pub mod registry;
 pub mod render;
+pub mod resources;
 pub mod screen;
 pub mod scripts;
 pub mod service_manager;
@@ -54,6 +55,7 @@ use self::{
     oom::OomCounter,
     probes::Readiness,
     registry::Registry,
+    resources::{Resources, changes::Changes, workspace},
     scripts::Scripts,
     session::Surroundings,
     stdio::StdioTransport,
@@ -101,6 +103,8 @@ pub struct Server {
     pub workspace: Workspace,
     /// What is in them.
     pub files: Files,
+    /// What clients see under a URI.
+    pub resources: Resources,
 }
 
 /// Serves until the client goes or a signal comes.
@@ -116,13 +120,16 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let children = Children::default();
     let scratch = tempfile::Builder::new().prefix("forkpy-").tempdir()?;
     let zygote = start_zygote(&settings, &children)?;
+    let changes = Changes::default();
+    let root = &settings.workspace.root;
+    let watcher = Watcher::start_observed(root, workspace::announcer(root.clone(), changes.clone()))?;
     let around = Arc::new(Surroundings {
         zygote,
         children,
         settings: settings.sessions.clone(),
         outputs: settings.workspace.outputs(),
         scratch: scratch.path().to_owned(),
-        files: Watcher::start(&settings.workspace.root)?,
+        files: Arc::new(watcher),
         oom: OomCounter::start(),
     });
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
@@ -137,13 +144,17 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         serves,
     ));
     let scripts = Arc::new(Scripts::new(Arc::clone(&around), settings.max_scripts));
+    let files = Files::open(&settings.workspace)?;
+    let shown = workspace::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
+    let resources = Resources::new(vec![Box::new(shown)], changes);
     let server = Arc::new(Server {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
         scripts: Arc::clone(&scripts),
         around,
         metrics,
-        files: Files::open(&settings.workspace)?,
+        files,
+        resources,
         workspace: settings.workspace,
     });
     let served = match settings.transport {

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ffi::OsStr,
+    fmt,
     fs::FileType,
     io::{self, PipeReader, PipeWriter},
     ops::Bound,
@@ -51,6 +52,32 @@ pub struct NewFiles {
     pub omitted: usize,
     /// Whether some may be missing: too much happened at once, the watcher was not yet ready, or it could not start.
     pub incomplete: bool,
+}
+
+/// What happened to a path, for whoever watches over all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// A file came, or another took its name.
+    Appeared,
+    /// A file went.
+    Gone,
+    /// A file's contents changed; told only where [`Watcher::watch_writes`] asked for it.
+    Written,
+    /// A directory went with all below it.
+    TreeGone,
+    /// Events were lost; the path is empty.
+    Unknown,
+}
+
+/// Told of all that happens, while the watcher's lock is held: it must not wait, nor call the watcher.
+struct Observer(Box<Telling>);
+
+type Telling = dyn Fn(&Path, Happening) + Send;
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 /// A moment, see [`Watcher::mark`]. What happened later is remembered as long as this lives.
@@ -103,6 +130,9 @@ struct Index {
     /// Whether a directory stays unwatched for want of watches.
     partial: bool,
     max_directories: usize,
+    observer: Option<Observer>,
+    /// Directories in which writing is watched too, with how many asked for it.
+    writes: HashMap<PathBuf, usize>,
 }
 
 /// Watched directories, by path from the root on. The root is the empty path.
@@ -141,10 +171,18 @@ impl Watcher {
     /// # Errors
     /// When `root` is no directory or the thread cannot be started.
     pub fn start(root: &Path) -> io::Result<Self> {
-        Self::start_with(root, MAX_DIRECTORIES, MAX_LOG)
+        Self::start_with(root, MAX_DIRECTORIES, MAX_LOG, None)
     }
 
-    fn start_with(root: &Path, max_directories: usize, max_log: usize) -> io::Result<Self> {
+    /// The same, telling somebody of everything that happens: on the thread or in a caller of this, and it must be quick.
+    ///
+    /// # Errors
+    /// As for [`Watcher::start`].
+    pub fn start_observed(root: &Path, observer: impl Fn(&Path, Happening) + Send + 'static) -> io::Result<Self> {
+        Self::start_with(root, MAX_DIRECTORIES, MAX_LOG, Some(Observer(Box::new(observer))))
+    }
+
+    fn start_with(root: &Path, max_directories: usize, max_log: usize, observer: Option<Observer>) -> io::Result<Self> {
         let root: Arc<Path> = root.canonicalize()?.into();
         let begun = Inotify::init().and_then(|inotify| {
             let mut watches = inotify.watches();
@@ -161,8 +199,17 @@ impl Watcher {
         };
         let mut tree = Tree::default();
         tree.insert(Path::new(""), descriptor);
-        let index =
-            Index { root, watches, tree, log: Log::new(max_log), walks_due: 1, partial: false, max_directories };
+        let index = Index {
+            root,
+            watches,
+            tree,
+            log: Log::new(max_log),
+            walks_due: 1,
+            partial: false,
+            max_directories,
+            observer,
+            writes: HashMap::new(),
+        };
         Ok(Self { active: Some(Active::start(inotify, index)?) })
     }
 
@@ -187,10 +234,49 @@ impl Watcher {
         }
     }
 
+    /// Whether anything is seen at all.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Tells of writing to the files in a directory too, as long as the result lives. The directory need not be there yet.
+    #[must_use]
+    pub fn watch_writes(this: &Arc<Self>, directory: &Path) -> WriteWatch {
+        if let Some(active) = &this.active {
+            let mut state = active.state.lock();
+            *state.index.writes.entry(directory.to_owned()).or_insert(0) += 1;
+            state.index.refresh(directory);
+        }
+        WriteWatch { watcher: Arc::clone(this), directory: directory.to_owned() }
+    }
+
     /// Whether directories are left out: too many, no watches left, or no inotify at all.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.active.as_ref().is_none_or(|active| active.state.lock().index.partial)
+    }
+}
+
+/// Keeps writing watched, see [`Watcher::watch_writes`].
+#[derive(Debug)]
+pub struct WriteWatch {
+    watcher: Arc<Watcher>,
+    directory: PathBuf,
+}
+
+impl Drop for WriteWatch {
+    fn drop(&mut self) {
+        let Some(active) = &self.watcher.active else { return };
+        let mut state = active.state.lock();
+        let left = state.index.writes.get_mut(&self.directory).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if left == 0 {
+            state.index.writes.remove(&self.directory);
+            state.index.refresh(&self.directory);
+        }
     }
 }
 
@@ -246,19 +332,37 @@ impl Index {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
             self.walks_due += 1;
             self.log.gap();
+            self.tell(Path::new(""), Happening::Unknown);
         } else if event.mask.contains(EventMask::IGNORED) {
             self.ended(event.wd.get_watch_descriptor_id());
         } else if let (Some(name), Some(directory)) = (event.name, self.tree.path(&event.wd)) {
             let path = directory.join(name);
+            if event.mask.contains(EventMask::MODIFY) {
+                return self.tell(&path, Happening::Written);
+            }
             let appears = event.mask.intersects(EventMask::CREATE | EventMask::MOVED_TO);
             match (event.mask.contains(EventMask::ISDIR), appears) {
                 (true, true) if is_skipped(name) => {}
                 (true, true) => self.adopt(path),
                 (true, false) => self.forget(&path),
-                (false, true) => self.log.record(path),
-                (false, false) => self.log.remove(&path),
+                (false, true) => self.appeared(path),
+                (false, false) => {
+                    self.tell(&path, Happening::Gone);
+                    self.log.remove(&path);
+                }
             }
         }
+    }
+
+    fn tell(&self, path: &Path, happening: Happening) {
+        if let Some(observer) = &self.observer {
+            (observer.0)(path, happening);
+        }
+    }
+
+    fn appeared(&mut self, path: PathBuf) {
+        self.tell(&path, Happening::Appeared);
+        self.log.record(path);
     }
 
     /// A directory is gone, and its watch with it.
@@ -284,7 +388,7 @@ impl Index {
                 }
                 left -= 1;
                 if !kind.is_dir() {
-                    self.log.record(path);
+                    self.appeared(path);
                 } else if !path.file_name().is_some_and(is_skipped) {
                     todo.push(path);
                 }
@@ -299,7 +403,21 @@ impl Index {
             // Fails where the directory is gone, as the watch is then.
             let _ = self.watches.remove(descriptor);
         }
+        self.tell(top, Happening::TreeGone);
         self.log.remove_tree(top);
+    }
+
+    /// What to be told of a directory, by who asks.
+    fn mask_of(&self, directory: &Path) -> WatchMask {
+        let writes = if self.writes.contains_key(directory) { WatchMask::MODIFY } else { WatchMask::empty() };
+        mask() | writes
+    }
+
+    /// Asks for a watched directory again, with what is wanted of it now.
+    fn refresh(&mut self, directory: &Path) {
+        if self.tree.by_path.contains_key(directory) {
+            self.watch(directory);
+        }
     }
 
     /// Whether `directory` is watched now.
@@ -310,7 +428,7 @@ impl Index {
             return false;
         }
         // Also if known: another directory may have taken the name.
-        match self.watches.add(self.root.join(directory), mask()) {
+        match self.watches.add(self.root.join(directory), self.mask_of(directory)) {
             Ok(descriptor) => {
                 if let Some(stale) = self.tree.insert(directory, descriptor) {
                     let _ = self.watches.remove(stale);
@@ -502,8 +620,15 @@ fn is_about_the_path(error: &io::Error) -> bool {
     matches!(error.kind(), NotADirectory | NotFound | PermissionDenied)
 }
 
+/// Whether what happens to a file of this path, from the workspace on, is seen at all.
+#[must_use]
+pub fn is_watched(path: &Path) -> bool {
+    path.parent().is_none_or(|directory| !directory.components().any(|part| is_skipped(part.as_os_str())))
+}
+
 /// Directories full of files that nobody asked for. `.git` and `.venv` are among the hidden.
-fn is_skipped(name: &OsStr) -> bool {
+#[must_use]
+pub fn is_skipped(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "node_modules" || name == "__pycache__"
 }
 

@@ -57,7 +57,7 @@ pub struct Surroundings {
     /// Where variables are carried over; ours alone.
     pub scratch: PathBuf,
     /// Which files appear in the workspace.
-    pub files: Watcher,
+    pub files: Arc<Watcher>,
     /// Whether the kernel has killed for want of memory.
     pub oom: OomCounter,
 }

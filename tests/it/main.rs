@@ -12,6 +12,7 @@ mod http;
 mod live;
 mod operators;
 mod output;
+mod resources;
 mod scripts;
 mod shutdown;
 mod support;

@@ -113,6 +113,22 @@ impl Files {
         Ok(Piece { content, size, offset, length: length as u64, truncated, lines, image })
     }
 
+    /// Reads all of a file that has at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`FileError`]; anything but a regular file is refused.
+    pub fn read_whole(&self, path: &str, limit: u64) -> Result<Vec<u8>, FileError> {
+        let fail = |source| trouble("read", path, source);
+        let file = self.open_regular(path)?;
+        let size = file.metadata().map_err(fail)?.len();
+        // Files of `/proc` have more than they say, and others grow: what counts is what there is.
+        let bytes = read_at(&file, 0, size.max(1).min(limit) + 1).map_err(fail)?;
+        if bytes.len() as u64 > limit {
+            return Err(FileError::too_large(path, size.max(bytes.len() as u64), limit));
+        }
+        Ok(bytes)
+    }
+
     /// Opens a file that has contents, without ever waiting for whoever is at the other end of something that has none.
     pub(super) fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
         checked(path)?;

@@ -29,7 +29,7 @@ impl Place {
             fs::create_dir_all(directory.path().join(name)).expect("directory");
             fs::write(directory.path().join(name).join("old"), "x").expect("file");
         }
-        let watcher = Watcher::start_with(directory.path(), max_directories, max_log).expect("watcher");
+        let watcher = Watcher::start_with(directory.path(), max_directories, max_log, None).expect("watcher");
         let place = Self { directory, watcher };
         place.settle();
         place

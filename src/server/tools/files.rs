@@ -19,6 +19,7 @@ use crate::server::{
         Body, Content, Entry, FileError, Listing, MAX_DEPTH, MAX_WALK, Piece, REPLY_BUDGET, Selection, Survey,
         json_cost,
     },
+    resources::links,
 };
 
 const DEFAULT_DEPTH: u32 = 3;
@@ -72,7 +73,8 @@ pub(super) async fn write(server: &Server, call: &mut Call) -> Result<CallToolRe
     let files = server.files.clone();
     let written = blocking(move || files.write(&path, &body)).await?;
     let full_path = written.full_path.to_string_lossy().into_owned();
-    reply(&WrittenFile { path: written.path, full_path, size: written.size })
+    let reply = reply(&WrittenFile { path: written.path.clone(), full_path, size: written.size })?;
+    Ok(linked(server, call, reply, &written.path))
 }
 
 pub(super) async fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
@@ -94,7 +96,14 @@ pub(super) async fn save_script(server: &Server, call: &mut Call) -> Result<Call
     let files = server.files.clone();
     let written = blocking(move || files.save_script(&asked.name, &asked.content)).await?;
     let full_path = written.full_path.to_string_lossy().into_owned();
-    reply(&SavedScript { script: written.path, full_path, size: written.size })
+    let reply = reply(&SavedScript { script: written.path.clone(), full_path, size: written.size })?;
+    Ok(linked(server, call, reply, &written.path))
+}
+
+/// A result with a link to the file it is about.
+fn linked(server: &Server, call: &Call, mut result: CallToolResult, path: &str) -> CallToolResult {
+    links::add(&mut result, &call.context, server.files.root(), [path]);
+    result
 }
 
 /// The server's one thread waits for no disk.

@@ -16,6 +16,7 @@ use crate::server::{
     Server,
     live::Live,
     render,
+    resources::links,
     session::{CellOrder, Restarted, Session},
     status::Phase,
 };
@@ -31,7 +32,11 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
     let is_error = outcome.ending.is_tool_error();
     let cell = render::cell(&session.id, outcome);
     let text = render::text(&cell);
-    reply_with_text(&cell, text, is_error)
+    let mut reply = reply_with_text(&cell, text, is_error)?;
+    let whole = cell.stdout_file.iter().chain(&cell.stderr_file);
+    let made = whole.chain(&cell.new_files).map(String::as_str);
+    links::add(&mut reply, &call.context, server.files.root(), made);
+    Ok(reply)
 }
 
 pub(super) async fn list_variables(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {

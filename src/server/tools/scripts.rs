@@ -14,6 +14,7 @@ use crate::{
         files::FileError,
         outcome::signal_name,
         render,
+        resources::links,
         scripts::{Method, ScriptEnding, ScriptOrder, ScriptOutcome},
     },
 };

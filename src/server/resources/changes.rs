@@ -1,0 +1,315 @@
+//! Who wants to hear of which resource, and what they have yet to hear.
+//!
+//! Runs in: server, any of its threads ([`Changes::changed`] never waits). Knows URIs and nothing of what is behind them.
+//!
+//! What a subscriber has yet to hear is a set of what it asked for, so it never grows beyond that: a file written a
+//! thousand times while its subscriber reads nothing is one entry. While nobody listens, an announcement is one atomic
+//! load.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Most URIs of one subscriber.
+pub const MAX_URIS: usize = 1000;
+/// After telling a subscriber something, it is left alone for so long; what happens meanwhile is told together.
+pub const REST: Duration = Duration::from_millis(500);
+
+/// Keeps a resource watched as long as it lives.
+pub type Hold = Box<dyn Send>;
+
+/// Where changes are announced and heard of.
+#[derive(Clone, Default)]
+pub struct Changes(Arc<Hub>);
+
+#[derive(Default)]
+struct Hub {
+    /// Subscriptions to single resources, over all subscribers.
+    watched: AtomicUsize,
+    /// Subscribers that want to hear when the list changes.
+    listing: AtomicUsize,
+    queues: Mutex<Vec<Arc<Queue>>>,
+}
+
+/// One that listens, until it is dropped.
+pub struct Subscriber {
+    hub: Arc<Hub>,
+    queue: Arc<Queue>,
+}
+
+/// The end at which its changes come out.
+#[derive(Clone)]
+pub struct Queue(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// By the one spelling of a URI that announcements use.
+    wanted: BTreeMap<String, Wanted>,
+    wants_list: bool,
+    changed: BTreeSet<String>,
+    list_changed: bool,
+    closed: bool,
+}
+
+struct Wanted {
+    /// As the subscriber wrote it: it may not know the URI by another.
+    spellings: BTreeSet<String>,
+    _hold: Option<Hold>,
+}
+
+/// What happened since a subscriber was last told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// There are other resources than before.
+    pub list_changed: bool,
+    /// Resources that changed, as the subscriber spells them.
+    pub uris: Vec<String>,
+}
+
+/// The subscriber has [`MAX_URIS`] already.
+#[derive(Debug, thiserror::Error)]
+#[error("this client has {MAX_URIS} subscriptions already: take some back first")]
+pub struct TooMany;
+
+impl Changes {
+    /// A new subscriber, which wants nothing yet.
+    #[must_use]
+    pub fn subscriber(&self) -> Subscriber {
+        let queue = Arc::new(Queue(Arc::default()));
+        self.0.queues.lock().push(Arc::clone(&queue));
+        Subscriber { hub: Arc::clone(&self.0), queue }
+    }
+
+    /// Whether anybody would hear of anything.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.0.watched.load(Ordering::Relaxed) > 0 || self.0.listing.load(Ordering::Relaxed) > 0
+    }
+
+    /// A resource changed, appeared or went. `uri` is its one true spelling, which its provider gave.
+    pub fn changed(&self, uri: &str) {
+        self.announce(&self.0.watched, |state| state.wanted.contains_key(uri) && state.changed.insert(uri.to_owned()));
+    }
+
+    /// All resources whose URI begins so may have changed.
+    pub fn changed_below(&self, prefix: &str) {
+        self.announce(&self.0.watched, |state| {
+            let from_here =
+                state.wanted.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(uri, _)| uri);
+            let below: Vec<_> = from_here.take_while(|uri| uri.starts_with(prefix)).cloned().collect();
+            let before = state.changed.len();
+            state.changed.extend(below);
+            state.changed.len() > before
+        });
+    }
+
+    /// There are other resources than before.
+    pub fn list_changed(&self) {
+        self.announce(&self.0.listing, |state| state.wants_list && !mem::replace(&mut state.list_changed, true));
+    }
+
+    fn announce(&self, listeners: &AtomicUsize, is_news: impl Fn(&mut State) -> bool) {
+        if listeners.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for queue in &*self.0.queues.lock() {
+            if is_news(&mut queue.0.state.lock()) {
+                queue.0.wake.notify_one();
+            }
+        }
+    }
+}
+
+impl Subscriber {
+    /// Wants to hear of a resource, which it calls `spelling`.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn add(&self, uri: String, spelling: &str, hold: Option<Hold>) -> Result<(), TooMany> {
+        let mut state = self.queue.0.state.lock();
+        let spellings: usize = state.wanted.values().map(|wanted| wanted.spellings.len()).sum();
+        if spellings >= MAX_URIS {
+            return Err(TooMany);
+        }
+        // `hold` is let go of after the lock, here and below: it may call into whoever watches, who may be announcing.
+        match state.wanted.get_mut(&uri) {
+            Some(wanted) => {
+                wanted.spellings.insert(spelling.to_owned());
+            }
+            None => {
+                let spellings = BTreeSet::from([spelling.to_owned()]);
+                state.wanted.insert(uri, Wanted { spellings, _hold: hold });
+                self.hub.watched.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does not want to hear of it any more; nothing happens if it never did.
+    pub fn remove(&self, uri: &str, spelling: &str) {
+        let mut state = self.queue.0.state.lock();
+        let Some(wanted) = state.wanted.get_mut(uri) else { return };
+        wanted.spellings.remove(spelling);
+        if wanted.spellings.is_empty() {
+            let gone = state.wanted.remove(uri);
+            state.changed.remove(uri);
+            drop(state);
+            self.hub.watched.fetch_sub(1, Ordering::Relaxed);
+            drop(gone);
+        }
+    }
+
+    /// Wants to hear when there are other resources than before.
+    pub fn want_list(&self) {
+        if !mem::replace(&mut self.queue.0.state.lock().wants_list, true) {
+            self.hub.listing.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The other end.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        Queue::clone(&self.queue)
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.hub.queues.lock().retain(|queue| !Arc::ptr_eq(queue, &self.queue));
+        let mut state = self.queue.0.state.lock();
+        state.closed = true;
+        let wanted = mem::take(&mut state.wanted);
+        let wants_list = mem::take(&mut state.wants_list);
+        drop(state);
+        self.hub.watched.fetch_sub(wanted.len(), Ordering::Relaxed);
+        self.hub.listing.fetch_sub(usize::from(wants_list), Ordering::Relaxed);
+        self.queue.0.wake.notify_one();
+    }
+}
+
+impl Queue {
+    /// Waits for something to tell; `None` when the subscriber is gone.
+    pub async fn next(&self) -> Option<News> {
+        loop {
+            // Before the look: what comes in between wakes it.
+            let woken = self.0.wake.notified();
+            {
+                let mut state = self.0.state.lock();
+                if state.closed {
+                    return None;
+                }
+                let news = state.take();
+                if news != News::default() {
+                    return Some(news);
+                }
+            }
+            woken.await;
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self) -> News {
+        let changed = mem::take(&mut self.changed);
+        let spellings = changed.iter().filter_map(|uri| self.wanted.get(uri)).flat_map(|wanted| &wanted.spellings);
+        News { list_changed: mem::take(&mut self.list_changed), uris: spellings.cloned().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(subscriber: &Subscriber) -> News {
+        subscriber.queue.0.state.lock().take()
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_kept_and_once() {
+        let changes = Changes::default();
+        let (one, other) = (changes.subscriber(), changes.subscriber());
+        assert!(!changes.is_heard());
+        one.add("a".into(), "A", None).expect("room");
+        one.add("a".into(), "a", None).expect("room");
+        other.want_list();
+        for _ in 0..1000 {
+            changes.changed("a");
+            changes.changed("b");
+            changes.list_changed();
+        }
+        assert_eq!(heard(&one), News { list_changed: false, uris: vec!["A".into(), "a".into()] });
+        assert_eq!(heard(&other), News { list_changed: true, uris: vec![] });
+        assert_eq!(heard(&one), News::default());
+        one.remove("a", "A");
+        changes.changed("a");
+        assert_eq!(heard(&one).uris, ["a"]);
+        one.remove("a", "a");
+        changes.changed("a");
+        assert_eq!(heard(&one), News::default());
+        assert!(changes.is_heard());
+        drop(other);
+        assert!(!changes.is_heard());
+    }
+
+    #[test]
+    fn a_prefix_means_all_that_begin_so() {
+        let changes = Changes::default();
+        let one = changes.subscriber();
+        for uri in ["f:/a", "f:/a/1", "f:/a/2", "f:/b", "e:/a/1"] {
+            one.add(uri.into(), uri, None).expect("room");
+        }
+        changes.changed_below("f:/a/");
+        assert_eq!(heard(&one).uris, ["f:/a/1", "f:/a/2"]);
+    }
+
+    #[test]
+    fn subscriptions_are_bounded_and_let_go_of_what_they_hold() {
+        struct Held(Arc<AtomicUsize>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (changes, gone) = (Changes::default(), Arc::default());
+        let one = changes.subscriber();
+        for number in 0..MAX_URIS {
+            let hold = Box::new(Held(Arc::clone(&gone)));
+            one.add(number.to_string(), "x", Some(hold)).expect("room");
+        }
+        assert!(one.add("one more".into(), "x", None).is_err());
+        one.remove("3", "x");
+        assert_eq!(gone.load(Ordering::Relaxed), 1);
+        drop(one);
+        assert_eq!(gone.load(Ordering::Relaxed), MAX_URIS);
+        assert_eq!(changes.0.watched.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_nobody_waits_is_there_and_the_end_is_heard() {
+        let changes = Changes::default();
+        let one = changes.subscriber();
+        let queue = one.queue();
+        one.add("a".into(), "a", None).expect("room");
+        changes.changed("a");
+        assert_eq!(queue.next().await.expect("news").uris, ["a"]);
+        let waiting = tokio::spawn(async move { queue.next().await });
+        drop(one);
+        assert_eq!(waiting.await.expect("no panic"), None);
+    }
+}
