@@ -38,15 +38,12 @@ const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a proces
 
 /// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
 /// taken for an unknown method.
-const KNOWN_METHODS: [&str; 11] = [
+const KNOWN_METHODS: [&str; 8] = [
     "tools/list",
     "tools/call",
     "resources/list",
     "resources/read",
     "resources/templates/list",
-    "resources/subscribe",
-    "resources/unsubscribe",
-    "subscriptions/listen",
     "prompts/list",
     "prompts/get",
     "completion/complete",
