@@ -35,7 +35,10 @@ pub(super) async fn run(server: &Server, mut call: Call) -> Result<CallToolResul
     let reply = shape(path.clone(), outcome);
     let text = text(&reply);
     let failed = matches!(reply.status, "died" | "timeout" | "cancelled");
-    reply_with_text(&reply, text, failed)
+    let mut result = reply_with_text(&reply, text, failed)?;
+    let whole = reply.stdout_file.iter().chain(&reply.stderr_file);
+    links::add(&mut result, &call.context, server.files.root(), whole.chain(&reply.new_files).map(String::as_str));
+    Ok(result)
 }
 
 fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
