@@ -28,7 +28,8 @@
 //!    `python/forkpy_worker/cell.py`.
 //! 8. Output flows through pipes into `server/capture.rs`: head, tail, and a file when it is much.
 //! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/outcome.rs`.
-//! 10. `server/render.rs` makes the structured reply and its text, within what clients accept.
+//! 10. `server/render.rs` makes the structured reply and its text, within what clients accept; `server/pictures.rs` scales
+//!     what was displayed.
 //!
 //! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time. Tools for files
 //! (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.

@@ -1,6 +1,6 @@
 """Running one cell, from its text to the tuple that Rust reads.
 
-Owns: `builtins._` and the order of things in a cell. May not fail for anything a cell did: streams
+Owns: the order of things in a cell. May not fail for anything a cell did: streams
 replaced or closed, handlers changed, builtins overwritten.
 Runs in: worker main thread, GIL held. A KeyboardInterrupt may arrive at any bytecode; then either a
 tuple says so or it leaves through `run_cell` and Rust says it. The next cell needs nothing undone.
@@ -8,11 +8,10 @@ tuple says so or it leaves through `run_cell` and Rust says it. The next cell ne
 
 from __future__ import annotations
 
-import builtins
 from _signal import SIGINT, default_int_handler, getsignal
 from _signal import signal as _set_handler
 
-from forkpy_worker import compiling, sources, streams
+from forkpy_worker import compiling, history, place, sources, streams
 from forkpy_worker.place import namespace
 
 TYPE_CHECKING = False
@@ -24,31 +23,41 @@ if TYPE_CHECKING:
     Error: TypeAlias = tuple[str, str, int | None, str]
     # status, results, error, exit code
     Outcome: TypeAlias = tuple[str, list[str], Error | None, int | None]
+    # the same and displays, as `display` makes them
+    Report: TypeAlias = tuple[str, list[str], Error | None, int | None, list[Any]]
 
 # Longer representations are cut, see `results`.
 MAX_RESULT = 40_000
 
 
-def run_cell(cell: int, code: str) -> Outcome:
+# Values of these types have nothing to show but their `repr`.
+_PLAIN = frozenset(
+    (int, str, float, bool, list, dict, tuple, set, bytes, complex, frozenset, range)
+)
+
+
+def run_cell(cell: int, code: str) -> Report:
     """Run a cell in `__main__` and say how it ended: ok, error, exited or interrupted."""
     filename = f"<cell {cell}>"
-    _prepare(filename, code)
+    _prepare(cell, filename, code)
     try:
         value = _evaluate(cell, code, filename)
-        results = [] if value is None else [_represent(value, cell)]
-        return "ok", results, None, None
+        results = [] if value is None else _show(value, cell)
+        outcome: Outcome = "ok", results, None, None
     except BaseException as exception:
         from forkpy_worker import report
 
-        return report.outcome(exception, filename)
+        outcome = report.outcome(exception, filename)
     finally:
         streams.flush()
+    return (*outcome, _displays() if place.after_cell or place.displays else [])
 
 
-def _prepare(filename: str, code: str) -> None:
+def _prepare(cell: int, filename: str, code: str) -> None:
     if getsignal(SIGINT) is not default_int_handler:
         # An earlier cell changed it; without it no interrupt reaches this one.
         _set_handler(SIGINT, default_int_handler)
+    place.cell = cell
     sources.remember(filename, code)
     # Each cell is a new file: what line 1 of another cell warned of is not yet said here.
     namespace.pop("__warningregistry__", None)
@@ -69,11 +78,36 @@ def _awaits(code: CodeType | None) -> bool:
     return code is not None and code.co_flags & compiling.CO_COROUTINE != 0
 
 
-def _represent(value: Any, cell: int) -> str:
+def _show(value: Any, cell: int) -> list[str]:
+    """Give the text of the last value, or leave it among the displays when it has more to show."""
+    if type(value) not in _PLAIN:
+        from forkpy_worker import formats
+
+        if formats.is_rich(value):
+            from forkpy_worker import display
+
+            display.result(value)
+            history.keep(value, cell)
+            return []
     text = repr(value)
     if type(text) is not str or len(text) > MAX_RESULT or not text.isascii():
         from forkpy_worker import results
 
         text = results.fit(text, cell)
-    builtins._ = value  # type: ignore[attr-defined]
-    return text
+    history.keep(value, cell)
+    return [text]
+
+
+def _displays() -> list[Any]:
+    """Take what was displayed, figures that are still open included."""
+    for collect in place.after_cell:
+        try:
+            collect()
+        except Exception as error:  # noqa: PERF203
+            from forkpy_worker import report
+
+            report.warn("after the cell:", error)
+    streams.flush()
+    shown = place.displays[:]
+    del place.displays[: len(shown)]
+    return shown

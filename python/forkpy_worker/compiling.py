@@ -51,11 +51,27 @@ def _as_expression(code: str, filename: str) -> CodeType | None:
 def _split(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
     tree = compile(code, filename, "exec", _flags | ONLY_AST, True)
     last = None
-    if tree.body and type(tree.body[-1]) is Expr:
+    if tree.body and type(tree.body[-1]) is Expr and not _is_hidden(tree.body[-1], code):
         last = Expression(tree.body.pop().value)
     statements = _compile(tree, filename, "exec") if tree.body else None
     # After the statements: a `from __future__` among them holds for the expression too.
     return statements, None if last is None else _compile(last, filename, "eval")
+
+
+def _is_hidden(last: Expr, code: str) -> bool:
+    """Whether a semicolon follows the last expression: its value is not to be shown."""
+    if ";" not in code:
+        return False
+    # As the parser counts lines; columns are bytes of UTF-8.
+    lines = code.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    rest = lines[(last.end_lineno or 1) - 1].encode()[last.end_col_offset or 0 :].decode()
+    rest = "\n".join((rest, *lines[last.end_lineno or 1 :]))
+    while rest:
+        rest = rest.lstrip(" \t\f\n)\\")
+        if not rest.startswith("#"):
+            break
+        rest = rest.partition("\n")[2]
+    return rest.startswith(";")
 
 
 def _unsplit(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:

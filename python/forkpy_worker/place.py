@@ -10,6 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # The module is kept too: a cell may replace sys.modules["__main__"], and a module that dies
@@ -19,3 +20,10 @@ namespace: dict[str, Any] = main.__dict__
 
 session_id = ""
 outputs = ""
+
+# Number of the cell that runs, or ran last.
+cell = 0
+# What is called when a cell has run; libraries that collect things put themselves here.
+after_cell: list[Callable[[], None]] = []
+# What cells have displayed and no report has carried yet; `display` fills it.
+displays: list[Any] = []

@@ -62,6 +62,12 @@ def exit_code(exception: BaseException) -> int | None:
     return None if isinstance(exception, KeyboardInterrupt) else 1
 
 
+def warn(words: str, exception: BaseException) -> None:
+    """Tell of an exception that did not end the cell."""
+    _drop_own_frames(exception)
+    _to_stderr(f"{words}\n{_format(exception)}")
+
+
 def _drop_own_frames(exception: BaseException) -> None:
     """Begin the traceback where the cell's code begins."""
     trace = exception.__traceback__

@@ -13,7 +13,7 @@ import builtins
 import os
 import sys
 
-from forkpy_worker import place, sources, streams
+from forkpy_worker import history, place, sources, stand_ins, streams
 
 
 def start(session_id: str, workspace: str, outputs: str) -> None:
@@ -25,6 +25,8 @@ def start(session_id: str, workspace: str, outputs: str) -> None:
     sys.argv = [""]
     sys.path[:] = [workspace, *(entry for entry in sys.path if entry not in ("", workspace))]
     streams.install()
+    stand_ins.install()
+    history.install()
     sources.watch()
     reseed()
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)

@@ -50,6 +50,12 @@ COMMON = (
     "forkpy_worker.summaries",
     "forkpy_worker.statefile",
     "forkpy_worker.statepickle",
+    "base64",
+    "hashlib",
+    "html.parser",
+    "forkpy_worker.formats",
+    "forkpy_worker.readable",
+    "forkpy_worker.display",
 )
 
 # Read once, when the library is imported. A pool of threads must not exist when the zygote forks.
@@ -57,7 +63,6 @@ _WHILE_IMPORTING = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "MPLBACKEND": "Agg",
 }
 
 
@@ -65,11 +70,14 @@ def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
     from forkpy_worker import cell, probe, session, state, variables  # noqa: F401
 
+    watch()
+
     settle()
 
 
 def preload(module: str) -> str | None:
     """Import a module by name; None when that worked, else the reason in one line."""
+    watch()
     added = [name for name in _WHILE_IMPORTING if name not in os.environ]
     for name in added:
         os.environ[name] = _WHILE_IMPORTING[name]
@@ -84,6 +92,13 @@ def preload(module: str) -> str | None:
         for name in added:
             os.environ.pop(name, None)
     return None
+
+
+def watch() -> None:
+    """Fit libraries to sessions from now on."""
+    from forkpy_worker import watches
+
+    watches.install()
 
 
 def settle() -> None:

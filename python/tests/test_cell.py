@@ -11,12 +11,12 @@ def main_names() -> dict:
 
 
 def test_a_last_expression_is_the_result() -> None:
-    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None)
-    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None)
+    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None, [])
+    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None, [])
 
 
 def test_an_exception_names_its_line() -> None:
-    status, results, error, _ = cell.run_cell(3, "a = 1\n\n1 / 0")
+    status, results, error, *_ = cell.run_cell(3, "a = 1\n\n1 / 0")
     assert (status, results) == ("error", [])
     assert error[0] == "ZeroDivisionError" and error[2] == 3
     assert '"<cell 3>", line 3' in error[3] and "1 / 0" in error[3]
@@ -27,7 +27,7 @@ def test_top_level_await_runs() -> None:
 
 
 def test_system_exit_has_a_scripts_code() -> None:
-    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3)
+    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3, [])
 
 
 def test_variables_are_listed_without_modules() -> None:

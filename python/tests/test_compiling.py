@@ -39,7 +39,7 @@ def test_a_last_expression_is_told_from_statements(code: str, parts: tuple[bool,
 
 
 def test_a_syntax_error_shows_the_line_and_a_caret() -> None:
-    status, _, error, _ = cell.run_cell(103, "x = 1\nif x\n    pass")
+    status, _, error, *_ = cell.run_cell(103, "x = 1\nif x\n    pass")
     assert status == "error"
     assert error[0] == "SyntaxError" and error[2] == 2
     assert "if x\n" in error[3] and "^" in error[3]
@@ -47,3 +47,25 @@ def test_a_syntax_error_shows_the_line_and_a_caret() -> None:
 
 def test_deep_expressions_compile_as_in_a_script() -> None:
     assert cell.run_cell(104, "+".join(["1"] * 2000))[1] == ["2000"]
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("5;", False),
+        ("x = 1; 5 ;  # five", False),
+        ("(5\n);", False),
+        ("(5 # ;\n)", True),
+        ("'ä;'", True),
+        ("'ä' ;", False),
+        ("5 # a; b;", True),
+        ("a = 1; 5", True),
+        ("5\r\n;", None),
+    ],
+)
+def test_a_semicolon_hides_the_last_value(code: str, shown: bool | None) -> None:
+    if shown is None:
+        with pytest.raises(SyntaxError):
+            compiling.compile_cell(code, "<cell 1>")
+        return
+    assert (compiling.compile_cell(code, "<cell 1>")[1] is not None) is shown

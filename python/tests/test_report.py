@@ -5,7 +5,7 @@ from forkpy_worker import cell
 
 def test_an_exception_whose_words_fail_is_reported_all_the_same() -> None:
     code = "class Sly(Exception):\n    def __str__(self): raise ValueError\nraise Sly"
-    status, _, error, _ = cell.run_cell(201, code)
+    status, _, error, *_ = cell.run_cell(201, code)
     assert (status, error[0], error[1]) == ("error", "Sly", "<exception str() failed>")
 
 

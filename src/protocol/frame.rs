@@ -10,8 +10,8 @@ pub const MAGIC: [u8; 4] = *b"fpy1";
 pub const HEADER: usize = 8;
 /// Cap on a body to a worker: the largest cell the server accepts, and some.
 pub const MAX_TO_WORKER: usize = 48 << 20;
-/// Cap on a body from a worker. Output does not travel in frames, so replies are small.
-pub const MAX_FROM_WORKER: usize = 8 << 20;
+/// Cap on a body from a worker. Output does not travel in frames, displays do: `display.py` keeps them below 20 MiB.
+pub const MAX_FROM_WORKER: usize = 32 << 20;
 /// Cap on a body on a control socket.
 pub const MAX_CONTROL: usize = 1 << 20;
 /// Cap on a body on the zygote socket.

@@ -186,12 +186,42 @@ pub enum FromWorker {
 pub struct CellReport {
     /// How it ended.
     pub status: CellStatus,
-    /// `repr` of the last expression, if it had one.
+    /// `repr` of the last expression, if it had one and nothing richer: then it is among the displays.
     pub results: Vec<String>,
+    /// What it displayed, in order.
+    pub displays: Vec<Display>,
     /// The exception, if one ended it.
     pub error: Option<CellError>,
     /// Time inside the worker, seconds.
     pub seconds: f64,
+}
+
+/// One thing that a cell displayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Display {
+    /// It is the value of the last expression, and not a call of `display`.
+    pub is_result: bool,
+    /// The name by which `update_display` finds it.
+    pub id: Option<String>,
+    /// It replaces what an earlier cell displayed under this id.
+    pub update: bool,
+    /// What can be read of it without a screen.
+    pub text: String,
+    /// A JSON object, as Jupyter's messages have it.
+    pub metadata: String,
+    /// Its representations, in the order of the mime bundle.
+    pub data: Vec<Representation>,
+}
+
+/// One representation of what a cell displayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Representation {
+    /// `image/png` and so on.
+    pub mime: String,
+    /// Where it was saved, relative to the workspace; plain text is not.
+    pub file: Option<String>,
+    /// Text as UTF-8, pictures as they are; empty when it is too large to be sent.
+    pub bytes: Vec<u8>,
 }
 
 /// How a cell ended inside a living worker.

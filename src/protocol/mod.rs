@@ -47,6 +47,6 @@ pub mod message;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
-    CellError, CellReport, CellStatus, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose, Script,
-    StateReport, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+    CellError, CellReport, CellStatus, Display, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose,
+    Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
 };

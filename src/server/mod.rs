@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod new_files;
 pub mod oom;
 pub mod outcome;
+pub mod pictures;
 pub mod probes;
 pub mod registry;
 pub mod render;

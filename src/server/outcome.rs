@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::new_files::NewFiles;
-use crate::protocol::{CellError, WorkerExit};
+use crate::protocol::{CellError, Display, WorkerExit};
 
 /// What one submitted cell came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +20,10 @@ pub struct CellOutcome {
     pub stderr: CapturedText,
     /// What arrived between the previous cell and this one (background threads and processes), both streams.
     pub background: String,
-    /// `repr` of the last expression.
+    /// `repr` of the last expression, when it had nothing richer.
     pub results: Vec<String>,
+    /// What it displayed, its last value included when that is rich.
+    pub displays: Vec<Display>,
     /// The exception.
     pub error: Option<CellError>,
     /// Files that appeared in the workspace meanwhile.

@@ -6,16 +6,16 @@ use std::fmt::Write as _;
 
 use super::{
     outcome::{CapturedText, CellOutcome, Death, Ending, Fate, Method, signal_name},
-    tools::results::{Cell, CellException, Exit},
+    tools::results::{Cell, CellException, Exit, Shown},
 };
-use crate::protocol::WorkerExit;
+use crate::protocol::{Display, WorkerExit};
 
 /// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
 pub const MAX_REPLY: usize = 900_000;
 
-/// The structured reply.
+/// The structured reply, beside pictures that take `pictures` bytes of JSON.
 #[must_use]
-pub fn cell(session: &str, outcome: CellOutcome) -> Cell {
+pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
     let number = outcome.cell;
     let notice = match (sentence(&outcome.ending), outcome.notice) {
         (Some(ending), Some(notice)) => Some(format!("{ending} {notice}")),
@@ -41,8 +41,9 @@ pub fn cell(session: &str, outcome: CellOutcome) -> Cell {
         cell: (number > 0).then_some(number),
         stdout,
         stderr,
-        results: outcome.results,
-        outputs: Vec::new(),
+        results: outcome.displays.iter().filter_map(words).chain(outcome.results).collect(),
+        outputs: outcome.displays.iter().flat_map(files).map(|(_, file)| file).collect(),
+        displays: outcome.displays.iter().map(shown).collect(),
         new_files: outcome.new_files.paths,
         new_files_omitted: outcome.new_files.omitted as u64,
         new_files_incomplete: outcome.new_files.incomplete,
@@ -62,8 +63,25 @@ pub fn cell(session: &str, outcome: CellOutcome) -> Cell {
         stdout_file,
         stderr_file,
     };
-    fit(&mut reply);
+    fit(&mut reply, MAX_REPLY.saturating_sub(pictures));
     reply
+}
+
+fn words(display: &Display) -> Option<String> {
+    (!display.text.trim().is_empty()).then(|| display.text.clone())
+}
+
+fn files(display: &Display) -> impl Iterator<Item = (String, String)> {
+    display.data.iter().filter_map(|data| Some((data.mime.clone(), data.file.clone()?)))
+}
+
+fn shown(display: &Display) -> Shown {
+    Shown {
+        is_result: display.is_result,
+        display_id: display.id.clone(),
+        update: display.update,
+        files: files(display).collect(),
+    }
 }
 
 /// The same for people and models.
@@ -79,6 +97,9 @@ pub fn text(reply: &Cell) -> String {
     }
     for result in &reply.results {
         if text.is_empty() { text.push_str(result) } else { section(&mut text, "result", result) }
+    }
+    if !reply.outputs.is_empty() {
+        section(&mut text, "outputs", &reply.outputs.join("\n"));
     }
     if !reply.new_files.is_empty() {
         let mut files = reply.new_files.join("\n");
@@ -161,9 +182,9 @@ pub fn fit_texts(texts: &mut [&mut String]) {
 }
 
 /// Shortens the long texts until the reply stays below [`MAX_REPLY`]: control characters grow sixfold in JSON.
-fn fit(reply: &mut Cell) {
+fn fit(reply: &mut Cell, most: usize) {
     let mut keep = 200_000;
-    while weight(reply) > MAX_REPLY && keep > 100 {
+    while weight(reply) > most && keep > 100 {
         let mut texts = vec![&mut reply.stdout, &mut reply.stderr];
         texts.extend(&mut reply.results);
         texts.extend(&mut reply.background);
@@ -180,7 +201,8 @@ fn weight(reply: &Cell) -> usize {
     let shown = [&reply.stdout, &reply.stderr].into_iter().chain(&reply.results).chain(&reply.background);
     let twice: usize = shown.map(|text| json_length(text)).sum();
     let once: usize = reply.error.iter().map(|error| json_length(&error.traceback) + json_length(&error.message)).sum();
-    2 * twice + once + reply.new_files.iter().map(|path| 2 * path.len()).sum::<usize>() + 2048
+    let paths: usize = reply.new_files.iter().chain(&reply.outputs).map(|path| 3 * path.len() + 40).sum();
+    2 * twice + once + paths + 200 * reply.displays.len() + 2048
 }
 
 fn json_length(text: &str) -> usize {
@@ -224,19 +246,19 @@ mod tests {
         let mut done = outcome(Ending::Finished);
         done.stdout = captured("hello\n".to_owned());
         done.results = vec!["42".to_owned()];
-        let reply = cell("default", done);
+        let reply = cell("default", done, 0);
         assert_eq!(text(&reply), "hello\n--- result ---\n42");
         assert_eq!((reply.status, reply.state, reply.cell), ("ok", "kept", Some(3)));
         let mut plain = outcome(Ending::Finished);
         plain.results = vec!["2".to_owned()];
-        assert_eq!(text(&cell("default", plain)), "2");
-        assert_eq!(text(&cell("default", outcome(Ending::Finished))), "(no output)");
+        assert_eq!(text(&cell("default", plain, 0)), "2");
+        assert_eq!(text(&cell("default", outcome(Ending::Finished), 0)), "(no output)");
     }
 
     #[test]
     fn a_time_out_says_what_became_of_the_variables() {
         let limit = Duration::from_secs(2);
-        let words = |method| cell("a", outcome(Ending::TimedOut { limit, method })).notice.expect("a notice");
+        let words = |method| cell("a", outcome(Ending::TimedOut { limit, method }), 0).notice.expect("a notice");
         assert!(
             words(Method::Interrupt).contains("limit of 2 s") && words(Method::Interrupt).contains("variables are")
         );
@@ -249,7 +271,7 @@ mod tests {
         done.stdout = captured("\u{1}".repeat(400_000));
         done.stderr = captured("ä\n".repeat(130_000));
         done.results = vec!["\u{2}".repeat(40_000)];
-        let reply = cell("default", done);
+        let reply = cell("default", done, 0);
         let json = serde_json::to_string(&reply).expect("JSON").len();
         let shown = serde_json::to_string(&text(&reply)).expect("JSON").len();
         assert!(json + shown < 1 << 20, "{json} + {shown}");

@@ -595,6 +595,7 @@ pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
         stderr: CapturedText::default(),
         background: String::new(),
         results: Vec::new(),
+        displays: Vec::new(),
         error: None,
         new_files: NewFiles::default(),
         queued,

@@ -3,11 +3,11 @@
 //! Runs in: zygote (`load`), worker main thread (all else), worker pinger thread ([`Pinger`]).
 
 use pyo3::{
-    Py, PyAny, PyErr, PyResult, Python,
-    types::{PyAnyMethods, PyBytes, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
+    Bound, Py, PyAny, PyErr, PyResult, Python,
+    types::{PyAnyMethods, PyBytes, PyBytesMethods, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
 };
 
-use crate::protocol::{CellError, CellReport, CellStatus, Script, StateReport};
+use crate::protocol::{CellError, CellReport, CellStatus, Display, Representation, Script, StateReport};
 
 /// The embedded package's functions.
 #[derive(Debug)]
@@ -22,8 +22,11 @@ pub struct Functions {
     run_script: Py<PyAny>,
 }
 
-/// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code.
-type RawReport = (String, Vec<String>, Option<(String, String, Option<u32>, String)>, Option<i32>);
+/// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code, displays.
+type RawReport<'py> =
+    (String, Vec<String>, Option<(String, String, Option<u32>, String)>, Option<i32>, Vec<RawDisplay<'py>>);
+/// A display: is it the result, id, is it an update, text, metadata, representations (mime type, file, bytes).
+type RawDisplay<'py> = (bool, Option<String>, bool, String, String, Vec<(String, Option<String>, Bound<'py, PyBytes>)>);
 /// What Python's `save` and `load` return: names, and (name, reason) of those left out.
 type RawState = (Vec<String>, Vec<(String, String)>);
 
@@ -59,7 +62,8 @@ impl Functions {
     }
 
     pub(super) fn run_cell(&self, py: Python<'_>, cell: u64, code: &str) -> PyResult<CellReport> {
-        let (status, results, error, exit_code): RawReport = self.run_cell.call1(py, (cell, code))?.extract(py)?;
+        let report = self.run_cell.call1(py, (cell, code))?;
+        let (status, results, error, exit_code, displays): RawReport<'_> = report.bind(py).extract()?;
         let status = match status.as_str() {
             "ok" => CellStatus::Ok,
             "exited" => CellStatus::Exited(exit_code.unwrap_or(0)),
@@ -67,7 +71,8 @@ impl Functions {
             _ => CellStatus::Error,
         };
         let error = error.map(|(kind, message, line, traceback)| CellError { kind, message, line, traceback });
-        Ok(CellReport { status, results, error, seconds: 0.0 })
+        let displays = displays.into_iter().map(display).collect();
+        Ok(CellReport { status, results, displays, error, seconds: 0.0 })
     }
 
     pub(super) fn list_variables(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
@@ -101,6 +106,14 @@ impl Functions {
     }
 }
 
+fn display((is_result, id, update, text, metadata, data): RawDisplay<'_>) -> Display {
+    let representation = |(mime, file, bytes): (String, Option<String>, Bound<'_, PyBytes>)| {
+        let bytes = bytes.as_bytes().to_vec();
+        Representation { mime, file, bytes }
+    };
+    Display { is_result, id, update, text, metadata, data: data.into_iter().map(representation).collect() }
+}
+
 #[expect(clippy::unnecessary_wraps, reason = "reads as the last step of a chain of results")]
 fn state_report((names, skipped): RawState) -> PyResult<StateReport> {
     Ok(StateReport { names, skipped })
@@ -115,6 +128,7 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     CellReport {
         status: if interrupted { CellStatus::Interrupted } else { CellStatus::Error },
         results: Vec::new(),
+        displays: Vec::new(),
         error: Some(report),
         seconds: 0.0,
     }

@@ -4,6 +4,7 @@ mod bad_input;
 mod cells;
 mod clients;
 mod command_line;
+mod display;
 mod endings;
 mod environment;
 mod faults;

@@ -108,9 +108,11 @@ impl Task {
         if wish == Wish::Yield && notice.is_none() {
             notice = Some(format!("Session {:?}: restart_kernel was called while this cell ran.", self.id));
         }
-        let own = [stdout.file.as_deref(), stderr.file.as_deref()];
+        let (results, displays, error) =
+            report.map_or_else(Default::default, |report| (report.results, report.displays, report.error));
+        let shown = displays.iter().flat_map(|display| &display.data).map(|data| data.file.as_deref());
+        let own: Vec<_> = [stdout.file.as_deref(), stderr.file.as_deref()].into_iter().chain(shown).collect();
         let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
-        let (results, error) = report.map_or((Vec::new(), None), |report| (report.results, report.error));
         CellOutcome {
             cell,
             ending,
@@ -118,6 +120,7 @@ impl Task {
             stderr,
             background: String::from_utf8_lossy(&screen::settled(&background)).into_owned(),
             results,
+            displays,
             error,
             new_files,
             queued,

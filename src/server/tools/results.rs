@@ -27,10 +27,13 @@ pub struct Cell {
     pub stdout: String,
     /// What it wrote to standard error, the traceback of an exception included.
     pub stderr: String,
-    /// `repr` of a last expression.
+    /// Text of what it displayed, then `repr` of a last expression.
     pub results: Vec<String>,
-    /// Files made by display calls, relative to the workspace.
+    /// Files with what it displayed (PNG, SVG, HTML, JSON, ...), relative to the workspace. The first pictures also come
+    /// as images, scaled down when they are large.
     pub outputs: Vec<String>,
+    /// What it displayed, a rich last value included.
+    pub displays: Vec<Shown>,
     /// Files that appeared in the workspace while it ran, relative to it. Cells of other sessions that ran at the same
     /// time cannot be told apart.
     pub new_files: Vec<String>,
@@ -63,6 +66,19 @@ pub struct Cell {
     pub stdout_file: Option<String>,
     /// File with the whole standard error, when `stderr` is not all of it.
     pub stderr_file: Option<String>,
+}
+
+/// Something that a cell displayed; its text is among the `results`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Shown {
+    /// It is the value of the last expression.
+    pub is_result: bool,
+    /// Its name for `update_display`.
+    pub display_id: Option<String>,
+    /// It replaces what an earlier cell displayed under this name.
+    pub update: bool,
+    /// Mime type to file, relative to the workspace.
+    pub files: BTreeMap<String, String>,
 }
 
 /// An exception.

@@ -4,7 +4,11 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rmcp::{RoleServer, model::CallToolResult, service::RequestContext};
+use rmcp::{
+    RoleServer,
+    model::{CallToolResult, ContentBlock},
+    service::RequestContext,
+};
 
 use super::{
     Call, ToolError,
@@ -15,6 +19,8 @@ use super::{
 use crate::server::{
     Server,
     live::Live,
+    outcome::CellOutcome,
+    pictures::{self, Picture},
     render,
     resources::links,
     session::{CellOrder, Restarted, Session},
@@ -30,13 +36,27 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
     let order = CellOrder { code, timeout, cancel: call.context.ct.clone(), asked: Instant::now(), live: live.clone() };
     let outcome = with_progress(&call.context, &session, live, session.run(order)).await?;
     let is_error = outcome.ending.is_tool_error();
-    let cell = render::cell(&session.id, outcome);
+    let (outcome, pictures) = with_pictures(outcome).await;
+    let cell = render::cell(&session.id, outcome, pictures.iter().map(|picture| picture.base64.len() + 64).sum());
     let text = render::text(&cell);
     let mut reply = reply_with_text(&cell, text, is_error)?;
+    reply.content.extend(pictures.into_iter().map(|picture| ContentBlock::image(picture.base64, picture.mime)));
     let whole = cell.stdout_file.iter().chain(&cell.stderr_file);
-    let made = whole.chain(&cell.new_files).map(String::as_str);
+    let made = cell.outputs.iter().chain(whole).chain(&cell.new_files).map(String::as_str);
     links::add(&mut reply, &call.context, server.files.root(), made);
     Ok(reply)
+}
+
+/// Scaling a picture takes time that the server's one thread has not.
+async fn with_pictures(outcome: CellOutcome) -> (CellOutcome, Vec<Picture>) {
+    if !pictures::any(&outcome.displays) {
+        return (outcome, Vec::new());
+    }
+    let scaled = tokio::task::spawn_blocking(move || {
+        let pictures = pictures::prepare(&outcome.displays);
+        (outcome, pictures)
+    });
+    scaled.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 pub(super) async fn list_variables(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
