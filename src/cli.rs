@@ -4,7 +4,9 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::server::health::RecoveryPolicy;
 
 /// Runs Python for MCP clients, in persistent sessions that are watched.
 ///
@@ -98,6 +100,52 @@ pub struct Cli {
     #[arg(long, value_name = "N", env = "FORKPY_MAX_SCRIPTS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=1_000), help_heading = "Scripts")]
     pub max_scripts: u32,
+
+    /// How sessions are watched.
+    #[command(flatten)]
+    pub health: HealthOptions,
+}
+
+/// Thresholds and recovery; a session may have its own (create_session, configure_health).
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Health")]
+pub struct HealthOptions {
+    /// Resident memory of a session from which an alert is raised, in MB; 0 is never
+    #[arg(long, value_name = "MB", env = "FORKPY_MEMORY_ALERT", default_value_t = 500,
+          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub memory_alert: u64,
+
+    /// Resident memory from which garbage is collected and freed memory returned to the system, in MB; 0 is never
+    #[arg(long, value_name = "MB", env = "FORKPY_MEMORY_CLEANUP", default_value_t = 1024,
+          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub memory_cleanup: u64,
+
+    /// Percent of one processor, as a mean over --health-interval, from which an alert is raised; 0 is never
+    #[arg(long, value_name = "PERCENT", env = "FORKPY_CPU_ALERT", default_value_t = 80.0, value_parser = percent)]
+    pub cpu_alert: f64,
+
+    /// Time without an answer to a ping after which an interpreter counts as hung, in seconds
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_HUNG_AFTER", default_value_t = 5.0, value_parser = interval)]
+    pub hung_after: f64,
+
+    /// How often an idle session is examined and pinged, in seconds; busy ones are looked at every second
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_HEALTH_INTERVAL", default_value_t = 30.0,
+          value_parser = interval)]
+    pub health_interval: f64,
+
+    /// What is done about a dead or hung session
+    #[arg(long, value_enum, env = "FORKPY_RECOVERY", default_value = "on-demand")]
+    pub recovery: RecoveryPolicy,
+
+    /// Restarts within --restart-window, without a cell that ended well, after which a session is parked as dead
+    #[arg(long, value_name = "N", env = "FORKPY_RESTART_BUDGET", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub restart_budget: u32,
+
+    /// See --restart-budget, in seconds
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_RESTART_WINDOW", default_value_t = 300.0,
+          value_parser = interval)]
+    pub restart_window: f64,
 }
 
 /// What this process is to be.
@@ -128,6 +176,22 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=crate::config::MAX_SECONDS).contains(&value) => Ok(value),
         Ok(_) => Err(format!("must be between 0 and {}", crate::config::MAX_SECONDS)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A time between two looks: not nothing, and no more than a week.
+fn interval(text: &str) -> Result<f64, String> {
+    match seconds(text)? {
+        value if value >= 0.1 => Ok(value),
+        _ => Err("must be at least 0.1".to_owned()),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1e6).contains(&value) => Ok(value),
+        Ok(_) => Err("must be between 0 and 1000000".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::cli::{Cli, Transport};
+use crate::{
+    cli::{Cli, Transport},
+    server::health::HealthPolicy,
+};
 
 /// Longest time-out that may be asked for: a week, in seconds.
 pub const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
@@ -108,6 +111,8 @@ pub struct Settings {
     pub preload: Vec<String>,
     /// Scripts that may run at a time.
     pub max_scripts: usize,
+    /// Thresholds and recovery of sessions that name none.
+    pub health: HealthPolicy,
 }
 
 impl Settings {
@@ -138,6 +143,7 @@ impl Settings {
                 queue: cli.queue as usize,
                 max_output: cli.max_output as usize,
             },
+            health: health_policy(&cli.health),
             python: cli.python,
             venv: cli.venv,
             virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
@@ -180,6 +186,19 @@ impl Workspace {
     #[must_use]
     pub fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
+    }
+}
+
+fn health_policy(cli: &crate::cli::HealthOptions) -> HealthPolicy {
+    HealthPolicy {
+        memory_alert: cli.memory_alert << 20,
+        memory_cleanup: cli.memory_cleanup << 20,
+        cpu_alert: cli.cpu_alert,
+        hung_after: Duration::from_secs_f64(cli.hung_after),
+        interval: Duration::from_secs_f64(cli.health_interval),
+        recovery: cli.recovery,
+        restart_budget: cli.restart_budget,
+        restart_window: Duration::from_secs_f64(cli.restart_window),
     }
 }
 

@@ -1,10 +1,12 @@
-"""The no-op evaluation behind a ping.
+"""The no-op evaluation behind a ping, and the collection of garbage.
 
-Owns: nothing. May not touch any state: it runs while a cell runs.
-Runs in: worker control thread, at any moment; zygote only imports it.
+Owns: nothing. May not touch any state: `ping` runs while a cell runs.
+Runs in: worker pinger thread, at any moment (`ping`); worker main thread (`ping`, `collect`).
 """
 
 from __future__ import annotations
+
+import gc
 
 _CODE = compile("1+1", "<ping>", "eval")
 
@@ -12,3 +14,8 @@ _CODE = compile("1+1", "<ping>", "eval")
 def ping() -> int:
     """Evaluate something: the answer proves that the interpreter still runs code."""
     return eval(_CODE)
+
+
+def collect() -> int:
+    """Collect garbage of all generations; returns how many objects were unreachable."""
+    return gc.collect()

@@ -37,7 +37,7 @@ pub enum ToZygote {
         /// How to start CPython.
         settings: ZygoteSettings,
     },
-    /// Fork a process; four descriptors come along, see [`Purpose`].
+    /// Fork a process; descriptors come along, see [`Purpose`].
     Fork {
         /// The server's name for the process to be.
         worker: u64,
@@ -54,13 +54,24 @@ pub enum ToZygote {
 /// What a fork of the zygote is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// A session's worker; descriptors: cell, control, stdout, stderr.
+    /// A session's worker; descriptors: cell, control, stdout, stderr, black box.
     Session {
         /// Its name, for process titles and variables.
         name: String,
     },
     /// A process that runs one script and ends; descriptors: its source, the server's lifeline, stdout, stderr.
     Script(Script),
+}
+
+impl Purpose {
+    /// Descriptors that come along.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Session { .. } => 5,
+            Self::Script(_) => 4,
+        }
+    }
 }
 
 /// A script to run. Its text comes by descriptor: the server has opened the file where it may be.
@@ -151,6 +162,10 @@ pub enum ToWorker {
         /// From where.
         path: String,
     },
+    /// Evaluate `1+1` in the main thread: the proof that cells would run.
+    Probe,
+    /// Collect garbage and return freed memory to the system.
+    Collect,
 }
 
 /// Worker → server, cell socket.
@@ -174,6 +189,16 @@ pub enum FromWorker {
     Variables(Vec<(String, String)>),
     /// Answer to [`ToWorker::SaveState`] and [`ToWorker::LoadState`].
     State(StateReport),
+    /// Answer to [`ToWorker::Probe`].
+    Probed {
+        /// 2.
+        value: i64,
+    },
+    /// Answer to [`ToWorker::Collect`].
+    Collected {
+        /// Unreachable objects found.
+        objects: u64,
+    },
     /// A request other than a cell failed inside the worker.
     Failed {
         /// The Python error, one line.
@@ -272,6 +297,22 @@ pub enum ToControl {
         /// Which one.
         cell: u64,
     },
+    /// Write the stacks of all Python threads to the black box.
+    DumpStacks {
+        /// Comes back in the answer.
+        nonce: u64,
+        /// How to get at them.
+        route: DumpRoute,
+    },
+}
+
+/// How stacks are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DumpRoute {
+    /// With the GIL: exact, and waits for it.
+    Interpreter,
+    /// Without, from a signal handler: works when native code holds the GIL, whose owner's frames then stand still.
+    Signal,
 }
 
 /// Worker → server, control socket.
@@ -288,6 +329,11 @@ pub enum FromControl {
         nonce: u64,
         /// What it came to: 2.
         value: i64,
+    },
+    /// The black box has what [`ToControl::DumpStacks`] asked for.
+    StacksDumped {
+        /// From the request.
+        nonce: u64,
     },
     /// A fatal signal is about to end the process; written by the signal handler.
     Crashing {

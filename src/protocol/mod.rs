@@ -6,10 +6,11 @@
 //!
 //! | channel | between | carries |
 //! |---|---|---|
-//! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with four descriptors (`SCM_RIGHTS`), for a worker or a script |
+//! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with descriptors (`SCM_RIGHTS`), for a worker or a script |
 //! | cell socket | server ⇄ worker, main thread | [`ToWorker`] / [`FromWorker`], strictly request, then reply |
 //! | control socket | server ⇄ worker, control thread | [`ToControl`] / [`FromControl`], at any time, also while a cell runs |
 //! | output pipes | worker and its children → server | raw bytes of descriptors 1 and 2 |
+//! | black box | worker → server | a file in memory with stacks as text: on request, and before a fatal signal ends the worker |
 //!
 //! All sockets are `AF_UNIX` stream pairs made by the server; no name in the file system, nothing to connect to.
 //!
@@ -30,13 +31,14 @@
 //!
 //! 1. Server → zygote [`ToZygote::Start`] (first frame, names the protocol version); zygote → server
 //!    [`FromZygote::Warm`] or [`FromZygote::Failed`].
-//! 2. Server → zygote [`ToZygote::Fork`] with `[cell, control, stdout, stderr]`; zygote → server
+//! 2. Server → zygote [`ToZygote::Fork`] with `[cell, control, stdout, stderr, black box]`; zygote → server
 //!    [`FromZygote::Forked`] or [`FromZygote::ForkFailed`], in the order asked. For a script they are
 //!    `[source, lifeline, stdout, stderr]`, steps 3 to 5 are left out, and the end of the lifeline ends it.
 //! 3. Worker → server, on the cell socket: [`FromWorker::Hello`] with its protocol version. The server refuses another.
 //! 4. Cell socket: one [`ToWorker`] request, one [`FromWorker`] reply, in turn. Half-closing it asks the worker to end.
 //! 5. Control socket: [`ToControl::Ping`] is answered twice, [`FromControl::Heartbeat`] without the GIL, then
-//!    [`FromControl::Pong`] with it. Its EOF means that the server is gone: the worker ends itself and its children.
+//!    [`FromControl::Pong`] with it. [`ToControl::DumpStacks`] is
+//!    answered once the black box is written, or never when nobody gets the GIL. Its EOF means that the server is gone: the worker ends itself and its children.
 //! 6. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
 //!    until server → zygote [`ToZygote::Reap`].
 
@@ -47,6 +49,6 @@ pub mod message;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
-    CellError, CellReport, CellStatus, Display, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose,
-    Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+    CellError, CellReport, CellStatus, Display, DumpRoute, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION,
+    Purpose, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
 };

@@ -16,9 +16,8 @@ use prometheus_client::encoding::{prometheus_text, text};
 
 use super::{
     Server,
-    health::{HUNG_AFTER, State as SessionState},
+    health::{State as SessionState, examine},
     telemetry::{self, Snapshot},
-    tools,
     zygote_client::Stage,
 };
 use crate::sys::{processes, usage};
@@ -58,7 +57,9 @@ impl Exposition {
         }
         for session in self.server.registry.all() {
             let status = session.shared.get();
-            let state = tools::verdict(&self.server, &status, HUNG_AFTER).state;
+            let limit = session.shared.record(|record| record.policy.hung_after);
+            let around = &self.server.around;
+            let state = examine::verdict(&around.zygote, &self.server.metrics, &session, &status, limit).state;
             match seen.sessions.iter_mut().find(|(word, _)| *word == state.word()) {
                 Some((_, count)) => *count += 1,
                 None => seen.sessions.push((state.word(), 1)),

@@ -6,6 +6,7 @@
 //! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
 //! whatever is left.
 
+pub mod black_box;
 pub mod capture;
 pub mod children;
 pub mod clients;
@@ -50,6 +51,7 @@ use self::{
     clients::ActiveSessions,
     environment::{Environment, Wish},
     files::Files,
+    health::{alerts::Book, crashes::Crashes},
     mcp::Handler,
     metrics::Metrics,
     new_files::Watcher,
@@ -132,6 +134,9 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         scratch: scratch.path().to_owned(),
         files: Arc::new(watcher),
         oom: OomCounter::start(),
+        health: settings.health,
+        alerts: Book::default(),
+        crashes: Crashes::new(&settings.workspace.outputs()),
     });
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
     let metrics = Arc::new(Metrics::start()?);

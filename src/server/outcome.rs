@@ -36,6 +36,8 @@ pub struct CellOutcome {
     pub fate: Fate,
     /// What the caller must know about the session, in sentences.
     pub notice: Option<String>,
+    /// What the supervisor has to say about the session since its last reply.
+    pub alerts: Vec<String>,
 }
 
 /// One stream of a cell.
@@ -101,6 +103,8 @@ pub struct Death {
     pub exit: WorkerExit,
     /// The cell that was running.
     pub cell: Option<u64>,
+    /// The crash report, relative to the workspace.
+    pub report: Option<String>,
 }
 
 /// The reason of a worker's end.
@@ -114,6 +118,10 @@ pub enum DeathReason {
     OutOfMemory,
     /// A time-out or cancellation whose interrupt did not arrive.
     Unresponsive,
+    /// The supervisor, under recovery policy `auto`: no answer to pings, and no interrupt arrived.
+    Hung,
+    /// A new worker that did not prove itself by a ping and an evaluation.
+    Unverified,
     /// The worker's socket carried bytes that are not the protocol's.
     ProtocolBroken,
     /// `restart_kernel`.
@@ -123,6 +131,12 @@ pub enum DeathReason {
 }
 
 impl DeathReason {
+    /// The worker ended by itself, or by the system, and not by forkpy's hand.
+    #[must_use]
+    pub fn is_own_doing(self) -> bool {
+        matches!(self, Self::Itself | Self::StackOverflow | Self::OutOfMemory)
+    }
+
     /// The word clients see.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -131,6 +145,8 @@ impl DeathReason {
             Self::StackOverflow => "stack_overflow",
             Self::OutOfMemory => "out_of_memory",
             Self::Unresponsive => "unresponsive",
+            Self::Hung => "hung",
+            Self::Unverified => "unverified",
             Self::ProtocolBroken => "protocol_broken",
             Self::Restart => "restart",
             Self::Delete => "delete",
@@ -178,6 +194,10 @@ impl Death {
             (DeathReason::StackOverflow, _) => "overflowed its stack and was ended by SIGSEGV".to_owned(),
             (DeathReason::OutOfMemory, _) => "was killed by the kernel because memory ran out".to_owned(),
             (DeathReason::Unresponsive, _) => "was killed because an interrupt did not reach it".to_owned(),
+            (DeathReason::Hung, _) => {
+                "was killed by the supervisor because it hung and an interrupt did not reach it".to_owned()
+            }
+            (DeathReason::Unverified, _) => "was killed because it did not answer a ping and an evaluation".to_owned(),
             (DeathReason::ProtocolBroken, _) => {
                 "was killed because its socket carried bytes that are not forkpy's (did the code write to descriptors \
                  it does not own?)"
@@ -211,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_death_names_signal_and_cell() {
-        let death = Death { reason: DeathReason::Itself, exit: WorkerExit::Signal(11), cell: Some(3) };
+        let death = Death { reason: DeathReason::Itself, exit: WorkerExit::Signal(11), cell: Some(3), report: None };
         assert_eq!(death.describe(), "was ended by SIGSEGV in cell 3");
     }
 

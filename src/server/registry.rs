@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 
-use super::session::{Session, Surroundings};
+use super::{
+    health::HealthPolicy,
+    session::{Session, Surroundings},
+};
 
 /// The session that always exists.
 pub const DEFAULT: &str = "default";
@@ -50,7 +53,7 @@ impl Registry {
     /// A table with the default session, whose worker is being made.
     #[must_use]
     pub fn new(around: Arc<Surroundings>) -> Self {
-        let first = Session::start(DEFAULT, String::new(), Arc::clone(&around));
+        let first = Session::start(DEFAULT, String::new(), around.health, Arc::clone(&around));
         Self { sessions: RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)])), around }
     }
 
@@ -73,7 +76,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::BadName`], [`RegistryError::Full`].
-    pub fn create(&self, id: Option<String>, description: String) -> Result<(Session, bool), RegistryError> {
+    pub fn create(
+        &self,
+        id: Option<String>,
+        description: String,
+        policy: HealthPolicy,
+    ) -> Result<(Session, bool), RegistryError> {
         let id = id.unwrap_or_else(made_up);
         if !is_name(&id) {
             return Err(RegistryError::BadName(shorten(&id)));
@@ -85,7 +93,7 @@ impl Registry {
         if sessions.len() >= self.max_sessions() {
             return Err(RegistryError::Full(sessions.len()));
         }
-        let session = Session::start(&id, description, Arc::clone(&self.around));
+        let session = Session::start(&id, description, policy, Arc::clone(&self.around));
         sessions.insert(Arc::clone(&session.id), session.clone());
         Ok((session, true))
     }
@@ -101,6 +109,7 @@ impl Registry {
         let session = self.get(id)?;
         self.sessions.write().remove(id);
         session.delete().await;
+        self.around.alerts.clear_all(id, &jiff::Timestamp::now().to_string());
         Ok(())
     }
 

@@ -57,6 +57,7 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
             Fate::Lost => "lost",
         },
         notice,
+        alerts: outcome.alerts,
         background: (!outcome.background.is_empty()).then_some(outcome.background),
         stdout_bytes,
         stderr_bytes,
@@ -111,6 +112,9 @@ pub fn text(reply: &Cell) -> String {
     if let Some(notice) = &reply.notice {
         section(&mut text, reply.status, notice);
     }
+    if !reply.alerts.is_empty() {
+        section(&mut text, "health", &reply.alerts.join("\n"));
+    }
     if text.is_empty() {
         text.push_str("(no output)");
     }
@@ -162,6 +166,7 @@ pub fn exit(death: &Death, when: Option<String>) -> Exit {
         cell: death.cell,
         description: death.describe(),
         when,
+        report: death.report.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Runs in: server, one task a session. Everything outside talks to it through [`Session`]: cells queue in order, restart
 //! and deletion jump the queue. A cell is sent to a worker once; whatever happens after that, it is never sent again.
 
+mod recover;
 mod run;
 
 use std::{
@@ -12,17 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::recover::NoWorker;
+use self::recover::Obituary;
 use super::{
     children::Children,
+    health::{HealthPolicy, alerts::Book, crashes::Crashes, recovery::Step, stacks::Stacks},
     live::Live,
     new_files::{NewFiles, Watcher},
     oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
-    status::{Phase, Shared, WorkerView},
+    status::{Phase, Shared},
     telemetry,
     worker_link::Worker,
     zygote_client::{Zygote, ZygoteError},
@@ -60,6 +63,12 @@ pub struct Surroundings {
     pub files: Arc<Watcher>,
     /// Whether the kernel has killed for want of memory.
     pub oom: OomCounter,
+    /// Thresholds and recovery of sessions that name none.
+    pub health: HealthPolicy,
+    /// Alerts of all sessions.
+    pub alerts: Book,
+    /// Where crash reports go.
+    pub crashes: Crashes,
 }
 
 /// A cell's two read buffers: room for what a pipe holds.
@@ -96,7 +105,7 @@ pub enum SessionError {
         /// Which.
         session: String,
         /// Why.
-        source: ZygoteError,
+        source: NoWorker,
     },
     /// The worker could not do it.
     #[error("session {session:?}: {reason}")]
@@ -118,8 +127,17 @@ enum Order {
 /// What does not wait.
 #[derive(Debug)]
 enum Urgent {
-    Restart { preserve: bool, reply: oneshot::Sender<Result<Restarted, SessionError>> },
-    Delete { reply: oneshot::Sender<()> },
+    Restart {
+        preserve: bool,
+        reply: oneshot::Sender<Result<Restarted, SessionError>>,
+    },
+    Delete {
+        reply: oneshot::Sender<()>,
+    },
+    /// The supervisor's wish.
+    Heal(Step),
+    /// The policy has changed.
+    Reconsider,
 }
 
 /// A cell to run.
@@ -153,9 +171,9 @@ pub struct Restarted {
 impl Session {
     /// Makes the session and begins to make its worker.
     #[must_use]
-    pub fn start(id: &str, description: String, around: Arc<Surroundings>) -> Self {
+    pub fn start(id: &str, description: String, policy: HealthPolicy, around: Arc<Surroundings>) -> Self {
         let id: Arc<str> = Arc::from(id);
-        let shared = Shared::new(description);
+        let shared = Shared::new(description, policy);
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let task = Task {
@@ -166,6 +184,9 @@ impl Session {
             interventions,
             worker: None,
             last_cell: 0,
+            begun: false,
+            evidence: None,
+            obituary: None,
             lost: None,
             background: Vec::new(),
             later: Vec::new(),
@@ -206,6 +227,16 @@ impl Session {
         answer.await.map_err(|_| deleted())?
     }
 
+    /// Has the session's task see to its worker; nothing happens when the session is over.
+    pub fn heal(&self, step: Step) {
+        let _ = self.urgent.send(Urgent::Heal(step));
+    }
+
+    /// Its policy has changed: what is planned for a session without a worker is planned anew.
+    pub fn reconsider(&self) {
+        let _ = self.urgent.send(Urgent::Reconsider);
+    }
+
     /// Ends the session and all it started; returns when that is done.
     pub async fn delete(&self) {
         let (reply, answer) = oneshot::channel();
@@ -216,7 +247,7 @@ impl Session {
 
     fn put(&self, order: Order) -> Result<(), SessionError> {
         self.shared.update(|status| {
-            status.last_activity = Timestamp::now();
+            status.touch();
             status.waiting += 1;
         });
         self.cells.try_send(order).map_err(|error| {
@@ -241,6 +272,12 @@ struct Task {
     interventions: mpsc::UnboundedReceiver<Urgent>,
     worker: Option<Worker>,
     last_cell: u64,
+    /// It has had a worker: the next one is a recovery, and must prove itself.
+    begun: bool,
+    /// Taken before a kill, for the report on it.
+    evidence: Option<Stacks>,
+    /// A death whose report is not written yet.
+    obituary: Option<Obituary>,
     /// Why the variables of earlier cells are gone, until a reply has said so.
     lost: Option<String>,
     background: Vec<u8>,
@@ -255,6 +292,8 @@ enum Event {
     Urgent(Urgent),
     WorkerEnded,
     WorkerSpoke,
+    /// Time for the next restart, under policy `auto`.
+    RevivalDue,
     Nothing,
     NobodyLeft,
 }
@@ -262,9 +301,10 @@ enum Event {
 impl Task {
     async fn live(mut self) {
         match self.ensure_worker().await {
-            Ok(()) | Err(ZygoteError::Superseded) => {}
+            Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
             Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
         }
+        self.plan_revival();
         loop {
             match self.next_event().await {
                 Event::Order(order) => {
@@ -279,10 +319,18 @@ impl Task {
                 Event::WorkerEnded => {
                     self.await_end().await;
                     let _ = self.bury(DeathReason::Itself, None).await;
+                    self.file_report(None).await;
+                    self.plan_revival();
                 }
                 Event::WorkerSpoke => {
                     self.kill();
                     let _ = self.bury(DeathReason::ProtocolBroken, None).await;
+                    self.file_report(None).await;
+                    self.plan_revival();
+                }
+                Event::RevivalDue => {
+                    let _ = self.revive().await;
+                    self.plan_revival();
                 }
                 Event::Nothing => {}
                 Event::NobodyLeft => {
@@ -298,9 +346,11 @@ impl Task {
             return Event::Urgent(urgent);
         }
         let Some(worker) = &mut self.worker else {
+            let revival = self.shared.record(|record| record.revival);
             return tokio::select! {
                 biased;
                 urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
+                () = run::sleep_until(revival.map(Into::into)) => Event::RevivalDue,
                 order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
             };
         };
@@ -329,6 +379,7 @@ impl Task {
                 let ended = telemetry::Ended::from(&outcome);
                 let _ = reply.send(outcome);
                 telemetry::cell_ended(ended);
+                self.plan_revival();
             }
             Order::Variables { reply } if reply.is_closed() => {}
             Order::Variables { reply } => {
@@ -346,46 +397,8 @@ impl Task {
         let phase = if self.worker.is_some() { Phase::Idle } else { Phase::Dead };
         self.shared.update(|status| {
             status.phase = phase;
-            status.last_activity = Timestamp::now();
+            status.touch();
         });
-    }
-
-    async fn ensure_worker(&mut self) -> Result<(), ZygoteError> {
-        if self.worker.is_some() {
-            return Ok(());
-        }
-        self.shared.update(|status| status.phase = Phase::Starting);
-        let started = tokio::select! {
-            biased;
-            Some(urgent) = self.interventions.recv() => {
-                self.later.push(urgent);
-                Err(ZygoteError::Superseded)
-            }
-            started = Worker::start(&self.around.zygote, &self.id) => started,
-        };
-        match started {
-            Ok(worker) => {
-                telemetry::worker_started(worker.born.elapsed());
-                let view = WorkerView { pid: worker.pid, born: worker.born, control: Arc::clone(&worker.control) };
-                self.shared.update(|status| {
-                    status.phase = Phase::Idle;
-                    status.worker = Some(view);
-                    status.trouble = None;
-                });
-                self.worker = Some(worker);
-                Ok(())
-            }
-            Err(error) => {
-                if !matches!(error, ZygoteError::Superseded) {
-                    telemetry::worker_failed();
-                }
-                self.shared.update(|status| {
-                    status.phase = Phase::Dead;
-                    status.trouble = Some(error.to_string());
-                });
-                Err(error)
-            }
-        }
     }
 
     fn kill(&self) {
@@ -401,46 +414,6 @@ impl Task {
         {
             worker.kill();
         }
-    }
-
-    /// The worker has ended or is about to: learns how, ends what it started, and remembers why variables are gone.
-    async fn bury(&mut self, reason: DeathReason, cell: Option<u64>) -> Option<Death> {
-        let worker = self.worker.take()?;
-        let _ = worker.pidfd.readable().await;
-        self.shared.update(|status| {
-            status.phase = Phase::Dead;
-            status.worker = None;
-            status.ended = Some(worker.pid);
-        });
-        let status = self.around.zygote.exit_of(worker.pid, worker.pidfd.get_ref());
-        let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
-        let reason = match worker.control.crash() {
-            Some(crash) if crash.stack_overflow && reason == DeathReason::Itself => DeathReason::StackOverflow,
-            None if reason == DeathReason::Itself && exit == KILLED && self.around.oom.rose() => {
-                DeathReason::OutOfMemory
-            }
-            _ => reason,
-        };
-        let death = Death { reason, exit, cell };
-        let children = self.around.children.clone();
-        let pid = worker.pid;
-        let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
-        self.around.zygote.reap(pid);
-        self.around.children.remove(pid);
-        if matches!(death.reason, DeathReason::Restart | DeathReason::Delete) {
-            tracing::debug!(session = %self.id, pid, "worker ended as asked");
-        } else {
-            tracing::warn!(session = %self.id, pid, "worker {}", death.describe());
-        }
-        telemetry::worker_died(&death);
-        self.shared.update(|status| {
-            status.restarts += 1;
-            status.last_exit = Some((death.clone(), Timestamp::now()));
-        });
-        if self.last_cell > 0 {
-            self.lost = Some(format!("the previous worker {}", death.describe()));
-        }
-        Some(death)
     }
 
     /// Asks the worker something other than a cell.
@@ -461,6 +434,9 @@ impl Task {
         match answered {
             Some(Ok(Ok(answer))) => Ok(answer),
             other => {
+                if matches!(other, Some(Err(_))) {
+                    self.kill_with_evidence().await;
+                }
                 self.kill();
                 let reason = match &other {
                     None => DeathReason::Itself,
@@ -468,6 +444,7 @@ impl Task {
                     Some(Ok(_)) => DeathReason::ProtocolBroken,
                 };
                 let death = self.bury(reason, None).await;
+                self.file_report(None).await;
                 let how = death.map_or_else(|| "ended".to_owned(), |death| death.describe());
                 Err(SessionError::Worker { session, reason: format!("its worker {how}; its variables are lost") })
             }
@@ -493,6 +470,16 @@ impl Task {
             Urgent::Restart { preserve, reply } => {
                 let restarted = self.restart(preserve).await;
                 let _ = reply.send(restarted);
+                self.plan_revival();
+                false
+            }
+            Urgent::Reconsider => {
+                self.plan_revival();
+                false
+            }
+            Urgent::Heal(step) => {
+                self.heal(step).await;
+                self.plan_revival();
                 false
             }
         }
@@ -503,13 +490,15 @@ impl Task {
         self.refuse_waiting(reason);
         self.say_farewell().await;
         self.bury(reason, None).await;
+        self.file_report(None).await;
     }
 
     async fn say_farewell(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.requests.close();
-            let _ = tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await;
-            worker.kill();
+            if tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_err() {
+                self.kill_with_evidence().await;
+            }
         }
     }
 
@@ -550,8 +539,9 @@ impl Task {
         }
         self.end(DeathReason::Restart).await;
         self.lost = None;
+        self.shared.record(|record| record.ledger.succeed());
         let session = self.id.to_string();
-        self.ensure_worker().await.map_err(|source| SessionError::NoWorker { session, source })?;
+        self.start_verified().await.map_err(|source| SessionError::NoWorker { session, source })?;
         if saved {
             match self.ask(ToWorker::LoadState { path: file }).await {
                 Ok(FromWorker::State(StateReport { names, skipped })) => {
@@ -602,5 +592,6 @@ pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
         ran: Duration::ZERO,
         fate: Fate::Kept,
         notice: None,
+        alerts: Vec::new(),
     }
 }

@@ -11,7 +11,12 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{outcome::Death, worker_link::Control};
+use super::{
+    black_box::BlackBox,
+    health::{HealthPolicy, Record},
+    outcome::Death,
+    worker_link::Control,
+};
 
 /// A session as seen from outside.
 #[derive(Debug, Clone)]
@@ -28,6 +33,8 @@ pub struct Status {
     pub created_at: Instant,
     /// Last time somebody used it.
     pub last_activity: Timestamp,
+    /// The same, for measuring.
+    pub used_at: Instant,
     /// Cells that ran or began to.
     pub executed: u64,
     /// Cells waiting.
@@ -40,6 +47,14 @@ pub struct Status {
     pub ended: Option<i32>,
     /// Why the last attempt to make a worker failed.
     pub trouble: Option<String>,
+}
+
+impl Status {
+    /// Somebody uses it.
+    pub fn touch(&mut self) {
+        self.last_activity = Timestamp::now();
+        self.used_at = Instant::now();
+    }
 }
 
 /// What the session is doing.
@@ -87,6 +102,8 @@ pub struct WorkerView {
     pub born: Instant,
     /// For pings.
     pub control: Arc<Control>,
+    /// Its stacks, when asked for or crashed.
+    pub black_box: Arc<BlackBox>,
 }
 
 /// The shared cell.
@@ -96,6 +113,7 @@ pub struct Shared(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     status: Mutex<Status>,
+    record: Mutex<Record>,
     /// Told when a start is over, well or not.
     started: Notify,
 }
@@ -103,7 +121,7 @@ struct Inner {
 impl Shared {
     /// A session just made.
     #[must_use]
-    pub fn new(description: String) -> Self {
+    pub fn new(description: String, policy: HealthPolicy) -> Self {
         let now = Timestamp::now();
         let status = Mutex::new(Status {
             phase: Phase::Starting,
@@ -112,6 +130,7 @@ impl Shared {
             created: now,
             created_at: Instant::now(),
             last_activity: now,
+            used_at: Instant::now(),
             executed: 0,
             waiting: 0,
             restarts: 0,
@@ -119,13 +138,19 @@ impl Shared {
             ended: None,
             trouble: None,
         });
-        Self(Arc::new(Inner { status, started: Notify::new() }))
+        let record = Mutex::new(Record::new(policy));
+        Self(Arc::new(Inner { status, record, started: Notify::new() }))
     }
 
     /// A copy, by value.
     #[must_use]
     pub fn get(&self) -> Status {
         self.0.status.lock().clone()
+    }
+
+    /// Looks at or changes what is remembered of its health.
+    pub fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        change(&mut self.0.record.lock())
     }
 
     /// Changes it.

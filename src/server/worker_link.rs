@@ -26,12 +26,14 @@ use parking_lot::Mutex;
 use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::Mutex as AsyncMutex, sync::oneshot};
 
 use super::{
+    black_box::BlackBox,
+    status::WorkerView,
     telemetry,
     zygote_client::{NewWorker, Zygote, ZygoteError},
 };
 use crate::{
     protocol::{
-        FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToControl,
+        DumpRoute, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToControl,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     sys::pidfd::PidFd,
@@ -57,6 +59,8 @@ pub struct Worker {
     pub stderr: Output,
     /// Control socket, shared.
     pub control: Arc<Control>,
+    /// Where it writes its stacks, shared.
+    pub black_box: Arc<BlackBox>,
     /// When it was forked.
     pub born: Instant,
 }
@@ -84,6 +88,7 @@ pub struct Control {
     writer: AsyncMutex<FrameWriter>,
     waiting: Mutex<Vec<Waiting>>,
     crash: Mutex<Option<Crash>>,
+    dumps: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
     next: AtomicU64,
 }
 
@@ -160,8 +165,20 @@ impl Worker {
             stdout: Output::new(new.stdout).map_err(words)?,
             stderr: Output::new(new.stderr).map_err(words)?,
             control,
+            black_box: Arc::new(new.black_box),
             born,
         })
+    }
+
+    /// What others may see of it.
+    #[must_use]
+    pub fn view(&self) -> WorkerView {
+        WorkerView {
+            pid: self.pid,
+            born: self.born,
+            control: Arc::clone(&self.control),
+            black_box: Arc::clone(&self.black_box),
+        }
     }
 
     /// Kills the process; its end is then heard as any other.
@@ -215,6 +232,7 @@ impl Control {
             writer: AsyncMutex::new(writer),
             waiting: Mutex::default(),
             crash: Mutex::default(),
+            dumps: Mutex::default(),
             next: AtomicU64::new(1),
         });
         let hearing = Arc::clone(&control);
@@ -223,6 +241,7 @@ impl Control {
                 hearing.hear(&message);
             }
             hearing.waiting.lock().clear();
+            hearing.dumps.lock().clear();
         });
         Ok(control)
     }
@@ -232,6 +251,12 @@ impl Control {
         match *message {
             FromControl::Crashing { signal, stack_overflow } => {
                 *self.crash.lock() = Some(Crash { signal, stack_overflow });
+            }
+            FromControl::StacksDumped { nonce } => {
+                let mut dumps = self.dumps.lock();
+                if let Some(place) = dumps.iter().position(|dump| dump.0 == nonce) {
+                    let _ = dumps.remove(place).1.send(());
+                }
             }
             FromControl::Heartbeat { nonce } => {
                 if let Some(found) = waiting.iter_mut().find(|ping| ping.nonce == nonce) {
@@ -260,6 +285,20 @@ impl Control {
         tokio::spawn(async move {
             let _ = control.writer.lock().await.write(&ToControl::Interrupt { cell }).await;
         });
+    }
+
+    /// Has the worker write its stacks to the black box; false when it did not within `limit`.
+    pub async fn dump_stacks(&self, route: DumpRoute, limit: Duration) -> bool {
+        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
+        let (done, written) = oneshot::channel();
+        self.dumps.lock().push((nonce, done));
+        let asked = async {
+            self.writer.lock().await.write(&ToControl::DumpStacks { nonce, route }).await.ok()?;
+            written.await.ok()
+        };
+        let answered = tokio::time::timeout(limit, asked).await;
+        self.dumps.lock().retain(|dump| dump.0 != nonce);
+        matches!(answered, Ok(Some(())))
     }
 
     /// Pings and waits up to `limit`.

@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use super::{children::Children, service_manager, telemetry};
+use super::{black_box::BlackBox, children::Children, service_manager, telemetry};
 use crate::{
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, ZygoteSettings,
@@ -136,6 +136,8 @@ pub struct NewWorker {
     pub stdout: OwnedFd,
     /// Read end of its descriptor 2.
     pub stderr: OwnedFd,
+    /// What it writes its stacks to.
+    pub black_box: BlackBox,
 }
 
 /// A script's process just forked.
@@ -177,7 +179,7 @@ pub enum Request {
         /// Which.
         purpose: Purpose,
         /// The process' ends.
-        descriptors: [OwnedFd; 4],
+        descriptors: Vec<OwnedFd>,
         /// For the worker.
         reply: oneshot::Sender<Result<Lease, ZygoteError>>,
     },
@@ -233,9 +235,10 @@ impl Zygote {
         let (control, control_worker) = StdStream::pair()?;
         let (stdout, stdout_worker) = descriptors::pipe()?;
         let (stderr, stderr_worker) = descriptors::pipe()?;
-        let passed = [cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker];
+        let (black_box, black_box_worker) = BlackBox::new()?;
+        let passed = vec![cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker, black_box_worker];
         let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, passed).await?;
-        Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr })
+        Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box })
     }
 
     /// Forks a process that runs a script and ends. Waits for the zygote to be warm first.
@@ -246,16 +249,12 @@ impl Zygote {
         let (lifeline, theirs) = StdStream::pair()?;
         let (stdout, stdout_theirs) = descriptors::pipe()?;
         let (stderr, stderr_theirs) = descriptors::pipe()?;
-        let passed = [source, theirs.into(), stdout_theirs, stderr_theirs];
+        let passed = vec![source, theirs.into(), stdout_theirs, stderr_theirs];
         let (lease, pidfd) = self.ask(Purpose::Script(script), passed).await?;
         Ok(NewScript { lease, pidfd, lifeline, stdout, stderr })
     }
 
-    async fn ask(
-        &self,
-        purpose: Purpose,
-        descriptors: [OwnedFd; descriptors::MAX_PASSED],
-    ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
+    async fn ask(&self, purpose: Purpose, descriptors: Vec<OwnedFd>) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
         let (reply, answer) = oneshot::channel();
         let request = Request::Fork { purpose, descriptors, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;

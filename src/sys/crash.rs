@@ -1,7 +1,8 @@
 //! The fatal-signal handler of a worker: tells the server what is about to end it, stack overflow told apart.
 //!
 //! Runs in: worker, inside a signal handler on its own stack. So: no allocation, no lock, no Rust value with a drop;
-//! one `write` of a frame made beforehand, then the signal's own action.
+//! one `write` of a frame made beforehand, the stacks by way of faulthandler's handler if that is armed, then the signal's
+//! own action. A process that the session forked has inherited all this and must not speak for the worker: it stays silent.
 
 use std::{
     io,
@@ -10,11 +11,14 @@ use std::{
 
 /// How near the stack pointer an address must lie to be the stack's end: guard page and some.
 const NEAR: usize = 64 << 10;
-const ALT_STACK: usize = 64 << 10;
+const ALT_STACK: usize = 128 << 10;
 const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT];
 const FRAME_MAX: usize = 24;
 
 static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
+static OWNER: AtomicI32 = AtomicI32::new(0);
+/// The signal whose handler writes all Python stacks to the black box; 0 until there is one.
+static DUMP_SIGNAL: AtomicI32 = AtomicI32::new(0);
 static LENGTHS: [AtomicUsize; SIGNALS.len() * 2] = [const { AtomicUsize::new(0) }; SIGNALS.len() * 2];
 /// Frames made beforehand, a row for each signal without and with stack overflow; bytes packed in words.
 static FRAMES: [[AtomicUsize; FRAME_MAX / 8]; SIGNALS.len() * 2] =
@@ -40,9 +44,41 @@ pub fn install(descriptor: i32, frame: impl Fn(i32, bool) -> Vec<u8>) -> io::Res
             LENGTHS[index].store(bytes.len(), Ordering::Relaxed);
         }
     }
+    OWNER.store(own_pid(), Ordering::Relaxed);
     DESCRIPTOR.store(descriptor, Ordering::Release);
     use_alternate_stack()?;
     SIGNALS.iter().try_for_each(|signal| handle(*signal))
+}
+
+/// Tells which signal dumps stacks.
+pub fn arm_dump(signal: i32) {
+    DUMP_SIGNAL.store(signal, Ordering::Release);
+}
+
+/// Dumps the stacks in the calling thread, without the GIL; the black box has them when this returns. False when nothing
+/// is armed, or user code has taken the handler away: the signal's own action would be to end the process.
+/// Async-signal-safe.
+pub fn dump_now() -> bool {
+    let signal = DUMP_SIGNAL.load(Ordering::Acquire);
+    if signal == 0 {
+        return false;
+    }
+    // SAFETY: an all-zero sigaction is valid, and the call only writes to it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null new action asks for the present one.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) } != 0
+        || action.sa_sigaction == libc::SIG_DFL
+        || action.sa_sigaction == libc::SIG_IGN
+    {
+        return false;
+    }
+    // SAFETY: raise is async-signal-safe; it returns after the handler, which runs in this thread.
+    unsafe { libc::raise(signal) == 0 }
+}
+
+fn own_pid() -> i32 {
+    // SAFETY: getpid has no preconditions and is async-signal-safe.
+    unsafe { libc::getpid() }
 }
 
 fn use_alternate_stack() -> io::Result<()> {
@@ -72,7 +108,10 @@ extern "C" fn on_fatal(signal: i32, info: *mut libc::siginfo_t, context: *mut li
     // SAFETY: the kernel passes valid pointers to an SA_SIGINFO handler.
     let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
     let overflow = signal == libc::SIGSEGV && code > 0 && stack_pointer(context).abs_diff(address) < NEAR;
-    report(signal, overflow);
+    if OWNER.load(Ordering::Relaxed) == own_pid() {
+        report(signal, overflow);
+        let _ = dump_now();
+    }
     if signal == libc::SIGABRT || code <= 0 {
         // Sent rather than faulted: returning would not repeat it.
         // SAFETY: raise is async-signal-safe; the action was reset to the default on entry.

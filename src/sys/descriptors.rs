@@ -14,6 +14,7 @@ use nix::{
     cmsg_space,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     sys::{
+        memfd::{MFdFlags, memfd_create},
         resource::{Resource, getrlimit},
         socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
     },
@@ -21,7 +22,7 @@ use nix::{
 };
 
 /// Most descriptors that travel with one message.
-pub const MAX_PASSED: usize = 4;
+pub const MAX_PASSED: usize = 5;
 
 /// A pipe, read end first, both close-on-exec.
 ///
@@ -29,6 +30,14 @@ pub const MAX_PASSED: usize = 4;
 /// When the process is out of descriptors.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// An unnamed file in memory: empty, it holds no page.
+///
+/// # Errors
+/// When the process is out of descriptors.
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?)
 }
 
 /// Sends `bytes` with `descriptors` attached. Blocking; the bytes must fit the socket's buffer (frames to a zygote do).

@@ -4,7 +4,9 @@
 
 pub mod crash;
 pub mod descriptors;
+pub mod memory;
 pub mod pidfd;
 pub mod processes;
 pub mod signals;
+pub mod threads;
 pub mod usage;

@@ -4,7 +4,7 @@
 //! twice, stays a descendant of its worker as long as the worker lives, and falls to the server when the worker dies.
 //! So "descendants of the worker", and after its death "children of the server that it did not make", is complete.
 
-use std::{collections::HashSet, fs};
+use std::{collections::HashSet, fs, sync::LazyLock, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -28,6 +28,10 @@ pub struct Process {
     pub state: char,
     /// Number of threads.
     pub threads: u64,
+    /// Processor time used so far, its own.
+    pub cpu: Duration,
+    /// Resident memory, bytes.
+    pub memory: u64,
 }
 
 /// Everybody, as far as `/proc` shows them.
@@ -49,17 +53,38 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
-    // `num_threads`, the 20th field; `session` was the 6th.
-    let threads = fields.nth(13)?.parse().ok()?;
-    Some(Process { pid, parent, session, state, threads })
+    // `session` was the 6th field of proc(5); `utime` and `stime` are 14 and 15, `num_threads` 20, `rss` 24.
+    let (user, system): (u64, u64) = (fields.nth(7)?.parse().ok()?, fields.next()?.parse().ok()?);
+    let threads = fields.nth(4)?.parse().ok()?;
+    let pages: u64 = fields.nth(3)?.parse().ok()?;
+    let (ticks, page) = *UNITS;
+    let cpu = Duration::from_millis((user + system) * 1000 / ticks);
+    Some(Process { pid, parent, session, state, threads, cpu, memory: pages * page })
 }
+
+/// Clock ticks in a second, bytes in a page.
+static UNITS: LazyLock<(u64, u64)> = LazyLock::new(|| {
+    let read = |name| nix::unistd::sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
+    (read(SysconfVar::CLK_TCK).unwrap_or(100).max(1), read(SysconfVar::PAGE_SIZE).unwrap_or(4096))
+});
 
 /// Highest resident memory of a process so far, bytes.
 #[must_use]
 pub fn peak_memory(pid: i32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?;
-    Some(kilobytes.parse::<u64>().ok()? * 1024)
+    kilobytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
+}
+
+/// Memory of a process with each page that others share counted in part, and what of it lies in swap; bytes. The kernel
+/// walks the process' page tables for it: some 100 µs, and milliseconds for gigabytes.
+#[must_use]
+pub fn proportional_memory(pid: i32) -> Option<(u64, u64)> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some((kilobytes(&rollup, "Pss:")?, kilobytes(&rollup, "SwapPss:").unwrap_or(0)))
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let number = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?;
+    Some(number.parse::<u64>().ok()? * 1024)
 }
 
 /// Resident memory of a process, bytes.
@@ -143,13 +168,18 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
-        let process = parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 100").expect("parses");
-        assert_eq!(process, Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9 });
+        let process =
+            parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560 1 2 3 4 500 600 7 8 20 0 9 0 100 4096 12").expect("parses");
+        let (ticks, page) = *UNITS;
+        let cpu = Duration::from_millis(1100 * 1000 / ticks);
+        let expected = Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9, cpu, memory: 12 * page };
+        assert_eq!(process, expected);
     }
 
     #[test]
     fn the_closure_holds_grandchildren_whatever_the_order() {
-        let process = |pid, parent| Process { pid, parent, session: 0, state: 'S', threads: 1 };
+        let idle = Process { pid: 0, parent: 0, session: 0, state: 'S', threads: 1, cpu: Duration::ZERO, memory: 0 };
+        let process = |pid, parent| Process { pid, parent, ..idle };
         let table = [process(4, 3), process(3, 2), process(2, 1), process(9, 1)];
         assert_eq!(closure(&table, |p| p.pid == 2), HashSet::from([2, 3, 4]));
     }

@@ -1,7 +1,7 @@
 //! The control thread: answers heartbeats, delivers interrupts, notices that the server is gone. And the pinger, a
 //! second small thread that waits for the GIL, so that the first never has to.
 //!
-//! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (only takes it to evaluate `1+1`).
+//! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (takes it to evaluate `1+1` and to dump stacks).
 
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},
@@ -15,23 +15,29 @@ use parking_lot::Mutex;
 use super::{EXIT_CHANNEL_LOST, gate::Gate, leave, python::Pinger};
 use crate::{
     protocol::{
-        FromControl, MAX_CONTROL, ToControl,
+        DumpRoute, FromControl, MAX_CONTROL, ToControl,
         blocking::{self, FrameReader},
     },
-    sys::{descriptors, processes},
+    sys::{crash, descriptors, processes},
 };
 
 const CONTROL_STACK: usize = 128 << 10;
 const PINGER_STACK: usize = 512 << 10;
-/// Pings that may wait for the GIL; more are dropped, the server sees no pong either way.
+/// Pings and dumps that may wait for the GIL; more are dropped, the server sees no pong either way.
 const WAITING_PINGS: usize = 16;
 
 struct Control {
     reader: FrameReader,
     writer: Arc<Mutex<UnixStream>>,
     gate: Arc<Gate>,
-    pinger: Option<Sender<u64>>,
+    pinger: Option<Sender<Job>>,
     evaluate: Option<Pinger>,
+}
+
+/// What needs the GIL.
+enum Job {
+    Ping(u64),
+    Dump(u64),
 }
 
 /// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
@@ -48,33 +54,49 @@ impl Control {
         while let Ok(message) = self.reader.read() {
             match message {
                 ToControl::Interrupt { cell } => self.gate.interrupt(cell),
-                ToControl::Ping { nonce } => self.ping(nonce),
+                ToControl::Ping { nonce } => {
+                    self.say(&FromControl::Heartbeat { nonce });
+                    self.hand_over(Job::Ping(nonce));
+                }
+                ToControl::DumpStacks { nonce, route: DumpRoute::Interpreter } => self.hand_over(Job::Dump(nonce)),
+                ToControl::DumpStacks { nonce, route: DumpRoute::Signal } => {
+                    if crash::dump_now() {
+                        self.say(&FromControl::StacksDumped { nonce });
+                    }
+                }
             }
         }
         end_with_children()
     }
 
-    fn ping(&mut self, nonce: u64) {
-        let _ = blocking::write(&self.writer.lock(), &FromControl::Heartbeat { nonce }, MAX_CONTROL);
+    fn say(&self, message: &FromControl) {
+        let _ = blocking::write(&self.writer.lock(), message, MAX_CONTROL);
+    }
+
+    fn hand_over(&mut self, job: Job) {
         if let Some(evaluate) = self.evaluate.take() {
             let (sender, receiver) = bounded(WAITING_PINGS);
             let writer = Arc::clone(&self.writer);
             let started = thread::Builder::new()
                 .name("pinger".into())
                 .stack_size(PINGER_STACK)
-                .spawn(move || answer_pings(&receiver, &writer, &evaluate));
+                .spawn(move || work(&receiver, &writer, &evaluate));
             self.pinger = started.ok().map(|_| sender);
         }
         if let Some(pinger) = &self.pinger {
-            let _ = pinger.try_send(nonce);
+            let _ = pinger.try_send(job);
         }
     }
 }
 
-fn answer_pings(nonces: &Receiver<u64>, writer: &Mutex<UnixStream>, evaluate: &Pinger) {
-    for nonce in nonces {
-        if let Some(value) = evaluate.evaluate() {
-            let _ = blocking::write(&writer.lock(), &FromControl::Pong { nonce, value }, MAX_CONTROL);
+fn work(jobs: &Receiver<Job>, writer: &Mutex<UnixStream>, evaluate: &Pinger) {
+    for job in jobs {
+        let report = match job {
+            Job::Ping(nonce) => evaluate.evaluate().map(|value| FromControl::Pong { nonce, value }),
+            Job::Dump(nonce) => evaluate.dump().then_some(FromControl::StacksDumped { nonce }),
+        };
+        if let Some(report) = report {
+            let _ = blocking::write(&writer.lock(), &report, MAX_CONTROL);
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         blocking::{self, FrameReader},
         frame,
     },
-    sys::{crash, descriptors, processes, signals},
+    sys::{crash, descriptors, memory, processes, signals},
 };
 
 /// Exit code of a worker that could not even start.
@@ -38,7 +38,7 @@ pub const EXIT_START_FAILED: i32 = 70;
 /// Exit code of a worker whose server went away or spoke nonsense.
 pub const EXIT_CHANNEL_LOST: i32 = 71;
 
-/// What a new worker is to be: its session and its four descriptors.
+/// What a new worker is to be: its session and its five descriptors.
 #[derive(Debug)]
 pub struct Assignment {
     /// The session it serves.
@@ -51,6 +51,8 @@ pub struct Assignment {
     pub stdout: OwnedFd,
     /// Write end of the pipe for descriptor 2.
     pub stderr: OwnedFd,
+    /// Where stacks are written; the server reads it also when this process is gone.
+    pub black_box: OwnedFd,
 }
 
 /// Lives the worker's life in the child of a fork.
@@ -79,13 +81,14 @@ fn live(
     settings: &ZygoteSettings,
 ) -> Result<(), FrameError> {
     let session = assignment.session.clone();
-    let (cell, control) = settle(assignment)?;
+    let (cell, control, black_box) = settle(assignment)?;
     let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
     functions.start(py, &session, &settings.workspace, &settings.outputs).map_err(std::io::Error::other)?;
     crash::install(control.as_raw_fd(), |signal, stack_overflow| {
         frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
     })?;
-    control::spawn(control, Arc::clone(&gate), functions.pinger(py))?;
+    crash::arm_dump(functions.arm_dump(py, black_box.as_raw_fd()).map_err(std::io::Error::other)?);
+    control::spawn(control, Arc::clone(&gate), functions.pinger(py, black_box))?;
     let own = std::process::id();
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(own).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
@@ -96,7 +99,7 @@ fn live(
 }
 
 /// Makes the process its own: session leader, own output, no descriptor and no signal state of the zygote.
-fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream), FrameError> {
+fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream, OwnedFd), FrameError> {
     nix::unistd::setsid().map_err(std::io::Error::from)?;
     signals::reset_after_fork();
     signals::become_subreaper();
@@ -108,10 +111,11 @@ fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream), FrameError
     descriptors::unbuffer_c_output();
     let cell = descriptors::move_high(assignment.cell)?;
     let control = descriptors::move_high(assignment.control)?;
+    let black_box = descriptors::move_high(assignment.black_box)?;
     std::mem::forget((assignment.stdout, assignment.stderr));
     // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
-    unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd()]) };
-    Ok((UnixStream::from(cell), UnixStream::from(control)))
+    unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd()]) };
+    Ok((UnixStream::from(cell), UnixStream::from(control), black_box))
 }
 
 /// Request, reply, request, reply, until the server closes its side.
@@ -172,6 +176,17 @@ fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, request: ToWorker)
         },
         ToWorker::SaveState { path } => state(functions.save_state(py, &path)),
         ToWorker::LoadState { path } => state(functions.load_state(py, &path)),
+        ToWorker::Probe => match functions.probe(py) {
+            Ok(value) => FromWorker::Probed { value },
+            Err(error) => FromWorker::Failed { message: error.to_string() },
+        },
+        ToWorker::Collect => match functions.collect(py) {
+            Ok(objects) => {
+                memory::return_freed();
+                FromWorker::Collected { objects }
+            }
+            Err(error) => FromWorker::Failed { message: error.to_string() },
+        },
     }
 }
 

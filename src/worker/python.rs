@@ -2,6 +2,8 @@
 //!
 //! Runs in: zygote (`load`), worker main thread (all else), worker pinger thread ([`Pinger`]).
 
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
 use pyo3::{
     Bound, Py, PyAny, PyErr, PyResult, Python,
     types::{PyAnyMethods, PyBytes, PyBytesMethods, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
@@ -20,6 +22,9 @@ pub struct Functions {
     load_state: Py<PyAny>,
     ping: Py<PyAny>,
     run_script: Py<PyAny>,
+    arm_dump: Py<PyAny>,
+    dump: Py<PyAny>,
+    collect: Py<PyAny>,
 }
 
 /// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code, displays.
@@ -48,6 +53,9 @@ impl Functions {
             load_state: find("state", "load")?,
             ping: find("probe", "ping")?,
             run_script: find("script", "run")?,
+            arm_dump: find("stacks", "arm")?,
+            dump: find("stacks", "dump")?,
+            collect: find("probe", "collect")?,
         })
     }
 
@@ -101,8 +109,26 @@ impl Functions {
         self.run_script.call1(py, (PyBytes::new(py, source), file, directory, argv, workspace))?.extract(py)
     }
 
-    pub(super) fn pinger(&self, py: Python<'_>) -> Pinger {
-        Pinger(self.ping.clone_ref(py))
+    /// The ping's evaluation, in the main thread.
+    pub(super) fn probe(&self, py: Python<'_>) -> PyResult<i64> {
+        self.ping.call0(py)?.extract(py)
+    }
+
+    /// Collects garbage; returns how many objects that were.
+    pub(super) fn collect(&self, py: Python<'_>) -> PyResult<u64> {
+        self.collect.call0(py)?.extract(py)
+    }
+
+    /// What the pinger thread needs. It keeps the black box open for as long as the process lives.
+    pub(super) fn pinger(&self, py: Python<'_>, black_box: OwnedFd) -> Pinger {
+        Pinger { ping: self.ping.clone_ref(py), dump: self.dump.clone_ref(py), black_box }
+    }
+
+    /// Lets a signal write all stacks to the black box, with or without the GIL; returns the signal's number.
+    pub(super) fn arm_dump(&self, py: Python<'_>, black_box: RawFd) -> PyResult<i32> {
+        let signal = libc::SIGRTMAX() - DUMP_BELOW_MAX;
+        self.arm_dump.call1(py, (black_box, signal))?;
+        Ok(signal)
     }
 }
 
@@ -134,12 +160,24 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     }
 }
 
-/// The no-op evaluation behind a ping.
-pub(super) struct Pinger(Py<PyAny>);
+/// The dump signal, counted from the highest: out of the way of what programs and debuggers use.
+const DUMP_BELOW_MAX: i32 = 5;
+
+/// What the pinger thread does with the GIL: the no-op evaluation behind a ping, and the dump of all stacks.
+pub(super) struct Pinger {
+    ping: Py<PyAny>,
+    dump: Py<PyAny>,
+    black_box: OwnedFd,
+}
 
 impl Pinger {
     /// Waits for the GIL and evaluates; `None` when that raised.
     pub(super) fn evaluate(&self) -> Option<i64> {
-        Python::attach(|py| self.0.call0(py).ok()?.extract(py).ok())
+        Python::attach(|py| self.ping.call0(py).ok()?.extract(py).ok())
+    }
+
+    /// Waits for the GIL and writes all stacks to the black box; false when that raised.
+    pub(super) fn dump(&self) -> bool {
+        Python::attach(|py| self.dump.call1(py, (self.black_box.as_raw_fd(),)).is_ok())
     }
 }

@@ -209,17 +209,17 @@ impl Zygote {
     }
 
     fn fork(&mut self, py: Python<'_>, worker: u64, purpose: Purpose) -> Result<(), ZygoteError> {
-        let taken = self.link.received.len().min(descriptors::MAX_PASSED);
+        let taken = self.link.received.len().min(purpose.descriptors());
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
         self.forks += 1;
         if fault::at("zygote.fork", self.forks) {
             let message = "a fault was injected".to_owned();
             return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
         }
-        let answer = match <[OwnedFd; descriptors::MAX_PASSED]>::try_from(passed) {
-            Err(_) => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
-            Ok(descriptors) => match fork::fork(py) {
-                Ok(fork::Side::Child) => self.become_child(py, purpose, descriptors),
+        let answer = match Birth::new(purpose, passed) {
+            None => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
+            Some(birth) => match fork::fork(py) {
+                Ok(fork::Side::Child) => birth.live(py, &self.functions, &self.settings),
                 Ok(fork::Side::Parent { child }) => {
                     self.children.insert(child, Child::Running);
                     FromZygote::Forked { worker, pid: child }
@@ -228,22 +228,6 @@ impl Zygote {
             },
         };
         Ok(self.link.send(&answer)?)
-    }
-
-    /// In the child of a fork: what it is for.
-    fn become_child(&self, py: Python<'_>, purpose: Purpose, descriptors: [OwnedFd; descriptors::MAX_PASSED]) -> ! {
-        match purpose {
-            Purpose::Session { name } => {
-                let [cell, control, stdout, stderr] = descriptors;
-                let assignment = worker::Assignment { session: name, cell, control, stdout, stderr };
-                worker::run(py, assignment, &self.functions, &self.settings)
-            }
-            Purpose::Script(script) => {
-                let [source, lifeline, stdout, stderr] = descriptors;
-                let errand = worker::script::Errand { script, source, lifeline, stdout, stderr };
-                worker::script::run(py, errand, &self.functions, &self.settings)
-            }
-        }
     }
 
     /// Tells the server of every child that has ended, leaving it a zombie until the server says `Reap`.
@@ -280,6 +264,36 @@ impl Zygote {
     /// The server is gone: so are we, with all workers and what they started, also the stopped ones.
     fn end_all() {
         processes::kill_children();
+    }
+}
+
+/// What a child is to be, with all it needs.
+enum Birth {
+    Worker(worker::Assignment),
+    Script(worker::script::Errand),
+}
+
+impl Birth {
+    /// `None` when descriptors are missing.
+    fn new(purpose: Purpose, descriptors: Vec<OwnedFd>) -> Option<Self> {
+        match purpose {
+            Purpose::Session { name: session } => {
+                let [cell, control, stdout, stderr, black_box] = descriptors.try_into().ok()?;
+                Some(Self::Worker(worker::Assignment { session, cell, control, stdout, stderr, black_box }))
+            }
+            Purpose::Script(script) => {
+                let [source, lifeline, stdout, stderr] = descriptors.try_into().ok()?;
+                Some(Self::Script(worker::script::Errand { script, source, lifeline, stdout, stderr }))
+            }
+        }
+    }
+
+    /// In the child of the fork: its whole life.
+    fn live(self, py: Python<'_>, functions: &worker::Functions, settings: &ZygoteSettings) -> ! {
+        match self {
+            Self::Worker(assignment) => worker::run(py, assignment, functions, settings),
+            Self::Script(errand) => worker::script::run(py, errand, functions, settings),
+        }
     }
 }
 

@@ -84,7 +84,9 @@ impl Zygote {
         let (_, stderr_worker) = descriptors::pipe().expect("pipe");
         let request = ToZygote::Fork { worker: 1, purpose: Purpose::Session { name: "default".to_owned() } };
         let bytes = frame::encode(&request, MAX_ZYGOTE).expect("small");
-        let passed = [cell_worker.as_fd(), control_worker.as_fd(), stdout_worker.as_fd(), stderr_worker.as_fd()];
+        let black_box = descriptors::memory_file(c"box").expect("memory");
+        let ours = [&cell_worker, &control_worker].map(AsFd::as_fd);
+        let passed = [ours[0], ours[1], stdout_worker.as_fd(), stderr_worker.as_fd(), black_box.as_fd()];
         descriptors::send_with(self.socket(), &bytes, &passed).expect("sent");
         let pid = match self.reader.read().expect("an answer") {
             FromZygote::Forked { pid, .. } => pid,

@@ -9,7 +9,13 @@ use super::{
 };
 use crate::{
     protocol::{CellReport, CellStatus, FrameError},
-    server::{capture::Capture, live::Stream, screen, worker_link::Worker},
+    server::{
+        capture::Capture,
+        health::{Record, recovery::Step, stacks},
+        live::Stream,
+        screen,
+        worker_link::Worker,
+    },
 };
 
 /// Most that is read after a reply: what a pipe can hold, with room for a writer that goes on.
@@ -44,6 +50,8 @@ enum Wish {
     Cancel,
     /// `restart_kernel(preserve_state)` needs the variables, so the cell is interrupted rather than killed.
     Yield,
+    /// The supervisor found the interpreter hung.
+    Heal,
 }
 
 /// How following a cell ended, and what must be done after it.
@@ -74,6 +82,7 @@ impl Task {
         }
         if let Err(error) = self.ensure_worker().await {
             let reason = format!("session {:?} has no worker: {error}", self.id);
+            self.plan_revival();
             return refusal(reason, queued);
         }
         if order.cancel.is_cancelled() {
@@ -96,22 +105,34 @@ impl Task {
         }
         let Followed { verdict, wish, later } = self.follow(cell, &order, &mut running).await;
         let ran = since.elapsed();
-        let (ending, report) = self.conclude(cell, verdict, wish, order.timeout).await;
+        let (mut ending, report) = self.conclude(cell, verdict, wish, order.timeout).await;
         self.later.extend(later);
         let Running { stdout, stderr, buffers } = running;
         self.buffers = buffers;
         let (stdout, stderr) = (stdout.finish(), stderr.finish());
+        let crash = self.file_report(Some((&order.code, ran, &stdout, &stderr))).await;
+        if let Ending::Died(death) = &mut ending {
+            death.report.clone_from(&crash);
+        }
         // Said now, and once more with the first cell of the new worker: who runs that one may not have seen this reply.
         let lost_now = self.lost.clone();
         let fate = if lost_before.is_some() || lost_now.is_some() { Fate::Lost } else { Fate::Kept };
-        let mut notice = notice(lost_before.as_deref(), lost_now.as_deref(), &self.id);
+        let mut notice = notice(lost_before.as_deref(), lost_now.as_deref(), &self.id, self.what_next());
         if wish == Wish::Yield && notice.is_none() {
             notice = Some(format!("Session {:?}: restart_kernel was called while this cell ran.", self.id));
         }
+        if wish == Wish::Heal && notice.is_none() {
+            notice = Some(self.healed(cell, since).await);
+        }
+        if self.worker.is_some() {
+            self.shared.record(|record| record.ledger.succeed());
+        }
+        let alerts = self.shared.record(Record::take_unsaid);
         let (results, displays, error) =
             report.map_or_else(Default::default, |report| (report.results, report.displays, report.error));
         let shown = displays.iter().flat_map(|display| &display.data).map(|data| data.file.as_deref());
-        let own: Vec<_> = [stdout.file.as_deref(), stderr.file.as_deref()].into_iter().chain(shown).collect();
+        let own: Vec<_> =
+            [stdout.file.as_deref(), stderr.file.as_deref(), crash.as_deref()].into_iter().chain(shown).collect();
         let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
         CellOutcome {
             cell,
@@ -127,6 +148,7 @@ impl Task {
             ran,
             fate,
             notice,
+            alerts,
         }
     }
 
@@ -158,6 +180,17 @@ impl Task {
             tokio::select! {
                 biased;
                 urgent = self.interventions.recv() => {
+                    if matches!(urgent, Some(Urgent::Reconsider)) {
+                        continue;
+                    }
+                    if let Some(Urgent::Heal(step)) = urgent {
+                        // Collecting waits for an idle session; the supervisor asks again.
+                        if step == Step::Interrupt && followed.wish == Wish::None {
+                            followed.wish = Wish::Heal;
+                            next_step = Some(tokio::time::Instant::now());
+                        }
+                        continue;
+                    }
                     let preserving = matches!(urgent, Some(Urgent::Restart { preserve: true, .. }));
                     let reason = match &urgent {
                         Some(Urgent::Restart { .. }) => DeathReason::Restart,
@@ -168,6 +201,9 @@ impl Task {
                         followed.wish = Wish::Yield;
                         next_step = Some(tokio::time::Instant::now());
                     } else {
+                        if reason == DeathReason::Restart {
+                            self.evidence = Some(stacks::take(&worker.view()).await);
+                        }
                         worker.kill();
                         break Verdict::Killed(reason);
                     }
@@ -181,6 +217,7 @@ impl Task {
                         followed.wish = Wish::TimeOut;
                     }
                     if interrupts >= INTERRUPTS {
+                        self.evidence = Some(stacks::take(&worker.view()).await);
                         worker.kill();
                         break Verdict::Killed(DeathReason::Unresponsive);
                     }
@@ -221,7 +258,7 @@ impl Task {
                     (CellStatus::Interrupted, Wish::Cancel | Wish::Yield) => {
                         Ending::Cancelled { method: Method::Interrupt }
                     }
-                    (CellStatus::Interrupted, Wish::None) => Ending::Interrupted,
+                    (CellStatus::Interrupted, Wish::None | Wish::Heal) => Ending::Interrupted,
                     (CellStatus::Ok, _) => Ending::Finished,
                     (CellStatus::Error, _) => Ending::Raised,
                     (CellStatus::Exited(code), _) => Ending::Exited(code),
@@ -229,12 +266,15 @@ impl Task {
                 (ending, Some(report))
             }
             Verdict::WorkerEnded => (self.died(DeathReason::Itself, cell).await, None),
+            Verdict::Killed(DeathReason::Unresponsive) if wish == Wish::Heal => {
+                (self.died(DeathReason::Hung, cell).await, None)
+            }
             Verdict::Killed(DeathReason::Unresponsive) => {
                 self.bury(DeathReason::Unresponsive, Some(cell)).await;
                 let method = Method::Kill;
                 let ending = match wish {
                     Wish::Cancel | Wish::Yield => Ending::Cancelled { method },
-                    Wish::None | Wish::TimeOut => Ending::TimedOut { limit, method },
+                    Wish::None | Wish::Heal | Wish::TimeOut => Ending::TimedOut { limit, method },
                 };
                 (ending, None)
             }
@@ -243,7 +283,7 @@ impl Task {
     }
 
     async fn died(&mut self, reason: DeathReason, cell: u64) -> Ending {
-        let unknown = Death { reason, exit: crate::protocol::WorkerExit::Unknown, cell: Some(cell) };
+        let unknown = Death { reason, exit: crate::protocol::WorkerExit::Unknown, cell: Some(cell), report: None };
         Ending::Died(self.bury(reason, Some(cell)).await.unwrap_or(unknown))
     }
 }
@@ -297,20 +337,20 @@ fn not_started(queued: Duration) -> CellOutcome {
 }
 
 /// What the caller must know of the session's variables.
-fn notice(before: Option<&str>, now: Option<&str>, session: &str) -> Option<String> {
+fn notice(before: Option<&str>, now: Option<&str>, session: &str, next: &str) -> Option<String> {
     match (before, now) {
         (None, None) => None,
         (Some(before), None) => Some(format!(
             "Session {session:?}: {before}, so its variables were lost; this cell ran in a new worker with an empty namespace."
         )),
         (_, Some(now)) => Some(format!(
-            "Session {session:?}: {}; its variables are lost. The next cell gets a new worker.",
+            "Session {session:?}: {}; its variables are lost. {next}",
             now.replace("the previous worker", "its worker")
         )),
     }
 }
 
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+pub(super) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -28,7 +28,6 @@ use rmcp::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub(in crate::server) use self::health::verdict;
 use super::{
     Server,
     clients::Client,
@@ -135,15 +134,30 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Destroys,
             "Ends a session: its interpreter, its variables and every process it started. `default` cannot be deleted.",
         ),
-        define::<a::OfSession, r::Health>(
+        define::<a::GetKernelHealth, r::Health>(
             "get_kernel_health",
             Effect::Reads,
-            "Health of a session's worker process: healthy, dead or zombie, with memory, CPU, threads and uptime, what it is doing (idle, busy, waiting_input, hung, stopped) and how the worker before it ended. Answers at once, also while a cell runs.",
+            "Health of a session's worker process: healthy, dead or zombie, with memory, CPU, threads and uptime, what it is doing (idle, busy, waiting_input, blocked in a system call, hung, stopped), alerts, recovery, and how the worker before it ended. Answers at once, also while a cell runs. With history also the series of the past.",
         ),
         define::<a::Nothing, r::HealthReport>(
             "get_health_report",
             Effect::Reads,
             "Health of all sessions at once, as get_kernel_health gives it for one, with those that are dead or hung named. Needs no switching.",
+        ),
+        define::<a::ConfigureHealth, r::ConfiguredHealth>(
+            "configure_health",
+            Effect::Changes,
+            "Sets thresholds of a session (memory, processor, unresponsiveness) and what happens when it dies or hangs: manual, on-demand or auto. What is left out stays. Returns what is in force.",
+        ),
+        define::<a::OfSession, r::DumpedStacks>(
+            "dump_stacks",
+            Effect::Reads,
+            "Shows where a session's code is: the stacks of all its Python threads, and what each thread of its process waits for. Works while a cell runs, and also when native code holds the interpreter. Interrupts nothing.",
+        ),
+        define::<a::ListCrashes, r::CrashList>(
+            "list_crashes",
+            Effect::Reads,
+            "Lists reports on workers that died: why, by which signal, in which cell; with id one report whole, with code, last output, memory curve and stacks. The newest 50 are kept, in outputs/crashes/.",
         ),
         define::<a::CheckResponsiveness, r::Responsiveness>(
             "check_kernel_responsiveness",
@@ -218,6 +232,9 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "delete_session" => sessions::delete(server, &mut call).await,
         "get_kernel_health" => health::get(server, &mut call).await,
         "get_health_report" => health::report_all(server, &mut call).await,
+        "configure_health" => health::configure(server, &mut call),
+        "dump_stacks" => health::dump_stacks(server, &mut call).await,
+        "list_crashes" => health::list_crashes(server, &mut call).await,
         "check_kernel_responsiveness" => health::check(server, &mut call).await,
         "get_workspace_info" => workspace_info(server, &mut call),
         "list_files" => files::list(server, &mut call).await,

@@ -27,7 +27,8 @@ pub(super) fn create(server: &Server, call: &mut Call) -> Result<CallToolResult,
         let words = format!("`description` may have {MAX_DESCRIPTION} characters");
         return Err(ToolError::Argument(words));
     }
-    let (session, created) = server.registry.create(asked.session_id, description)?;
+    let policy = server.around.health.changed(&asked.health.unwrap_or_default()).map_err(ToolError::Argument)?;
+    let (session, created) = server.registry.create(asked.session_id, description, policy)?;
     let status = session.shared.get();
     reply(&CreatedSession {
         session_id: session.id.to_string(),

@@ -8,17 +8,26 @@
 //! | `zombie` | it has ended and is not reaped | its pid | null |
 //! | `dead` | there is no process | null | null |
 //!
-//! The status is about the process, as the health document has it; `state` says what it is doing.
+//! The status is about the process, as the health document has it; `state` says what it is doing:
+//!
+//! | state | a cell runs | ping | heartbeat | the kernel says | processor |
+//! |---|---|---|---|---|---|
+//! | `starting` | | | | no process yet | |
+//! | `idle` | no | in time | | | |
+//! | `busy` | yes | in time | | runs, or sleeps | used, by it or by what it started |
+//! | `waiting_input` | yes, in `input()` | in time | | | |
+//! | `blocked` | yes | in time | | its main thread sleeps in a system call | none for a second |
+//! | `hung` | | unanswered | answered, or not | runs | |
+//! | `stopped` | | | | stopped by a signal | |
+//! | `stopped` | | unanswered | unanswered | sleeps | none: swapped out, or no turn |
+//! | `zombie`, `dead` | | | | ended; gone | |
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{metrics::Reading, status::Phase, worker_link::Unanswered};
-
-/// A ping unanswered for longer means that the interpreter hangs. The health document's limit.
-pub const HUNG_AFTER: Duration = Duration::from_secs(5);
+use crate::server::{metrics::Reading, status::Phase, worker_link::Unanswered};
 
 /// The document's three statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -45,9 +54,11 @@ pub enum State {
     /// Runs a cell that waits for a line of input, which its client has been asked for.
     #[serde(rename = "waiting_input")]
     WaitingInput,
+    /// Runs a cell whose main thread waits in a system call and uses no processor: for the network, a lock, the clock.
+    Blocked,
     /// Does not answer pings: native code holds the interpreter, or it is stuck.
     Hung,
-    /// Stopped by a signal (SIGSTOP): nothing runs in it.
+    /// Nothing in it gets to run: stopped by a signal (SIGSTOP), or swapped out.
     Stopped,
     /// Ended, not reaped.
     Zombie,
@@ -57,18 +68,19 @@ pub enum State {
 
 impl State {
     /// Every one, for whoever counts.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Starting,
         Self::Idle,
         Self::Busy,
         Self::WaitingInput,
+        Self::Blocked,
         Self::Hung,
         Self::Stopped,
         Self::Zombie,
         Self::Dead,
     ];
 
-    /// The word clients see.
+    /// The word that clients see.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -76,6 +88,7 @@ impl State {
             Self::Idle => "idle",
             Self::Busy => "busy",
             Self::WaitingInput => "waiting_input",
+            Self::Blocked => "blocked",
             Self::Hung => "hung",
             Self::Stopped => "stopped",
             Self::Zombie => "zombie",
@@ -85,7 +98,7 @@ impl State {
 }
 
 /// What was seen.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Evidence {
     /// What the session says of itself.
     pub phase: Phase,
@@ -95,9 +108,25 @@ pub struct Evidence {
     pub corpse: Option<i32>,
     /// The oldest ping without an answer.
     pub unanswered: Option<Unanswered>,
-    /// A caller's own check of this cell failed after so long.
+    /// What it did lately.
+    pub activity: Activity,
+    /// From how long on an unanswered ping means that it hangs.
     pub limit: Duration,
 }
+
+/// What a worker did while its cell ran, as far as it was watched.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Activity {
+    /// Percent of one processor over the last second or more; `None` while that is not known for this cell.
+    pub cpu_percent: Option<f64>,
+    /// Processes that it started have used the processor.
+    pub subprocesses_work: bool,
+    /// System call of its main thread.
+    pub syscall: Option<String>,
+}
+
+/// Percent of a processor below which a worker does nothing.
+const QUIET: f64 = 2.0;
 
 /// What it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,14 +178,10 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
     }
     if let Some(ping) = seen.unanswered.filter(|ping| ping.waited >= seen.limit) {
         let waited = ping.waited.as_secs_f64();
-        let reason = if ping.heartbeat {
-            format!("no answer to a ping for {waited:.1} s: native code holds the interpreter")
-        } else {
-            format!("no answer and no heartbeat for {waited:.1} s: the process does not get to run")
-        };
-        return (State::Hung, reason);
+        return unresponsive(seen, reading, ping.heartbeat, waited);
     }
     match seen.phase {
+        Phase::Busy { cell, .. } if is_blocked(seen, reading) => (State::Blocked, blocked(cell, seen)),
         Phase::Busy { cell, .. } => (State::Busy, format!("runs cell {cell}")),
         Phase::WaitingInput { cell, .. } => {
             (State::WaitingInput, format!("cell {cell} waits for input, which the client has been asked for"))
@@ -164,6 +189,38 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
         Phase::Starting => (State::Starting, "its worker is being made".to_owned()),
         Phase::Idle | Phase::Dead => (State::Idle, "waits for a cell".to_owned()),
     }
+}
+
+fn unresponsive(seen: &Evidence, reading: Reading, heartbeat: bool, waited: f64) -> (State, String) {
+    let quiet = seen.activity.cpu_percent.is_some_and(|percent| percent < QUIET) && reading.state != 'R';
+    let call = seen.activity.syscall.as_deref();
+    match (heartbeat, quiet, call) {
+        (true, true, Some(call)) => (
+            State::Hung,
+            format!("no answer to a ping for {waited:.1} s: native code holds the interpreter and waits in {call}"),
+        ),
+        (true, _, _) => {
+            (State::Hung, format!("no answer to a ping for {waited:.1} s: native code holds the interpreter"))
+        }
+        (false, true, _) => (
+            State::Stopped,
+            format!("no answer and no heartbeat for {waited:.1} s: the process does not get to run (swapped out?)"),
+        ),
+        (false, false, _) => {
+            (State::Hung, format!("no answer and no heartbeat for {waited:.1} s: its control thread does not run"))
+        }
+    }
+}
+
+fn is_blocked(seen: &Evidence, reading: Reading) -> bool {
+    matches!(reading.state, 'S' | 'D')
+        && seen.activity.cpu_percent.is_some_and(|percent| percent < QUIET)
+        && !seen.activity.subprocesses_work
+}
+
+fn blocked(cell: u64, seen: &Evidence) -> String {
+    let call = seen.activity.syscall.as_deref().unwrap_or("a system call");
+    format!("runs cell {cell}, which waits in {call} and uses no processor")
 }
 
 fn verdict(status: HealthStatus, state: State, pid: Option<i32>, reason: impl Into<String>) -> Verdict {
@@ -182,7 +239,8 @@ mod tests {
 
     fn seen(phase: Phase, state: char) -> Evidence {
         let process = Some((7, Some(reading(state))));
-        Evidence { phase, process, corpse: None, unanswered: None, limit: HUNG_AFTER }
+        let activity = Activity::default();
+        Evidence { phase, process, corpse: None, unanswered: None, activity, limit: Duration::from_secs(5) }
     }
 
     fn unanswered(seconds: u64, heartbeat: bool) -> Option<Unanswered> {
@@ -200,6 +258,11 @@ mod tests {
         let busy = Phase::Busy { cell: 3, since: Instant::now() };
         let asking = Phase::WaitingInput { cell: 3, since: Instant::now() };
         let gone = |phase, corpse| Evidence { process: None, corpse, ..seen(phase, 'S') };
+        let active = |state, cpu_percent, subprocesses_work| {
+            let syscall = Some("clock_nanosleep".to_owned());
+            Evidence { activity: Activity { cpu_percent, subprocesses_work, syscall }, ..seen(busy, state) }
+        };
+        let swapped = Evidence { unanswered: unanswered(9, false), ..active('D', Some(0.0), false) };
         let waiting = |phase, ping| Evidence { unanswered: ping, ..seen(phase, 'R') };
         let cases = [
             (seen(Phase::Idle, 'S'), (H::Healthy, State::Idle, Some(7))),
@@ -208,6 +271,12 @@ mod tests {
             (seen(asking, 'Z'), (H::Zombie, State::Zombie, Some(7))),
             (seen(busy, 'T'), (H::Healthy, State::Stopped, Some(7))),
             (seen(busy, 'Z'), (H::Zombie, State::Zombie, Some(7))),
+            (active('S', None, false), (H::Healthy, State::Busy, Some(7))),
+            (active('S', Some(0.5), false), (H::Healthy, State::Blocked, Some(7))),
+            (active('S', Some(0.5), true), (H::Healthy, State::Busy, Some(7))),
+            (active('S', Some(50.0), false), (H::Healthy, State::Busy, Some(7))),
+            (active('R', Some(0.5), false), (H::Healthy, State::Busy, Some(7))),
+            (swapped, (H::Healthy, State::Stopped, Some(7))),
             (waiting(busy, unanswered(4, true)), (H::Healthy, State::Busy, Some(7))),
             (waiting(busy, unanswered(5, true)), (H::Healthy, State::Hung, Some(7))),
             (waiting(Phase::Idle, unanswered(6, false)), (H::Healthy, State::Hung, Some(7))),

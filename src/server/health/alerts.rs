@@ -1,0 +1,267 @@
+//! Alerts: raised once when a threshold is crossed, cleared once when the value is back, never in a storm.
+//!
+//! Runs in: server. [`Alarms`] belong to one session and are pure; the [`Book`] is the server's list, bounded.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// Most alerts remembered by the server.
+const BOOK: usize = 256;
+/// A value must fall below this part of its threshold before the alert is cleared.
+const CLEAR_BELOW: f64 = 0.9;
+
+/// What an alert is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Resident memory above the alert threshold.
+    Memory,
+    /// Resident memory above the clean-up threshold.
+    MemoryCleanup,
+    /// Processor use above its threshold.
+    Cpu,
+    /// A ping unanswered beyond the limit.
+    Unresponsive,
+    /// Stopped by a signal.
+    Stopped,
+    /// Dead or a zombie.
+    Unhealthy,
+    /// Given up: the restart budget is used up.
+    Parked,
+}
+
+impl Kind {
+    /// The word that clients see.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::MemoryCleanup => "memory_cleanup",
+            Self::Cpu => "cpu",
+            Self::Unresponsive => "unresponsive",
+            Self::Stopped => "stopped",
+            Self::Unhealthy => "unhealthy",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// One value against its threshold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measure {
+    /// What.
+    pub kind: Kind,
+    /// How much; for kinds that are either so or not, 1 or 0.
+    pub value: f64,
+    /// From which on it is too much.
+    pub threshold: f64,
+    /// In words, as of now.
+    pub words: String,
+}
+
+/// What became of a measure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The threshold was crossed.
+    Raised(Measure),
+    /// The value is back.
+    Cleared(Kind),
+}
+
+/// A session's alarms.
+#[derive(Debug, Clone, Default)]
+pub struct Alarms(BTreeMap<Kind, Alarm>);
+
+#[derive(Debug, Clone, Copy)]
+struct Alarm {
+    raised: bool,
+    when: Instant,
+}
+
+impl Alarms {
+    /// Takes new values in. An alert that was cleared is not raised again before `pause` is over.
+    pub fn take(&mut self, measures: Vec<Measure>, now: Instant, pause: Duration) -> Vec<Change> {
+        measures.into_iter().filter_map(|measure| self.take_one(measure, now, pause)).collect()
+    }
+
+    fn take_one(&mut self, measure: Measure, now: Instant, pause: Duration) -> Option<Change> {
+        let kind = measure.kind;
+        let above = measure.threshold > 0.0 && measure.value >= measure.threshold;
+        match self.0.get_mut(&kind) {
+            Some(alarm) if alarm.raised => {
+                if measure.threshold > 0.0 && measure.value >= measure.threshold * CLEAR_BELOW {
+                    return None;
+                }
+                *alarm = Alarm { raised: false, when: now };
+                Some(Change::Cleared(kind))
+            }
+            Some(alarm) if above && now.duration_since(alarm.when) < pause => None,
+            _ if above => {
+                self.0.insert(kind, Alarm { raised: true, when: now });
+                Some(Change::Raised(measure))
+            }
+            _ => None,
+        }
+    }
+
+    /// Kinds that are up.
+    #[must_use]
+    pub fn raised(&self) -> Vec<Kind> {
+        self.0.iter().filter(|(_, alarm)| alarm.raised).map(|(kind, _)| *kind).collect()
+    }
+
+    /// Whether an alert of this kind is up.
+    #[must_use]
+    pub fn is_raised(&self, kind: Kind) -> bool {
+        self.0.get(&kind).is_some_and(|alarm| alarm.raised)
+    }
+}
+
+/// An alert as clients see it.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Alert {
+    /// Number, from 1, in the order raised.
+    pub id: u64,
+    /// The session.
+    pub session_id: String,
+    /// What it is about: `memory`, `memory_cleanup`, `cpu`, `unresponsive`, `stopped`, `unhealthy`, `parked`.
+    pub kind: Kind,
+    /// In words.
+    pub message: String,
+    /// The value when it was raised: bytes, percent or seconds; 1 for kinds that have none.
+    pub value: f64,
+    /// The threshold that was crossed.
+    pub threshold: f64,
+    /// When (RFC 3339).
+    pub raised_at: String,
+    /// When it was over; null while it is not.
+    pub cleared_at: Option<String>,
+}
+
+/// The server's alerts, the newest last.
+#[derive(Debug, Default)]
+pub struct Book {
+    next: AtomicU64,
+    alerts: Mutex<VecDeque<Alert>>,
+}
+
+impl Book {
+    /// Enters a new alert.
+    pub fn raise(&self, session: &str, measure: &Measure, now: String) -> Alert {
+        let alert = Alert {
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            session_id: session.to_owned(),
+            kind: measure.kind,
+            message: measure.words.clone(),
+            value: measure.value,
+            threshold: measure.threshold,
+            raised_at: now,
+            cleared_at: None,
+        };
+        let mut alerts = self.alerts.lock();
+        alerts.push_back(alert.clone());
+        if alerts.len() > BOOK {
+            // What is over goes first; what is still up is needed longer.
+            let over = alerts.iter().position(|alert| alert.cleared_at.is_some()).unwrap_or(0);
+            alerts.remove(over);
+        }
+        alert
+    }
+
+    /// Notes that an alert is over.
+    pub fn clear(&self, session: &str, kind: Kind, now: &str) {
+        let mut alerts = self.alerts.lock();
+        for alert in alerts.iter_mut().filter(|alert| alert.session_id == session && alert.kind == kind) {
+            alert.cleared_at.get_or_insert_with(|| now.to_owned());
+        }
+    }
+
+    /// A session is gone, and so is whatever was wrong with it.
+    pub fn clear_all(&self, session: &str, now: &str) {
+        let mut alerts = self.alerts.lock();
+        for alert in alerts.iter_mut().filter(|alert| alert.session_id == session) {
+            alert.cleared_at.get_or_insert_with(|| now.to_owned());
+        }
+    }
+
+    /// Those that are up.
+    #[must_use]
+    pub fn active(&self) -> Vec<Alert> {
+        self.alerts.lock().iter().filter(|alert| alert.cleared_at.is_none()).cloned().collect()
+    }
+
+    /// All that are remembered.
+    #[must_use]
+    pub fn all(&self) -> Vec<Alert> {
+        self.alerts.lock().iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(30);
+
+    fn memory(value: f64) -> Vec<Measure> {
+        vec![Measure { kind: Kind::Memory, value, threshold: 500.0, words: format!("{value}") }]
+    }
+
+    #[test]
+    fn a_value_that_swings_around_its_threshold_raises_one_alert() {
+        let start = Instant::now();
+        let mut alarms = Alarms::default();
+        let mut changes = Vec::new();
+        for second in 0..3600 {
+            let value = if second % 2 == 0 { 510.0 } else { 490.0 };
+            changes.extend(alarms.take(memory(value), start + Duration::from_secs(second), PAUSE));
+        }
+        assert_eq!(changes, [Change::Raised(memory(510.0).remove(0))]);
+        assert!(alarms.is_raised(Kind::Memory));
+    }
+
+    #[test]
+    fn a_value_that_leaps_is_told_at_most_once_in_a_pause() {
+        let start = Instant::now();
+        let mut alarms = Alarms::default();
+        let mut raised = 0;
+        for second in 0..600 {
+            let value = if second % 2 == 0 { 900.0 } else { 10.0 };
+            let changes = alarms.take(memory(value), start + Duration::from_secs(second), PAUSE);
+            raised += changes.iter().filter(|change| matches!(change, Change::Raised(_))).count();
+        }
+        assert!((15..=20).contains(&raised), "{raised}");
+    }
+
+    #[test]
+    fn a_threshold_of_zero_is_never_crossed_and_clears_what_was_up() {
+        let start = Instant::now();
+        let mut alarms = Alarms::default();
+        assert_eq!(alarms.take(memory(600.0), start, PAUSE).len(), 1);
+        let mut off = memory(600.0);
+        off[0].threshold = 0.0;
+        assert_eq!(alarms.take(off.clone(), start, PAUSE), [Change::Cleared(Kind::Memory)]);
+        assert_eq!(alarms.take(off, start + PAUSE * 2, PAUSE), []);
+    }
+
+    #[test]
+    fn the_book_is_bounded_and_keeps_what_is_up() {
+        let book = Book::default();
+        let first = book.raise("a", &memory(600.0)[0], "t0".to_owned());
+        for turn in 0..1000 {
+            book.raise("b", &memory(600.0)[0], format!("t{turn}"));
+            book.clear("b", Kind::Memory, "later");
+        }
+        assert_eq!(book.all().len(), BOOK);
+        assert_eq!(book.active().iter().map(|alert| alert.id).collect::<Vec<_>>(), [first.id]);
+        book.clear_all("a", "end");
+        assert!(book.active().is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! What is remembered of one session's health: policy, history, alarms, restarts. Kept beside its status, under a lock of
+//! its own, and shared by the session's task, the supervisor and the tools.
+//!
+//! Runs in: server. No I/O.
+
+use std::time::Instant;
+
+use super::{
+    HealthPolicy,
+    alerts::Alarms,
+    history::{Deep, History},
+    recovery::Ledger,
+};
+
+/// Sentences that wait for the session's next reply; more are dropped, the oldest first.
+const MAX_UNSAID: usize = 8;
+
+/// The record.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its thresholds and what is done about it.
+    pub policy: HealthPolicy,
+    /// Samples.
+    pub history: History,
+    /// Which alerts are up.
+    pub alarms: Alarms,
+    /// Restarts and other steps.
+    pub ledger: Ledger,
+    /// When the next restart is due, under `auto`.
+    pub revival: Option<Instant>,
+    /// A collection was asked for since memory rose above the threshold.
+    pub collected: bool,
+    /// When the session was last examined deeply, and pinged.
+    pub examined: Option<Instant>,
+    /// Deep readings that somebody asked for between two of the supervisor's.
+    pub glimpse: Option<(Instant, Deep)>,
+    /// When the session's task was last asked to see to a hung worker.
+    pub wished: Option<Instant>,
+    unsaid: Vec<String>,
+}
+
+impl Record {
+    /// For a session just made.
+    #[must_use]
+    pub fn new(policy: HealthPolicy) -> Self {
+        Self {
+            policy,
+            history: History::default(),
+            alarms: Alarms::default(),
+            ledger: Ledger::default(),
+            revival: None,
+            collected: false,
+            examined: None,
+            wished: None,
+            glimpse: None,
+            unsaid: Vec::new(),
+        }
+    }
+
+    /// Something for the session's next reply.
+    pub fn tell(&mut self, sentence: String) {
+        self.unsaid.push(sentence);
+        if self.unsaid.len() > MAX_UNSAID {
+            self.unsaid.remove(0);
+        }
+    }
+
+    /// What is to be said, once.
+    #[must_use]
+    pub fn take_unsaid(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unsaid)
+    }
+}
