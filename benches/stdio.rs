@@ -20,29 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use client::{Client, memory, say};
+use client::{Client, memory, row, say};
 use serde_json::json;
 
 const CALLS: usize = 4000;
 const SESSIONS: usize = 100;
 const STARTS: usize = 20;
 const PYTHON: &str = client::PYTHON;
-
-fn row(name: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let at = |share: f64| {
-        let last = times.len() - 1;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a rank"
-        )]
-        let rank = (last as f64 * share) as usize;
-        times[rank].as_secs_f64() * 1e6
-    };
-    say(&format!("{name:<22} {:>10.0} {:>10.0} {:>10.0}", at(0.5), at(0.9), at(0.99)));
-}
 
 fn main() {
     let workspace = tempfile::tempdir().expect("a directory");

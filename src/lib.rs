@@ -31,6 +31,9 @@
 //! 10. `server/render.rs` makes the structured reply and its text, within what clients accept; `server/pictures.rs` scales
 //!     what was displayed.
 //!
+//! A cell that asks for input is between 8 and 9: its question comes over the cell socket (`worker/input.rs`), goes to the
+//! client (`server/tools/asking.rs`), and the answer takes the way back.
+//!
 //! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time. Tools for files
 //! (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
 //!

@@ -13,10 +13,15 @@ import builtins
 import os
 import sys
 
-from forkpy_worker import history, place, sources, stand_ins, streams
+from forkpy_worker import asking, history, place, sources, stand_ins, streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
-def start(session_id: str, workspace: str, outputs: str) -> None:
+def start(session_id: str, workspace: str, outputs: str, ask: Callable[..., Any]) -> None:
     """Make this process the session's."""
     place.session_id = session_id
     place.outputs = outputs
@@ -24,7 +29,8 @@ def start(session_id: str, workspace: str, outputs: str) -> None:
     os.chdir(workspace)
     sys.argv = [""]
     sys.path[:] = [workspace, *(entry for entry in sys.path if entry not in ("", workspace))]
-    streams.install()
+    streams.install(ask)
+    asking.install_debugger()
     stand_ins.install()
     history.install()
     sources.watch()

@@ -1,6 +1,7 @@
 """The session's standard streams: text that reaches the descriptor before `write` returns.
 
 Owns: `sys.stdin`, `sys.stdout`, `sys.stderr` and their `__x__` twins, `builtins.print` and `input`.
+What `input()` and `sys.stdin` ask with is in `asking.py`.
 May not close or duplicate descriptors 0, 1, 2; Rust set them up, and cells' children share them.
 Runs in: worker main thread (`install`), any thread of a cell (the rest).
 
@@ -17,14 +18,15 @@ import sys
 from io import BufferedReader, FileIO, TextIOWrapper
 from os import write as _write
 
+from forkpy_worker import asking
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-NO_INPUT = (
-    "input() has nobody to answer it here: this session has no standard input. "
-    "Put the value into the code instead."
-)
+# What `input()` says where descriptor 0 is all there is.
+NO_INPUT = "input() has nobody to answer it here: there is no standard input."
 
 _builtin_print = builtins.print
 _builtin_input = builtins.input
@@ -67,11 +69,18 @@ def _write_rest(descriptor: int, data: memoryview, done: int) -> None:
             continue
 
 
-def install() -> None:
-    """Put fresh streams on descriptors 0, 1, 2 in the places where Python keeps them."""
+def install(ask: Callable[..., Any] | None = None) -> None:
+    """Put fresh streams on descriptors 0, 1, 2 in the places where Python keeps them.
+
+    With `ask`, standard input is what the client answers; without, it is descriptor 0.
+    """
     global _stdin, _stdout, _stderr
-    reader = BufferedReader(_named(FileIO(0, "r", closefd=False), "<stdin>"))
-    _stdin = TextIOWrapper(reader, "utf-8", "surrogateescape")
+    if ask is None:
+        reader = BufferedReader(_named(FileIO(0, "r", closefd=False), "<stdin>"))
+        _stdin = TextIOWrapper(reader, "utf-8", "surrogateescape")
+    else:
+        asking.install(ask)
+        _stdin = asking.stream()
     _stdout = _writer(1, "<stdout>")
     _stderr = _writer(2, "<stderr>")
     sys.stdin = sys.__stdin__ = _stdin
@@ -127,10 +136,16 @@ def print(
 
 
 def input(prompt: object = "", /) -> str:
-    """Refuse at once, in clear words; a sys.stdin that a cell put in place still serves."""
+    """Ask the client for a line; refuse at once, in clear words, when there is none to ask.
+
+    prompt: printed to standard output first, without a newline.
+    """
     if sys.stdin is not _stdin:
         return _builtin_input(prompt)
-    print(prompt, end="")
+    text = str(prompt)
+    print(text, end="")
+    if isinstance(sys.stdin, asking.Stream):
+        return sys.stdin.ask(text)
     raise EOFError(NO_INPUT)
 
 

@@ -28,6 +28,20 @@ impl FrameReader {
         Self { stream, assembler: Assembler::new(cap), chunk: vec![0; CHUNK.min(cap)].into_boxed_slice() }
     }
 
+    /// The next message, if it has come already; reads at most once, and only if `may_read`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_some<T: DeserializeOwned>(&mut self, may_read: bool) -> Result<Option<T>, FrameError> {
+        if let Some(message) = self.assembler.take()? {
+            return Ok(Some(message));
+        }
+        if may_read {
+            self.fill()?;
+        }
+        self.assembler.take()
+    }
+
     /// Waits for the next message.
     ///
     /// # Errors
@@ -37,13 +51,20 @@ impl FrameReader {
             if let Some(message) = self.assembler.take()? {
                 return Ok(message);
             }
-            match self.stream.read(&mut self.chunk) {
-                Ok(0) if self.assembler.is_partial() => return Err(FrameError::Truncated),
-                Ok(0) => return Err(FrameError::Closed),
-                Ok(count) => self.assembler.push(&self.chunk[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+            self.fill()?;
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), FrameError> {
+        match self.stream.read(&mut self.chunk) {
+            Ok(0) if self.assembler.is_partial() => Err(FrameError::Truncated),
+            Ok(0) => Err(FrameError::Closed),
+            Ok(count) => {
+                self.assembler.push(&self.chunk[..count]);
+                Ok(())
             }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -149,6 +149,8 @@ pub enum ToWorker {
         cell: u64,
         /// The code.
         code: String,
+        /// Whether it may ask for input: there is a client that can be asked.
+        may_ask: bool,
     },
     /// Summarise the session's variables.
     ListVariables,
@@ -166,6 +168,26 @@ pub enum ToWorker {
     Probe,
     /// Collect garbage and return freed memory to the system.
     Collect,
+    /// The answer to [`FromWorker::InputWanted`]; one that comes too late is ignored.
+    Input {
+        /// Which one.
+        question: u64,
+        /// What came of it.
+        answer: Answer,
+    },
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// A line, without its newline.
+    Line(String),
+    /// Whoever was asked does not want to answer.
+    Declined,
+    /// Whoever was asked closed the question without a choice.
+    Cancelled,
+    /// Nobody could be asked, and why.
+    Failed(String),
 }
 
 /// Worker → server, cell socket.
@@ -184,6 +206,15 @@ pub enum FromWorker {
         cell: u64,
         /// How.
         report: CellReport,
+    },
+    /// The running cell waits for a line of input.
+    InputWanted {
+        /// The cell.
+        cell: u64,
+        /// Comes back in the answer.
+        question: u64,
+        /// What the code says of it; empty where it reads its standard input.
+        prompt: String,
     },
     /// Answer to [`ToWorker::ListVariables`]: name and summary.
     Variables(Vec<(String, String)>),

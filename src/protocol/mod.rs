@@ -7,7 +7,7 @@
 //! | channel | between | carries |
 //! |---|---|---|
 //! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with descriptors (`SCM_RIGHTS`), for a worker or a script |
-//! | cell socket | server ⇄ worker, main thread | [`ToWorker`] / [`FromWorker`], strictly request, then reply |
+//! | cell socket | server ⇄ worker, main thread | [`ToWorker`] / [`FromWorker`], request, then reply; a running cell may ask in between |
 //! | control socket | server ⇄ worker, control thread | [`ToControl`] / [`FromControl`], at any time, also while a cell runs |
 //! | output pipes | worker and its children → server | raw bytes of descriptors 1 and 2 |
 //! | black box | worker → server | a file in memory with stacks as text: on request, and before a fatal signal ends the worker |
@@ -36,6 +36,7 @@
 //!    `[source, lifeline, stdout, stderr]`, steps 3 to 5 are left out, and the end of the lifeline ends it.
 //! 3. Worker → server, on the cell socket: [`FromWorker::Hello`] with its protocol version. The server refuses another.
 //! 4. Cell socket: one [`ToWorker`] request, one [`FromWorker`] reply, in turn. Half-closing it asks the worker to end.
+//!    Before its reply a cell may send `InputWanted`, one at a time, each answered by an `Input` with its number.
 //! 5. Control socket: [`ToControl::Ping`] is answered twice, [`FromControl::Heartbeat`] without the GIL, then
 //!    [`FromControl::Pong`] with it. [`ToControl::DumpStacks`] is
 //!    answered once the black box is written, or never when nobody gets the GIL. Its EOF means that the server is gone: the worker ends itself and its children.
@@ -49,6 +50,7 @@ pub mod message;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
-    CellError, CellReport, CellStatus, Display, DumpRoute, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION,
-    Purpose, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+    Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromControl, FromWorker, FromZygote,
+    PROTOCOL_VERSION, Purpose, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit,
+    ZygoteSettings,
 };

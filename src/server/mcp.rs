@@ -27,7 +27,7 @@ use super::{
     clients::Client,
     http,
     resources::changes::Subscriber,
-    tools::{self, Call},
+    tools::{self, Again, Call},
 };
 
 const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a process of its own. Use run_python_code; \
@@ -138,9 +138,10 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let call = Call { client: client_of(&context), arguments: request.arguments, context };
+        let again = Again { request_state: request.request_state, input_responses: request.input_responses };
+        let call = Call { client: client_of(&context), arguments: request.arguments, context, again };
         match tools::call(&self.server, &request.name, call).await {
-            Some(result) => Ok(result.into()),
+            Some(result) => Ok(result),
             None => {
                 let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.name).collect();
                 let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));

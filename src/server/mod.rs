@@ -62,6 +62,7 @@ use self::{
     scripts::Scripts,
     session::Surroundings,
     stdio::StdioTransport,
+    tools::asking::Waiting,
     zygote_client::{Spawner, Zygote},
 };
 use crate::{
@@ -102,6 +103,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// Scripts that run now.
     pub scripts: Arc<Scripts>,
+    /// Cells whose client is to call again with an answer.
+    pub waiting: Waiting,
     /// The directories.
     pub workspace: Workspace,
     /// What is in them.
@@ -157,6 +160,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
         scripts: Arc::clone(&scripts),
+        waiting: Waiting::default(),
         around,
         metrics,
         files,

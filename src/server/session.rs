@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     config::SessionSettings,
-    protocol::{FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
+    protocol::{Answer, FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
 };
 
 /// How long a worker may take to end by itself when asked to.
@@ -153,6 +153,21 @@ pub struct CellOrder {
     pub asked: Instant,
     /// Who hears of its output while it runs.
     pub live: Option<Arc<Live>>,
+    /// Who answers what it asks; nobody, and then it may not ask.
+    pub questions: Option<mpsc::UnboundedSender<Question>>,
+}
+
+/// A line of input that a running cell waits for.
+#[derive(Debug)]
+pub struct Question {
+    /// The cell.
+    pub cell: u64,
+    /// What the code says of it.
+    pub prompt: String,
+    /// The end of what the cell has written since its last question, both streams; the prompt is part of it.
+    pub output: String,
+    /// For the answer. Dropped without one, nobody could be asked.
+    pub answer: oneshot::Sender<Answer>,
 }
 
 /// What a restart came to.
@@ -196,14 +211,14 @@ impl Session {
         Self { id, shared, cells, urgent }
     }
 
-    /// Runs a cell when its turn comes.
+    /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.
     ///
     /// # Errors
-    /// [`SessionError`] when it was not accepted; an accepted cell always gets an outcome.
-    pub async fn run(&self, cell: CellOrder) -> Result<CellOutcome, SessionError> {
+    /// [`SessionError`] when it was not accepted.
+    pub fn run(&self, cell: CellOrder) -> Result<oneshot::Receiver<CellOutcome>, SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Cell { cell, reply })?;
-        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))
+        Ok(answer)
     }
 
     /// Lists variables when its turn comes.

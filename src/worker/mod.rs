@@ -5,6 +5,7 @@
 
 mod control;
 mod gate;
+mod input;
 mod python;
 pub mod script;
 
@@ -21,14 +22,12 @@ use std::{
 use pyo3::Python;
 pub use python::Functions;
 
-use self::gate::Gate;
+use self::{gate::Gate, input::Requests};
 use crate::{
     fault,
     protocol::{
-        FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToWorker,
-        ZygoteSettings,
-        blocking::{self, FrameReader},
-        frame,
+        FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, ZygoteSettings,
+        blocking, frame,
     },
     sys::{crash, descriptors, memory, processes, signals},
 };
@@ -83,7 +82,9 @@ fn live(
     let session = assignment.session.clone();
     let (cell, control, black_box) = settle(assignment)?;
     let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
-    functions.start(py, &session, &settings.workspace, &settings.outputs).map_err(std::io::Error::other)?;
+    let requests = Arc::new(Requests::new(&cell)?);
+    let ask = input::function(py, Arc::clone(&requests)).map_err(std::io::Error::other)?;
+    functions.start(py, &session, &settings.workspace, &settings.outputs, ask).map_err(std::io::Error::other)?;
     crash::install(control.as_raw_fd(), |signal, stack_overflow| {
         frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
     })?;
@@ -93,7 +94,7 @@ fn live(
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(own).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
     blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
-    let served = serve(py, &cell, functions, &gate);
+    let served = serve(py, &cell, &requests, functions, &gate);
     functions.finish(py);
     served
 }
@@ -119,16 +120,21 @@ fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream, OwnedFd), F
 }
 
 /// Request, reply, request, reply, until the server closes its side.
-fn serve(py: Python<'_>, cell: &UnixStream, functions: &Functions, gate: &Gate) -> Result<(), FrameError> {
+fn serve(
+    py: Python<'_>,
+    cell: &UnixStream,
+    requests: &Requests,
+    functions: &Functions,
+    gate: &Gate,
+) -> Result<(), FrameError> {
     let own = std::process::id();
-    let mut reader = FrameReader::new(descriptors::copy_high(cell.as_fd())?.into(), MAX_TO_WORKER);
     loop {
-        let request = match py.detach(|| reader.read()) {
+        let request = match py.detach(|| requests.next_request()) {
             Ok(request) => request,
             Err(FrameError::Closed) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let reply = answer(py, functions, gate, request);
+        let reply = answer(py, functions, gate, requests, request);
         if std::process::id() != own {
             // The cell called os.fork and this is its child, at the end of the code it was to run.
             leave_forked_child(py, functions, &reply);
@@ -164,10 +170,12 @@ fn send(cell: &UnixStream, reply: FromWorker) -> Result<(), FrameError> {
     }
 }
 
-fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, request: ToWorker) -> FromWorker {
+fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, requests: &Requests, request: ToWorker) -> FromWorker {
     match request {
-        ToWorker::RunCell { cell, code } => {
+        ToWorker::RunCell { cell, code, may_ask } => {
+            requests.cell_begins(cell, may_ask);
             let report = gate.guard(py, cell, || functions.run_cell(py, cell, &code));
+            requests.cell_ends();
             FromWorker::CellDone { cell, report }
         }
         ToWorker::ListVariables => match functions.list_variables(py) {
@@ -187,6 +195,7 @@ fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, request: ToWorker)
             }
             Err(error) => FromWorker::Failed { message: error.to_string() },
         },
+        ToWorker::Input { .. } => FromWorker::Failed { message: "an answer that nothing asked for".to_owned() },
     }
 }
 

@@ -60,8 +60,16 @@ impl Functions {
     }
 
     /// Makes this process the session's: namespace, streams, working directory, randomness.
-    pub(super) fn start(&self, py: Python<'_>, session: &str, workspace: &str, outputs: &str) -> PyResult<()> {
-        self.start.call1(py, (session, workspace, outputs)).map(drop)
+    /// `ask` is what `input()` asks with.
+    pub(super) fn start(
+        &self,
+        py: Python<'_>,
+        session: &str,
+        workspace: &str,
+        outputs: &str,
+        ask: Py<PyAny>,
+    ) -> PyResult<()> {
+        self.start.call1(py, (session, workspace, outputs, ask)).map(drop)
     }
 
     /// Runs `atexit` callbacks and flushes; never fails.

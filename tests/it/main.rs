@@ -10,6 +10,7 @@ mod environment;
 mod faults;
 mod files;
 mod http;
+mod input;
 mod live;
 mod operators;
 mod output;

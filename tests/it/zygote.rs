@@ -121,7 +121,7 @@ impl Drop for Zygote {
 
 impl Worker {
     fn begin(&self, cell: u64, code: &str) {
-        let request = ToWorker::RunCell { cell, code: code.to_owned() };
+        let request = ToWorker::RunCell { cell, code: code.to_owned(), may_ask: false };
         blocking::write(&self.cell, &request, MAX_TO_WORKER).expect("sent");
     }
 

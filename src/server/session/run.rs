@@ -4,8 +4,8 @@
 //! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
 
 use super::{
-    Arc, CellOrder, CellOutcome, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant, Method, Phase, Task,
-    ToWorker, Urgent, refusal,
+    Answer, Arc, CellOrder, CellOutcome, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant, Method,
+    Phase, Question, Task, ToWorker, Urgent, oneshot, refusal,
 };
 use crate::{
     protocol::{CellReport, CellStatus, FrameError},
@@ -20,6 +20,8 @@ use crate::{
 
 /// Most that is read after a reply: what a pipe can hold, with room for a writer that goes on.
 const MAX_DRAIN: usize = 1 << 20;
+/// Bytes of output that go along with a question.
+const MAX_RECENT: usize = 2 << 10;
 /// Interrupts sent to one cell before it is killed.
 const INTERRUPTS: u32 = 3;
 /// How long a dead worker's last frame may take to be read.
@@ -33,7 +35,12 @@ pub(super) struct Running {
     stderr: Capture,
     /// The session's two read buffers, lent for the time of the cell.
     buffers: [Box<[u8]>; 2],
+    /// The end of what was written, for who is asked something; kept if somebody can be.
+    recent: Option<Vec<u8>>,
 }
+
+/// The question that waits for its answer.
+type Pending = Option<(u64, oneshot::Receiver<Answer>)>;
 
 /// Why the cell's worker stopped serving it.
 enum Verdict {
@@ -63,15 +70,35 @@ struct Followed {
 
 impl Running {
     fn drain(&mut self, worker: &mut Worker) {
-        for (output, capture) in [(&mut worker.stdout, &mut self.stdout), (&mut worker.stderr, &mut self.stderr)] {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let output = if stream == Stream::Stdout { &mut worker.stdout } else { &mut worker.stderr };
             let mut drained = 0;
             while drained < MAX_DRAIN
-                && let Some(count) = output.read_now(&mut self.buffers[0])
+                && let Some(count) = output.read_now(&mut self.buffers[stream as usize])
             {
-                capture.push(&self.buffers[0][..count]);
+                self.take(stream, count);
                 drained += count;
             }
         }
+    }
+
+    /// Takes what was read into the stream's buffer.
+    fn take(&mut self, stream: Stream, count: usize) {
+        let bytes = &self.buffers[stream as usize][..count];
+        if let Some(recent) = &mut self.recent {
+            recent.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_RECENT)..]);
+            let excess = recent.len().saturating_sub(MAX_RECENT);
+            recent.drain(..excess);
+        }
+        match stream {
+            Stream::Stdout => self.stdout.push(bytes),
+            Stream::Stderr => self.stderr.push(bytes),
+        }
+    }
+
+    fn recent(&mut self) -> String {
+        let recent = self.recent.as_mut().map(std::mem::take).unwrap_or_default();
+        String::from_utf8_lossy(&screen::settled(&recent)).trim_start_matches('\u{fffd}').to_owned()
     }
 }
 
@@ -99,6 +126,7 @@ impl Task {
         let background = std::mem::take(&mut self.background);
         let mark = self.around.files.mark();
         let mut running = self.captures(cell);
+        running.recent = order.questions.as_ref().map(|_| Vec::new());
         if let Some(live) = &order.live {
             running.stdout.tell(Arc::clone(live), Stream::Stdout);
             running.stderr.tell(Arc::clone(live), Stream::Stderr);
@@ -107,7 +135,7 @@ impl Task {
         let ran = since.elapsed();
         let (mut ending, report) = self.conclude(cell, verdict, wish, order.timeout).await;
         self.later.extend(later);
-        let Running { stdout, stderr, buffers } = running;
+        let Running { stdout, stderr, buffers, .. } = running;
         self.buffers = buffers;
         let (stdout, stderr) = (stdout.finish(), stderr.finish());
         let crash = self.file_report(Some((&order.code, ran, &stdout, &stderr))).await;
@@ -158,7 +186,12 @@ impl Task {
             let name = format!("{}-cell-{cell}-{stream}.txt", self.id);
             Capture::new(settings.max_output, &self.around.outputs, name)
         };
-        Running { stdout: capture("stdout"), stderr: capture("stderr"), buffers: std::mem::take(&mut self.buffers) }
+        Running {
+            stdout: capture("stdout"),
+            stderr: capture("stderr"),
+            buffers: std::mem::take(&mut self.buffers),
+            recent: None,
+        }
     }
 
     /// Sends the cell and waits for whatever ends it.
@@ -166,7 +199,7 @@ impl Task {
         let mut followed = Followed { verdict: Verdict::WorkerEnded, wish: Wish::None, later: Vec::new() };
         let Some(worker) = &mut self.worker else { return followed };
         let deadline = order.timeout.map(|limit| tokio::time::Instant::now() + limit);
-        if let Some((verdict, wish)) = submit(worker, cell, &order.code, deadline).await {
+        if let Some((verdict, wish)) = submit(worker, cell, order, deadline).await {
             followed.verdict = verdict;
             followed.wish = wish;
             return followed;
@@ -174,6 +207,7 @@ impl Task {
         let grace = self.around.settings.grace;
         let mut next_step = deadline;
         let mut interrupts = 0;
+        let mut pending: Pending = None;
         // What decides stands before what flows: a cell that never stops printing must still meet its time-out.
         followed.verdict = loop {
             let [first, second] = &mut running.buffers;
@@ -225,17 +259,33 @@ impl Task {
                     worker.control.interrupt(cell);
                     next_step = Some(tokio::time::Instant::now() + grace / INTERRUPTS);
                 }
-                reply = worker.replies.read::<FromWorker>() => break judge(worker, cell, reply).await,
+                reply = worker.replies.read::<FromWorker>() => match reply {
+                    Ok(FromWorker::InputWanted { cell: of, question, prompt }) if of == cell => {
+                        running.drain(worker);
+                        let asked = Asked { cell, question, prompt };
+                        pending = pose(asked, order, running, followed.wish);
+                        self.shared.update(|status| status.phase = waiting(status.phase, true));
+                    }
+                    reply => break judge(worker, cell, reply).await,
+                },
+                (question, answer) = answer_to(&mut pending) => {
+                    pending = None;
+                    self.shared.update(|status| status.phase = waiting(status.phase, false));
+                    let input = ToWorker::Input { question, answer };
+                    if worker.requests.write(&input).await.is_err() {
+                        break end_of_channel(worker).await;
+                    }
+                }
                 _ = worker.pidfd.readable() => {
                     // It may have answered before it died: what it wrote is in the socket.
                     let last = tokio::time::timeout(LAST_WORD, worker.replies.read::<FromWorker>()).await;
                     break match last {
-                        Ok(Ok(reply)) => judge(worker, cell, Ok(reply)).await,
+                        Ok(Ok(reply)) if !matches!(reply, FromWorker::InputWanted { .. }) => judge(worker, cell, Ok(reply)).await,
                         _ => Verdict::WorkerEnded,
                     };
                 }
-                Ok(count) = worker.stdout.read(first) => running.stdout.push(&first[..count]),
-                Ok(count) = worker.stderr.read(second) => running.stderr.push(&second[..count]),
+                Ok(count) = worker.stdout.read(first) => running.take(Stream::Stdout, count),
+                Ok(count) = worker.stderr.read(second) => running.take(Stream::Stderr, count),
             }
         };
         running.drain(worker);
@@ -292,10 +342,10 @@ impl Task {
 async fn submit(
     worker: &mut Worker,
     cell: u64,
-    code: &str,
+    order: &CellOrder,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<(Verdict, Wish)> {
-    let request = ToWorker::RunCell { cell, code: code.to_owned() };
+    let request = ToWorker::RunCell { cell, code: order.code.clone(), may_ask: order.questions.is_some() };
     tokio::select! {
         sent = worker.requests.write(&request) => match sent {
             Ok(()) => None,
@@ -306,6 +356,43 @@ async fn submit(
             worker.kill();
             Some((Verdict::Killed(DeathReason::Unresponsive), Wish::TimeOut))
         }
+    }
+}
+
+/// What a worker said of its question.
+struct Asked {
+    cell: u64,
+    question: u64,
+    prompt: String,
+}
+
+/// Hands a question to whoever answers for this cell's client. A cell that is to end gets no answer but that.
+fn pose(asked: Asked, order: &CellOrder, running: &mut Running, wish: Wish) -> Pending {
+    let Asked { cell, question, prompt } = asked;
+    let (answer, receiver) = oneshot::channel();
+    if wish == Wish::None
+        && let Some(questions) = &order.questions
+    {
+        let _ = questions.send(Question { cell, prompt, output: running.recent(), answer });
+    }
+    Some((question, receiver))
+}
+
+async fn answer_to(pending: &mut Pending) -> (u64, Answer) {
+    match pending {
+        Some((question, receiver)) => {
+            let gone = |_| Answer::Failed("nobody can be asked any more".to_owned());
+            (*question, receiver.await.unwrap_or_else(gone))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn waiting(phase: Phase, waits: bool) -> Phase {
+    match phase.cell() {
+        Some((cell, since)) if waits => Phase::WaitingInput { cell, since },
+        Some((cell, since)) => Phase::Busy { cell, since },
+        None => phase,
     }
 }
 

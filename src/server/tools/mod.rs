@@ -5,6 +5,7 @@
 //! error.
 
 pub mod arguments;
+pub(in crate::server) mod asking;
 mod files;
 mod health;
 mod progress;
@@ -22,7 +23,7 @@ use std::{
 use jiff::Timestamp;
 use rmcp::{
     RoleServer,
-    model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations},
+    model::{CallToolResponse, CallToolResult, ContentBlock, InputResponses, JsonObject, Tool, ToolAnnotations},
     service::RequestContext,
 };
 use schemars::JsonSchema;
@@ -62,6 +63,12 @@ pub enum ToolError {
          remembered; pass session_id in each call instead"
     )]
     NotRecognised,
+    /// A second call for a question that nobody waits with.
+    #[error(
+        "no running cell waits for this answer: it was answered before, the session was deleted, or the server was \
+         started again since. Nothing was run; to run the code anew, call again without requestState"
+    )]
+    NoQuestion,
     /// The reply could not be made.
     #[error("failed to encode the reply: {0}")]
     Encode(#[from] serde_json::Error),
@@ -75,6 +82,17 @@ pub struct Call {
     pub arguments: Option<JsonObject>,
     /// Cancellation and progress.
     pub context: RequestContext<RoleServer>,
+    /// What it brings if it is the second call for a question (protocol 2026-07-28).
+    pub again: Again,
+}
+
+/// What a client sends along when a call needed its input, see `asking.rs`.
+#[derive(Debug, Default)]
+pub struct Again {
+    /// The name that it was given.
+    pub request_state: Option<String>,
+    /// Its answers.
+    pub input_responses: Option<InputResponses>,
 }
 
 /// What a tool does to the world, for its annotations.
@@ -220,10 +238,12 @@ fn define<A: JsonSchema, R: JsonSchema + 'static>(
 }
 
 /// Answers a call; `None` when there is no such tool.
-pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToolResult> {
+pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToolResponse> {
     let answered = match name {
         "ping" => ping(&mut call),
-        "run_python_code" => run::run_python_code(server, call).await,
+        "run_python_code" => {
+            return Some(run::run_python_code(server, call).await.unwrap_or_else(|e| refusal(&e).into()));
+        }
         "list_variables" => run::list_variables(server, call).await,
         "restart_kernel" => run::restart_kernel(server, call).await,
         "create_session" => sessions::create(server, &mut call),
@@ -245,7 +265,11 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "run_script" => scripts::run(server, call).await,
         _ => return None,
     };
-    Some(answered.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(error.to_string())])))
+    Some(answered.unwrap_or_else(|error| refusal(&error)).into())
+}
+
+fn refusal(error: &ToolError) -> CallToolResult {
+    CallToolResult::error(vec![ContentBlock::text(error.to_string())])
 }
 
 impl Call {

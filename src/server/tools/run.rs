@@ -6,13 +6,16 @@ use std::{sync::Arc, time::Instant};
 
 use rmcp::{
     RoleServer,
-    model::{CallToolResult, ContentBlock},
+    model::{CallToolResponse, CallToolResult, ContentBlock},
     service::RequestContext,
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Call, ToolError,
     arguments::{self, OfSession, RestartKernel, RunPythonCode},
+    asking::{self, Flight, Way},
     now, progress, reply, reply_with_text,
     results::{Restart, Variables},
 };
@@ -27,14 +30,54 @@ use crate::server::{
     status::Phase,
 };
 
-pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
+pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<CallToolResponse, ToolError> {
     let asked: RunPythonCode = call.read("run_python_code")?;
+    if let Some(name) = &call.again.request_state {
+        let flight = server.waiting.take(name, call.again.input_responses.as_ref()).ok_or(ToolError::NoQuestion)?;
+        return fly(server, &call.context, None, flight).await;
+    }
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let timeout = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let code = asked.checked_code()?;
     let live = progress::live(&call.context);
-    let order = CellOrder { code, timeout, cancel: call.context.ct.clone(), asked: Instant::now(), live: live.clone() };
-    let outcome = with_progress(&call.context, &session, live, session.run(order)).await?;
+    let (ask, questions) = mpsc::unbounded_channel();
+    // Not the call's own: the cell may wait for another call.
+    let cancel = CancellationToken::new();
+    let order = CellOrder {
+        code,
+        timeout,
+        cancel: cancel.clone(),
+        asked: Instant::now(),
+        live: live.clone(),
+        questions: asking::way(&call.context).map(|_| ask),
+    };
+    let outcome = session.run(order)?;
+    fly(server, &call.context, live, Flight::new(session, outcome, questions, cancel)).await
+}
+
+/// Follows a cell to its end, or to a question for which the client must call again.
+async fn fly(
+    server: &Server,
+    context: &RequestContext<RoleServer>,
+    live: Option<Arc<Live>>,
+    mut flight: Flight,
+) -> Result<CallToolResponse, ToolError> {
+    let session = flight.session().clone();
+    if flight.is_open() {
+        return Ok(server.waiting.put(flight).into());
+    }
+    let to_the_end = async {
+        loop {
+            match (flight.step(&context.ct).await?, asking::way(context)) {
+                (Some(outcome), _) => return Ok::<_, ToolError>(Some(outcome)),
+                (None, Some(Way::Result)) => return Ok(None),
+                (None, _) => flight.send(&context.peer).await,
+            }
+        }
+    };
+    let Some(outcome) = with_progress(context, &session, live, to_the_end).await? else {
+        return Ok(server.waiting.put(flight).into());
+    };
     let is_error = outcome.ending.is_tool_error();
     let (outcome, pictures) = with_pictures(outcome).await;
     let cell = render::cell(&session.id, outcome, pictures.iter().map(|picture| picture.base64.len() + 64).sum());
@@ -43,8 +86,8 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
     reply.content.extend(pictures.into_iter().map(|picture| ContentBlock::image(picture.base64, picture.mime)));
     let whole = cell.stdout_file.iter().chain(&cell.stderr_file);
     let made = cell.outputs.iter().chain(whole).chain(&cell.new_files).map(String::as_str);
-    links::add(&mut reply, &call.context, server.files.root(), made);
-    Ok(reply)
+    links::add(&mut reply, context, server.files.root(), made);
+    Ok(reply.into())
 }
 
 /// Scaling a picture takes time that the server's one thread has not.

@@ -104,9 +104,14 @@ impl Setup {
 
     /// Starts it and opens the connection as clients of 2025-11-25 do.
     pub fn start(self) -> Forkpy {
+        self.start_with(json!({}))
+    }
+
+    /// The same with these capabilities of the client's.
+    pub fn start_with(self, capabilities: Value) -> Forkpy {
         let mut forkpy = self.spawn();
-        let hello =
-            json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
+        let client = json!({"name": "it", "version": "1"});
+        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": client});
         let answer = forkpy.request("initialize", hello);
         assert_eq!(answer["result"]["serverInfo"]["name"], "forkpy", "{answer}");
         forkpy.notify("notifications/initialized", json!({}));
@@ -253,6 +258,12 @@ impl Forkpy {
             assert!(self.read_one(deadline), "no error came");
         }
         self.nameless.remove(0)
+    }
+
+    /// Answers a request of the server's.
+    pub fn respond(&mut self, request: &Value, result: Value) {
+        let message = json!({"jsonrpc": "2.0", "id": request["id"], "result": result});
+        self.send_bytes(format!("{message}\n").as_bytes());
     }
 
     /// Waits for the first message of the server's own that is wanted, and takes it away.
