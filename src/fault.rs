@@ -10,6 +10,7 @@
 //! | `worker.half` | half of the reply is written |
 //! | `worker.replied` | the reply is written |
 //! | `worker.hello` | number 0: a new worker is about to say hello |
+//! | `worker.probe` | number 0: a new worker is to prove itself; one that fails evaluates 1+1 to 3 |
 //! | `zygote.fork` | a fork was asked for and not done |
 
 /// The variable.
