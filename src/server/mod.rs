@@ -51,7 +51,7 @@ use self::{
     clients::ActiveSessions,
     environment::{Environment, Wish},
     files::Files,
-    health::{alerts::Book, crashes::Crashes},
+    health::{alerts::Book, crashes::Crashes, report::Ward},
     mcp::Handler,
     metrics::Metrics,
     new_files::Watcher,
@@ -101,6 +101,8 @@ pub struct Server {
     pub around: Arc<Surroundings>,
     /// Readings of workers.
     pub metrics: Arc<Metrics>,
+    /// The health of sessions.
+    pub health: Ward,
     /// Scripts that run now.
     pub scripts: Arc<Scripts>,
     /// Cells whose client is to call again with an answer.
@@ -139,6 +141,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         oom: OomCounter::start(),
         health: settings.health,
         alerts: Book::default(),
+        changes: changes.clone(),
         crashes: Crashes::new(&settings.workspace.outputs()),
     });
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
@@ -155,7 +158,9 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let scripts = Arc::new(Scripts::new(Arc::clone(&around), settings.max_scripts));
     let files = Files::open(&settings.workspace)?;
     let shown = workspace::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
-    let resources = Resources::new(vec![Box::new(shown)], changes);
+    let ward = Ward::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around));
+    let told = resources::health::HealthOfSessions::new(ward.clone());
+    let resources = Resources::new(vec![Box::new(shown), Box::new(told)], changes);
     let server = Arc::new(Server {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
@@ -163,6 +168,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         waiting: Waiting::default(),
         around,
         metrics,
+        health: ward,
         files,
         resources,
         workspace: settings.workspace,

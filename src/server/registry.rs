@@ -95,6 +95,7 @@ impl Registry {
         }
         let session = Session::start(&id, description, policy, Arc::clone(&self.around));
         sessions.insert(Arc::clone(&session.id), session.clone());
+        self.around.changes.list_changed();
         Ok((session, true))
     }
 
@@ -109,6 +110,7 @@ impl Registry {
         let session = self.get(id)?;
         self.sessions.write().remove(id);
         session.delete().await;
+        self.around.changes.list_changed();
         self.around.alerts.clear_all(id, &jiff::Timestamp::now().to_string());
         Ok(())
     }

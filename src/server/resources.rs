@@ -8,6 +8,7 @@
 //! [`Changes::changed`] where it changes.
 
 pub mod changes;
+pub mod health;
 pub mod links;
 pub mod listening;
 pub mod uri;

@@ -25,6 +25,7 @@ use super::{
     new_files::{NewFiles, Watcher},
     oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
+    resources::changes::Changes,
     status::{Phase, Shared},
     telemetry,
     worker_link::Worker,
@@ -67,6 +68,8 @@ pub struct Surroundings {
     pub health: HealthPolicy,
     /// Alerts of all sessions.
     pub alerts: Book,
+    /// Where changes of resources are announced.
+    pub changes: Changes,
     /// Where crash reports go.
     pub crashes: Crashes,
 }

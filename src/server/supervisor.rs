@@ -26,6 +26,7 @@ use super::{
     },
     metrics::{Metrics, Reading},
     registry::Registry,
+    resources::health::announce_alert,
     session::{Session, Surroundings},
     status::{Phase, Status},
     telemetry,
@@ -187,6 +188,7 @@ impl Supervisor {
 
     fn tell(&self, session: &Session, change: Change) {
         let when = Timestamp::now().to_string();
+        announce_alert(&self.around.changes, &session.id);
         match change {
             Change::Raised(measure) => {
                 telemetry::alert_raised(measure.kind.word());

@@ -2,9 +2,10 @@
 
 use std::{fs, os::unix::fs::symlink};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup};
+use crate::support::{Forkpy, Setup, processes, wait_for};
 
 const UPDATED: &str = "notifications/resources/updated";
 const LIST_CHANGED: &str = "notifications/resources/list_changed";
@@ -13,6 +14,7 @@ fn uri(forkpy: &Forkpy, path: &str) -> String {
     format!("file://{}/{path}", forkpy.workspace.canonicalize().expect("there").to_str().expect("UTF-8"))
 }
 
+/// Files; health is listed behind them.
 fn listed(forkpy: &mut Forkpy) -> Vec<Value> {
     let (mut all, mut cursor) = (Vec::new(), Value::Null);
     loop {
@@ -21,6 +23,7 @@ fn listed(forkpy: &mut Forkpy) -> Vec<Value> {
         all.extend(answer["result"]["resources"].as_array().unwrap_or_else(|| panic!("no list: {answer}")).clone());
         cursor = answer["result"]["nextCursor"].clone();
         if cursor.is_null() {
+            all.retain(|resource| resource["uri"].as_str().is_some_and(|uri| uri.starts_with("file:")));
             return all;
         }
     }
@@ -138,7 +141,8 @@ fn long_lists_come_in_pages_that_files_coming_and_going_do_not_shift() {
     let second = forkpy.request("resources/list", json!({"cursor": first["nextCursor"]}))["result"].clone();
     assert_eq!(second["resources"][0]["name"], "many/1000");
     let third = forkpy.request("resources/list", json!({"cursor": second["nextCursor"]}))["result"].clone();
-    assert_eq!(third["resources"].as_array().expect("a list").last().expect("one")["name"], "many/2499");
+    let (last, health) = (&third["resources"][499], &third["resources"][500]);
+    assert_eq!((&last["name"], &health["uri"]), (&json!("many/2499"), &json!("health://alerts")));
     assert!(third.get("nextCursor").is_none());
     assert_eq!(listed(&mut forkpy).len(), 2500);
 }
@@ -293,4 +297,47 @@ fn results_link_to_files_within_bounds_and_only_where_the_protocol_has_links() {
     old.request("initialize", hello);
     old.notify("notifications/initialized", json!({}));
     assert!(links(&call(&mut old, "write_file", json!({"path": "a", "content": ""}))).is_empty());
+}
+
+/// Health is read and listened to like a file; what it says is what the tools say.
+#[test]
+fn health_is_a_resource_that_can_be_listened_to() {
+    let mut forkpy = Setup::new().args(&["--health-interval", "0.2", "--recovery", "manual"]).start();
+    forkpy.run("1");
+    let all = ["health://alerts", "health://report", "health://sessions/default"];
+    let answer = forkpy.request("resources/list", json!({}));
+    for uri in all {
+        assert!(answer["result"]["resources"].as_array().expect("a list").iter().any(|one| one["uri"] == uri), "{uri}");
+        assert!(forkpy.request("resources/subscribe", json!({"uri": uri}))["result"].is_object());
+    }
+    let text = |forkpy: &mut Forkpy, uri: &str| -> Value {
+        serde_json::from_str(read(forkpy, uri)["text"].as_str().expect("text")).expect("JSON")
+    };
+    assert_eq!(text(&mut forkpy, all[0])["alerts"], json!([]));
+    assert_eq!(text(&mut forkpy, all[2])["status"], "healthy");
+    processes::signal(forkpy.pid(), Signal::SIGKILL);
+    for uri in all {
+        forkpy.message(uri, is_update(uri));
+    }
+    wait_for("the alert", || text(&mut forkpy, all[0])["alerts"][0]["kind"] == "unhealthy");
+    assert_eq!(text(&mut forkpy, all[1])["unhealthy"], json!(["default"]));
+    let health = text(&mut forkpy, all[2]);
+    assert_eq!((&health["status"], &health["last_exit"]["signal"]), (&json!("dead"), &json!("SIGKILL")));
+    let id = forkpy.call("list_crashes", json!({})).data["crashes"][0]["id"].as_str().expect("an id").to_owned();
+    let crash = format!("health://crashes/{id}");
+    assert_eq!(text(&mut forkpy, &crash)["signal"], "SIGKILL");
+    for (uri, method) in [
+        ("health://crashes/none", "resources/read"),
+        ("health://sessions/none", "resources/read"),
+        ("health://elsewhere", "resources/read"),
+        ("health://elsewhere", "resources/subscribe"),
+    ] {
+        let (code, message) = error(&mut forkpy, method, uri);
+        assert!(code == -32002 && message.contains("there"), "{uri}: {code} {message}");
+    }
+    assert!(error(&mut forkpy, "resources/subscribe", &crash).1.contains("never changes"));
+    let params = json!({"ref": {"type": "ref/resource", "uri": "health://sessions/{session_id}"},
+                        "argument": {"name": "session_id", "value": "de"}});
+    let values = forkpy.request("completion/complete", params)["result"]["completion"]["values"].clone();
+    assert_eq!(values, json!(["default"]));
 }

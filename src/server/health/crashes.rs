@@ -132,6 +132,13 @@ impl Crashes {
         self.names().contains(&name).then(|| self.read(&name)).flatten()
     }
 
+    /// All ids, the newest first. Blocking.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        let names = self.names().into_iter().rev();
+        names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
+    }
+
     fn read(&self, name: &str) -> Option<CrashReport> {
         let path = self.folder.join(name);
         let is_file = fs::symlink_metadata(&path).is_ok_and(|about| about.is_file() && about.len() <= MAX_FILE);

@@ -12,6 +12,7 @@ pub mod history;
 pub mod policy;
 pub mod record;
 pub mod recovery;
+pub mod report;
 pub mod stacks;
 mod verdict;
 

@@ -87,6 +87,12 @@ pub struct News {
 #[error("this client has {MAX_URIS} subscriptions already: take some back first")]
 pub struct TooMany;
 
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Changes").field("heard", &self.is_heard()).finish_non_exhaustive()
+    }
+}
+
 impl Changes {
     /// A new subscriber, which wants nothing yet.
     #[must_use]

@@ -20,6 +20,7 @@ use crate::{
             stacks::{self, Stacks},
         },
         outcome::signal_name,
+        resources::health::announce_session,
         status::WorkerView,
         telemetry,
         worker_link::PingOutcome,
@@ -109,6 +110,7 @@ impl Task {
                 });
                 self.worker = Some(worker);
                 self.begun = true;
+                self.announce();
                 Ok(())
             }
             Err(error) => {
@@ -211,6 +213,11 @@ impl Task {
         telemetry::recovered(policy.word(), word, verified);
         let taken = Taken { step, verified, detail, took, when: Timestamp::now().to_string() };
         self.shared.record(|record| record.ledger.enter(taken));
+        self.announce();
+    }
+
+    fn announce(&self) {
+        announce_session(&self.around.changes, &self.id);
     }
 
     /// Under policy `auto`, a session without a worker gets the time of its next restart, or is parked.
@@ -339,6 +346,7 @@ impl Task {
             status.restarts += 1;
             status.last_exit = Some((death.clone(), Timestamp::now()));
         });
+        self.announce();
         if self.last_cell > 0 {
             self.lost = Some(format!("the previous worker {}", death.describe()));
         }
@@ -386,6 +394,7 @@ impl Task {
                         death.report = Some(path.clone());
                     }
                 });
+                self.around.changes.list_changed();
                 Some(path)
             }
             Err(error) => {

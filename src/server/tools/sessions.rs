@@ -7,7 +7,7 @@ use rmcp::model::CallToolResult;
 use super::{
     Call, ToolError,
     arguments::{CreateSession, NamedSession, Nothing},
-    health, now, reply,
+    now, reply,
     results::{CreatedSession, DeletedSession, Metadata, SessionEntry, Sessions, SwitchedSession},
 };
 use crate::server::{
@@ -86,7 +86,7 @@ fn entry(server: &Server, session: &Session, active: &str) -> SessionEntry {
         execution_count: status.executed,
         uptime: status.created_at.elapsed().as_secs_f64(),
         metadata: metadata(&status),
-        health: health::report(server, session, &status),
+        health: server.health.report(session, &status),
         description: status.description,
     }
 }
