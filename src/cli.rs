@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::server::health::RecoveryPolicy;
+use crate::{limits::LimitArgs, server::health::RecoveryPolicy};
 
 /// Runs Python for MCP clients, in persistent sessions that are watched.
 ///
@@ -104,6 +104,10 @@ pub struct Cli {
     /// How sessions are watched.
     #[command(flatten)]
     pub health: HealthOptions,
+
+    /// What sessions may take.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Thresholds and recovery; a session may have its own (create_session, configure_health).

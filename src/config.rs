@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     cli::{Cli, Transport},
+    limits::Limits,
     server::health::HealthPolicy,
 };
 
@@ -71,6 +72,8 @@ pub struct SessionSettings {
     pub queue: usize,
     /// Bytes of each stream in a reply.
     pub max_output: usize,
+    /// Limits of every session that has no tighter ones.
+    pub limits: Limits,
 }
 
 /// How HTTP is served.
@@ -142,6 +145,7 @@ impl Settings {
                 grace: Duration::from_secs_f64(cli.grace),
                 queue: cli.queue as usize,
                 max_output: cli.max_output as usize,
+                limits: cli.limits.into(),
             },
             health: health_policy(&cli.health),
             python: cli.python,

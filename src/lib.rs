@@ -40,6 +40,9 @@
 //! A script (`server/scripts.rs`) is a fork of the zygote too, but no worker: `worker/script.rs` runs one file and ends as
 //! `python` does. No frames travel; what the server holds of it are its output pipes, its pidfd and a lifeline.
 //!
+//! Limits are `limits.rs`; those that no kernel keeps are kept by `server/guard.rs` and `server/cleaner.rs`. What operators
+//! see comes from `server/telemetry.rs`, `exposition.rs`, `probes.rs` and `service_manager.rs`.
+//!
 //! # Words
 //! *Session*: the user's lasting thing. *Worker*: the process serving it now. *Zygote*: parent of all workers.
 //! *Cell*: one submitted piece of code. *Frame*: bytes with a length. *Outcome*: how a cell ended.
@@ -62,6 +65,7 @@ pub mod cli;
 pub mod config;
 pub mod embed;
 pub mod fault;
+pub mod limits;
 pub mod protocol;
 pub mod server;
 pub mod sys;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub enum ToZygote {
         worker: u64,
         /// What it is to be.
         purpose: Purpose,
+        /// What the kernel is to keep it to.
+        limits: WorkerLimits,
     },
     /// The server has seen the end of this worker: reap it.
     Reap {
@@ -83,6 +85,15 @@ pub struct Script {
     pub directory: String,
     /// `sys.argv`, the script's own name first.
     pub argv: Vec<String>,
+}
+
+/// Limits that a child of the zygote sets for itself before it runs anybody's code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerLimits {
+    /// Bytes of memory beyond what it starts with.
+    pub memory: Option<u64>,
+    /// Open descriptors.
+    pub open_files: Option<u32>,
 }
 
 /// Zygote → server.

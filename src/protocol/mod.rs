@@ -52,5 +52,5 @@ pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYG
 pub use message::{
     Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromControl, FromWorker, FromZygote,
     PROTOCOL_VERSION, Purpose, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit,
-    ZygoteSettings,
+    WorkerLimits, ZygoteSettings,
 };

@@ -9,10 +9,12 @@
 pub mod black_box;
 pub mod capture;
 pub mod children;
+pub mod cleaner;
 pub mod clients;
 pub mod environment;
 pub mod exposition;
 pub mod files;
+pub mod guard;
 pub mod health;
 pub mod http;
 pub mod live;
@@ -43,6 +45,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -147,6 +150,8 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
     let metrics = Arc::new(Metrics::start()?);
     let watching = tokio::spawn(supervisor::watch(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around)));
+    let keeping =
+        [tokio::spawn(guard::watch(Arc::clone(&registry))), tokio::spawn(cleaner::watch(Arc::clone(&registry)))];
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
     let informed = tokio::spawn(service_manager::keep_informed(
@@ -183,6 +188,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     };
     watching.abort();
     informed.abort();
+    keeping.iter().for_each(JoinHandle::abort);
     service_manager::stopping().await;
     let ended = futures::future::join(registry.shut_down(), scripts.shut_down());
     let _ = tokio::time::timeout(FAREWELL, ended).await;

@@ -69,6 +69,13 @@ pub enum Ending {
         /// How it was ended.
         method: Method,
     },
+    /// Its processor time was over.
+    CpuUsedUp {
+        /// The limit.
+        limit: Duration,
+        /// How it was ended.
+        method: Method,
+    },
     /// The client took the request back.
     Cancelled {
         /// How it was ended.
@@ -128,6 +135,35 @@ pub enum DeathReason {
     Restart,
     /// `delete_session`.
     Delete,
+    /// All its processes together took more memory than its limit.
+    MemoryLimit {
+        /// Bytes.
+        used: u64,
+        /// Bytes.
+        limit: u64,
+    },
+    /// Its cell had used its processor time, and no interrupt reached it.
+    CpuLimit {
+        /// Of one cell.
+        limit: Duration,
+    },
+    /// It had more processes than its limit.
+    ProcessLimit {
+        /// Beside the worker.
+        count: u32,
+        /// Most of them.
+        limit: u32,
+    },
+    /// Nobody had used the session for long.
+    Idle {
+        /// How long that may be.
+        limit: Duration,
+    },
+    /// The session was too old.
+    Age {
+        /// How old it may become.
+        limit: Duration,
+    },
 }
 
 impl DeathReason {
@@ -150,6 +186,27 @@ impl DeathReason {
             Self::ProtocolBroken => "protocol_broken",
             Self::Restart => "restart",
             Self::Delete => "delete",
+            Self::MemoryLimit { .. } => "memory_limit",
+            Self::CpuLimit { .. } => "cpu_limit",
+            Self::ProcessLimit { .. } => "process_limit",
+            Self::Idle { .. } => "idle",
+            Self::Age { .. } => "age",
+        }
+    }
+
+    /// Whether the session was told to end, and its code has no part in it.
+    #[must_use]
+    pub fn is_ordered(self) -> bool {
+        matches!(self, Self::Restart | Self::Delete | Self::Idle { .. } | Self::Age { .. })
+    }
+
+    /// What became of a session, for those who ask for it later: `was cleaned up after 30 min without use (--idle-ttl)`.
+    #[must_use]
+    pub fn cleaned_up(self) -> String {
+        match self {
+            Self::Idle { limit } => format!("was cleaned up after {} without use (idle limit)", time(limit)),
+            Self::Age { limit } => format!("was cleaned up at the age of {} (age limit)", time(limit)),
+            _ => "was ended".to_owned(),
         }
     }
 }
@@ -172,7 +229,7 @@ impl Ending {
             Self::Raised => "error",
             Self::Exited(_) => "exited",
             Self::Interrupted => "interrupted",
-            Self::TimedOut { .. } => "timeout",
+            Self::TimedOut { .. } | Self::CpuUsedUp { .. } => "timeout",
             Self::Cancelled { .. } => "cancelled",
             Self::Died(_) => "died",
             Self::Refused { .. } => "refused",
@@ -182,7 +239,14 @@ impl Ending {
     /// Whether the tool call failed, as MCP means it. Code that raises did not make the call fail.
     #[must_use]
     pub fn is_tool_error(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Cancelled { .. } | Self::Died(_) | Self::Refused { .. })
+        matches!(
+            self,
+            Self::TimedOut { .. }
+                | Self::CpuUsedUp { .. }
+                | Self::Cancelled { .. }
+                | Self::Died(_)
+                | Self::Refused { .. }
+        )
     }
 }
 
@@ -205,6 +269,20 @@ impl Death {
             }
             (DeathReason::Restart, _) => "was ended by restart_kernel".to_owned(),
             (DeathReason::Delete, _) => "was ended by delete_session".to_owned(),
+            (DeathReason::MemoryLimit { used, limit }, _) => format!(
+                "was killed because its processes together took {} MiB of memory and its limit is {} MiB",
+                used >> 20,
+                limit >> 20
+            ),
+            (DeathReason::CpuLimit { limit }, _) => format!(
+                "was killed because its cell had used the {} s of processor time that are its limit and no interrupt \
+                 reached it",
+                limit.as_secs_f64()
+            ),
+            (DeathReason::ProcessLimit { count, limit }, _) => {
+                format!("was killed because it had started {count} processes and its limit is {limit}")
+            }
+            (reason @ (DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => reason.cleaned_up(),
             (DeathReason::Itself, WorkerExit::Code(code)) => format!("exited with code {code}"),
             (DeathReason::Itself, WorkerExit::Signal(signal)) => {
                 format!("was ended by {}", signal_name(signal))
@@ -213,8 +291,18 @@ impl Death {
         };
         match self.cell {
             Some(cell) => format!("{how} in cell {cell}"),
+            None if self.reason.is_ordered() => how,
             None => format!("{how} while no cell was running"),
         }
+    }
+}
+
+/// `30 min` for 1800 seconds.
+fn time(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 7200 && seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        seconds if seconds >= 120 && seconds % 60 == 0 => format!("{} min", seconds / 60),
+        _ => format!("{} s", time.as_secs_f64()),
     }
 }
 

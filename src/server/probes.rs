@@ -23,6 +23,8 @@ use super::{
     zygote_client::{Stage, ZygoteError},
 };
 
+use crate::protocol::WorkerLimits;
+
 /// How long a fork may take to count as ready.
 const LIMIT: Duration = Duration::from_secs(3);
 /// How long an answer is good.
@@ -103,16 +105,17 @@ pub async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
 
 async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
     let began = Instant::now();
-    let worker = match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe")).await {
-        Ok(Ok(worker)) => worker,
-        Ok(Err(error)) => {
-            return Err(Unready { answered: matches!(error, ZygoteError::Fork(_)), reason: error.to_string() });
-        }
-        Err(_) => {
-            let reason = format!("no worker came up within {} s", LIMIT.as_secs());
-            return Err(Unready { reason, answered: false });
-        }
-    };
+    let worker =
+        match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe", WorkerLimits::default())).await {
+            Ok(Ok(worker)) => worker,
+            Ok(Err(error)) => {
+                return Err(Unready { answered: matches!(error, ZygoteError::Fork(_)), reason: error.to_string() });
+            }
+            Err(_) => {
+                let reason = format!("no worker came up within {} s", LIMIT.as_secs());
+                return Err(Unready { reason, answered: false });
+            }
+        };
     let took = began.elapsed();
     worker.kill();
     let _ = worker.pidfd.readable().await;

@@ -3,7 +3,10 @@
 //! Runs in: server. Owns the table and the rules for names; a session itself is `session.rs`. The lock is held for
 //! look-ups only, never across an await, and no cell waits for it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 
@@ -11,11 +14,14 @@ use super::{
     health::HealthPolicy,
     session::{Session, Surroundings},
 };
+use crate::limits::Limits;
 
 /// The session that always exists.
 pub const DEFAULT: &str = "default";
 /// Longest name.
 pub const MAX_NAME: usize = 64;
+/// Sessions of which it is remembered why they are gone.
+const MAX_CLEANED: usize = 1000;
 
 /// Why the table cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +31,18 @@ pub enum RegistryError {
     Unknown {
         /// The name asked for, cut when long.
         id: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// It was there and is not any more.
+    #[error(
+        "session {id:?} {how}; its variables are gone. create_session makes a new one of that name; there are: {known}"
+    )]
+    CleanedUp {
+        /// Its name.
+        id: String,
+        /// What became of it.
+        how: String,
         /// Those that exist.
         known: String,
     },
@@ -46,6 +64,8 @@ pub enum RegistryError {
 #[derive(Debug)]
 pub struct Registry {
     sessions: RwLock<BTreeMap<Arc<str>, Session>>,
+    /// Sessions that were cleaned up, with what became of them, oldest first.
+    cleaned: RwLock<VecDeque<(Arc<str>, String)>>,
     around: Arc<Surroundings>,
 }
 
@@ -53,8 +73,10 @@ impl Registry {
     /// A table with the default session, whose worker is being made.
     #[must_use]
     pub fn new(around: Arc<Surroundings>) -> Self {
-        let first = Session::start(DEFAULT, String::new(), around.health, Arc::clone(&around));
-        Self { sessions: RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)])), around }
+        let limits = around.settings.limits;
+        let first = Session::start(DEFAULT, String::new(), around.health, limits, Arc::clone(&around));
+        let sessions = RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)]));
+        Self { sessions, cleaned: RwLock::default(), around }
     }
 
     /// Most sessions at a time.
@@ -66,10 +88,33 @@ impl Registry {
     /// A session by name.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`].
+    /// [`RegistryError::Unknown`], [`RegistryError::CleanedUp`].
     pub fn get(&self, id: &str) -> Result<Session, RegistryError> {
         let sessions = self.sessions.read();
-        sessions.get(id).cloned().ok_or_else(|| RegistryError::Unknown { id: shorten(id), known: list(&sessions) })
+        sessions.get(id).cloned().ok_or_else(|| {
+            let known = list(&sessions);
+            match self.cleaned.read().iter().find(|(name, _)| **name == *id) {
+                Some((_, how)) => RegistryError::CleanedUp { id: id.to_owned(), how: how.clone(), known },
+                None => RegistryError::Unknown { id: shorten(id), known },
+            }
+        })
+    }
+
+    /// Takes a session out of the table, which is no end of it yet; later calls are told `how` it ended. False when it
+    /// is not there.
+    #[must_use]
+    pub fn forget(&self, id: &Arc<str>, how: String) -> bool {
+        let was_there = self.sessions.write().remove(id).is_some();
+        if was_there {
+            let mut cleaned = self.cleaned.write();
+            cleaned.retain(|(name, _)| name != id);
+            cleaned.push_back((Arc::clone(id), how));
+            if cleaned.len() > MAX_CLEANED {
+                cleaned.pop_front();
+            }
+            self.around.changes.list_changed();
+        }
+        was_there
     }
 
     /// Makes a session, or finds the one of that name (false). Without a name it gets one.
@@ -81,6 +126,7 @@ impl Registry {
         id: Option<String>,
         description: String,
         policy: HealthPolicy,
+        limits: Limits,
     ) -> Result<(Session, bool), RegistryError> {
         let id = id.unwrap_or_else(made_up);
         if !is_name(&id) {
@@ -93,7 +139,8 @@ impl Registry {
         if sessions.len() >= self.max_sessions() {
             return Err(RegistryError::Full(sessions.len()));
         }
-        let session = Session::start(&id, description, policy, Arc::clone(&self.around));
+        let session = Session::start(&id, description, policy, limits, Arc::clone(&self.around));
+        self.cleaned.write().retain(|(name, _)| **name != *id);
         sessions.insert(Arc::clone(&session.id), session.clone());
         self.around.changes.list_changed();
         Ok((session, true))

@@ -142,6 +142,10 @@ fn sentence(ending: &Ending) -> Option<String> {
             let how = if *method == Method::Kill { killed } else { interrupted };
             Some(format!("The time limit of {} s was over: {how}.", limit.as_secs_f64()))
         }
+        Ending::CpuUsedUp { limit, method } => {
+            let how = if *method == Method::Kill { killed } else { interrupted };
+            Some(format!("The cell has used its limit of {} s of processor time: {how}.", limit.as_secs_f64()))
+        }
         Ending::Cancelled { method: Method::NotStarted } => {
             Some("The call was cancelled before its turn came: the code was not run.".to_owned())
         }

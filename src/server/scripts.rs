@@ -230,8 +230,9 @@ impl Scripts {
         let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".py").to_owned();
         let argv = std::iter::once(path).chain(args).collect();
         let wanted = Script { file: words(&full_path), directory: words(&directory), argv };
+        let limits = self.around.settings.limits.kept_by_kernel();
         let NewScript { lease, pidfd, lifeline, stdout, stderr } =
-            self.around.zygote.fork_script(wanted, file.into()).await?;
+            self.around.zygote.fork_script(wanted, limits, file.into()).await?;
         let outputs = [Output::new(stdout)?, Output::new(stderr)?];
         let capture = |stream, word: &str| {
             let file = format!("script-{number}-{name}-{word}.txt");

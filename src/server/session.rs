@@ -3,6 +3,7 @@
 //! Runs in: server, one task a session. Everything outside talks to it through [`Session`]: cells queue in order, restart
 //! and deletion jump the queue. A cell is sent to a worker once; whatever happens after that, it is never sent again.
 
+mod cpu_budget;
 mod recover;
 mod run;
 
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::{
     config::SessionSettings,
+    limits::Limits,
     protocol::{Answer, FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
 };
 
@@ -84,6 +86,8 @@ pub struct Session {
     pub id: Arc<str>,
     /// What can be seen of it.
     pub shared: Shared,
+    /// What it may take.
+    pub limits: Limits,
     cells: mpsc::Sender<Order>,
     urgent: mpsc::UnboundedSender<Urgent>,
 }
@@ -123,8 +127,17 @@ pub enum SessionError {
 /// What waits its turn.
 #[derive(Debug)]
 enum Order {
-    Cell { cell: CellOrder, reply: oneshot::Sender<CellOutcome> },
-    Variables { reply: oneshot::Sender<Result<Vec<(String, String)>, SessionError>> },
+    Cell {
+        cell: CellOrder,
+        reply: oneshot::Sender<CellOutcome>,
+    },
+    Variables {
+        reply: oneshot::Sender<Result<Vec<(String, String)>, SessionError>>,
+    },
+    /// Ends the worker of a session that is not used, unless somebody waits behind this.
+    Rest {
+        why: DeathReason,
+    },
 }
 
 /// What does not wait.
@@ -135,6 +148,7 @@ enum Urgent {
         reply: oneshot::Sender<Result<Restarted, SessionError>>,
     },
     Delete {
+        why: DeathReason,
         reply: oneshot::Sender<()>,
     },
     /// The supervisor's wish.
@@ -189,7 +203,13 @@ pub struct Restarted {
 impl Session {
     /// Makes the session and begins to make its worker.
     #[must_use]
-    pub fn start(id: &str, description: String, policy: HealthPolicy, around: Arc<Surroundings>) -> Self {
+    pub fn start(
+        id: &str,
+        description: String,
+        policy: HealthPolicy,
+        limits: Limits,
+        around: Arc<Surroundings>,
+    ) -> Self {
         let id: Arc<str> = Arc::from(id);
         let shared = Shared::new(description, policy);
         let (cells, orders) = mpsc::channel(around.settings.queue);
@@ -197,6 +217,7 @@ impl Session {
         let task = Task {
             id: Arc::clone(&id),
             shared: shared.clone(),
+            limits,
             around,
             orders,
             interventions,
@@ -211,7 +232,7 @@ impl Session {
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
         };
         tokio::spawn(task.live());
-        Self { id, shared, cells, urgent }
+        Self { id, shared, limits, cells, urgent }
     }
 
     /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.
@@ -257,10 +278,21 @@ impl Session {
 
     /// Ends the session and all it started; returns when that is done.
     pub async fn delete(&self) {
+        self.end(DeathReason::Delete).await;
+    }
+
+    /// The same, for a reason of the server's own.
+    pub async fn end(&self, why: DeathReason) {
         let (reply, answer) = oneshot::channel();
-        if self.urgent.send(Urgent::Delete { reply }).is_ok() {
+        if self.urgent.send(Urgent::Delete { why, reply }).is_ok() {
             let _ = answer.await;
         }
+    }
+
+    /// Ends the worker when its turn comes, unless the session is in use then. False when that cannot be asked for now.
+    #[must_use]
+    pub fn rest(&self, why: DeathReason) -> bool {
+        self.cells.try_send(Order::Rest { why }).is_ok()
     }
 
     fn put(&self, order: Order) -> Result<(), SessionError> {
@@ -285,6 +317,7 @@ impl Session {
 struct Task {
     id: Arc<str>,
     shared: Shared,
+    limits: Limits,
     around: Arc<Surroundings>,
     orders: mpsc::Receiver<Order>,
     interventions: mpsc::UnboundedReceiver<Urgent>,
@@ -325,6 +358,7 @@ impl Task {
         self.plan_revival();
         loop {
             match self.next_event().await {
+                Event::Order(Order::Rest { why }) => self.rest(why).await,
                 Event::Order(order) => {
                     self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
                     self.serve(order).await;
@@ -407,6 +441,17 @@ impl Task {
                 });
                 let _ = reply.send(found);
             }
+            Order::Rest { why } => self.rest(why).await,
+        }
+    }
+
+    /// Lets the worker go. Whoever has called meanwhile keeps it.
+    async fn rest(&mut self, why: DeathReason) {
+        if self.orders.is_empty() && self.worker.is_some() {
+            self.say_farewell().await;
+            self.bury(why, None).await;
+            // No death to recover from: whatever the policy, the next call simply gets a worker.
+            self.begun = false;
         }
     }
 
@@ -480,8 +525,8 @@ impl Task {
     /// True when the session is over.
     async fn intervene(&mut self, urgent: Urgent) -> bool {
         match urgent {
-            Urgent::Delete { reply } => {
-                self.end(DeathReason::Delete).await;
+            Urgent::Delete { why, reply } => {
+                self.end(why).await;
                 let _ = reply.send(());
                 true
             }
@@ -523,6 +568,9 @@ impl Task {
     /// Cells that waited while the session was restarted or deleted were never run, and are told so.
     fn refuse_waiting(&mut self, reason: DeathReason) {
         while let Ok(order) = self.orders.try_recv() {
+            if matches!(order, Order::Rest { .. }) {
+                continue;
+            }
             self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
             let words =
                 format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
@@ -536,6 +584,7 @@ impl Task {
                     let session = self.id.to_string();
                     let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
                 }
+                Order::Rest { .. } => {}
             }
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::{
     black_box::BlackBox,
     health::{HealthPolicy, Record},
-    outcome::Death,
+    outcome::{Death, DeathReason},
     worker_link::Control,
 };
 
@@ -43,6 +43,8 @@ pub struct Status {
     pub restarts: u64,
     /// How the last worker ended, and when.
     pub last_exit: Option<(Death, Timestamp)>,
+    /// A worker that was killed for a limit, and which: the reason of the death that is about to be heard.
+    pub condemned: Option<(i32, DeathReason)>,
     /// A worker that has ended and may not have been reaped yet: a zombie is told by it.
     pub ended: Option<i32>,
     /// Why the last attempt to make a worker failed.
@@ -135,6 +137,7 @@ impl Shared {
             waiting: 0,
             restarts: 0,
             last_exit: None,
+            condemned: None,
             ended: None,
             trouble: None,
         });

@@ -187,7 +187,7 @@ pub fn session_cleaned(why: &'static str) {
     METERS.cleaned.get_or_create(&[("reason", why)]).inc();
 }
 
-/// A limit did what it is for: `memory`, `cpu`, `processes`.
+/// A limit did what it is for: `memory_limit`, `cpu_limit`, `process_limit`.
 pub fn limit_hit(which: &'static str) {
     METERS.limits.get_or_create(&[("limit", which)]).inc();
 }

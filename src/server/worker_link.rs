@@ -34,6 +34,7 @@ use super::{
 use crate::{
     protocol::{
         DumpRoute, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToControl,
+        WorkerLimits,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     sys::pidfd::PidFd,
@@ -141,9 +142,9 @@ impl Worker {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub async fn start(zygote: &Zygote, session: &str) -> Result<Self, ZygoteError> {
+    pub async fn start(zygote: &Zygote, session: &str, limits: WorkerLimits) -> Result<Self, ZygoteError> {
         let born = Instant::now();
-        let new = zygote.fork(session).await?;
+        let new = zygote.fork(session, limits).await?;
         Self::greet(new, born).await.map_err(ZygoteError::Fork)
     }
 

@@ -26,8 +26,8 @@ use tokio::{
 use super::{black_box::BlackBox, children::Children, service_manager, telemetry};
 use crate::{
     protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, ZygoteSettings,
-        asynchronous::FrameReader, frame,
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, WorkerLimits,
+        ZygoteSettings, asynchronous::FrameReader, frame,
     },
     sys::{
         descriptors,
@@ -178,6 +178,8 @@ pub enum Request {
     Fork {
         /// Which.
         purpose: Purpose,
+        /// What it is kept to.
+        limits: WorkerLimits,
         /// The process' ends.
         descriptors: Vec<OwnedFd>,
         /// For the worker.
@@ -230,14 +232,14 @@ impl Zygote {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub async fn fork(&self, session: &str) -> Result<NewWorker, ZygoteError> {
+    pub async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
         let (cell, cell_worker) = StdStream::pair()?;
         let (control, control_worker) = StdStream::pair()?;
         let (stdout, stdout_worker) = descriptors::pipe()?;
         let (stderr, stderr_worker) = descriptors::pipe()?;
         let (black_box, black_box_worker) = BlackBox::new()?;
         let passed = vec![cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker, black_box_worker];
-        let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, passed).await?;
+        let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, limits, passed).await?;
         Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box })
     }
 
@@ -245,18 +247,28 @@ impl Zygote {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub async fn fork_script(&self, script: Script, source: OwnedFd) -> Result<NewScript, ZygoteError> {
+    pub async fn fork_script(
+        &self,
+        script: Script,
+        limits: WorkerLimits,
+        source: OwnedFd,
+    ) -> Result<NewScript, ZygoteError> {
         let (lifeline, theirs) = StdStream::pair()?;
         let (stdout, stdout_theirs) = descriptors::pipe()?;
         let (stderr, stderr_theirs) = descriptors::pipe()?;
         let passed = vec![source, theirs.into(), stdout_theirs, stderr_theirs];
-        let (lease, pidfd) = self.ask(Purpose::Script(script), passed).await?;
+        let (lease, pidfd) = self.ask(Purpose::Script(script), limits, passed).await?;
         Ok(NewScript { lease, pidfd, lifeline, stdout, stderr })
     }
 
-    async fn ask(&self, purpose: Purpose, descriptors: Vec<OwnedFd>) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
+    async fn ask(
+        &self,
+        purpose: Purpose,
+        limits: WorkerLimits,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Fork { purpose, descriptors, reply };
+        let request = Request::Fork { purpose, limits, descriptors, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
         let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
         // The zygote keeps a dead child as a zombie until we say `Reap`, so this number cannot be a stranger's.
@@ -507,11 +519,11 @@ impl Owner {
             Request::Reap { pid } => {
                 let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
             }
-            Request::Fork { purpose, descriptors, reply } => {
+            Request::Fork { purpose, limits, descriptors, reply } => {
                 let worker = self.next;
                 self.next += 1;
                 let passed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                match send(&process.socket, &ToZygote::Fork { worker, purpose }, &passed) {
+                match send(&process.socket, &ToZygote::Fork { worker, purpose, limits }, &passed) {
                     Ok(()) => {
                         process.pending.push_back((worker, reply));
                         process.oldest.get_or_insert_with(tokio::time::Instant::now);

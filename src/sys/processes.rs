@@ -4,7 +4,7 @@
 //! twice, stays a descendant of its worker as long as the worker lives, and falls to the server when the worker dies.
 //! So "descendants of the worker", and after its death "children of the server that it did not make", is complete.
 
-use std::{collections::HashSet, fs, sync::LazyLock, time::Duration};
+use std::{collections::HashSet, fs, io::Read, sync::LazyLock, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -12,7 +12,7 @@ use nix::{
         signal::{Signal, kill},
         wait::{Id, WaitPidFlag, waitid},
     },
-    unistd::{Pid, SysconfVar, sysconf},
+    unistd::{Pid, SysconfVar},
 };
 
 /// One line of the process table.
@@ -90,9 +90,32 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 /// Resident memory of a process, bytes.
 #[must_use]
 pub fn memory(pid: i32) -> Option<u64> {
-    let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    Some(statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * page)
+    Some(statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * UNITS.1)
+}
+
+/// Private writable memory that this process has mapped, bytes: what `RLIMIT_DATA` is compared with, and the stack.
+#[must_use]
+pub fn data_size() -> Option<u64> {
+    // No allocation: this is asked when there may be no memory left.
+    let mut bytes = [0; 256];
+    let count = fs::File::open("/proc/self/statm").ok()?.read(&mut bytes).ok()?;
+    let statm = str::from_utf8(&bytes[..count]).ok()?;
+    Some(statm.split_ascii_whitespace().nth(5)?.parse::<u64>().ok()? * UNITS.1)
+}
+
+/// Processor time of a process, of all that descends from it, and of those of its children that have ended.
+#[must_use]
+pub fn family_cpu(table: &[Process], root: i32) -> Duration {
+    let ticks: u64 = closure(table, |process| process.pid == root).into_iter().filter_map(ticks).sum();
+    Duration::from_millis(ticks * 1000 / UNITS.0)
+}
+
+/// User and system time, own and of children reaped: the 14th to the 17th field.
+fn ticks(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().skip(11).take(4);
+    fields.map(|field| field.parse::<u64>().ok()).sum()
 }
 
 /// Names of this process' threads other than the first.

@@ -7,6 +7,7 @@ mod control;
 mod gate;
 mod input;
 mod python;
+mod rlimits;
 pub mod script;
 
 use std::{
@@ -26,8 +27,8 @@ use self::{gate::Gate, input::Requests};
 use crate::{
     fault,
     protocol::{
-        FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, ZygoteSettings,
-        blocking, frame,
+        FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, WorkerLimits,
+        ZygoteSettings, blocking, frame,
     },
     sys::{crash, descriptors, memory, processes, signals},
 };
@@ -42,6 +43,8 @@ pub const EXIT_CHANNEL_LOST: i32 = 71;
 pub struct Assignment {
     /// The session it serves.
     pub session: String,
+    /// What it is kept to.
+    pub limits: WorkerLimits,
     /// Requests and replies.
     pub cell: OwnedFd,
     /// Pings and interrupts.
@@ -80,6 +83,7 @@ fn live(
     settings: &ZygoteSettings,
 ) -> Result<(), FrameError> {
     let session = assignment.session.clone();
+    let limits = assignment.limits;
     let (cell, control, black_box) = settle(assignment)?;
     let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
     let requests = Arc::new(Requests::new(&cell)?);
@@ -91,10 +95,12 @@ fn live(
     crash::arm_dump(functions.arm_dump(py, black_box.as_raw_fd()).map_err(std::io::Error::other)?);
     control::spawn(control, Arc::clone(&gate), functions.pinger(py, black_box))?;
     let own = std::process::id();
+    // Every descriptor of ours is in its place now.
+    let mut memory = rlimits::apply(limits)?;
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(own).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
     blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
-    let served = serve(py, &cell, &requests, functions, &gate);
+    let served = serve(py, &cell, &requests, functions, &gate, memory.as_mut());
     functions.finish(py);
     served
 }
@@ -126,6 +132,7 @@ fn serve(
     requests: &Requests,
     functions: &Functions,
     gate: &Gate,
+    mut memory: Option<&mut rlimits::MemoryLimit>,
 ) -> Result<(), FrameError> {
     let own = std::process::id();
     loop {
@@ -135,6 +142,9 @@ fn serve(
             Err(error) => return Err(error),
         };
         let reply = answer(py, functions, gate, requests, request);
+        if let Some(memory) = &mut memory {
+            memory.after_cell();
+        }
         if std::process::id() != own {
             // The cell called os.fork and this is its child, at the end of the code it was to run.
             leave_forked_child(py, functions, &reply);

@@ -19,9 +19,9 @@ use std::{
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use pyo3::{Python, ffi};
 
-use super::{EXIT_CHANNEL_LOST, EXIT_START_FAILED, Functions, leave};
+use super::{EXIT_CHANNEL_LOST, EXIT_START_FAILED, Functions, leave, rlimits};
 use crate::{
-    protocol::{Script, ZygoteSettings},
+    protocol::{Script, WorkerLimits, ZygoteSettings},
     sys::{descriptors, processes, signals},
 };
 
@@ -34,6 +34,8 @@ const EXIT_NOT_FLUSHED: i32 = 120;
 pub struct Errand {
     /// Names and arguments.
     pub script: Script,
+    /// What it is kept to.
+    pub limits: WorkerLimits,
     /// The file, open.
     pub source: OwnedFd,
     /// Its end means that the server is gone, or wants this to end.
@@ -64,7 +66,7 @@ fn live(py: Python<'_>, errand: Errand, functions: &Functions, settings: &Zygote
 
 /// Makes the process its own, and reads the script.
 fn settle(errand: Errand) -> io::Result<Vec<u8>> {
-    let Errand { script, source, lifeline, stdout, stderr } = errand;
+    let Errand { script, limits, source, lifeline, stdout, stderr } = errand;
     // First, so that a later failure is heard.
     descriptors::null_stdin()?;
     descriptors::redirect(stdout.as_fd(), 1)?;
@@ -83,6 +85,7 @@ fn settle(errand: Errand) -> io::Result<Vec<u8>> {
     // SAFETY: everything else belongs to values of the zygote's that this process never drops, or was forgotten above.
     unsafe { descriptors::close_all_but(&[lifeline.as_fd()]) };
     hold(UnixStream::from(lifeline))?;
+    rlimits::apply(limits)?;
     Ok(text)
 }
 

@@ -31,8 +31,8 @@ use pyo3::Python;
 use crate::{
     fault,
     protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, ZygoteSettings, blocking,
-        frame::Assembler,
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, WorkerLimits,
+        ZygoteSettings, blocking, frame::Assembler,
     },
     sys::{descriptors, processes, signals},
     worker,
@@ -200,7 +200,7 @@ impl Zygote {
     fn obey(&mut self, py: Python<'_>, message: ToZygote) -> Result<(), ZygoteError> {
         match message {
             ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
-            ToZygote::Fork { worker, purpose } => self.fork(py, worker, purpose),
+            ToZygote::Fork { worker, purpose, limits } => self.fork(py, worker, purpose, limits),
             ToZygote::Reap { pid } => {
                 self.reap(pid);
                 Ok(())
@@ -208,7 +208,7 @@ impl Zygote {
         }
     }
 
-    fn fork(&mut self, py: Python<'_>, worker: u64, purpose: Purpose) -> Result<(), ZygoteError> {
+    fn fork(&mut self, py: Python<'_>, worker: u64, purpose: Purpose, limits: WorkerLimits) -> Result<(), ZygoteError> {
         let taken = self.link.received.len().min(purpose.descriptors());
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
         self.forks += 1;
@@ -216,7 +216,7 @@ impl Zygote {
             let message = "a fault was injected".to_owned();
             return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
         }
-        let answer = match Birth::new(purpose, passed) {
+        let answer = match Birth::new(purpose, limits, passed) {
             None => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
             Some(birth) => match fork::fork(py) {
                 Ok(fork::Side::Child) => birth.live(py, &self.functions, &self.settings),
@@ -275,15 +275,15 @@ enum Birth {
 
 impl Birth {
     /// `None` when descriptors are missing.
-    fn new(purpose: Purpose, descriptors: Vec<OwnedFd>) -> Option<Self> {
+    fn new(purpose: Purpose, limits: WorkerLimits, descriptors: Vec<OwnedFd>) -> Option<Self> {
         match purpose {
             Purpose::Session { name: session } => {
                 let [cell, control, stdout, stderr, black_box] = descriptors.try_into().ok()?;
-                Some(Self::Worker(worker::Assignment { session, cell, control, stdout, stderr, black_box }))
+                Some(Self::Worker(worker::Assignment { session, limits, cell, control, stdout, stderr, black_box }))
             }
             Purpose::Script(script) => {
                 let [source, lifeline, stdout, stderr] = descriptors.try_into().ok()?;
-                Some(Self::Script(worker::script::Errand { script, source, lifeline, stdout, stderr }))
+                Some(Self::Script(worker::script::Errand { script, limits, source, lifeline, stdout, stderr }))
             }
         }
     }

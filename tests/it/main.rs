@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod http;
 mod input;
+mod limits;
 mod live;
 mod operators;
 mod output;

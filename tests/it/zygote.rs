@@ -12,7 +12,7 @@ use std::{
 use forkpy::{
     protocol::{
         CellStatus, FromControl, FromWorker, FromZygote, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE,
-        PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, WorkerExit, ZygoteSettings,
+        PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
         blocking::{self, FrameReader},
         frame,
     },
@@ -82,7 +82,11 @@ impl Zygote {
         let (control, control_worker) = UnixStream::pair().expect("pair");
         let (stdout, stdout_worker) = descriptors::pipe().expect("pipe");
         let (_, stderr_worker) = descriptors::pipe().expect("pipe");
-        let request = ToZygote::Fork { worker: 1, purpose: Purpose::Session { name: "default".to_owned() } };
+        let request = ToZygote::Fork {
+            worker: 1,
+            purpose: Purpose::Session { name: "default".to_owned() },
+            limits: WorkerLimits::default(),
+        };
         let bytes = frame::encode(&request, MAX_ZYGOTE).expect("small");
         let black_box = descriptors::memory_file(c"box").expect("memory");
         let ours = [&cell_worker, &control_worker].map(AsFd::as_fd);

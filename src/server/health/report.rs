@@ -183,6 +183,7 @@ impl Ward {
             alerts: view.alerts,
             recovery: view.recovery,
             thresholds: thresholds(&view.policy),
+            limits: results::LimitsInForce::from(&session.limits),
             history: None,
         }
     }

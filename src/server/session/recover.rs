@@ -91,13 +91,14 @@ impl Task {
     /// Makes a worker and takes it over.
     async fn start_worker(&mut self) -> Result<(), NoWorker> {
         self.shared.update(|status| status.phase = Phase::Starting);
+        let limits = self.limits.kept_by_kernel();
         let started = tokio::select! {
             biased;
             urgent = next_wish(&mut self.interventions) => {
                 self.later.extend(urgent);
                 Err(ZygoteError::Superseded)
             }
-            started = Worker::start(&self.around.zygote, &self.id) => started,
+            started = Worker::start(&self.around.zygote, &self.id, limits) => started,
         };
         match started {
             Ok(worker) => {
@@ -335,7 +336,7 @@ impl Task {
         let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
         self.around.zygote.reap(pid);
         self.around.children.remove(pid);
-        let asked_for = matches!(reason, DeathReason::Restart | DeathReason::Delete);
+        let asked_for = reason.is_ordered();
         if asked_for {
             tracing::debug!(session = %self.id, pid, "worker ended as asked");
         } else {
@@ -363,6 +364,12 @@ impl Task {
     /// The true reason, where the death itself tells more than whoever buries it knows.
     fn cause(&self, reason: DeathReason, exit: WorkerExit, worker: &WorkerView) -> (DeathReason, OutOfMemory) {
         let no = |evidence: &str| OutOfMemory { happened: false, evidence: evidence.to_owned() };
+        let condemned = self.shared.update(|status| status.condemned.take());
+        if reason == DeathReason::Itself
+            && let Some((_, limit)) = condemned.filter(|(pid, _)| *pid == worker.pid)
+        {
+            return (limit, no("forkpy ended the worker itself, for its limit"));
+        }
         if reason != DeathReason::Itself {
             return (reason, no("forkpy ended the worker itself"));
         }

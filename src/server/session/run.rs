@@ -5,7 +5,9 @@
 
 use super::{
     Answer, Arc, CellOrder, CellOutcome, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant, Method,
-    Phase, Question, Task, ToWorker, Urgent, oneshot, refusal,
+    Phase, Question, Task, ToWorker, Urgent,
+    cpu_budget::{CpuBudget, used_up},
+    oneshot, refusal,
 };
 use crate::{
     protocol::{CellReport, CellStatus, FrameError},
@@ -13,7 +15,7 @@ use crate::{
         capture::Capture,
         health::{Record, recovery::Step, stacks},
         live::Stream,
-        screen,
+        screen, telemetry,
         worker_link::Worker,
     },
 };
@@ -59,6 +61,8 @@ enum Wish {
     Yield,
     /// The supervisor found the interpreter hung.
     Heal,
+    /// It has used its processor time.
+    CpuUsedUp,
 }
 
 /// How following a cell ended, and what must be done after it.
@@ -208,6 +212,7 @@ impl Task {
         let mut next_step = deadline;
         let mut interrupts = 0;
         let mut pending: Pending = None;
+        let mut budget = self.limits.cpu.map(|limit| CpuBudget::begin(worker.pid, limit));
         // What decides stands before what flows: a cell that never stops printing must still meet its time-out.
         followed.verdict = loop {
             let [first, second] = &mut running.buffers;
@@ -228,6 +233,7 @@ impl Task {
                     let preserving = matches!(urgent, Some(Urgent::Restart { preserve: true, .. }));
                     let reason = match &urgent {
                         Some(Urgent::Restart { .. }) => DeathReason::Restart,
+                        Some(Urgent::Delete { why, .. }) => *why,
                         _ => DeathReason::Delete,
                     };
                     followed.later.extend(urgent);
@@ -246,6 +252,11 @@ impl Task {
                     followed.wish = Wish::Cancel;
                     next_step = Some(tokio::time::Instant::now());
                 }
+                () = used_up(&mut budget), if followed.wish == Wish::None => {
+                    telemetry::limit_hit("cpu_limit");
+                    followed.wish = Wish::CpuUsedUp;
+                    next_step = Some(tokio::time::Instant::now());
+                }
                 () = sleep_until(next_step) => {
                     if followed.wish == Wish::None {
                         followed.wish = Wish::TimeOut;
@@ -253,7 +264,10 @@ impl Task {
                     if interrupts >= INTERRUPTS {
                         self.evidence = Some(stacks::take(&worker.view()).await);
                         worker.kill();
-                        break Verdict::Killed(DeathReason::Unresponsive);
+                        break Verdict::Killed(match (followed.wish, self.limits.cpu) {
+                            (Wish::CpuUsedUp, Some(limit)) => DeathReason::CpuLimit { limit },
+                            _ => DeathReason::Unresponsive,
+                        });
                     }
                     interrupts += 1;
                     worker.control.interrupt(cell);
@@ -308,6 +322,9 @@ impl Task {
                     (CellStatus::Interrupted, Wish::Cancel | Wish::Yield) => {
                         Ending::Cancelled { method: Method::Interrupt }
                     }
+                    (CellStatus::Interrupted, Wish::CpuUsedUp) => {
+                        Ending::CpuUsedUp { limit: self.limits.cpu.unwrap_or_default(), method: Method::Interrupt }
+                    }
                     (CellStatus::Interrupted, Wish::None | Wish::Heal) => Ending::Interrupted,
                     (CellStatus::Ok, _) => Ending::Finished,
                     (CellStatus::Error, _) => Ending::Raised,
@@ -316,6 +333,10 @@ impl Task {
                 (ending, Some(report))
             }
             Verdict::WorkerEnded => (self.died(DeathReason::Itself, cell).await, None),
+            Verdict::Killed(why @ DeathReason::CpuLimit { limit }) => {
+                self.bury(why, Some(cell)).await;
+                (Ending::CpuUsedUp { limit, method: Method::Kill }, None)
+            }
             Verdict::Killed(DeathReason::Unresponsive) if wish == Wish::Heal => {
                 (self.died(DeathReason::Hung, cell).await, None)
             }
@@ -324,7 +345,7 @@ impl Task {
                 let method = Method::Kill;
                 let ending = match wish {
                     Wish::Cancel | Wish::Yield => Ending::Cancelled { method },
-                    Wish::None | Wish::Heal | Wish::TimeOut => Ending::TimedOut { limit, method },
+                    Wish::None | Wish::Heal | Wish::TimeOut | Wish::CpuUsedUp => Ending::TimedOut { limit, method },
                 };
                 (ending, None)
             }

@@ -15,6 +15,7 @@ pub use self::scripts::RunScript;
 use super::ToolError;
 use crate::{
     config::{MAX_CODE, MAX_SECONDS},
+    limits::Wished,
     server::health::{RecoveryPolicy, policy::PolicyChange},
 };
 
@@ -100,6 +101,37 @@ pub struct CreateSession {
     pub description: Option<String>,
     /// Thresholds and recovery policy of its own; the server's where left out.
     pub health: Option<PolicyChange>,
+    /// Limits of this session; the server's when left out. They can be tighter than the server's, not looser.
+    pub limits: Option<SessionLimits>,
+}
+
+/// Limits of one session.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionLimits {
+    /// MiB of memory beyond what the interpreter starts with: MemoryError for code that asks for more; killed when all
+    /// processes of the session together take more.
+    pub memory_mb: Option<f64>,
+    /// Seconds of processor time of one cell, which is interrupted then.
+    pub cpu_seconds: Option<f64>,
+    /// Processes beside the interpreter; the session is killed when it has more.
+    pub processes: Option<u32>,
+    /// Open files of each process.
+    pub open_files: Option<u32>,
+    /// Longest time of a cell, whatever `timeout` says.
+    pub cell_seconds: Option<f64>,
+    /// The session is deleted when nobody has used it for so long.
+    pub idle_seconds: Option<f64>,
+    /// The session is deleted when it is so old and at rest.
+    pub age_seconds: Option<f64>,
+}
+
+impl From<SessionLimits> for Wished {
+    fn from(asked: SessionLimits) -> Self {
+        let SessionLimits { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds } =
+            asked;
+        Self { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds }
+    }
 }
 
 /// `switch_session` and `delete_session`.

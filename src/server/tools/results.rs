@@ -4,18 +4,21 @@
 
 mod scripts;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::scripts::ScriptRun;
-use crate::server::health::{
-    HealthStatus, RecoveryPolicy, State,
-    alerts::{Alert, Kind},
-    crashes::CrashReport,
-    recovery::Taken,
-    stacks::Stacks,
+use crate::{
+    limits::Limits,
+    server::health::{
+        HealthStatus, RecoveryPolicy, State,
+        alerts::{Alert, Kind},
+        crashes::CrashReport,
+        recovery::Taken,
+        stacks::Stacks,
+    },
 };
 
 /// `run_python_code`.
@@ -109,7 +112,7 @@ pub struct CellException {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Exit {
     /// `died`, `stack_overflow`, `out_of_memory`, `unresponsive`, `hung`, `unverified`, `protocol_broken`, `restart`,
-    /// `delete`.
+    /// `delete`, `memory_limit`, `cpu_limit`, `process_limit`, `idle`, `age`.
     pub reason: &'static str,
     /// Name of the signal, `SIGSEGV` say.
     pub signal: Option<String>,
@@ -168,8 +171,44 @@ pub struct CreatedSession {
     pub description: String,
     /// Further facts.
     pub metadata: Metadata,
+    /// Limits it is kept to.
+    pub limits: LimitsInForce,
     /// When (RFC 3339).
     pub timestamp: String,
+}
+
+/// Limits that a session is kept to; null where there is none.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct LimitsInForce {
+    /// MiB of memory beyond what the interpreter starts with.
+    pub memory_mb: Option<u64>,
+    /// Seconds of processor time of one cell.
+    pub cpu_seconds: Option<f64>,
+    /// Processes beside the interpreter.
+    pub processes: Option<u32>,
+    /// Open files of each process.
+    pub open_files: Option<u32>,
+    /// Longest time of a cell.
+    pub cell_seconds: Option<f64>,
+    /// Deleted when unused for so long.
+    pub idle_seconds: Option<f64>,
+    /// Deleted when so old and at rest.
+    pub age_seconds: Option<f64>,
+}
+
+impl From<&Limits> for LimitsInForce {
+    fn from(limits: &Limits) -> Self {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        Self {
+            memory_mb: limits.memory.map(|bytes| bytes >> 20),
+            cpu_seconds: seconds(limits.cpu),
+            processes: limits.processes,
+            open_files: limits.open_files,
+            cell_seconds: seconds(limits.cell_time),
+            idle_seconds: seconds(limits.idle),
+            age_seconds: seconds(limits.age),
+        }
+    }
 }
 
 /// Facts about a session.
@@ -291,6 +330,8 @@ pub struct Health {
     pub recovery: Recovery,
     /// Its thresholds.
     pub thresholds: Thresholds,
+    /// Limits it is kept to.
+    pub limits: LimitsInForce,
     /// The past, when asked for.
     pub history: Option<Series>,
 }

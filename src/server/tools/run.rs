@@ -37,7 +37,8 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
         return fly(server, &call.context, None, flight).await;
     }
     let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let timeout = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
+    let asked_for = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
+    let timeout = session.limits.cell_limit(asked_for);
     let code = asked.checked_code()?;
     let live = progress::live(&call.context);
     let (ask, questions) = mpsc::unbounded_channel();

@@ -8,7 +8,7 @@ use super::{
     Call, ToolError,
     arguments::{CreateSession, NamedSession, Nothing},
     now, reply,
-    results::{CreatedSession, DeletedSession, Metadata, SessionEntry, Sessions, SwitchedSession},
+    results::{CreatedSession, DeletedSession, LimitsInForce, Metadata, SessionEntry, Sessions, SwitchedSession},
 };
 use crate::server::{
     Server,
@@ -28,12 +28,16 @@ pub(super) fn create(server: &Server, call: &mut Call) -> Result<CallToolResult,
         return Err(ToolError::Argument(words));
     }
     let policy = server.around.health.changed(&asked.health.unwrap_or_default()).map_err(ToolError::Argument)?;
-    let (session, created) = server.registry.create(asked.session_id, description, policy)?;
+    let wished = asked.limits.unwrap_or_default().into();
+    let own = server.around.settings.limits;
+    let limits = own.tightened(&wished).map_err(|error| ToolError::Argument(format!("create_session: {error}")))?;
+    let (session, created) = server.registry.create(asked.session_id, description, policy, limits)?;
     let status = session.shared.get();
     reply(&CreatedSession {
         session_id: session.id.to_string(),
         status: if created { "created" } else { "exists" },
         metadata: metadata(&status),
+        limits: LimitsInForce::from(&session.limits),
         description: status.description,
         timestamp: now(),
     })
