@@ -51,6 +51,10 @@ pub struct Cli {
     #[arg(long = "allow-origin", value_name = "SCHEME://HOST[:PORT]", help_heading = "HTTP")]
     pub allow_origins: Vec<String>,
 
+    /// Largest file that may be uploaded, in bytes
+    #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_UPLOAD", default_value_t = 1 << 30, help_heading = "HTTP")]
+    pub max_upload: u64,
+
     /// Python executable whose environment sessions use; its version must be the one forkpy was built with
     #[arg(long, value_name = "EXE", env = "FORKPY_PYTHON", help_heading = "Python")]
     pub python: Option<PathBuf>,

@@ -87,6 +87,8 @@ pub struct HttpSettings {
     pub allow_hosts: Vec<String>,
     /// Further origins.
     pub allow_origins: Vec<String>,
+    /// Most bytes of an uploaded file.
+    pub max_upload: u64,
 }
 
 /// Everything.
@@ -138,6 +140,7 @@ impl Settings {
                 token,
                 allow_hosts: cli.allow_hosts,
                 allow_origins: cli.allow_origins,
+                max_upload: cli.max_upload,
             },
             sessions: SessionSettings {
                 max_sessions: cli.max_sessions as usize,

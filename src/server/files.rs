@@ -9,6 +9,7 @@
 mod after;
 mod list;
 mod read;
+mod receive;
 mod script;
 mod write;
 
@@ -28,6 +29,7 @@ pub use self::{
     after::FoundFile,
     list::{Entry, Listing, MAX_DEPTH, MAX_WALK, Survey},
     read::{Content, Image, Piece, REPLY_BUDGET, Selection, json_cost},
+    receive::{Part, Received},
     script::OpenScript,
     write::{Body, Written},
 };
@@ -156,6 +158,9 @@ pub enum FileError {
     /// The client took its call back.
     #[error("stopped at {0}: the call was cancelled")]
     Cancelled(Shown),
+    /// The sender stopped half way.
+    #[error("the upload of {0} ended before its end: nothing was saved")]
+    Unfinished(Shown),
     /// The work did not come to its end.
     #[error("failed to finish the work on files: {0}")]
     Lost(#[from] tokio::task::JoinError),
@@ -227,6 +232,12 @@ impl FileError {
     #[must_use]
     pub fn too_large(path: &str, size: u64, limit: u64) -> Self {
         Self::TooLargeForReply { path: Shown::new(path), size, limit }
+    }
+
+    /// A file that could not be read after all.
+    #[must_use]
+    pub fn reading(path: &str, source: io::Error) -> Self {
+        trouble("read", path, source)
     }
 
     /// [`FileError::Cancelled`].

@@ -1,22 +1,27 @@
-//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service; probes and metrics beside
-//! it.
+//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service; files, probes and metrics
+//! beside it.
 //!
 //! Runs in: server. Owns the listener and the rules of who may call; what is called is `mcp.rs`.
 //!
-//! - Host and Origin are checked by rmcp: a page in a browser that was led to this address must not run code here.
+//! - Host and Origin are checked, at `/mcp` by rmcp, for files by `http/door.rs`: a page in a browser that was led to this address must not run code here.
 //! - With a token every request must carry `Authorization: Bearer …`, compared in constant time.
 //! - A client of the stateless protocol is recognised by a cookie. It is an address, not a right: random, never logged.
+
+mod door;
+mod download;
+mod failures;
+mod upload;
 
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
@@ -25,6 +30,7 @@ use subtle::ConstantTimeEq;
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::door::Door;
 use super::{
     Server, ServerError,
     clients::Client,
@@ -37,6 +43,13 @@ use crate::config::{HttpSettings, MAX_REQUEST};
 const COOKIE: &str = "forkpy_client";
 const SESSION_HEADER: &str = "mcp-session-id";
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// What the routes for files need.
+struct Shelf {
+    server: Arc<Server>,
+    /// Most bytes of an uploaded file.
+    max_upload: u64,
+}
 
 /// Serves until `stop` is cancelled; tells `serving` when it has begun.
 ///
@@ -75,14 +88,29 @@ fn router(server: Arc<Server>, readiness: Arc<Readiness>, settings: &HttpSetting
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(readiness);
     let scrapes =
         Router::new().route("/metrics", get(metrics)).with_state(Arc::new(Exposition::new(Arc::clone(&server))));
+    let shelf = Shelf { server: Arc::clone(&server), max_upload: settings.max_upload };
     let service = StreamableHttpService::new(move || Ok(Handler::new(Arc::clone(&server))), Arc::new(manager), config);
+    let files = files(shelf, settings);
     let token: Arc<Option<String>> = Arc::new(settings.token.clone());
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(give_cookie))
         .merge(scrapes)
+        .merge(files)
         .layer(middleware::from_fn_with_state(token, demand_token))
         .merge(probes)
+}
+
+/// Upload and download, behind the door that rmcp has for itself.
+fn files(shelf: Shelf, settings: &HttpSettings) -> Router {
+    let door = Arc::new(Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
+    // Also of bodies that do not say how long they are; the form around the file is small.
+    let body = usize::try_from(shelf.max_upload.saturating_add(upload::FORM)).unwrap_or(usize::MAX);
+    Router::new()
+        .route("/files/upload", post(upload::upload).layer(DefaultBodyLimit::max(body)))
+        .route("/files/download/{*path}", get(download::download))
+        .with_state(Arc::new(shelf))
+        .layer(middleware::from_fn_with_state(door, door::guard))
 }
 
 fn allowed_hosts(settings: &HttpSettings) -> Vec<String> {

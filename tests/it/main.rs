@@ -11,6 +11,7 @@ mod evidence;
 mod faults;
 mod files;
 mod http;
+mod http_files;
 mod input;
 mod limits;
 mod live;

@@ -130,7 +130,10 @@ impl Files {
     }
 
     /// Opens a file that has contents, without ever waiting for whoever is at the other end of something that has none.
-    pub(super) fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
+    ///
+    /// # Errors
+    /// [`FileError`]; anything but a regular file is refused.
+    pub fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
         checked(path)?;
         let fail = |source| trouble("read", path, source);
         let refuse = |kind| Err(FileError::NotAFile { path: Shown::new(path), kind });

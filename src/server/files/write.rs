@@ -78,7 +78,7 @@ impl Files {
         Ok(self.written(format!("{SCRIPTS}/{relative}"), content.len()))
     }
 
-    fn written(&self, path: String, size: usize) -> Written {
+    pub(super) fn written(&self, path: String, size: usize) -> Written {
         Written { full_path: self.root.join(&path), path, size: size as u64 }
     }
 }
@@ -115,23 +115,34 @@ fn write_in(base: &Dir, path: &str, bytes: &[u8]) -> Result<String, FileError> {
 
 fn replace(directory: &Dir, name: &Path, path: &str, bytes: &[u8]) -> Result<(), FileError> {
     let fail = |source| trouble("write", path, source);
-    let mode = match directory.symlink_metadata(name) {
-        Ok(there) if there.is_file() => Some(there.permissions().mode() & 0o777),
-        Ok(there) => {
-            let kind = kind(there.file_type());
-            return Err(FileError::NotAFile { path: Shown::new(path), kind });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(fail(error)),
-    };
+    // Before the work, for what could not take its name.
+    mode_of(directory, name, path)?;
     let mut file = TempFile::new(directory).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
+    give_name(directory, file, name, path).map(drop)
+}
+
+/// The mode of the regular file of that name; `None` where there is nothing, an error where there is something else.
+pub(super) fn mode_of(directory: &Dir, name: &Path, path: &str) -> Result<Option<u32>, FileError> {
+    match directory.symlink_metadata(name) {
+        Ok(there) if there.is_file() => Ok(Some(there.permissions().mode() & 0o777)),
+        Ok(there) => Err(FileError::NotAFile { path: Shown::new(path), kind: kind(there.file_type()) }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(trouble("write", path, error)),
+    }
+}
+
+/// Gives a written file its name, with the mode of the one that had it; whether there was one.
+pub(super) fn give_name(directory: &Dir, file: TempFile<'_>, name: &Path, path: &str) -> Result<bool, FileError> {
+    let fail = |source| trouble("write", path, source);
+    let mode = mode_of(directory, name, path)?;
     if let Some(mode) = mode {
         // A rename asks for no right to write to what it replaces; the user does.
         faccessat(directory, name, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(|error| fail(error.into()))?;
         file.as_file().set_permissions(PermissionsExt::from_mode(mode)).map_err(fail)?;
     }
-    file.replace(name).map_err(fail)
+    file.replace(name).map_err(fail)?;
+    Ok(mode.is_some())
 }
 
 impl Body {

@@ -25,6 +25,7 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl HttpForkpy {
@@ -102,15 +103,64 @@ impl HttpForkpy {
         self.send(&request)
     }
 
-    fn send(&self, request: &str) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+    /// Any request; `Host` and `Content-Length` are added where they are missing.
+    pub fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let has = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !has("Host") {
+            head += &format!("Host: {}\r\n", self.address);
+        }
+        if !has("Content-Length") && !has("Transfer-Encoding") && !matches!(method, "GET" | "HEAD") {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        self.send_bytes(&[head.as_bytes(), b"\r\n", body].concat())
+    }
+
+    /// A connection of its own, for what is sent and read by parts.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
-        stream.write_all(request.as_bytes()).expect("it reads");
-        let mut text = String::new();
-        let _ = stream.read_to_string(&mut text);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        stream
+    }
+
+    fn send(&self, request: &str) -> Answer {
+        self.send_bytes(request.as_bytes())
+    }
+
+    /// A server may answer and close before it has read everything.
+    fn send_bytes(&self, request: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        let mut reader = stream.try_clone().expect("a socket");
+        let reading = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = reader.read_to_end(&mut bytes);
+            bytes
+        });
+        let _ = stream.write_all(request);
+        Answer::read(&reading.join().expect("no panic"))
+    }
+}
+
+impl Answer {
+    pub fn read(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(bytes.len());
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let bytes = bytes.get(end + 4..).unwrap_or_default().to_vec();
         let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        Self { status, head, body: String::from_utf8_lossy(&bytes).into_owned(), bytes }
+    }
+
+    /// A header's value, or nothing.
+    pub fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next().unwrap_or_default()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 }
 
