@@ -64,6 +64,11 @@ fn client_fastmcp_tools() {
 }
 
 #[test]
+fn client_files_and_resources() {
+    pytest("tests/clients", &["test_files_and_resources.py"]);
+}
+
+#[test]
 fn health_document_with_fastmcp() {
     pytest("tests/clients", &["test_health_document.py"]);
 }

@@ -10,6 +10,7 @@ mod environment;
 mod evidence;
 mod faults;
 mod files;
+mod hostile;
 mod http;
 mod http_files;
 mod input;

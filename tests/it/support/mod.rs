@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod processes;
+pub mod who;
 
 use std::{
     collections::HashMap,
@@ -32,6 +33,9 @@ pub struct Setup {
     directory: tempfile::TempDir,
     keep_log: bool,
     sockets: bool,
+    /// Shell commands before it starts, and whether it then becomes an ordinary user: `who.rs`.
+    before: Vec<String>,
+    ordinary: bool,
 }
 
 /// A running server and its client.
@@ -77,7 +81,16 @@ impl Setup {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
         command.arg("--workspace").arg(&workspace);
         command.env("FORKPY_TEST_MARK", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
-        Self { command, workspace, mark, directory, keep_log: false, sockets: false }
+        Self {
+            command,
+            workspace,
+            mark,
+            directory,
+            keep_log: false,
+            sockets: false,
+            before: Vec::new(),
+            ordinary: false,
+        }
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {
@@ -125,6 +138,7 @@ impl Setup {
             (false, Some(_)) => Stdio::inherit(),
             (false, None) => Stdio::null(),
         };
+        self.wrap();
         self.command.stderr(log);
         let (process, input, output) = if self.sockets { self.with_sockets() } else { self.with_pipes() };
         let output = BufReader::new(output);
@@ -183,6 +197,7 @@ impl Setup {
 
     /// For transports other than stdio.
     pub fn command(&mut self) -> &mut Command {
+        self.wrap();
         &mut self.command
     }
 }

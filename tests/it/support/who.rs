@@ -1,0 +1,147 @@
+//! Servers that are somebody else, or have a disk of their own: through `setpriv`, and mounts that only they see.
+
+use std::{
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::unistd;
+
+use super::Setup;
+
+/// `nobody`, by whatever name.
+const NOBODY: u32 = 65534;
+
+/// Who runs a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Whoever runs the tests.
+    Tester,
+    /// A user without rights; only where the tests are root's.
+    Ordinary,
+}
+
+impl Who {
+    /// All there can be: root and an ordinary user where the tests are root's, else the ordinary user who runs them.
+    pub fn every() -> Vec<Self> {
+        if unistd::geteuid().is_root() { vec![Self::Tester, Self::Ordinary] } else { vec![Self::Tester] }
+    }
+
+    /// Whether permissions mean something to this one.
+    pub fn is_ordinary(self) -> bool {
+        self == Self::Ordinary || !unistd::geteuid().is_root()
+    }
+
+    /// Gives everything below to this one, links themselves included.
+    pub fn own(self, path: &Path) {
+        if self == Self::Ordinary {
+            give(path);
+        }
+    }
+}
+
+impl Setup {
+    /// As that one. What it needs and may not reach (a Python below root's home, say) is mounted where it can be reached.
+    pub fn run_by(mut self, who: Who) -> Self {
+        if who == Who::Tester {
+            return self;
+        }
+        who.own(self.directory.path());
+        let hold = self.directory.path().join("hold");
+        let python = Path::new(env!("FORKPY_BUILD_PYTHON"));
+        let home = python.parent().and_then(Path::parent).expect("bin and what it is in").to_owned();
+        let needed = [
+            Path::new(env!("CARGO_BIN_EXE_forkpy")).parent().expect("a directory").to_owned(),
+            home,
+            PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/python")),
+            self.directory.path().to_owned(),
+        ];
+        let closed: Vec<_> = needed.iter().filter_map(|path| Some((closed_at(path)?, path))).collect();
+        for (index, (_, path)) in closed.iter().enumerate() {
+            let kept = hold.join(index.to_string());
+            self.before.push(format!("mkdir -p {kept:?}; mount --bind {path:?} {kept:?}"));
+        }
+        for (top, _) in &closed {
+            let cover = format!("mount -t tmpfs -o mode=755 none {top:?}");
+            if !self.before.contains(&cover) {
+                self.before.push(cover);
+            }
+        }
+        for (index, (_, path)) in closed.iter().enumerate() {
+            let kept = hold.join(index.to_string());
+            self.before.push(format!("mkdir -p {path:?}; mount --bind {kept:?} {path:?}"));
+        }
+        self.ordinary = true;
+        self
+    }
+
+    /// Its workspace is a disk of so many MiB, which only it sees. `None` where this machine allows no mounts.
+    pub fn on_disk_of(mut self, mebibytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(&self.workspace).expect("made");
+        let place = self.workspace.clone();
+        // Before what is covered, if anything is.
+        self.before.insert(0, format!("mount -t tmpfs -o size={mebibytes}m,mode=777 none {place:?}"));
+        let mut trial = unshare();
+        trial.args(["sh", "-ec", &self.before[0]]).stdout(Stdio::null()).stderr(Stdio::null());
+        let allowed = trial.status().is_ok_and(|status| status.success());
+        if !allowed {
+            let _ = writeln!(std::io::stderr(), "not tested: this machine allows no mounts");
+        }
+        allowed.then_some(self)
+    }
+
+    /// Puts what was asked for around the command.
+    pub(super) fn wrap(&mut self) {
+        if self.before.is_empty() && !self.ordinary {
+            return;
+        }
+        let mut script = std::mem::take(&mut self.before);
+        let user = if std::mem::take(&mut self.ordinary) {
+            format!("setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups -- ")
+        } else {
+            String::new()
+        };
+        let mut command = if script.is_empty() { Command::new("env") } else { unshare() };
+        script.push(format!("exec {user}\"$@\""));
+        command.args(["sh", "-ec", &script.join("\n"), "sh"]);
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
+    }
+}
+
+/// What is gone or changed meanwhile is left as it is.
+fn give(path: &Path) {
+    let _ = std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY));
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.for_each(|entry| give(&entry.path()));
+    }
+}
+
+/// Mounts of its own; with the rights for it, if need be in a world of its own.
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--mount");
+    if !unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command
+}
+
+/// The first directory on the way that others may not pass.
+fn closed_at(path: &Path) -> Option<PathBuf> {
+    let mut tops: Vec<_> = path.ancestors().collect();
+    tops.reverse();
+    let closed = |top: &&Path| top.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0);
+    let at = tops.into_iter().find(closed)?;
+    // Given to the user by the test.
+    (!path.starts_with(std::env::temp_dir()) || at.parent() != Some(&*std::env::temp_dir())).then(|| at.to_owned())
+}
