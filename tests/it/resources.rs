@@ -1,11 +1,15 @@
 //! Resources: files of the workspace under URIs, listed, read, completed and listened to; links to them in results.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::fs::symlink,
+};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup, processes, wait_for};
+use crate::support::{Forkpy, Setup, http::HttpForkpy, processes, wait_for};
 
 const UPDATED: &str = "notifications/resources/updated";
 const LIST_CHANGED: &str = "notifications/resources/list_changed";
@@ -340,4 +344,58 @@ fn health_is_a_resource_that_can_be_listened_to() {
                         "argument": {"name": "session_id", "value": "de"}});
     let values = forkpy.request("completion/complete", params)["result"]["completion"]["values"].clone();
     assert_eq!(values, json!(["default"]));
+}
+
+/// Whether the server asks the kernel for writes to some directory: only somebody who listens is a reason to.
+fn watches_writes(pid: i32) -> bool {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("ours").flatten();
+    let text: String = infos.filter_map(|info| fs::read_to_string(info.path()).ok()).collect();
+    let masks = text.lines().filter(|line| line.starts_with("inotify ")).filter_map(|line| {
+        let mask = line.split(' ').find_map(|word| word.strip_prefix("mask:"))?;
+        u32::from_str_radix(mask, 16).ok()
+    });
+    masks.into_iter().any(|mask| mask & nix::libc::IN_MODIFY != 0)
+}
+
+/// A stream over HTTP ends with its connection, and with it what was watched for it; one that is open keeps no server up.
+#[test]
+fn a_client_that_goes_away_is_listened_for_no_more() {
+    let server = HttpForkpy::start(Setup::new());
+    let watched = format!("file://{}/watched", server.workspace().canonicalize().expect("there").display());
+    let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {
+        "notifications": {"resourceSubscriptions": [watched]},
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                  "io.modelcontextprotocol/clientInfo": {"name": "it", "version": "1"},
+                  "io.modelcontextprotocol/clientCapabilities": {}}}})
+    .to_string();
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
+         MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: subscriptions/listen\r\nContent-Length: {}\r\n\r\n{listen}",
+        server.address,
+        listen.len()
+    );
+    let open = || {
+        let mut stream = server.connect();
+        stream.write_all(request.as_bytes()).expect("it reads");
+        stream
+    };
+    let until = |stream: &mut std::net::TcpStream, wanted: &str| {
+        let (mut text, mut buffer) = (String::new(), [0; 4096]);
+        while !text.contains(wanted) {
+            let count = stream.read(&mut buffer).expect("it sends");
+            assert!(count > 0, "the stream ended: {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    assert!(!watches_writes(server.server_pid()));
+    let mut stream = open();
+    until(&mut stream, "notifications/subscriptions/acknowledged");
+    assert!(watches_writes(server.server_pid()));
+    fs::write(server.workspace().join("watched"), "x").expect("written");
+    until(&mut stream, "notifications/resources/updated");
+    drop(stream);
+    wait_for("the end of the watch", || !watches_writes(server.server_pid()));
+    let mut stream = open();
+    until(&mut stream, "notifications/subscriptions/acknowledged");
+    drop(server);
 }

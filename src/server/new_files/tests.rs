@@ -268,6 +268,74 @@ fn after_an_overflow_the_tree_is_walked_again() {
     assert_eq!(place.since(&mark), ["lost/found"]);
 }
 
+/// A watcher that tells everything, and what it has told since the last look.
+fn observed(directories: &[&str]) -> (Place, impl Fn() -> Vec<(String, Happening)> + use<>) {
+    let told: Arc<Mutex<Vec<_>>> = Arc::default();
+    let telling = Arc::clone(&told);
+    let mut place = Place::new(directories);
+    let observer = move |path: &Path, what| telling.lock().push((path.to_string_lossy().into_owned(), what));
+    place.watcher = Watcher::start_observed(place.directory.path(), observer).expect("watcher");
+    place.settle();
+    let look = move || {
+        let mut told = std::mem::take(&mut *told.lock());
+        told.dedup();
+        told
+    };
+    (place, look)
+}
+
+#[test]
+fn an_observer_is_told_of_everything_once_it_happened() {
+    use Happening::{Appeared, Gone, TreeGone, Unknown};
+    let (place, told) = observed(&["a"]);
+    let seen = || {
+        drop(place.watcher.mark());
+        told()
+    };
+    place.write("new");
+    assert_eq!(seen(), [("new".to_owned(), Appeared)]);
+    place.write("new");
+    assert_eq!(seen(), []);
+    fs::rename(place.path("new"), place.path("a/new")).expect("rename");
+    assert_eq!(seen(), [("new".to_owned(), Gone), ("a/new".to_owned(), Appeared)]);
+    place.mkdir("b/c");
+    place.write("b/c/deep");
+    assert_eq!(seen(), [("b/c/deep".to_owned(), Appeared)]);
+    fs::rename(place.path("b"), place.directory.path().join(".hidden")).expect("rename");
+    assert_eq!(seen(), [("b".to_owned(), TreeGone)]);
+    let mut state = place.state().lock();
+    let wd = state.index.tree.by_path[Path::new("")].clone();
+    state.index.apply(&Event { wd, mask: EventMask::Q_OVERFLOW, cookie: 0, name: None });
+    drop(state);
+    assert_eq!(told(), [(String::new(), Unknown)]);
+}
+
+#[test]
+fn writing_is_told_where_somebody_asked_for_it_also_in_directories_that_come_later() {
+    let (place, told) = observed(&["a"]);
+    let place_watcher = |place: Place| (Arc::new(place.watcher), place.directory);
+    let (watcher, directory) = place_watcher(place);
+    let written = |name: &str| {
+        fs::write(directory.path().join(name), "more").expect("write");
+        drop(watcher.mark());
+        told().contains(&(name.to_owned(), Happening::Written))
+    };
+    assert!(!written("a/old") && !written("old"));
+    let (one, other) =
+        (Watcher::watch_writes(&watcher, Path::new("a")), Watcher::watch_writes(&watcher, Path::new("a")));
+    let later = Watcher::watch_writes(&watcher, Path::new("later"));
+    assert!(written("a/old") && !written("old"));
+    drop(one);
+    assert!(written("a/old"));
+    drop(other);
+    assert!(!written("a/old"));
+    fs::create_dir(directory.path().join("later")).expect("mkdir");
+    written("later/x");
+    assert!(written("later/x"));
+    drop(later);
+    assert!(!written("later/x"));
+}
+
 #[test]
 fn names_need_not_be_text() {
     let place = Place::new(&[]);
