@@ -3,7 +3,10 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup, processes, wait_for};
+use crate::support::{Forkpy, Setup, as_user, processes, wait_for};
+
+/// Some user that is not root and has no processes of its own.
+const NOBODY: u32 = 62_137;
 
 fn armed(fault: &str) -> Forkpy {
     Setup::new().env("FORKPY_FAULT", fault).start()
@@ -192,4 +195,62 @@ while True: files.append(open('/dev/null'))";
     let reply = forkpy.run(code);
     assert_eq!((&reply["status"], &reply["error"]["type"]), (&json!("error"), &json!("OSError")));
     assert_eq!(forkpy.eval("files.clear()\nopen('/dev/null').read()"), "''");
+}
+
+/// A stopped zygote harms nobody who has a worker; who needs one waits until it is replaced, and gets it.
+#[test]
+fn a_stopped_zygote_is_replaced_and_living_sessions_notice_nothing() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("x = 5");
+    let (worker, zygote) = (forkpy.pid(), forkpy.zygote_pid());
+    processes::signal(zygote, Signal::SIGSTOP);
+    wait_for("the zygote to be stopped", || processes::state(zygote) == 'T');
+    forkpy.call("create_session", json!({"session_id": "new"}));
+    let waiting = forkpy.begin_call("run_python_code", json!({"code": "6 * 7", "session_id": "new"}));
+    assert_eq!(forkpy.eval("x"), "5");
+    let health = forkpy.health();
+    assert_eq!(
+        (&health["status"], &health["state"], &health["pid"]),
+        (&json!("healthy"), &json!("idle"), &json!(worker))
+    );
+    assert!(!forkpy.has_answer(waiting), "nobody can make a worker now");
+    let reply = forkpy.reply(waiting).data;
+    assert_eq!((&reply["status"], &reply["results"], &reply["state"]), (&json!("ok"), &json!(["42"]), &json!("kept")));
+    assert_ne!(forkpy.zygote_pid(), zygote);
+    assert_eq!(processes::state(zygote), '-', "the old one is ended and reaped");
+    assert_eq!((forkpy.eval("x"), forkpy.pid()), ("5".to_owned(), worker));
+}
+
+/// The system refuses the zygote another process: the call is told so, nobody else is touched, and later it works again.
+#[test]
+fn a_process_limit_makes_forks_fail_with_the_systems_reason() {
+    // Root is exempt from this limit, so that the server must be somebody else.
+    let is_root = nix::unistd::getuid().is_root();
+    let mut forkpy = if is_root { Setup::new().run_as(NOBODY).start() } else { Forkpy::start() };
+    forkpy.run("x = 5");
+    let (worker, zygote) = (forkpy.pid(), forkpy.zygote_pid());
+    let limit = |most: &str| {
+        let code = "import resource, sys\npid, most = int(sys.argv[1]), sys.argv[2]\n\
+                    hard = resource.prlimit(pid, resource.RLIMIT_NPROC)[1]\n\
+                    resource.prlimit(pid, resource.RLIMIT_NPROC, (hard if most == 'all' else int(most), hard))";
+        let python = env!("FORKPY_BUILD_PYTHON");
+        let mut command = if is_root { as_user(NOBODY, python) } else { std::process::Command::new(python) };
+        let done = command.args(["-c", code, &zygote.to_string(), most]).status();
+        assert!(done.expect("Python runs").success());
+    };
+    limit("1");
+    let made = forkpy.call("create_session", json!({"session_id": "a"}));
+    assert!(!made.is_error, "{made:?}");
+    let reply = forkpy.call("run_python_code", json!({"code": "1", "session_id": "a"}));
+    assert!(reply.is_error && reply.data["status"] == "refused", "{reply:?}");
+    assert!(
+        reply.text.contains("failed to fork") && reply.text.contains("Resource temporarily unavailable"),
+        "{reply:?}"
+    );
+    assert_eq!((forkpy.eval("x"), forkpy.pid()), ("5".to_owned(), worker));
+    assert_eq!(forkpy.call("get_kernel_health", json!({"session_id": "a"})).data["status"], "dead");
+    limit("all");
+    let reply = forkpy.call("run_python_code", json!({"code": "2", "session_id": "a"})).data;
+    assert_eq!((&reply["status"], &reply["results"]), (&json!("ok"), &json!(["2"])), "{reply}");
+    assert_eq!(forkpy.zygote_pid(), zygote, "it was not its fault");
 }

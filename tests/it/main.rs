@@ -3,6 +3,7 @@
 mod bad_input;
 mod cells;
 mod clients;
+mod clock;
 mod command_line;
 mod display;
 mod endings;
@@ -22,5 +23,6 @@ mod recovery;
 mod resources;
 mod scripts;
 mod shutdown;
+mod soak;
 mod support;
 mod zygote;

@@ -10,6 +10,7 @@ pub mod who;
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     io::{BufRead, BufReader, Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
@@ -100,6 +101,22 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Root starts the server as another user, whom the workspace belongs to, and who may still read everything: the
+    /// Python of these tests may lie in root's home.
+    pub fn run_as(mut self, user: u32) -> Self {
+        std::os::unix::fs::chown(self.directory.path(), Some(user), Some(user)).expect("root may do this");
+        let mut command = as_user(user, self.command.get_program());
+        command.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
         self
     }
 
@@ -200,6 +217,14 @@ impl Setup {
         self.wrap();
         &mut self.command
     }
+}
+
+/// A command that root runs as another user, who may still read everything.
+pub fn as_user(user: u32, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+    command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]).arg(program);
+    command
 }
 
 impl Forkpy {
