@@ -26,6 +26,10 @@ pub struct Survey {
     pub files: bool,
     /// Directories.
     pub directories: bool,
+    /// Entries before the page.
+    pub skip: usize,
+    /// Most entries of the page.
+    pub take: usize,
 }
 
 /// Something in a directory.
@@ -42,8 +46,10 @@ pub struct Entry {
 pub struct Listing {
     /// The directory, relative to the workspace; `.` is the workspace.
     pub root: String,
-    /// In order: sorted by name within a directory, what a directory holds right after it.
+    /// The page, in order: sorted by name within a directory, what a directory holds right after it.
     pub entries: Vec<Entry>,
+    /// How many entries there are on all pages.
+    pub total: usize,
     /// Directories that were not entered because they lie too deep.
     pub too_deep: u64,
     /// Directories that could not be read.
@@ -103,6 +109,15 @@ impl Walk<'_> {
         Ok(names)
     }
 
+    /// Most entries are on other pages, and only counted.
+    fn count(&mut self, kind: &'static str, path: impl FnOnce() -> String) {
+        let Listing { entries, total, .. } = &mut self.found;
+        if *total >= self.survey.skip && entries.len() < self.survey.take {
+            entries.push(Entry { path: path(), kind });
+        }
+        *total += 1;
+    }
+
     fn enter(
         &mut self,
         directory: &Dir,
@@ -121,13 +136,13 @@ impl Walk<'_> {
                         Some(file_type) if file_type.is_symlink() => "symlink",
                         _ => "other",
                     };
-                    self.found.entries.push(Entry { path: format!("{prefix}{name}"), kind });
+                    self.count(kind, || format!("{prefix}{name}"));
                 }
                 continue;
             }
             let path = format!("{prefix}{name}/");
             if self.survey.directories {
-                self.found.entries.push(Entry { path: path.clone(), kind: "directory" });
+                self.count("directory", || path.clone());
             }
             if depth == self.survey.depth {
                 self.found.too_deep += 1;

@@ -108,6 +108,12 @@ impl Changes {
         self.0.watched.load(Ordering::Relaxed) > 0 || self.0.listing.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether anybody would hear of a single resource; making URIs can be spared otherwise.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.0.watched.load(Ordering::Relaxed) > 0
+    }
+
     /// A resource changed, appeared or went. `uri` is its one true spelling, which its provider gave.
     pub fn changed(&self, uri: &str) {
         self.announce(&self.0.watched, |state| state.wanted.contains_key(uri) && state.changed.insert(uri.to_owned()));

@@ -166,24 +166,18 @@ fn is_never_text(mime: &str) -> bool {
 /// What the watcher calls: announces what happens to files.
 pub fn announcer(root: std::path::PathBuf, changes: Changes) -> impl Fn(&Path, Happening) + Send + 'static {
     move |path, happening| {
-        if !changes.is_heard() {
+        if happening != Happening::Written {
+            changes.list_changed();
+        }
+        // A cell that makes thousands of files waits for no URIs that nobody asked for.
+        if !changes.is_watched() {
             return;
         }
         let of = |path: &Path| uri::of(&root, &path.to_string_lossy());
         match happening {
-            Happening::Appeared | Happening::Gone => {
-                changes.changed(&of(path));
-                changes.list_changed();
-            }
-            Happening::Written => changes.changed(&of(path)),
-            Happening::TreeGone => {
-                changes.changed_below(&format!("{}/", of(path)));
-                changes.list_changed();
-            }
-            Happening::Unknown => {
-                changes.changed_below(&uri::of(&root, ""));
-                changes.list_changed();
-            }
+            Happening::Appeared | Happening::Gone | Happening::Written => changes.changed(&of(path)),
+            Happening::TreeGone => changes.changed_below(&format!("{}/", of(path))),
+            Happening::Unknown => changes.changed_below(&uri::of(&root, "")),
         }
     }
 }

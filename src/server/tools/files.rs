@@ -38,6 +38,7 @@ pub(super) async fn list(server: &Server, call: &mut Call) -> Result<CallToolRes
     if limit == 0 {
         return refuse("`limit` is 0 and must be at least 1".to_owned());
     }
+    let offset = asked.offset.unwrap_or(0);
     let tree = asked.tree.unwrap_or(false);
     let recursive = tree || asked.recursive.unwrap_or(false);
     let survey = Survey {
@@ -46,10 +47,12 @@ pub(super) async fn list(server: &Server, call: &mut Call) -> Result<CallToolRes
         depth: if recursive { max_depth } else { 1 },
         files: asked.include_files.unwrap_or(true),
         directories: asked.include_dirs.unwrap_or(true),
+        skip: usize::try_from(offset).unwrap_or(usize::MAX),
+        take: usize::try_from(limit).unwrap_or(usize::MAX),
     };
     let (files, cancel) = (server.files.clone(), call.context.ct.clone());
     let listing = blocking(move || files.list(&survey, &cancel)).await?;
-    reply(&page(listing, asked.offset.unwrap_or(0), limit, recursive, tree))
+    reply(&page(listing, offset, recursive, tree))
 }
 
 pub(super) async fn read(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
@@ -138,16 +141,12 @@ fn lines(asked: &ReadFile) -> Result<Option<(u64, Option<u64>)>, ToolError> {
     }
 }
 
-fn page(listing: Listing, offset: u64, limit: u64, recursive: bool, tree: bool) -> FilesPage {
-    let Listing { root, entries, too_deep, unreadable, incomplete } = listing;
-    let total = entries.len() as u64;
-    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+fn page(listing: Listing, offset: u64, recursive: bool, tree: bool) -> FilesPage {
+    let Listing { root, entries, total, too_deep, unreadable, incomplete } = listing;
+    let total = total as u64;
     let mut cost = 0;
     let shown: Vec<Entry> = entries
         .into_iter()
-        .skip(skip)
-        .take(limit)
         .take_while(|entry| {
             cost += json_cost(&entry.path) + if tree { NODE_FRAME } else { PATH_FRAME };
             cost <= REPLY_BUDGET
