@@ -105,6 +105,11 @@ pub struct Cli {
           value_parser = clap::value_parser!(u32).range(1..=1_000), help_heading = "Scripts")]
     pub max_scripts: u32,
 
+    /// Let install_dependencies take options, URLs, version control and source trees: clients may then install from anywhere
+    #[arg(long, env = "FORKPY_ALLOW_INSTALL_OPTIONS", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "Packages")]
+    pub allow_install_options: bool,
+
     /// How sessions are watched.
     #[command(flatten)]
     pub health: HealthOptions,

@@ -118,6 +118,8 @@ pub struct Settings {
     pub max_scripts: usize,
     /// Thresholds and recovery of sessions that name none.
     pub health: HealthPolicy,
+    /// Clients may name indexes, URLs and source trees to install from.
+    pub allow_install_options: bool,
 }
 
 impl Settings {
@@ -158,6 +160,7 @@ impl Settings {
             python_path: cli.pythonpath.into_iter().filter(|path| !path.as_os_str().is_empty()).collect(),
             preload: cli.preload.into_iter().filter(|name| !name.is_empty()).collect(),
             max_scripts: cli.max_scripts as usize,
+            allow_install_options: cli.allow_install_options,
         })
     }
 }

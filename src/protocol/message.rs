@@ -46,6 +46,8 @@ pub enum ToZygote {
         /// What the kernel is to keep it to.
         limits: WorkerLimits,
     },
+    /// Packages have changed on the disk: forget what was cached of it.
+    Refresh,
     /// The server has seen the end of this worker: reap it.
     Reap {
         /// Process id from [`FromZygote::Exited`].
@@ -339,6 +341,13 @@ pub enum ToControl {
         /// Which one.
         cell: u64,
     },
+    /// Packages have changed on the disk: forget what was cached of it, and say which of these modules are imported.
+    Refresh {
+        /// Comes back.
+        nonce: u64,
+        /// Names of modules.
+        modules: Vec<String>,
+    },
     /// Write the stacks of all Python threads to the black box.
     DumpStacks {
         /// Comes back in the answer.
@@ -371,6 +380,13 @@ pub enum FromControl {
         nonce: u64,
         /// What it came to: 2.
         value: i64,
+    },
+    /// Answer to [`ToControl::Refresh`].
+    Refreshed {
+        /// From it.
+        nonce: u64,
+        /// Those of its modules that are imported.
+        imported: Vec<String>,
     },
     /// The black box has what [`ToControl::DumpStacks`] asked for.
     StacksDumped {

@@ -140,7 +140,7 @@ const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
 const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
 
 /// Variables that would send a tool to another environment than the one named on its command line.
-const MISLEADING: [&str; 11] = [
+pub const MISLEADING: [&str; 11] = [
     "PYTHONHOME",
     "PYTHONPATH",
     "VIRTUAL_ENV",

@@ -11,6 +11,7 @@ mod list;
 mod read;
 mod receive;
 mod script;
+mod whole;
 mod write;
 
 use std::{
@@ -91,8 +92,8 @@ pub enum FileError {
         "there is no script {0} in the workspace, nor below scripts/: list_files shows what there is, save_script makes one"
     )]
     NoScript(Shown),
-    /// More text than a script has.
-    #[error("script {path} has {size} bytes and may have {most}")]
+    /// Too much to be taken whole.
+    #[error("{path} has {size} bytes and may have {most}")]
     TooLarge {
         /// As it was given.
         path: Shown,
@@ -100,6 +101,14 @@ pub enum FileError {
         size: u64,
         /// The limit.
         most: u64,
+    },
+    /// A file that must be text.
+    #[error("{path} is not UTF-8 text (byte {offset} is wrong)")]
+    NotUtf8 {
+        /// As it was given.
+        path: Shown,
+        /// The first byte that is wrong.
+        offset: usize,
     },
     /// No such encoding.
     #[error(

@@ -14,6 +14,7 @@ pub mod clients;
 pub mod environment;
 pub mod exposition;
 pub mod files;
+pub mod followed;
 pub mod guard;
 pub mod health;
 pub mod http;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod new_files;
 pub mod oom;
 pub mod outcome;
+pub mod packages;
 pub mod pictures;
 pub mod probes;
 pub mod registry;
@@ -59,6 +61,7 @@ use self::{
     metrics::Metrics,
     new_files::Watcher,
     oom::OomCounter,
+    packages::Packages,
     probes::Readiness,
     registry::Registry,
     resources::{Resources, changes::Changes, workspace},
@@ -106,6 +109,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// The health of sessions.
     pub health: Ward,
+    /// Packages of the session environment.
+    pub packages: Arc<Packages>,
     /// Scripts that run now.
     pub scripts: Arc<Scripts>,
     /// Cells whose client is to call again with an answer.
@@ -166,11 +171,19 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let ward = Ward::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
     let resources = Resources::new(vec![Box::new(shown), Box::new(told)], changes);
+    let packages = Arc::new(Packages::new(
+        Arc::clone(&around),
+        Arc::clone(&scripts),
+        Arc::clone(&registry),
+        files.clone(),
+        settings.allow_install_options,
+    ));
     let server = Arc::new(Server {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
         scripts: Arc::clone(&scripts),
         waiting: Waiting::default(),
+        packages: Arc::clone(&packages),
         around,
         metrics,
         health: ward,
@@ -190,7 +203,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     informed.abort();
     keeping.iter().for_each(JoinHandle::abort);
     service_manager::stopping().await;
-    let ended = futures::future::join(registry.shut_down(), scripts.shut_down());
+    let ended = futures::future::join3(registry.shut_down(), scripts.shut_down(), packages.shut_down());
     let _ = tokio::time::timeout(FAREWELL, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();

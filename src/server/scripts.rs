@@ -4,6 +4,9 @@
 //! a script starts while every session is busy. Whoever asked may go away at any await; the script then ends.
 
 use std::{
+    io::{Seek, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,35 +14,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
-use tokio::{io::unix::AsyncFd, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    capture::Capture,
     files::OpenScript,
-    live::{Live, Stream},
+    followed::{Bounds, Course, Followed, Keeping, Method},
+    live::Live,
     new_files::NewFiles,
     outcome::CapturedText,
     session::Surroundings,
-    worker_link::Output,
     zygote_client::{NewScript, ZygoteError},
 };
-use crate::{
-    protocol::{Script, WorkerExit},
-    sys::pidfd::PidFd,
-};
-
-pub use super::outcome::Method;
+use crate::protocol::{Script, WorkerExit};
 
 /// How long the exit status of a script that has ended may take to arrive.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
-/// Most that is read of each stream after the end: what a pipe can hold, and some.
-const MAX_DRAIN: usize = 1 << 20;
-const CHUNK: usize = 64 << 10;
+/// How long lines of our own may run.
+const ERRAND_LIMIT: Duration = Duration::from_secs(30);
+/// What tracebacks call them.
+const ERRAND: &str = "<forkpy>";
 
 /// Why a script was not run.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +56,9 @@ pub enum ScriptError {
         /// Why.
         source: ZygoteError,
     },
+    /// A few lines of our own.
+    #[error("failed to look at the session environment: {0}")]
+    Errand(String),
     /// The server ends.
     #[error("script {0:?} was not run to its end: the server is shutting down")]
     ShuttingDown(String),
@@ -86,7 +83,7 @@ pub struct ScriptOrder {
 #[derive(Debug)]
 pub struct ScriptOutcome {
     /// Whose doing its end was.
-    pub ending: ScriptEnding,
+    pub course: Course,
     /// Exit code or signal; `None` when it was not started.
     pub exit: Option<WorkerExit>,
     /// The kernel has killed for want of memory meanwhile.
@@ -103,25 +100,6 @@ pub struct ScriptOutcome {
     pub queued: Duration,
 }
 
-/// Whose doing the end of a script was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScriptEnding {
-    /// Its own.
-    Itself,
-    /// Its time was over.
-    TimedOut {
-        /// The limit.
-        limit: Duration,
-        /// How it was ended.
-        method: Method,
-    },
-    /// The client took the call back, or went.
-    Cancelled {
-        /// How it was ended.
-        method: Method,
-    },
-}
-
 /// All of them.
 #[derive(Debug)]
 pub struct Scripts {
@@ -131,17 +109,6 @@ pub struct Scripts {
     waiting: AtomicUsize,
     started: AtomicU64,
     stop: CancellationToken,
-}
-
-/// One process and what it has written.
-struct Running {
-    pid: i32,
-    pidfd: AsyncFd<PidFd>,
-    outputs: [Output; 2],
-    captures: [Capture; 2],
-    buffers: [Box<[u8]>; 2],
-    /// Dropped with this value, which would end what is left.
-    _lifeline: std::os::unix::net::UnixStream,
 }
 
 impl Scripts {
@@ -187,15 +154,18 @@ impl Scripts {
             () = cancel.cancelled() => return Ok(not_started(queued)),
             forked = fork => forked,
         };
-        let mut running = forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
-        let ending = self.follow(&mut running, limit, &cancel).await;
+        // The lifeline is held until the end: letting go of it would end the script.
+        let (mut process, _lifeline) =
+            forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
+        let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
+        let course = process.follow(&bounds).await;
         let ran = began.elapsed();
-        let exit = self.bury(&mut running).await;
-        let out_of_memory = exit == WorkerExit::Signal(9) && ending == ScriptEnding::Itself && self.around.oom.rose();
-        let [stdout, stderr] = running.captures.map(Capture::finish);
+        let exit = self.bury(&mut process).await;
+        let out_of_memory = exit == WorkerExit::Signal(9) && course == Course::Itself && self.around.oom.rose();
+        let [stdout, stderr] = process.finish();
         let own = [stdout.file.as_deref(), stderr.file.as_deref()];
         let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
-        Ok(ScriptOutcome { ending, exit: Some(exit), out_of_memory, stdout, stderr, new_files, ran, queued })
+        Ok(ScriptOutcome { course, exit: Some(exit), out_of_memory, stdout, stderr, new_files, ran, queued })
     }
 
     /// Waits for a place; `None` when the client takes the call back first.
@@ -218,12 +188,33 @@ impl Scripts {
         place
     }
 
+    /// Runs a few lines of forkpy's own in such a process, at once.
+    ///
+    /// # Errors
+    /// [`ScriptError`]; also when the lines did not run to their end.
+    pub async fn errand(&self, lines: &str, args: Vec<String>) -> Result<(), ScriptError> {
+        let fail = |source| ScriptError::NoProcess { path: ERRAND.to_owned(), source };
+        let mut file = tempfile::tempfile().map_err(|error| fail(error.into()))?;
+        file.write_all(lines.as_bytes()).and_then(|()| file.rewind()).map_err(|error| fail(error.into()))?;
+        let (path, full_path) = (ERRAND.to_owned(), PathBuf::from(ERRAND));
+        let script = OpenScript { file, path, full_path, directory: self.around.scratch.clone() };
+        let (mut process, _lifeline) = self.fork(script, args, None).await.map_err(fail)?;
+        let (cancel, stop) = (CancellationToken::new(), self.stop.clone());
+        process.follow(&Bounds { limit: ERRAND_LIMIT, grace: Duration::ZERO, cancel, stop }).await;
+        let exit = self.bury(&mut process).await;
+        let [_, stderr] = process.finish();
+        match exit {
+            WorkerExit::Code(0) => Ok(()),
+            _ => Err(ScriptError::Errand(stderr.text.lines().next_back().unwrap_or("it was ended").to_owned())),
+        }
+    }
+
     async fn fork(
         &self,
         script: OpenScript,
         args: Vec<String>,
         live: Option<Arc<Live>>,
-    ) -> Result<Running, ZygoteError> {
+    ) -> Result<(Followed, UnixStream), ZygoteError> {
         let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let OpenScript { file, path, full_path, directory } = script;
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
@@ -233,73 +224,25 @@ impl Scripts {
         let limits = self.around.settings.limits.kept_by_kernel();
         let NewScript { lease, pidfd, lifeline, stdout, stderr } =
             self.around.zygote.fork_script(wanted, limits, file.into()).await?;
-        let outputs = [Output::new(stdout)?, Output::new(stderr)?];
-        let capture = |stream, word: &str| {
-            let file = format!("script-{number}-{name}-{word}.txt");
-            let mut capture = Capture::new(self.around.settings.max_output, &self.around.outputs, file);
-            if let Some(live) = &live {
-                capture.tell(Arc::clone(live), stream);
-            }
-            capture
+        let keeping = Keeping {
+            cap: self.around.settings.max_output,
+            outputs: &self.around.outputs,
+            name: format!("script-{number}-{name}"),
+            live,
         };
-        Ok(Running {
-            pid: lease.take(),
-            pidfd,
-            outputs,
-            captures: [capture(Stream::Stdout, "stdout"), capture(Stream::Stderr, "stderr")],
-            buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
-            _lifeline: lifeline,
-        })
-    }
-
-    /// Reads its output until it has ended, and sees to that when its time is over or nobody wants it any more.
-    async fn follow(&self, running: &mut Running, limit: Duration, cancel: &CancellationToken) -> ScriptEnding {
-        let mut next_step = tokio::time::Instant::now() + limit;
-        let mut ending = ScriptEnding::Itself;
-        let mut killed = false;
-        loop {
-            let [out, err] = &mut running.outputs;
-            let [out_capture, err_capture] = &mut running.captures;
-            let [out_buffer, err_buffer] = &mut running.buffers;
-            // What decides stands before what flows: a script that never stops printing must still meet its time-out.
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled(), if !killed => {
-                    ending = ScriptEnding::Cancelled { method: Method::Kill };
-                    killed = true;
-                    running.kill();
-                }
-                () = cancel.cancelled(), if ending == ScriptEnding::Itself => {
-                    ending = ScriptEnding::Cancelled { method: Method::Interrupt };
-                    running.interrupt();
-                    next_step = tokio::time::Instant::now() + self.around.settings.grace;
-                }
-                () = tokio::time::sleep_until(next_step), if !killed => {
-                    if ending == ScriptEnding::Itself {
-                        ending = ScriptEnding::TimedOut { limit, method: Method::Interrupt };
-                        running.interrupt();
-                        next_step = tokio::time::Instant::now() + self.around.settings.grace;
-                    } else {
-                        ending = ending.by_kill();
-                        killed = true;
-                        running.kill();
-                    }
-                }
-                _ = running.pidfd.readable() => return ending,
-                Ok(count) = out.read(out_buffer) => out_capture.push(&out_buffer[..count]),
-                Ok(count) = err.read(err_buffer) => err_capture.push(&err_buffer[..count]),
-            }
-        }
+        let process = Followed::new(lease.pid(), pidfd, [stdout, stderr], &keeping)?;
+        let _ = lease.take();
+        Ok((process, lifeline))
     }
 
     /// The process has ended: learns how, ends what it started, reads what is left, lets it be reaped.
-    async fn bury(&self, running: &mut Running) -> WorkerExit {
-        let pid = running.pid;
-        let status = self.around.zygote.exit_of(pid, running.pidfd.get_ref());
+    async fn bury(&self, process: &mut Followed) -> WorkerExit {
+        let pid = process.pid;
+        let status = self.around.zygote.exit_of(pid, process.pidfd.get_ref());
         let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
         let children = self.around.children.clone();
         let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
-        running.drain();
+        process.drain();
         self.around.zygote.reap(pid);
         self.around.children.remove(pid);
         tracing::debug!(pid, ?exit, "script ended");
@@ -307,45 +250,9 @@ impl Scripts {
     }
 }
 
-impl Running {
-    /// As Ctrl-C does: to the script and what runs with it.
-    fn interrupt(&self) {
-        // Its process group has its number as soon as it leads one, and the number is its own until it is reaped.
-        if killpg(Pid::from_raw(self.pid), Signal::SIGINT).is_err() {
-            let _ = self.pidfd.get_ref().signal(Signal::SIGINT);
-        }
-    }
-
-    fn kill(&self) {
-        let _ = self.pidfd.get_ref().signal(Signal::SIGKILL);
-    }
-
-    fn drain(&mut self) {
-        for (output, capture) in self.outputs.iter_mut().zip(&mut self.captures) {
-            let mut drained = 0;
-            while drained < MAX_DRAIN
-                && let Some(count) = output.read_now(&mut self.buffers[0])
-            {
-                capture.push(&self.buffers[0][..count]);
-                drained += count;
-            }
-        }
-    }
-}
-
-impl ScriptEnding {
-    fn by_kill(self) -> Self {
-        let method = Method::Kill;
-        match self {
-            Self::TimedOut { limit, .. } => Self::TimedOut { limit, method },
-            Self::Itself | Self::Cancelled { .. } => Self::Cancelled { method },
-        }
-    }
-}
-
 fn not_started(queued: Duration) -> ScriptOutcome {
     ScriptOutcome {
-        ending: ScriptEnding::Cancelled { method: Method::NotStarted },
+        course: Course::Cancelled { method: Method::NotStarted },
         exit: None,
         out_of_memory: false,
         stdout: CapturedText::default(),

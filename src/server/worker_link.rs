@@ -88,6 +88,7 @@ pub struct Crash {
 pub struct Control {
     writer: AsyncMutex<FrameWriter>,
     waiting: Mutex<Vec<Waiting>>,
+    refreshing: Mutex<Vec<(u64, oneshot::Sender<Vec<String>>)>>,
     crash: Mutex<Option<Crash>>,
     dumps: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
     next: AtomicU64,
@@ -112,6 +113,8 @@ pub struct Unanswered {
     pub heartbeat: bool,
 }
 
+/// Bytes of names in one frame; a worker reads control frames of up to 4 KiB.
+const MAX_NAMES: usize = 3000;
 /// Most pings under way to one worker; who asks beyond that waits for the ones before.
 const MAX_PINGS: usize = 16;
 
@@ -232,6 +235,7 @@ impl Control {
         let control = Arc::new(Self {
             writer: AsyncMutex::new(writer),
             waiting: Mutex::default(),
+            refreshing: Mutex::default(),
             crash: Mutex::default(),
             dumps: Mutex::default(),
             next: AtomicU64::new(1),
@@ -239,17 +243,18 @@ impl Control {
         let hearing = Arc::clone(&control);
         tokio::spawn(async move {
             while let Ok(message) = reader.read().await {
-                hearing.hear(&message);
+                hearing.hear(message);
             }
             hearing.waiting.lock().clear();
             hearing.dumps.lock().clear();
+            hearing.refreshing.lock().clear();
         });
         Ok(control)
     }
 
-    fn hear(&self, message: &FromControl) {
+    fn hear(&self, message: FromControl) {
         let mut waiting = self.waiting.lock();
-        match *message {
+        match message {
             FromControl::Crashing { signal, stack_overflow } => {
                 *self.crash.lock() = Some(Crash { signal, stack_overflow });
             }
@@ -264,6 +269,12 @@ impl Control {
                     found.heard = true;
                 }
             }
+            FromControl::Refreshed { nonce, imported } => {
+                let mut refreshing = self.refreshing.lock();
+                if let Some(place) = refreshing.iter().position(|(asked, _)| *asked == nonce) {
+                    let _ = refreshing.swap_remove(place).1.send(imported);
+                }
+            }
             FromControl::Pong { nonce, value } => {
                 if let Some(place) = waiting.iter().position(|ping| ping.nonce == nonce) {
                     let ping = waiting.remove(place);
@@ -272,6 +283,26 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Packages have changed: lets the interpreter forget what it cached of the disk, beside a cell that runs. Which of
+    /// these modules are imported; `None` when it did not answer within `limit`, and it then does so later.
+    pub async fn refresh(self: &Arc<Self>, modules: &[String], limit: Duration) -> Option<Vec<String>> {
+        let mut imported = Vec::new();
+        let deadline = tokio::time::Instant::now() + limit;
+        for modules in parts(modules) {
+            let nonce = self.next.fetch_add(1, Ordering::Relaxed);
+            let (sender, answered) = oneshot::channel();
+            self.refreshing.lock().push((nonce, sender));
+            let (control, modules) = (Arc::clone(self), modules.to_vec());
+            tokio::spawn(async move {
+                let _ = control.writer.lock().await.write(&ToControl::Refresh { nonce, modules }).await;
+            });
+            let answer = tokio::time::timeout_at(deadline, answered).await;
+            self.refreshing.lock().retain(|(asked, _)| *asked != nonce);
+            imported.extend(answer.ok()?.ok()?);
+        }
+        Some(imported)
     }
 
     /// What the crash handler said, if it did.
@@ -351,5 +382,35 @@ impl Control {
 
     async fn send(&self, nonce: u64) -> Option<()> {
         self.writer.lock().await.write(&ToControl::Ping { nonce }).await.ok()
+    }
+}
+
+/// Names in parts that fit the frames that workers read; one part at least.
+fn parts(names: &[String]) -> Vec<&[String]> {
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    let mut size = 0;
+    for (index, name) in names.iter().enumerate() {
+        size += name.len() + 8;
+        if size > MAX_NAMES && index > begin {
+            parts.push(&names[begin..index]);
+            (begin, size) = (index, name.len() + 8);
+        }
+    }
+    parts.push(&names[begin..]);
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_names_go_in_parts_and_none_is_lost() {
+        let names: Vec<String> = (0..2000).map(|number| format!("module_{number}")).collect();
+        let parts = parts(&names);
+        assert!(parts.len() > 5 && parts.concat() == names);
+        assert!(parts.iter().all(|part| part.iter().map(String::len).sum::<usize>() < MAX_NAMES));
+        assert_eq!(super::parts(&[]), [&[] as &[String]]);
     }
 }

@@ -190,6 +190,8 @@ pub enum Request {
         /// Which.
         pid: i32,
     },
+    /// Packages have changed on the disk.
+    Refresh,
     /// Nobody wants this worker: end it and reap it.
     Abandon {
         /// Which.
@@ -292,6 +294,11 @@ impl Zygote {
                 return WorkerExit::Unknown;
             }
         }
+    }
+
+    /// Lets the zygote forget what it cached of the session environment.
+    pub fn refresh(&self) {
+        let _ = self.requests.send(Request::Refresh);
     }
 
     /// Lets the zygote reap a worker whose end has been seen.
@@ -418,7 +425,7 @@ impl Owner {
     async fn refuse_one(&mut self, error: &ZygoteError) -> Option<()> {
         match self.inbox.recv().await? {
             Request::Fork { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Request::Reap { .. } | Request::Abandon { .. } => {}
+            Request::Reap { .. } | Request::Abandon { .. } | Request::Refresh => {}
         }
         Some(())
     }
@@ -516,6 +523,9 @@ impl Owner {
     fn ask(&mut self, process: &mut Process, request: Request) {
         match request {
             Request::Abandon { pid } => self.abandon(process, pid),
+            Request::Refresh => {
+                let _ = send(&process.socket, &ToZygote::Refresh, &[]);
+            }
             Request::Reap { pid } => {
                 let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
             }
@@ -572,10 +582,13 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 }
 
 /// A process whose end wakes a task.
+///
+/// # Errors
+/// When there is no such process, or no descriptor left.
 #[expect(
     deprecated,
     reason = "the unsafe replacement asks for what PidFd keeps by construction: it owns its descriptor"
 )]
-fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
+pub fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
     AsyncFd::new(PidFd::open(pid)?)
 }

@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod memory;
 pub mod pidfd;
 pub mod processes;
+pub mod programs;
 pub mod signals;
 pub mod threads;
 pub mod usage;

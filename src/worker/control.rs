@@ -1,7 +1,7 @@
 //! The control thread: answers heartbeats, delivers interrupts, notices that the server is gone. And the pinger, a
 //! second small thread that waits for the GIL, so that the first never has to.
 //!
-//! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (takes it to evaluate `1+1` and to dump stacks).
+//! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (takes it for what `Job` says).
 
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},
@@ -23,7 +23,7 @@ use crate::{
 
 const CONTROL_STACK: usize = 128 << 10;
 const PINGER_STACK: usize = 512 << 10;
-/// Pings and dumps that may wait for the GIL; more are dropped, the server sees no pong either way.
+/// Pings and the like that may wait for the GIL; more are dropped, the server sees no answer either way.
 const WAITING_PINGS: usize = 16;
 
 struct Control {
@@ -38,6 +38,7 @@ struct Control {
 enum Job {
     Ping(u64),
     Dump(u64),
+    Refresh(u64, Vec<String>),
 }
 
 /// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
@@ -64,6 +65,7 @@ impl Control {
                         self.say(&FromControl::StacksDumped { nonce });
                     }
                 }
+                ToControl::Refresh { nonce, modules } => self.hand_over(Job::Refresh(nonce, modules)),
             }
         }
         end_with_children()
@@ -93,6 +95,9 @@ fn work(jobs: &Receiver<Job>, writer: &Mutex<UnixStream>, evaluate: &Pinger) {
     for job in jobs {
         let report = match job {
             Job::Ping(nonce) => evaluate.evaluate().map(|value| FromControl::Pong { nonce, value }),
+            Job::Refresh(nonce, modules) => {
+                evaluate.refresh(modules).map(|imported| FromControl::Refreshed { nonce, imported })
+            }
             Job::Dump(nonce) => evaluate.dump().then_some(FromControl::StacksDumped { nonce }),
         };
         if let Some(report) = report {

@@ -25,6 +25,7 @@ pub struct Functions {
     arm_dump: Py<PyAny>,
     dump: Py<PyAny>,
     collect: Py<PyAny>,
+    refresh: Py<PyAny>,
 }
 
 /// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code, displays.
@@ -56,6 +57,7 @@ impl Functions {
             arm_dump: find("stacks", "arm")?,
             dump: find("stacks", "dump")?,
             collect: find("probe", "collect")?,
+            refresh: find("packages", "refresh")?,
         })
     }
 
@@ -117,6 +119,12 @@ impl Functions {
         self.run_script.call1(py, (PyBytes::new(py, source), file, directory, argv, workspace))?.extract(py)
     }
 
+    /// Forgets what was cached of the disk; comes back with those of these modules that are imported.
+    pub fn refresh(&self, py: Python<'_>, modules: &[String]) -> Vec<String> {
+        let answer = self.refresh.call1(py, (modules,));
+        answer.and_then(|answer| answer.extract(py)).unwrap_or_default()
+    }
+
     /// The ping's evaluation, in the main thread.
     pub(super) fn probe(&self, py: Python<'_>) -> PyResult<i64> {
         self.ping.call0(py)?.extract(py)
@@ -129,7 +137,12 @@ impl Functions {
 
     /// What the pinger thread needs. It keeps the black box open for as long as the process lives.
     pub(super) fn pinger(&self, py: Python<'_>, black_box: OwnedFd) -> Pinger {
-        Pinger { ping: self.ping.clone_ref(py), dump: self.dump.clone_ref(py), black_box }
+        Pinger {
+            ping: self.ping.clone_ref(py),
+            dump: self.dump.clone_ref(py),
+            refresh: self.refresh.clone_ref(py),
+            black_box,
+        }
     }
 
     /// Lets a signal write all stacks to the black box, with or without the GIL; returns the signal's number.
@@ -171,17 +184,24 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
 /// The dump signal, counted from the highest: out of the way of what programs and debuggers use.
 const DUMP_BELOW_MAX: i32 = 5;
 
-/// What the pinger thread does with the GIL: the no-op evaluation behind a ping, and the dump of all stacks.
+/// What the pinger thread does with the GIL: the no-op evaluation behind a ping, the dump of all stacks, and a
+/// look at what is imported.
 pub(super) struct Pinger {
     ping: Py<PyAny>,
     dump: Py<PyAny>,
+    refresh: Py<PyAny>,
     black_box: OwnedFd,
 }
 
 impl Pinger {
-    /// Waits for the GIL and evaluates; `None` when that raised.
+    /// The no-op evaluation behind a ping: waits for the GIL and evaluates; `None` when that raised.
     pub(super) fn evaluate(&self) -> Option<i64> {
         Python::attach(|py| self.ping.call0(py).ok()?.extract(py).ok())
+    }
+
+    /// Waits for the GIL and does what [`Functions::refresh`] does; `None` when that raised.
+    pub(super) fn refresh(&self, modules: Vec<String>) -> Option<Vec<String>> {
+        Python::attach(|py| self.refresh.call1(py, (modules,)).ok()?.extract(py).ok())
     }
 
     /// Waits for the GIL and writes all stacks to the black box; false when that raised.

@@ -201,6 +201,10 @@ impl Zygote {
         match message {
             ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
             ToZygote::Fork { worker, purpose, limits } => self.fork(py, worker, purpose, limits),
+            ToZygote::Refresh => {
+                self.functions.refresh(py, &[]);
+                Ok(())
+            }
             ToZygote::Reap { pid } => {
                 self.reap(pid);
                 Ok(())

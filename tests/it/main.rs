@@ -19,6 +19,7 @@ mod limits;
 mod live;
 mod operators;
 mod output;
+mod packages;
 mod recovery;
 mod resources;
 mod scripts;

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure.
 
+mod packages;
 mod scripts;
 
 use std::time::Duration;
@@ -11,7 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::scripts::RunScript;
+pub use self::{
+    packages::{InstallDependencies, ListPackages},
+    scripts::RunScript,
+};
 use super::ToolError;
 use crate::{
     config::{MAX_CODE, MAX_SECONDS},

@@ -8,6 +8,7 @@ pub mod arguments;
 pub(in crate::server) mod asking;
 mod files;
 mod health;
+mod packages;
 mod progress;
 pub mod results;
 mod run;
@@ -33,6 +34,7 @@ use super::{
     Server,
     clients::Client,
     files::FileError,
+    packages::PackageError,
     registry::RegistryError,
     scripts::ScriptError,
     session::{Session, SessionError},
@@ -54,6 +56,9 @@ pub enum ToolError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Packages.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// A script.
     #[error(transparent)]
     Script(#[from] ScriptError),
@@ -217,6 +222,16 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Open,
             "Runs a Python file of the workspace from its beginning, as `python file.py args` would: in a process of its own that ends with it, with its own variables. No session is touched or waited for. What it printed and its exit code come back; an exception or sys.exit is a normal result. Every process it leaves behind is ended with it.",
         ),
+        define::<a::InstallDependencies, r::Installed>(
+            "install_dependencies",
+            Effect::Open,
+            "Installs Python packages into the environment of all sessions, with uv or pip. New packages can be imported at once, in living sessions too. A session that has already imported a package which changed is named: restart_kernel gives it the new one.",
+        ),
+        define::<a::ListPackages, r::PackageList>(
+            "list_packages",
+            Effect::Reads,
+            "Lists the packages that sessions can import, with versions.",
+        ),
     ]
 });
 
@@ -263,6 +278,8 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "delete_file" => files::delete(server, &mut call).await,
         "save_script" => files::save_script(server, &mut call).await,
         "run_script" => scripts::run(server, call).await,
+        "install_dependencies" => packages::install(server, call).await,
+        "list_packages" => packages::list(server, &mut call).await,
         _ => return None,
     };
     Some(answered.unwrap_or_else(|error| refusal(&error)).into())

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
 
+mod packages;
 mod scripts;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -9,7 +10,10 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use self::scripts::ScriptRun;
+pub use self::{
+    packages::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},
+    scripts::ScriptRun,
+};
 use crate::{
     limits::Limits,
     server::health::{

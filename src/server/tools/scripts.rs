@@ -12,10 +12,11 @@ use crate::{
     server::{
         Server,
         files::FileError,
+        followed::Course,
         outcome::signal_name,
         render,
         resources::links,
-        scripts::{Method, ScriptEnding, ScriptOrder, ScriptOutcome},
+        scripts::{ScriptOrder, ScriptOutcome},
     },
 };
 
@@ -48,12 +49,12 @@ fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
         Some(WorkerExit::Signal(number)) => (Some(-number), Some(signal_name(number))),
         Some(WorkerExit::Unknown) | None => (None, None),
     };
-    let status = match (outcome.ending, outcome.exit) {
-        (ScriptEnding::TimedOut { .. }, _) => "timeout",
-        (ScriptEnding::Cancelled { .. }, _) => "cancelled",
-        (ScriptEnding::Itself, Some(WorkerExit::Code(0))) => "ok",
-        (ScriptEnding::Itself, Some(WorkerExit::Code(_))) => "error",
-        (ScriptEnding::Itself, _) => "died",
+    let status = match (outcome.course, outcome.exit) {
+        (Course::TimedOut { .. }, _) => "timeout",
+        (Course::Cancelled { .. }, _) => "cancelled",
+        (Course::Itself, Some(WorkerExit::Code(0))) => "ok",
+        (Course::Itself, Some(WorkerExit::Code(_))) => "error",
+        (Course::Itself, _) => "died",
     };
     let mut reply = ScriptRun {
         status,
@@ -66,7 +67,7 @@ fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
         new_files: outcome.new_files.paths,
         new_files_omitted: outcome.new_files.omitted as u64,
         new_files_incomplete: outcome.new_files.incomplete,
-        timed_out: matches!(outcome.ending, ScriptEnding::TimedOut { .. }),
+        timed_out: matches!(outcome.course, Course::TimedOut { .. }),
         signal,
         notice,
         stdout_bytes: outcome.stdout.total,
@@ -80,26 +81,16 @@ fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
 
 /// One sentence on an end that is not plain from output and exit code.
 fn notice(outcome: &ScriptOutcome) -> Option<String> {
-    let how = |method| match method {
-        Method::NotStarted => "it was not run",
-        Method::Interrupt => "it was interrupted",
-        Method::Kill => "an interrupt did not end it, so it was killed",
-    };
-    match (outcome.ending, outcome.exit) {
-        (ScriptEnding::TimedOut { limit, method }, _) => {
-            Some(format!("The time limit of {} s was over: {}.", limit.as_secs_f64(), how(method)))
-        }
-        (ScriptEnding::Cancelled { method }, _) => Some(format!("The call was cancelled: {}.", how(method))),
-        (ScriptEnding::Itself, Some(WorkerExit::Signal(_))) if outcome.out_of_memory => {
+    if let Some(words) = outcome.course.sentence() {
+        return Some(words);
+    }
+    match outcome.exit {
+        Some(WorkerExit::Signal(_)) if outcome.out_of_memory => {
             Some("The kernel killed the script because memory ran out.".to_owned())
         }
-        (ScriptEnding::Itself, Some(WorkerExit::Signal(number))) => {
-            Some(format!("The script was ended by {}.", signal_name(number)))
-        }
-        (ScriptEnding::Itself, Some(WorkerExit::Unknown) | None) => {
-            Some("The script ended; its exit status could not be read.".to_owned())
-        }
-        (ScriptEnding::Itself, Some(WorkerExit::Code(_))) => None,
+        Some(WorkerExit::Signal(number)) => Some(format!("The script was ended by {}.", signal_name(number))),
+        Some(WorkerExit::Unknown) | None => Some("The script ended; its exit status could not be read.".to_owned()),
+        Some(WorkerExit::Code(_)) => None,
     }
 }
 
