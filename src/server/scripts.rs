@@ -147,13 +147,14 @@ impl Scripts {
         let mark = self.around.files.mark();
         let began = Instant::now();
         let ScriptOrder { script, args, limit, cancel, live } = order;
-        let fork = self.fork(script, args, live);
-        let forked = tokio::select! {
+        // The last chance not to run it: what is forked runs, whatever we know of it yet.
+        tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(ScriptError::ShuttingDown(path)),
             () = cancel.cancelled() => return Ok(not_started(queued)),
-            forked = fork => forked,
-        };
+            () = self.around.zygote.settled() => {}
+        }
+        let forked = self.fork(script, args, live).await;
         // The lifeline is held until the end: letting go of it would end the script.
         let (mut process, _lifeline) =
             forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;

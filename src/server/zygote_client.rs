@@ -296,6 +296,12 @@ impl Zygote {
         }
     }
 
+    /// Waits until the zygote is no longer starting. Cancel-safe.
+    pub async fn settled(&self) {
+        let mut stage = self.stage.clone();
+        let _ = stage.wait_for(|stage| *stage != Stage::Starting).await;
+    }
+
     /// Lets the zygote forget what it cached of the session environment.
     pub fn refresh(&self) {
         let _ = self.requests.send(Request::Refresh);
@@ -511,18 +517,25 @@ impl Owner {
         }
     }
 
-    /// Ends a worker that nobody wants any more.
-    fn abandon(&self, process: &Process, pid: i32) {
+    /// Ends a process that nobody wants any more; it may have started others by now.
+    fn abandon(&self, pid: i32) {
         if let Ok(pidfd) = PidFd::open(pid) {
             let _ = pidfd.signal(Signal::SIGKILL);
         }
-        self.children.remove(pid);
-        let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
+        let (children, requests) = (self.children.clone(), self.requests.clone());
+        tokio::spawn(async move {
+            let family = children.clone();
+            let _ = tokio::task::spawn_blocking(move || family.kill_family(pid)).await;
+            children.remove(pid);
+            if let Some(requests) = requests.upgrade() {
+                let _ = requests.send(Request::Reap { pid });
+            }
+        });
     }
 
     fn ask(&mut self, process: &mut Process, request: Request) {
         match request {
-            Request::Abandon { pid } => self.abandon(process, pid),
+            Request::Abandon { pid } => self.abandon(pid),
             Request::Refresh => {
                 let _ = send(&process.socket, &ToZygote::Refresh, &[]);
             }

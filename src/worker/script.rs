@@ -92,6 +92,8 @@ fn settle(errand: Errand) -> io::Result<Vec<u8>> {
 /// Ends the process and all it started when the server lets go, without the GIL: it may be held for ever.
 fn hold(mut lifeline: UnixStream) -> io::Result<()> {
     let wait = move || {
+        // Signals are the main thread's: one that came here would not wake it.
+        let _ = SigSet::all().thread_block();
         // Nothing is ever sent, so whatever comes back is the end.
         let _ = lifeline.read(&mut [0]);
         processes::kill_children();
