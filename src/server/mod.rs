@@ -22,6 +22,7 @@ pub mod live;
 pub mod mcp;
 pub mod metrics;
 pub mod new_files;
+pub mod notebook;
 pub mod oom;
 pub mod outcome;
 pub mod packages;

@@ -8,7 +8,7 @@ use super::{
     outcome::{CapturedText, CellOutcome, Death, Ending, Fate, Method, signal_name},
     tools::results::{Cell, CellException, Exit, Shown},
 };
-use crate::protocol::{Display, WorkerExit};
+use crate::protocol::{CellError, Display, WorkerExit};
 
 /// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
 pub const MAX_REPLY: usize = 900_000;
@@ -26,13 +26,7 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         Ending::Died(death) => (exit_code(death.exit), Some(exit(death, None))),
         _ => (None, None),
     };
-    let error = outcome.error.map(|error| CellException {
-        kind: error.kind,
-        message: error.message,
-        line: error.line,
-        cell: number,
-        traceback: error.traceback,
-    });
+    let error = outcome.error.map(|error| exception(error, number));
     let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file } = outcome.stdout;
     let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file } = outcome.stderr;
     let mut reply = Cell {
@@ -66,6 +60,13 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
     };
     fit(&mut reply, MAX_REPLY.saturating_sub(pictures));
     reply
+}
+
+/// An exception, with the number of its cell.
+#[must_use]
+pub fn exception(error: CellError, cell: u64) -> CellException {
+    let CellError { kind, message, line, traceback } = error;
+    CellException { kind, message, line, cell, traceback }
 }
 
 fn words(display: &Display) -> Option<String> {

@@ -24,6 +24,7 @@ use super::{
     health::{HealthPolicy, alerts::Book, crashes::Crashes, recovery::Step, stacks::Stacks},
     live::Live,
     new_files::{NewFiles, Watcher},
+    notebook::{History, Recorded},
     oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
     resources::changes::Changes,
@@ -88,6 +89,8 @@ pub struct Session {
     pub shared: Shared,
     /// What it may take.
     pub limits: Limits,
+    /// What it has run.
+    pub history: Arc<History>,
     cells: mpsc::Sender<Order>,
     urgent: mpsc::UnboundedSender<Urgent>,
 }
@@ -214,8 +217,10 @@ impl Session {
         let shared = Shared::new(description, policy);
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
+        let history = Arc::<History>::default();
         let task = Task {
             id: Arc::clone(&id),
+            history: Arc::clone(&history),
             shared: shared.clone(),
             limits,
             around,
@@ -232,7 +237,7 @@ impl Session {
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
         };
         tokio::spawn(task.live());
-        Self { id, shared, limits, cells, urgent }
+        Self { id, shared, limits, history, cells, urgent }
     }
 
     /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.
@@ -316,6 +321,7 @@ impl Session {
 /// The session itself.
 struct Task {
     id: Arc<str>,
+    history: Arc<History>,
     shared: Shared,
     limits: Limits,
     around: Arc<Surroundings>,
@@ -426,10 +432,15 @@ impl Task {
         match order {
             Order::Cell { cell, reply } => {
                 let queued = cell.asked.elapsed();
+                let code = cell.code.clone();
                 let outcome = self.run_cell(cell, queued).await;
                 self.settle();
                 let ended = telemetry::Ended::from(&outcome);
+                let recorded = Recorded::new(code, &outcome);
                 let _ = reply.send(outcome);
+                if let Some(recorded) = recorded {
+                    self.history.add(recorded);
+                }
                 telemetry::cell_ended(ended);
                 self.plan_revival();
             }

@@ -17,6 +17,7 @@ mod http_files;
 mod input;
 mod limits;
 mod live;
+mod notebooks;
 mod operators;
 mod output;
 mod packages;

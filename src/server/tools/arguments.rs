@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure.
 
+mod notebooks;
 mod packages;
 mod scripts;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
+    notebooks::{ExportNotebook, Format, OnError, RunNotebook},
     packages::{InstallDependencies, ListPackages},
     scripts::RunScript,
 };

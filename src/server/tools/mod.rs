@@ -8,6 +8,7 @@ pub mod arguments;
 pub(in crate::server) mod asking;
 mod files;
 mod health;
+mod notebooks;
 mod packages;
 mod progress;
 pub mod results;
@@ -34,6 +35,7 @@ use super::{
     Server,
     clients::Client,
     files::FileError,
+    notebook::NotebookError,
     packages::PackageError,
     registry::RegistryError,
     scripts::ScriptError,
@@ -56,6 +58,9 @@ pub enum ToolError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A notebook.
+    #[error(transparent)]
+    Notebook(#[from] NotebookError),
     /// Packages.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -232,6 +237,16 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Reads,
             "Lists the packages that sessions can import, with versions.",
         ),
+        define::<a::ExportNotebook, r::ExportedNotebook>(
+            "export_notebook",
+            Effect::Overwrites,
+            "Writes what a session has run, with its outputs, pictures and errors, as a Jupyter notebook, or as an HTML page that needs nothing else.",
+        ),
+        define::<a::RunNotebook, r::NotebookRun>(
+            "run_notebook",
+            Effect::Open,
+            "Runs a Jupyter notebook of the workspace cell by cell in a session, and writes it back with its outputs. Stops at the first cell that raises unless on_error is `continue`. Parameters are set behind the cell tagged `parameters`.",
+        ),
     ]
 });
 
@@ -279,6 +294,8 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "save_script" => files::save_script(server, &mut call).await,
         "run_script" => scripts::run(server, call).await,
         "install_dependencies" => packages::install(server, call).await,
+        "export_notebook" => notebooks::export(server, &mut call).await,
+        "run_notebook" => notebooks::run(server, call).await,
         "list_packages" => packages::list(server, &mut call).await,
         _ => return None,
     };

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
 
+mod notebooks;
 mod packages;
 mod scripts;
 
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::{
+    notebooks::{ExportedNotebook, NotebookFailure, NotebookRun},
     packages::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},
     scripts::ScriptRun,
 };

@@ -1,0 +1,224 @@
+//! Notebooks: a session written as one, and existing ones run. Whether Jupyter's own tools agree is asked in tests/clients.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Forkpy, Setup};
+
+fn code(source: &str) -> Value {
+    json!({"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": null})
+}
+
+fn tagged(source: &str, tag: &str) -> Value {
+    let mut cell = code(source);
+    cell["metadata"] = json!({"tags": [tag], "mine": 1});
+    cell
+}
+
+fn write(forkpy: &Forkpy, name: &str, cells: &[Value]) {
+    let notebook = json!({"nbformat": 4, "nbformat_minor": 4, "metadata": {"mine": true}, "cells": cells});
+    fs::write(forkpy.file(name), notebook.to_string()).expect("written");
+}
+
+fn load(forkpy: &Forkpy, name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(forkpy.file(name)).expect("there")).expect("JSON")
+}
+
+fn run(forkpy: &mut Forkpy, arguments: Value) -> Value {
+    let reply = forkpy.call("run_notebook", arguments);
+    assert!(!reply.is_error, "{}", reply.text);
+    reply.data
+}
+
+#[test]
+fn a_session_becomes_a_notebook_with_outputs_results_and_errors() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("x = 20\nprint('ä')\nimport sys\nprint('err', file=sys.stderr)\nx + 1");
+    forkpy.run("def f():\n    1/0\nf()");
+    forkpy.call("restart_kernel", json!({}));
+    forkpy.run("print('after')");
+    forkpy.call("create_session", json!({"session_id": "other"}));
+    let reply = forkpy.call("export_notebook", json!({}));
+    let done = reply.data;
+    assert_eq!((&done["path"], &done["format"]), (&json!("outputs/default.ipynb"), &json!("ipynb")), "{}", reply.text);
+    assert_eq!(
+        (&done["cells"], &done["cells_left_out"], &done["session_id"]),
+        (&json!(3), &json!(0), &json!("default"))
+    );
+    let notebook = load(&forkpy, "outputs/default.ipynb");
+    assert_eq!((&notebook["nbformat"], &notebook["nbformat_minor"]), (&json!(4), &json!(5)));
+    let cells = &notebook["cells"];
+    assert_eq!(cells[0]["source"][0], "x = 20\n");
+    assert_eq!(cells[0]["outputs"][0], json!({"output_type": "stream", "name": "stdout", "text": ["ä\n"]}));
+    assert_eq!(cells[0]["outputs"][1]["text"], json!(["err\n"]));
+    let value =
+        json!({"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": {"text/plain": ["21"]}});
+    assert_eq!(cells[0]["outputs"][2], value);
+    let error = &cells[1]["outputs"];
+    assert_eq!(error.as_array().expect("a list").len(), 1, "the traceback is there once: {error}");
+    assert_eq!((&error[0]["ename"], &error[0]["evalue"]), (&json!("ZeroDivisionError"), &json!("division by zero")));
+    let size = fs::metadata(forkpy.file("outputs/default.ipynb")).expect("there").len();
+    assert_eq!(done["size"], size);
+    let empty = forkpy.call("export_notebook", json!({"session_id": "other", "path": "a/b/c.ipynb"})).data;
+    assert_eq!((&empty["cells"], &load(&forkpy, "a/b/c.ipynb")["cells"]), (&json!(0), &json!([])));
+}
+
+#[test]
+fn displays_are_in_the_notebook_and_on_the_page_and_no_script_is() {
+    let mut forkpy = Forkpy::start();
+    let pixel = "import base64, sys\npng = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')\n\
+        class Picture:\n    def _repr_png_(self): return png\n\
+        class Page:\n    def _repr_html_(self): return '<script>alert(1)</script><b>bold</b>'\n\
+        display(Picture())\nprint('<script>alert(2)</script>')\nPage()";
+    let shown = forkpy.run(pixel);
+    assert_eq!(shown["status"], "ok", "{shown}");
+    forkpy.run("handle = display('first', display_id='d')");
+    forkpy.run("handle.update('second')");
+    forkpy.call("export_notebook", json!({"path": "n.ipynb"}));
+    let notebook = load(&forkpy, "n.ipynb");
+    let outputs = notebook["cells"][0]["outputs"].as_array().expect("a list").clone();
+    let with =
+        |mime: &str| outputs.iter().find(|output| output["data"].get(mime).is_some()).cloned().unwrap_or_default();
+    assert!(with("image/png")["data"]["image/png"].as_str().expect("base64").starts_with("iVBOR"), "{outputs:?}");
+    assert_eq!(with("text/html")["output_type"], "execute_result");
+    let text = notebook.to_string();
+    assert!(text.contains("'second'") && !text.contains("'first'\""), "an update takes the place: {text}");
+    assert_eq!(notebook["cells"][2]["outputs"], json!([]));
+    let done = forkpy.call("export_notebook", json!({"path": "n.html"})).data;
+    assert_eq!(done["format"], "html");
+    let page = fs::read_to_string(forkpy.file("n.html")).expect("there");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("data:image/png;base64,iVBOR"), "{page}");
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(2)") && page.contains("sandbox=\"\""));
+    assert!(!page.contains("http:") && !page.contains("https:"), "it needs nothing else");
+}
+
+#[test]
+fn a_notebook_is_run_in_the_session_and_written_back() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("before = 5");
+    let cells = [
+        json!({"cell_type": "markdown", "metadata": {}, "source": ["# Title\n", "text"], "attachments": {}}),
+        code("a = before + 1\nprint(a)"),
+        code(""),
+        tagged("raise SystemError('not run')", "skip-execution"),
+        tagged("1/0", "raises-exception"),
+        json!({"cell_type": "raw", "metadata": {}, "source": "raw"}),
+        code("a * 2"),
+    ];
+    write(&forkpy, "n.ipynb", &cells);
+    let done = run(&mut forkpy, json!({"path": "n.ipynb"}));
+    assert_eq!((&done["status"], &done["executed"], &done["total"]), (&json!("ok"), &json!(3), &json!(3)), "{done}");
+    assert_eq!((&done["output_path"], &done["failures"]), (&json!("n.ipynb"), &json!([])));
+    let notebook = load(&forkpy, "n.ipynb");
+    assert_eq!((&notebook["metadata"]["mine"], &notebook["nbformat_minor"]), (&json!(true), &json!(5)));
+    let run_cells = &notebook["cells"];
+    assert_eq!(run_cells[0]["source"], cells[0]["source"]);
+    assert_eq!(run_cells[1]["outputs"][0]["text"], json!(["6\n"]));
+    assert_eq!(run_cells[1]["execution_count"], 2);
+    assert_eq!((&run_cells[3]["outputs"], &run_cells[3]["execution_count"]), (&json!([]), &Value::Null));
+    assert_eq!(run_cells[3]["metadata"]["mine"], 1);
+    assert_eq!(run_cells[4]["outputs"][0]["ename"], "ZeroDivisionError");
+    assert_eq!(run_cells[6]["outputs"][0]["data"]["text/plain"], json!(["12"]));
+    assert_eq!(forkpy.eval("a"), "6", "its variables are the session's");
+}
+
+#[test]
+fn it_stops_at_the_first_error_unless_told_otherwise() {
+    let mut forkpy = Forkpy::start();
+    write(&forkpy, "n.ipynb", &[code("print('one')"), code("1/0"), code("print('three')"), code("x ="), code("'end'")]);
+    let source = fs::read_to_string(forkpy.file("n.ipynb")).expect("there");
+    let stopped = run(&mut forkpy, json!({"path": "n.ipynb", "output_path": "out/stopped.ipynb"}));
+    assert_eq!((&stopped["status"], &stopped["executed"], &stopped["total"]), (&json!("error"), &json!(2), &json!(5)));
+    assert_eq!(stopped["failures"][0]["index"], 1);
+    assert_eq!(stopped["failures"][0]["error"]["type"], "ZeroDivisionError", "{stopped}");
+    let notebook = load(&forkpy, "out/stopped.ipynb");
+    assert_eq!(notebook["cells"][1]["outputs"][0]["output_type"], "error");
+    assert_eq!(notebook["cells"][2]["outputs"], json!([]));
+    assert_eq!(fs::read_to_string(forkpy.file("n.ipynb")).expect("there"), source, "the original stays");
+    let on = run(&mut forkpy, json!({"path": "n.ipynb", "on_error": "continue", "output_path": "on.ipynb"}));
+    assert_eq!((&on["status"], &on["executed"]), (&json!("error"), &json!(5)), "{on}");
+    let failed: Vec<&Value> =
+        on["failures"].as_array().expect("a list").iter().map(|failure| &failure["index"]).collect();
+    assert_eq!(failed, [&json!(1), &json!(3)]);
+    assert_eq!(load(&forkpy, "on.ipynb")["cells"][2]["outputs"][0]["text"], json!(["three\n"]));
+}
+
+#[test]
+fn parameters_replace_those_of_the_run_before() {
+    let mut forkpy = Forkpy::start();
+    write(&forkpy, "n.ipynb", &[tagged("n = 1\nname = 'default'", "parameters"), code("print(n, name, flag)")]);
+    for (n, expected) in [(5, "5 it's None\n"), (7, "7 it's None\n")] {
+        let parameters = json!({"n": n, "name": "it's", "flag": null});
+        let done = run(&mut forkpy, json!({"path": "n.ipynb", "parameters": parameters}));
+        assert_eq!(done["status"], "ok", "{done}");
+        let cells = load(&forkpy, "n.ipynb")["cells"].clone();
+        assert_eq!(cells.as_array().expect("a list").len(), 3);
+        assert_eq!(cells[1]["metadata"]["tags"], json!(["injected-parameters"]));
+        assert_eq!(cells[2]["outputs"][0]["text"], json!([expected]));
+    }
+}
+
+#[test]
+fn a_cell_that_is_too_long_or_kills_its_worker_ends_the_run() {
+    let mut forkpy = Forkpy::start();
+    write(&forkpy, "n.ipynb", &[code("print('begun')"), code("while True: pass"), code("1")]);
+    let reply = forkpy.call("run_notebook", json!({"path": "n.ipynb", "timeout": 0.5}));
+    assert!(reply.is_error && reply.data["status"] == "timeout", "{reply:?}");
+    assert_eq!(load(&forkpy, "n.ipynb")["cells"][1]["outputs"][0]["ename"], "KeyboardInterrupt");
+    write(&forkpy, "n.ipynb", &[code("import os; os._exit(3)"), code("1")]);
+    let reply = forkpy.call("run_notebook", json!({"path": "n.ipynb", "on_error": "continue"}));
+    assert!(reply.is_error && reply.data["status"] == "died", "{reply:?}");
+    assert_eq!(reply.data["executed"], 1);
+    assert_eq!(load(&forkpy, "n.ipynb")["cells"][0]["outputs"][0]["ename"], "DeadKernelError");
+}
+
+#[test]
+fn progress_names_the_cell_and_brings_its_output() {
+    let mut forkpy = Forkpy::start();
+    write(&forkpy, "n.ipynb", &[code("print('from the notebook')\nimport time; time.sleep(0.3)")]);
+    let call = json!({"name": "run_notebook", "arguments": {"path": "n.ipynb"}, "_meta": {"progressToken": "p"}});
+    let id = forkpy.begin("tools/call", call);
+    assert_eq!(forkpy.reply(id).data["status"], "ok");
+    let told: String = forkpy.notifications.iter().filter_map(|note| note["params"]["message"].as_str()).collect();
+    assert!(told.contains("from the notebook"), "{told}");
+}
+
+#[test]
+fn what_is_no_notebook_is_refused_in_words() {
+    let mut forkpy = Setup::new().start();
+    let files = [
+        ("text.ipynb", "no JSON", "not JSON"),
+        ("list.ipynb", "[]", "not a JSON object"),
+        ("old.ipynb", "{\"nbformat\": 3, \"worksheets\": []}", "nbformat 3"),
+        ("bare.ipynb", "{\"cells\": []}", "`nbformat` is missing"),
+        ("keys.ipynb", "{\"nbformat\": 4}", "`cells` is missing"),
+        ("cell.ipynb", "{\"nbformat\": 4, \"cells\": [{\"cell_type\": \"code\"}]}", "cell 0: `source` is missing"),
+        ("r.ipynb", "{\"nbformat\": 4, \"cells\": [], \"metadata\": {\"kernelspec\": {\"language\": \"R\"}}}", "\"R\""),
+    ];
+    for (name, text, words) in files {
+        fs::write(forkpy.file(name), text).expect("written");
+        let said = forkpy.refused("run_notebook", json!({"path": name}));
+        assert!(said.contains(words) && said.contains(name), "{name}: {said}");
+        assert_eq!(fs::read_to_string(forkpy.file(name)).expect("there"), text);
+    }
+    fs::write(forkpy.file("latin.ipynb"), b"\xe9").expect("written");
+    write(&forkpy, "n.ipynb", &[code("1")]);
+    for (tool, arguments, words) in [
+        ("run_notebook", json!({"path": "latin.ipynb"}), "not UTF-8"),
+        ("run_notebook", json!({"path": "nowhere.ipynb"}), "No such file"),
+        ("run_notebook", json!({"path": "scripts"}), "a directory"),
+        ("run_notebook", json!({"path": "../n.ipynb"}), "out of the workspace"),
+        ("run_notebook", json!({"path": "n.ipynb", "output_path": "../n.ipynb"}), "out of the workspace"),
+        ("run_notebook", json!({"path": "n.ipynb", "parameters": {"a b": 1}}), "\"a b\""),
+        ("run_notebook", json!({"path": "n.ipynb", "on_error": "ignore"}), "`on_error`"),
+        ("run_notebook", json!({"path": "n.ipynb", "session_id": "nowhere"}), "nowhere"),
+        ("run_notebook", json!({}), "missing field `path`"),
+        ("export_notebook", json!({"path": "../x.ipynb"}), "out of the workspace"),
+        ("export_notebook", json!({"path": "scripts"}), "directory"),
+        ("export_notebook", json!({"format": "pdf"}), "`format`"),
+    ] {
+        let said = forkpy.refused(tool, arguments);
+        assert!(said.contains(words) && said.len() < 800, "{words}: {said}");
+    }
+}
