@@ -160,7 +160,7 @@ def stamp(directory: Path, value: str) -> None:
 
 def works(python: Path) -> bool:
     """An environment whose interpreter was upgraded or removed under it does not."""
-    return try_run([str(python), "-c", "import fastmcp, mcp, prometheus_client, psutil, pytest"])
+    return try_run([str(python), "-c", "import fastmcp, mcp, nbclient, prometheus_client, psutil, pytest"])
 
 
 def clean_environment(path_first: Path | None = None) -> dict[str, str]:

@@ -69,6 +69,11 @@ fn client_files_and_resources() {
 }
 
 #[test]
+fn client_fastmcp_data() {
+    pytest("tests/clients", &["test_fastmcp_data.py"]);
+}
+
+#[test]
 fn health_document_with_fastmcp() {
     pytest("tests/clients", &["test_health_document.py"]);
 }
