@@ -30,9 +30,9 @@ def refresh(modules: list[str]) -> list[str]:
             # Somebody else's finder, with methods of its own.
             continue
     metadata = sys.modules.get("importlib.metadata")
-    finder = getattr(metadata, "MetadataPathFinder", None)
-    if finder is not None:
-        finder.invalidate_caches()
+    if metadata is not None:
+        # An instance, because up to 3.11 the method is none of the class.
+        metadata.MetadataPathFinder().invalidate_caches()
     return [name for name in modules if name in sys.modules]
 
 

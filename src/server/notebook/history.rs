@@ -56,16 +56,21 @@ impl History {
     pub fn add(&self, mut cell: Recorded) {
         let mut state = self.0.lock();
         let updates: Vec<Output> = cell.outputs.extract_if(.., |output| output.is_update()).collect();
-        for update in updates {
-            let known =
-                state.cells.iter_mut().chain([&mut cell]).any(|cell| outputs::replace(&mut cell.outputs, &update));
+        for update in &updates {
+            let mut known = false;
+            for cell in state.cells.iter_mut().chain([&mut cell]) {
+                known |= outputs::replace(&mut cell.outputs, update);
+            }
             if !known {
-                cell.outputs.push(update);
+                cell.outputs.push(update.clone());
             }
         }
+        state.bytes += cell.size();
         state.cells.push_back(cell);
-        // An update may have changed the size of any of them.
-        state.bytes = state.cells.iter().map(Recorded::size).sum();
+        if !updates.is_empty() {
+            // The size of any of them may have changed.
+            state.bytes = state.cells.iter().map(Recorded::size).sum();
+        }
         while state.cells.len() > MAX_CELLS || (state.bytes > MAX_BYTES && state.cells.len() > 1) {
             let Some(oldest) = state.cells.pop_front() else { break };
             state.bytes -= oldest.size();
