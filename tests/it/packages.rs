@@ -95,7 +95,7 @@ fn a_session_that_has_imported_what_changes_is_named() {
     let (one, two) = (wheel(&mut forkpy, "moved", "1.0"), wheel(&mut forkpy, "moved", "2.0"));
     install(&mut forkpy, &[&one]);
     forkpy.call("create_session", json!({"session_id": "user"}));
-    forkpy.call("run_python_code", json!({"code": "import moved", "session_id": "user"}));
+    forkpy.call("run_python_code", json!({"code": "import moved, importlib.metadata", "session_id": "user"}));
     let done = install(&mut forkpy, &[&two]);
     assert_eq!(done["changes"], json!([{"name": "moved", "before": "1.0", "after": "2.0"}]));
     let expected = json!([{"session_id": "user", "package": "moved", "imported": "1.0", "installed": "2.0"}]);
