@@ -200,6 +200,12 @@ impl DeathReason {
         matches!(self, Self::Restart | Self::Delete | Self::Idle { .. } | Self::Age { .. })
     }
 
+    /// Whether the session was only put to rest: nobody needs to be alarmed that it has no worker.
+    #[must_use]
+    pub fn is_rest(self) -> bool {
+        matches!(self, Self::Idle { .. } | Self::Age { .. })
+    }
+
     /// What became of a session, for those who ask for it later: `was cleaned up after 30 min without use (--idle-ttl)`.
     #[must_use]
     pub fn cleaned_up(self) -> String {

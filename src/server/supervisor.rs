@@ -220,7 +220,7 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
         above(Kind::MemoryCleanup, memory, as_f64(memory_cleanup), |value, limit| {
             format!("memory: {:.0} MB, above the clean-up threshold of {:.0} MB", value / MB, limit / MB)
         }),
-        so(Kind::Unhealthy, matches!(verdict.state, State::Dead | State::Zombie), &verdict.reason),
+        so(Kind::Unhealthy, matches!(verdict.state, State::Dead | State::Zombie) && !rests(status), &verdict.reason),
         so(Kind::Stopped, verdict.state == State::Stopped, &verdict.reason),
         so(Kind::Parked, record.ledger.parked().is_some(), record.ledger.parked().unwrap_or_default()),
     ];
@@ -234,6 +234,11 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
         }));
     }
     measures
+}
+
+/// Its worker was let go because nobody used it: no worker, and no illness.
+fn rests(status: &Status) -> bool {
+    status.worker.is_none() && status.last_exit.as_ref().is_some_and(|(death, _)| death.reason.is_rest())
 }
 
 fn above(kind: Kind, value: f64, threshold: f64, words: impl FnOnce(f64, f64) -> String) -> Measure {

@@ -185,10 +185,13 @@ fn a_session_that_nobody_uses_is_cleaned_up_and_later_calls_are_told() {
 
 #[test]
 fn default_loses_its_variables_and_says_why() {
-    let mut forkpy = limited(&["--idle-ttl", "0.4"]);
+    let mut forkpy = limited(&["--idle-ttl", "0.4", "--health-interval", "1", "--recovery", "manual"]);
     forkpy.run("x = 1");
     let seen = forkpy.until("rest", |seen| seen["status"] == "dead");
     assert_eq!(seen["last_exit"]["reason"], "idle", "{seen}");
+    // Some rounds of the supervisor: rest is no illness, and no death to recover from.
+    std::thread::sleep(std::time::Duration::from_millis(2300));
+    assert_eq!(forkpy.health()["alerts"], json!([]));
     let reply = forkpy.run("'x' in globals()");
     assert_eq!((&reply["results"], &reply["state"]), (&json!(["False"]), &json!("lost")), "{reply}");
     let words = reply["notice"].as_str().expect("a notice");
