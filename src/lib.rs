@@ -26,7 +26,8 @@
 //! 6. The session sends `RunCell` (`server/session/run.rs`) and listens to reply, output, clock, cancellation and death.
 //! 7. The worker's main thread runs it: `worker/gate.rs` names the running cell, `worker/python.rs` calls
 //!    `python/forkpy_worker/cell.py`.
-//! 8. Output flows through pipes into `server/capture.rs`: head, tail, and a file when it is much.
+//! 8. Output flows through pipes into `server/capture.rs`: past `screen.rs` (bars), into head, tail, and a file when it
+//!    is much (`spill.rs`); to a client that wants it at once by `live.rs`.
 //! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/outcome.rs`.
 //! 10. `server/render.rs` makes the structured reply and its text, within what clients accept; `server/pictures.rs` scales
 //!     what was displayed.

@@ -5,8 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,12 +14,14 @@ use super::{
     live::{Live, Stream},
     outcome::CapturedText,
     screen::Screen,
+    spill::Spill,
+    worker_link::Output,
 };
 
 /// Most bytes of one stream of one cell that are kept on disk.
 const MAX_FILE: u64 = 1 << 30;
-/// Most files of one name, told apart by a number.
-const MAX_NAMESAKES: u32 = 10_000;
+/// Bytes of one stream after which others have their turn.
+const TURN: usize = 256 << 10;
 
 /// Collects one stream of one cell.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Capture {
     live: Option<(Arc<Live>, Stream)>,
     /// Bytes that came in.
     written: u64,
+    /// Bytes since others had their turn.
+    turn: usize,
     kept: Kept,
 }
 
@@ -40,16 +43,10 @@ struct Kept {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
-    spill: Spill,
+    /// The whole, once it is too much.
+    spill: Option<Spill>,
     /// Where the whole goes: directory of outputs and file name.
     place: (PathBuf, String),
-}
-
-#[derive(Debug)]
-enum Spill {
-    NotNeeded,
-    Open(File),
-    Failed(String),
 }
 
 impl Capture {
@@ -61,15 +58,37 @@ impl Capture {
             head: Vec::new(),
             tail: VecDeque::new(),
             total: 0,
-            spill: Spill::NotNeeded,
+            spill: None,
             place: (outputs.to_owned(), name),
         };
-        Self { screen: Screen::default(), live: None, written: 0, kept }
+        Self { screen: Screen::default(), live: None, written: 0, turn: 0, kept }
     }
 
     /// Lets somebody hear of it while it comes in.
     pub fn tell(&mut self, live: Arc<Live>, stream: Stream) {
         self.live = Some((live, stream));
+    }
+
+    /// Waits for output, reads some of it into `buffer` and adds it; waits first for a disk that is behind. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the pipe fails, which a pipe does not.
+    pub async fn read(&mut self, output: &mut Output, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(spill) = &self.kept.spill {
+            spill.catch_up().await;
+        }
+        let count = output.read(buffer).await?;
+        self.turn += count;
+        self.push(&buffer[..count]);
+        Ok(count)
+    }
+
+    /// Lets other tasks have their turn after much output: a pipe that is always full never makes its reader wait.
+    pub async fn pause(&mut self) {
+        if self.turn > TURN {
+            self.turn = 0;
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Adds what was read.
@@ -84,11 +103,10 @@ impl Capture {
         live.settle(*stream, self.screen.tail());
     }
 
-    /// The text for a reply.
-    #[must_use]
-    pub fn finish(mut self) -> CapturedText {
+    /// The text for a reply, when the file is written.
+    pub async fn finish(mut self) -> CapturedText {
         self.kept.push(&self.screen.tail().text);
-        CapturedText { total: self.written, ..self.kept.finish() }
+        CapturedText { total: self.written, ..self.kept.finish().await }
     }
 }
 
@@ -102,10 +120,9 @@ impl Kept {
             self.open_spill();
         }
         if before < MAX_FILE
-            && let Spill::Open(file) = &mut self.spill
-            && let Err(error) = file.write_all(bytes)
+            && let Some(spill) = &self.spill
         {
-            self.spill = Spill::Failed(error.to_string());
+            spill.write(bytes);
         }
         let (first, rest) = bytes.split_at(fits_in_head);
         self.head.extend_from_slice(first);
@@ -123,56 +140,35 @@ impl Kept {
     /// Begins the file with what memory holds, which is everything until now.
     fn open_spill(&mut self) {
         let (directory, name) = &self.place;
-        let begun = create(directory, name).and_then(|(mut file, name)| {
-            file.write_all(&self.head)?;
-            let (front, back) = self.tail.as_slices();
-            file.write_all(front)?;
-            file.write_all(back)?;
-            Ok((file, name))
-        });
-        self.spill = match begun {
-            Ok((file, name)) => {
-                self.place.1 = name;
-                Spill::Open(file)
-            }
-            Err(error) => Spill::Failed(error.to_string()),
-        };
+        let spill = Spill::begin(directory, name);
+        spill.write(&self.head);
+        let (front, back) = self.tail.as_slices();
+        spill.write(front);
+        spill.write(back);
+        self.spill = Some(spill);
     }
 
-    fn finish(self) -> CapturedText {
-        if self.is_whole() {
+    async fn finish(self) -> CapturedText {
+        let is_whole = self.is_whole();
+        let Some(spill) = self.spill.filter(|_| !is_whole) else {
             let mut bytes = self.head;
             bytes.extend(self.tail);
             return CapturedText { text: lossy(bytes), total: self.total, file: None };
-        }
+        };
         let head = String::from_utf8_lossy(trim_end(&self.head)).into_owned();
         let tail_bytes: Vec<u8> = self.tail.into();
         let tail = String::from_utf8_lossy(trim_start(&tail_bytes)).into_owned();
         let omitted = self.total.saturating_sub((head.len() + tail.len()) as u64);
-        let file = format!("outputs/{}", self.place.1);
-        let (whole, file) = match &self.spill {
-            Spill::Open(_) if self.total <= MAX_FILE => (format!("the whole is in {file}"), Some(file)),
-            Spill::Open(_) => (format!("the first {MAX_FILE} bytes are in {file}"), Some(file)),
-            Spill::Failed(reason) => (format!("it could not be saved: {reason}"), None),
-            Spill::NotNeeded => (String::new(), None),
+        let (whole, file) = match spill.finish().await {
+            Ok(name) if self.total <= MAX_FILE => {
+                (format!("the whole is in outputs/{name}"), Some(format!("outputs/{name}")))
+            }
+            Ok(name) => (format!("the first {MAX_FILE} bytes are in outputs/{name}"), Some(format!("outputs/{name}"))),
+            Err(reason) => (format!("it could not be saved: {reason}"), None),
         };
         let text = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n{tail}", self.total);
         CapturedText { text, total: self.total, file }
     }
-}
-
-/// A new file: an earlier server on this workspace numbered its cells alike, and its outputs stay.
-fn create(directory: &Path, name: &str) -> io::Result<(File, String)> {
-    std::fs::create_dir_all(directory)?;
-    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, "txt"));
-    for number in 1..MAX_NAMESAKES {
-        let name = if number == 1 { name.to_owned() } else { format!("{stem}-{number}.{ending}") };
-        match File::create_new(directory.join(&name)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => return other.map(|file| (file, name)),
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{MAX_NAMESAKES} files of this name exist")))
 }
 
 fn lossy(bytes: Vec<u8>) -> String {
@@ -213,13 +209,15 @@ mod tests {
                 proptest::collection::vec(prop_oneof![9 => b' '..=255, 1 => Just(b'\n')], 0..50), 0..20)
         ) {
             let directory = tempfile::tempdir().expect("tempdir");
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let _inside = runtime.enter();
             let mut capture = capture(64, directory.path());
             for chunk in &chunks {
                 capture.push(chunk);
                 prop_assert!(capture.kept.head.len() + capture.kept.tail.len() <= 64);
             }
             let whole = chunks.concat();
-            let text = capture.finish();
+            let text = runtime.block_on(capture.finish());
             prop_assert_eq!(text.total, whole.len() as u64);
             if whole.len() > 64 {
                 prop_assert_eq!(std::fs::read(directory.path().join("x.txt")).expect("file"), whole);
@@ -231,16 +229,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_cut_through_a_character_leaves_no_replacement_mark() {
+    #[tokio::test]
+    async fn a_cut_through_a_character_leaves_no_replacement_mark() {
         let directory = tempfile::tempdir().expect("tempdir");
         let mut capture = capture(9, directory.path());
         capture.push("ääääääääää".as_bytes());
-        assert!(!capture.finish().text.contains('\u{fffd}'));
+        assert!(!capture.finish().await.text.contains('\u{fffd}'));
     }
 
-    #[test]
-    fn a_bar_leaves_its_last_state_also_in_the_file() {
+    #[tokio::test]
+    async fn a_bar_leaves_its_last_state_also_in_the_file() {
         let directory = tempfile::tempdir().expect("tempdir");
         let mut capture = capture(64, directory.path());
         for step in 0..1000 {
@@ -248,27 +246,27 @@ mod tests {
         }
         capture.push(b"\n");
         capture.push(&[b'x'; 100]);
-        let text = capture.finish();
+        let text = capture.finish().await;
         assert_eq!(text.total, 1000 * 6 + 2890 + 101);
         let whole = std::fs::read_to_string(directory.path().join("x.txt")).expect("file");
         assert_eq!(whole, format!("step 999\n{}", "x".repeat(100)));
     }
 
-    #[test]
-    fn an_earlier_output_of_the_same_name_stays() {
+    #[tokio::test]
+    async fn an_earlier_output_of_the_same_name_stays() {
         let directory = tempfile::tempdir().expect("tempdir");
         for expected in ["outputs/x.txt", "outputs/x-2.txt"] {
             let mut capture = capture(8, directory.path());
             capture.push(&[b'a'; 100]);
-            assert_eq!(capture.finish().file.as_deref(), Some(expected));
+            assert_eq!(capture.finish().await.file.as_deref(), Some(expected));
         }
     }
 
-    #[test]
-    fn a_directory_that_cannot_be_written_is_said_in_the_text() {
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_written_is_said_in_the_text() {
         let mut capture = Capture::new(8, Path::new("/proc/nowhere"), "x.txt".to_owned());
         capture.push(&[b'a'; 100]);
-        let text = capture.finish();
+        let text = capture.finish().await;
         assert!(text.text.contains("could not be saved") && text.file.is_none());
     }
 }

@@ -134,8 +134,11 @@ impl Followed {
                     }
                 }
                 _ = self.pidfd.readable() => return course,
-                Ok(count) = out.read(out_buffer) => out_capture.push(&out_buffer[..count]),
-                Ok(count) = err.read(err_buffer) => err_capture.push(&err_buffer[..count]),
+                Ok(_) = out_capture.read(out, out_buffer) => {}
+                Ok(_) = err_capture.read(err, err_buffer) => {}
+            }
+            for capture in &mut self.captures {
+                capture.pause().await;
             }
         }
     }
@@ -155,8 +158,9 @@ impl Followed {
 
     /// Both streams, for a reply.
     #[must_use]
-    pub fn finish(self) -> [CapturedText; 2] {
-        self.captures.map(Capture::finish)
+    pub async fn finish(self) -> [CapturedText; 2] {
+        let [stdout, stderr] = self.captures;
+        [stdout.finish().await, stderr.finish().await]
     }
 
     /// As Ctrl-C does: to the process and what runs with it.

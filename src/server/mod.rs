@@ -35,6 +35,7 @@ pub mod screen;
 pub mod scripts;
 pub mod service_manager;
 pub mod session;
+pub mod spill;
 pub mod status;
 pub mod stdio;
 pub mod supervisor;

@@ -245,7 +245,7 @@ impl Packages {
         let course = process.follow(&bounds).await;
         let ran = began.elapsed();
         let exit = self.bury(&mut process).await;
-        let [stdout, stderr] = process.finish();
+        let [stdout, stderr] = process.finish().await;
         let after = self.survey(true).await?;
         let changes = compare(&before.packages, &after.packages);
         let (stale, untold) = self.tell(&changes, &before, &after).await;

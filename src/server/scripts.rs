@@ -163,7 +163,7 @@ impl Scripts {
         let ran = began.elapsed();
         let exit = self.bury(&mut process).await;
         let out_of_memory = exit == WorkerExit::Signal(9) && course == Course::Itself && self.around.oom.rose();
-        let [stdout, stderr] = process.finish();
+        let [stdout, stderr] = process.finish().await;
         let own = [stdout.file.as_deref(), stderr.file.as_deref()];
         let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
         Ok(ScriptOutcome { course, exit: Some(exit), out_of_memory, stdout, stderr, new_files, ran, queued })
@@ -203,7 +203,7 @@ impl Scripts {
         let (cancel, stop) = (CancellationToken::new(), self.stop.clone());
         process.follow(&Bounds { limit: ERRAND_LIMIT, grace: Duration::ZERO, cancel, stop }).await;
         let exit = self.bury(&mut process).await;
-        let [_, stderr] = process.finish();
+        let [_, stderr] = process.finish().await;
         match exit {
             WorkerExit::Code(0) => Ok(()),
             _ => Err(ScriptError::Errand(stderr.text.lines().next_back().unwrap_or("it was ended").to_owned())),

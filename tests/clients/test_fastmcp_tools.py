@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastmcp.client.elicitation import ElicitResult
 from fastmcp.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 
@@ -198,6 +199,48 @@ async def test_progress_of_a_silent_cell(forkpy: Forkpy, mode: str) -> None:
         assert seen
         values = [progress for progress, _, _ in seen]
         assert values == sorted(set(values)), "progress must increase"
+
+
+async def test_output_arrives_while_the_cell_runs(forkpy: Forkpy, mode: str) -> None:
+    async with forkpy.client(mode) as client:
+        heard = ""
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            nonlocal heard
+            heard += message or ""
+            if "one" in heard:
+                (forkpy.workspace / "go").touch()
+
+        code = (
+            "import os, time\nprint('one')\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+            "for n in range(101): print(f'\\r{n}%', end='')"
+        )
+        result = await client.call_tool("run_python_code", {"code": code}, progress_handler=note)
+        assert result.data["stdout"] == "one\n100%"
+        assert heard.startswith("one\n")
+
+
+async def test_input_is_answered_by_the_user(forkpy: Forkpy, mode: str) -> None:
+    answers: list[Any] = [{"input": "Ada"}, ElicitResult(action="accept"), ElicitResult(action="decline")]
+    asked: list[str] = []
+
+    async def ask(message: str, response_type: Any, params: Any, context: Any) -> Any:
+        asked.append(message)
+        return answers.pop(0)
+
+    async with forkpy.client(mode, elicitation_handler=ask) as client:
+        reply = await run(client, "runs = 1 + globals().get('runs', 0)\nname = input('Name: ')\nnick = input('Nick: ')")
+        assert reply["status"] == "ok"
+        assert reply["stdout"] == "Name: Nick: "
+        assert (await run(client, "print(runs, name, [nick])"))["stdout"] == "1 Ada ['']\n"
+        declined = await run(client, "input('More? ')")
+        assert declined["error"]["type"] == "EOFError"
+        assert "declined" in declined["error"]["message"]
+        assert [message.rsplit("\n", 1)[-1] for message in asked] == ["Name:", "Nick:", "More?"]
+    async with forkpy.client(mode) as client:
+        refused = await run(client, "input()")
+        assert refused["error"]["type"] == "EOFError"
+        assert "elicitation" in refused["error"]["message"]
 
 
 async def test_sessions(forkpy: Forkpy, mode: str) -> None:

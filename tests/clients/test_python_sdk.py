@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp.shared.exceptions import MCPError
-from mcp_types import ProgressNotification
+from mcp_types import ElicitResult, ProgressNotification
 
 from support import eventually
 
@@ -143,6 +143,42 @@ async def test_progress_only_for_those_who_ask(forkpy: Forkpy, mode: str) -> Non
         count = len(asked)
         await run(curious, "1")
         assert len(asked) == count, "progress after the reply"
+
+
+async def test_output_arrives_while_the_cell_runs(forkpy: Forkpy, mode: str) -> None:
+    heard = ""
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        nonlocal heard
+        heard += message or ""
+        (forkpy.workspace / "go").touch()
+
+    code = "import os, time\nprint('one')\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('two')"
+    async with forkpy.sdk_client(mode) as client:
+        reply = await client.call_tool("run_python_code", {"code": code}, progress_callback=note)
+        assert reply.structured_content["stdout"] == "one\ntwo\n"
+        assert heard.startswith("one\n")
+
+
+async def test_input_is_answered_by_the_user(forkpy: Forkpy, mode: str) -> None:
+    answers = [
+        ElicitResult(action="accept", content={"input": "Ada"}),
+        ElicitResult(action="accept", content={"input": ""}),
+        ElicitResult(action="cancel"),
+    ]
+    asked: list[str] = []
+
+    async def ask(context: Any, params: Any) -> ElicitResult:
+        asked.append(params.message)
+        return answers.pop(0)
+
+    async with forkpy.sdk_client(mode, elicitation_callback=ask) as client:
+        code = "runs = 1 + globals().get('runs', 0)\nimport sys\nname, rest = input('Name: '), sys.stdin.readline()"
+        assert (await run(client, code))["status"] == "ok"
+        assert (await run(client, "print(runs, [name, rest])"))["stdout"] == "1 ['Ada', '\\n']\n"
+        assert "dismissed" in (await run(client, "input()"))["error"]["message"]
+        assert asked[0].endswith("Name:")
+        assert len(asked) == 3
 
 
 async def test_sessions(forkpy: Forkpy) -> None:

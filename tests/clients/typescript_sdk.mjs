@@ -4,7 +4,7 @@
 // Environment: FORKPY_BIN, FORKPY_NODE_DIR (the directory with node_modules), FORKPY_WORKSPACE (an empty directory),
 // FORKPY_URL (a running forkpy of another workspace), FORKPY_SERVER_ENV (JSON: environment for a server over stdio).
 import assert from "node:assert/strict";
-import { closeSync, mkdirSync, openSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
@@ -15,15 +15,16 @@ const v1 = {
   ...require("@modelcontextprotocol/sdk/client/index.js"),
   ...require("@modelcontextprotocol/sdk/client/streamableHttp.js"),
   ...require("@modelcontextprotocol/sdk/client/stdio.js"),
+  ...require("@modelcontextprotocol/sdk/types.js"),
 };
 const v2 = { ...require("@modelcontextprotocol/client"), ...require("@modelcontextprotocol/client/stdio") };
 const info = { name: "forkpy-typescript-test", version: "1.0.0" };
 const negotiated = { versionNegotiation: { mode: "auto" } };
 
 const FLAVOURS = {
-  "v1": { sdk: v1, legacy: true, client: () => new v1.Client(info) },
-  "v2": { sdk: v2, legacy: true, client: () => new v2.Client(info) },
-  "v2 auto": { sdk: v2, legacy: false, client: () => new v2.Client(info, negotiated) },
+  "v1": { sdk: v1, legacy: true, client: (options) => new v1.Client(info, options) },
+  "v2": { sdk: v2, legacy: true, client: (options) => new v2.Client(info, options) },
+  "v2 auto": { sdk: v2, legacy: false, client: (options) => new v2.Client(info, { ...negotiated, ...options }) },
 };
 const TOOLS = [
   "run_python_code", "list_variables", "restart_kernel", "create_session", "switch_session", "list_sessions",
@@ -33,9 +34,10 @@ const TOOLS = [
 let failures = 0;
 let workspaces = 0;
 
-async function connect(flavour, transport) {
+async function connect(flavour, transport, options = undefined, prepare = () => {}) {
   const { sdk, client } = FLAVOURS[flavour];
-  const it = client();
+  const it = client(options);
+  prepare(it);
   if (transport === "http") {
     await it.connect(new sdk.StreamableHTTPClientTransport(new URL(FORKPY_URL)));
     return it;
@@ -164,6 +166,40 @@ async function core(flavour, transport) {
     assert.equal((await run("import time\ntime.sleep(8)", options)).status, "ok");
     assert.ok(seen.length > 0, "no progress");
     assert.deepEqual(seen, [...new Set(seen)].sort((a, b) => a - b));
+  });
+  await check(title("output arrives while the cell runs"), async () => {
+    let heard = "";
+    const { workspace } = (await call("get_workspace_info")).structuredContent;
+    const gate = join(workspace, `go-${session_id}`);
+    const onprogress = ({ message }) => {
+      heard += message;
+      writeFileSync(gate, "");
+    };
+    const code = `import os, time\nprint('one')\nwhile not os.path.exists('go-${session_id}'): time.sleep(0.01)\nprint('two')`;
+    assert.equal((await run(code, { onprogress })).stdout, "one\ntwo\n");
+    assert.ok(heard.startsWith("one\n"), heard);
+  });
+  await check(title("input is answered by the user"), async () => {
+    const asked = [];
+    const answers = [{ action: "accept", content: { input: "Ada" } }, { action: "decline" }];
+    const answer = async ({ params }) => {
+      asked.push(params.message);
+      return answers.shift();
+    };
+    const elicitation = FLAVOURS[flavour].sdk === v1 ? v1.ElicitRequestSchema : "elicitation/create";
+    const curious = await connect(flavour, transport, { capabilities: { elicitation: { form: {} } } }, (it) =>
+      it.setRequestHandler(elicitation, answer),
+    );
+    const runs = `runs_${session_id.replaceAll("-", "_")}`;
+    const code = `${runs} = 1 + globals().get('${runs}', 0)\nname = input('Name: ')\n`
+      + `try: input('More: ')\nexcept EOFError as e: print(${runs}, name, e)`;
+    try {
+      const { structuredContent } = await caller(flavour, curious)("run_python_code", { code });
+      assert.match(structuredContent.stdout, /^Name: More: 1 Ada .*declined/);
+      assert.deepEqual(asked.map((message) => message.split("\n").at(-1)), ["Name:", "More:"]);
+    } finally {
+      await curious.close();
+    }
   });
   await check(title("health and restart"), async () => {
     const before = await health();

@@ -80,23 +80,24 @@ impl Running {
             while drained < MAX_DRAIN
                 && let Some(count) = output.read_now(&mut self.buffers[stream as usize])
             {
-                self.take(stream, count);
+                let bytes = &self.buffers[stream as usize][..count];
+                match stream {
+                    Stream::Stdout => self.stdout.push(bytes),
+                    Stream::Stderr => self.stderr.push(bytes),
+                }
+                self.recall(stream, count);
                 drained += count;
             }
         }
     }
 
-    /// Takes what was read into the stream's buffer.
-    fn take(&mut self, stream: Stream, count: usize) {
-        let bytes = &self.buffers[stream as usize][..count];
+    /// Keeps the end of what lies in the stream's buffer, if somebody can be asked.
+    fn recall(&mut self, stream: Stream, count: usize) {
         if let Some(recent) = &mut self.recent {
+            let bytes = &self.buffers[stream as usize][..count];
             recent.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_RECENT)..]);
             let excess = recent.len().saturating_sub(MAX_RECENT);
             recent.drain(..excess);
-        }
-        match stream {
-            Stream::Stdout => self.stdout.push(bytes),
-            Stream::Stderr => self.stderr.push(bytes),
         }
     }
 
@@ -141,7 +142,7 @@ impl Task {
         self.later.extend(later);
         let Running { stdout, stderr, buffers, .. } = running;
         self.buffers = buffers;
-        let (stdout, stderr) = (stdout.finish(), stderr.finish());
+        let (stdout, stderr) = (stdout.finish().await, stderr.finish().await);
         let crash = self.file_report(Some((&order.code, ran, &stdout, &stderr))).await;
         if let Ending::Died(death) = &mut ending {
             death.report.clone_from(&crash);
@@ -298,9 +299,11 @@ impl Task {
                         _ => Verdict::WorkerEnded,
                     };
                 }
-                Ok(count) = worker.stdout.read(first) => running.take(Stream::Stdout, count),
-                Ok(count) = worker.stderr.read(second) => running.take(Stream::Stderr, count),
+                Ok(count) = running.stdout.read(&mut worker.stdout, first) => running.recall(Stream::Stdout, count),
+                Ok(count) = running.stderr.read(&mut worker.stderr, second) => running.recall(Stream::Stderr, count),
             }
+            running.stdout.pause().await;
+            running.stderr.pause().await;
         };
         running.drain(worker);
         followed

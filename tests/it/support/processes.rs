@@ -47,8 +47,17 @@ pub fn open_files(pid: i32) -> usize {
 
 /// Resident memory in bytes.
 pub fn memory(pid: i32) -> u64 {
+    bytes(pid, "VmRSS:")
+}
+
+/// The most it ever took.
+pub fn peak_memory(pid: i32) -> u64 {
+    bytes(pid, "VmHWM:")
+}
+
+fn bytes(pid: i32, key: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
     line.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 

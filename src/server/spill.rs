@@ -1,0 +1,154 @@
+//! A file that output is written to behind the back of who reads it: a slow disk holds up one cell, not the server.
+//!
+//! Runs in: server, in a task that hands its writes to blocking threads. What is under way is bounded by asking
+//! [`Spill::is_behind`] before reading more: then the pipe fills, and with it the cell waits.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+/// Bytes on the way to the disk from which on nothing more should be read.
+const MUCH: usize = 2 << 20;
+/// Most chunks that are written at a time.
+const MANY: usize = 64;
+/// Most files of one name, told apart by a number.
+const MAX_NAMESAKES: u32 = 10_000;
+
+/// A file in the making.
+#[derive(Debug)]
+pub struct Spill {
+    chunks: mpsc::UnboundedSender<Vec<u8>>,
+    level: Arc<Level>,
+    writing: JoinHandle<Result<String, String>>,
+}
+
+/// How much is on its way.
+#[derive(Debug, Default)]
+struct Level {
+    bytes: AtomicUsize,
+    fell: Notify,
+}
+
+impl Spill {
+    /// Begins a file of this name, or of one like it when that exists. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn begin(directory: &Path, name: &str) -> Self {
+        let (chunks, incoming) = mpsc::unbounded_channel();
+        let level = Arc::new(Level::default());
+        let place = (directory.to_owned(), name.to_owned());
+        let writing = tokio::spawn(write_all(incoming, Arc::clone(&level), place));
+        Self { chunks, level, writing }
+    }
+
+    /// Adds to it. What went wrong is told in the end.
+    pub fn write(&self, bytes: &[u8]) {
+        self.level.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        let _ = self.chunks.send(bytes.to_vec());
+    }
+
+    /// Whether the disk is slower than the cell.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.level.bytes.load(Ordering::Relaxed) > MUCH
+    }
+
+    /// Waits until it is not. Cancel-safe.
+    pub async fn catch_up(&self) {
+        while self.is_behind() {
+            let fell = self.level.fell.notified();
+            if self.is_behind() {
+                fell.await;
+            }
+        }
+    }
+
+    /// Waits until all is written; the name of the file.
+    ///
+    /// # Errors
+    /// The first thing that went wrong, in words.
+    pub async fn finish(self) -> Result<String, String> {
+        drop(self.chunks);
+        self.writing.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}
+
+async fn write_all(
+    mut incoming: mpsc::UnboundedReceiver<Vec<u8>>,
+    level: Arc<Level>,
+    (directory, name): (PathBuf, String),
+) -> Result<String, String> {
+    let mut result = blocking(move || create(&directory, &name)).await;
+    let mut batch = Vec::new();
+    while incoming.recv_many(&mut batch, MANY).await > 0 {
+        let chunks = std::mem::take(&mut batch);
+        let size: usize = chunks.iter().map(Vec::len).sum();
+        if let Ok((file, name)) = result {
+            result = blocking(move || {
+                let mut file = file;
+                chunks.iter().try_for_each(|chunk| file.write_all(chunk))?;
+                Ok((file, name))
+            })
+            .await;
+        }
+        level.bytes.fetch_sub(size, Ordering::Relaxed);
+        level.fell.notify_waiters();
+    }
+    result.map(|(_, name)| name)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A new file: an earlier server on this workspace numbered its cells alike, and its outputs stay.
+fn create(directory: &Path, name: &str) -> io::Result<(File, String)> {
+    std::fs::create_dir_all(directory)?;
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, "txt"));
+    for number in 1..MAX_NAMESAKES {
+        let name = if number == 1 { name.to_owned() } else { format!("{stem}-{number}.{ending}") };
+        match File::create_new(directory.join(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|file| (file, name)),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{MAX_NAMESAKES} files of this name exist")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_writes_faster_than_the_disk_is_told_to_wait_and_nothing_is_lost() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let spill = Spill::begin(directory.path(), "x.txt");
+        let mut whole = Vec::new();
+        for number in 0..64_u8 {
+            spill.catch_up().await;
+            assert!(!spill.is_behind());
+            let chunk = vec![number; MUCH / 4];
+            spill.write(&chunk);
+            whole.extend(chunk);
+        }
+        // This thread has had no turn to write since.
+        spill.write(&vec![b'x'; MUCH]);
+        assert!(spill.is_behind());
+        whole.extend(vec![b'x'; MUCH]);
+        assert_eq!(spill.finish().await.as_deref(), Ok("x.txt"));
+        assert!(std::fs::read(directory.path().join("x.txt")).expect("a file") == whole);
+    }
+}
