@@ -93,9 +93,17 @@ def install(ask: Callable[..., Any] | None = None) -> None:
 def _writer(descriptor: int, name: str) -> TextIOWrapper:
     # Lone surrogates come out as \udc80: the server decodes what arrives, and print never raises.
     raw = _named(Descriptor(descriptor, "w", closefd=False), name)
-    writer = TextIOWrapper(raw, "utf-8", "backslashreplace", "\n", False, True)  # type: ignore[type-var]
+    writer = Writer(raw, "utf-8", "backslashreplace", "\n", False, True)  # type: ignore[type-var]
     writer.mode = "w"
     return writer
+
+
+class Writer(TextIOWrapper):
+    """`sys.stdout` and `sys.stderr`. Code that closes them, as scripts may, mutes no later cell."""
+
+    def close(self) -> None:
+        """Flush, and stay open."""
+        self.flush()
 
 
 def _named(raw: FileIO, name: str) -> FileIO:

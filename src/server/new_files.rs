@@ -50,7 +50,8 @@ pub struct NewFiles {
     pub paths: Vec<String>,
     /// How many more there were.
     pub omitted: usize,
-    /// Whether some may be missing: too much happened at once, the watcher was not yet ready, or it could not start.
+    /// Whether some may be missing: too much happened at once, the watcher was not yet ready or could not start, or there
+    /// are directories that it does not watch (too many, or the user's watches are used up).
     pub incomplete: bool,
 }
 
@@ -464,7 +465,7 @@ impl Index {
         paths.dedup();
         let omitted = paths.len().saturating_sub(MAX_PATHS);
         paths.truncate(MAX_PATHS);
-        NewFiles { paths, omitted, incomplete: self.walks_due > 0 || self.log.gap > mark }
+        NewFiles { paths, omitted, incomplete: self.partial || self.walks_due > 0 || self.log.gap > mark }
     }
 }
 

@@ -127,3 +127,13 @@ fn a_background_child_does_not_hold_up_the_reply() {
     let reply = forkpy.run("import subprocess\nchild = subprocess.Popen(['sleep', '300'])\nprint('done')");
     assert_eq!((&reply["status"], &reply["stdout"]), (&json!("ok"), &json!("done\n")));
 }
+
+/// Scripts may close what the session goes on using.
+#[test]
+fn closed_streams_serve_the_next_cell() {
+    let mut forkpy = Forkpy::start();
+    let reply = forkpy.run("import sys\nprint('one')\nsys.stdout.close(); sys.stderr.close(); sys.stdin.close()");
+    assert_eq!((&reply["status"], &reply["stdout"]), (&json!("ok"), &json!("one\n")));
+    let reply = forkpy.run("print('two'); print('three', file=sys.stderr)");
+    assert_eq!((&reply["stdout"], &reply["stderr"]), (&json!("two\n"), &json!("three\n")));
+}

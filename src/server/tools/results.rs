@@ -54,7 +54,8 @@ pub struct Cell {
     pub new_files: Vec<String>,
     /// New files that are not listed, because there were too many.
     pub new_files_omitted: u64,
-    /// New files may be missing from the list: too much happened at once, or the watch was not ready.
+    /// New files may be missing from the list: too much happened at once, the watch was not ready, or the workspace has
+    /// more directories than are watched (4096, or the user's limit of inotify watches).
     pub new_files_incomplete: bool,
     /// Seconds it ran.
     pub execution_time: f64,
