@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from forkpy_worker import place
 from forkpy_worker.compiling import CO_COROUTINE
 from forkpy_worker.place import namespace
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 1.0
 STAYS = "the cell's task did not end when cancelled; it goes on whenever a later cell awaits"
 
+# Task names in a notice.
+_NAMED = 5
+
+# How many paused tasks the last notice was about.
+_told = 0
 _loop: asyncio.AbstractEventLoop | None = None
 
 
@@ -61,9 +67,27 @@ def _session_loop() -> asyncio.AbstractEventLoop:
     global _loop
     if _loop is None or _loop.is_closed():
         _loop = asyncio.new_event_loop()
+        if tell_of_paused not in place.after_cell:
+            place.after_cell.append(tell_of_paused)
     # Again each time: `asyncio.run` in a cell leaves None in its place.
     asyncio.set_event_loop(_loop)
     return _loop
+
+
+def tell_of_paused() -> None:
+    """Say when tasks wait for a cell that awaits: nothing of theirs happens meanwhile."""
+    global _told
+    if _loop is None or _loop.is_closed():
+        return
+    tasks = [task for task in asyncio.all_tasks(_loop) if not task.done()]
+    if tasks and len(tasks) != _told:
+        names = ", ".join(sorted(task.get_name()[:60] for task in tasks)[:_NAMED])
+        more = ", ..." if len(tasks) > _NAMED else ""
+        count = "1 asyncio task is" if len(tasks) == 1 else f"{len(tasks)} asyncio tasks are"
+        place.notices.append(
+            f"{count} paused ({names}{more}): tasks run while a cell awaits, not between cells."
+        )
+    _told = len(tasks)
 
 
 async def _drive(statements: CodeType | None, last: CodeType | None) -> Ending:

@@ -16,19 +16,23 @@ from forkpy_worker.place import namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any, TypeAlias
 
-    # type, message, line in the cell, traceback
-    Error: TypeAlias = tuple[str, str, int | None, str]
+    # type, message, line in the cell, traceback, hint
+    Error: TypeAlias = tuple[str, str, int | None, str, str | None]
     # status, results, error, exit code
     Outcome: TypeAlias = tuple[str, list[str], Error | None, int | None]
-    # the same and displays, as `display` makes them
-    Report: TypeAlias = tuple[str, list[str], Error | None, int | None, list[Any]]
+    # the same, displays as `display` makes them, and what to know of the session
+    Report: TypeAlias = tuple[str, list[str], Error | None, int | None, list[Any], str | None]
 
 # Longer representations are cut, see `results`.
 MAX_RESULT = 40_000
 
+
+_LOOP_WANTED = frozenset(("create_task", "ensure_future", "get_running_loop"))
+_LOOP_UNWANTED = frozenset(("run", "Runner", "run_until_complete", "run_forever"))
 
 # Values of these types have nothing to show but their `repr`.
 _PLAIN = frozenset(
@@ -50,7 +54,9 @@ def run_cell(cell: int, code: str) -> Report:
         outcome = report.outcome(exception, filename)
     finally:
         streams.flush()
-    return (*outcome, _displays() if place.after_cell or place.displays else [])
+    if place.after_cell or place.displays:
+        return (*outcome, _displays(), _notice())
+    return (*outcome, [], None)
 
 
 def _prepare(cell: int, filename: str, code: str) -> None:
@@ -59,12 +65,16 @@ def _prepare(cell: int, filename: str, code: str) -> None:
         _set_handler(SIGINT, default_int_handler)
     place.cell = cell
     sources.remember(filename, code)
+    if "_" in code:
+        history.publish(code)
+    if place.before_cell:
+        _call_all(place.before_cell)
     # Each cell is a new file: what line 1 of another cell warned of is not yet said here.
     namespace.pop("__warningregistry__", None)
 
 
 def _evaluate(cell: int, code: str, filename: str) -> Any:
-    statements, last = compiling.compile_cell(code, filename)
+    statements, last = _compile(code, filename)
     if _awaits(statements) or _awaits(last):
         from forkpy_worker import awaiting
 
@@ -74,8 +84,25 @@ def _evaluate(cell: int, code: str, filename: str) -> Any:
     return None if last is None else eval(last, namespace)
 
 
+def _compile(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
+    try:
+        return compiling.compile_cell(code, filename)
+    except SyntaxError as error:
+        refused = error
+    from forkpy_worker import habits
+
+    # Outside of `except`: what is raised there is not to be told as a second error.
+    return habits.compile_cell(code, filename, refused)
+
+
 def _awaits(code: CodeType | None) -> bool:
-    return code is not None and code.co_flags & compiling.CO_COROUTINE != 0
+    if code is None:
+        return False
+    if code.co_flags & compiling.CO_COROUTINE:
+        return True
+    # These want a running loop, and notebooks have one. `asyncio.run` wants none.
+    names = code.co_names
+    return not _LOOP_WANTED.isdisjoint(names) and _LOOP_UNWANTED.isdisjoint(names)
 
 
 def _show(value: Any, cell: int) -> list[str]:
@@ -100,14 +127,24 @@ def _show(value: Any, cell: int) -> list[str]:
 
 def _displays() -> list[Any]:
     """Take what was displayed, figures that are still open included."""
-    for collect in place.after_cell:
-        try:
-            collect()
-        except Exception as error:  # noqa: PERF203
-            from forkpy_worker import report
-
-            report.warn("after the cell:", error)
+    _call_all(place.after_cell)
     streams.flush()
     shown = place.displays[:]
     del place.displays[: len(shown)]
     return shown
+
+
+def _notice() -> str | None:
+    words = " ".join(place.notices) or None
+    place.notices.clear()
+    return words
+
+
+def _call_all(functions: list[Callable[[], None]]) -> None:
+    for function in functions[:]:
+        try:
+            function()
+        except Exception as error:  # noqa: PERF203
+            from forkpy_worker import report
+
+            report.warn("around the cell:", error)

@@ -205,6 +205,10 @@ def publish(
     global _left_out
     if not isinstance(data, dict):
         raise TypeError(f"data must be a dict of mime types, not {type(data).__name__}")
+    if not place.session_id:
+        # A script: what it shows is what it prints.
+        print(readable.text(data))
+        return
     _begin(place.cell)
     replaced = _place_of(display_id) if update else None
     if replaced is None and len(place.displays) >= MAX_DISPLAYS and not is_result:

@@ -35,6 +35,9 @@ def show_all() -> None:
     from matplotlib import _pylab_helpers, get_backend
 
     managers = _pylab_helpers.Gcf.get_all_fig_managers()
+    if not place.session_id:
+        # A script's `show` shows nothing, and what it then saves must not be gone.
+        return
     if not managers or get_backend().lower() not in (NAME, "agg"):
         return
     from forkpy_worker import display

@@ -19,6 +19,7 @@ MAX_RESULTS = 100
 
 _builtins = builtins.__dict__
 _out: dict[int, Any] = {}
+_published: set[int] = set()
 
 
 class Inputs:
@@ -53,9 +54,34 @@ def keep(value: Any, cell: int) -> None:
     _builtins["___"] = _builtins.get("__")
     _builtins["__"] = _builtins.get("_")
     _builtins["_"] = value
-    _builtins[f"_{cell}"] = value
     _out[cell] = value
     if len(_out) > MAX_RESULTS:
         oldest = next(iter(_out))
         _out.pop(oldest, None)
-        _builtins.pop(f"_{oldest}", None)
+        _published.discard(oldest)
+        if f"_{oldest}" in _builtins:
+            del _builtins[f"_{oldest}"]
+
+
+def publish(code: str) -> None:
+    """Give the results that code may call `_12` these names.
+
+    Not all of them at once: each new name in `builtins` makes CPython forget what it has learnt of
+    all functions that use any of them.
+    """
+    place = code.find("_")
+    while place >= 0:
+        if code[place + 1 : place + 2].isdigit():
+            _publish(code)
+            return
+        place = code.find("_", place + 1)
+
+
+def _publish(code: str) -> None:
+    import re
+
+    for digits in set(re.findall(r"(?<!\w)_(\d{1,9})(?!\w)", code)):
+        cell = int(digits)
+        if cell in _out and cell not in _published:
+            _builtins[f"_{cell}"] = _out[cell]
+            _published.add(cell)

@@ -23,7 +23,11 @@ outputs = ""
 
 # Number of the cell that runs, or ran last.
 cell = 0
+# What is called before a cell runs; almost always nothing.
+before_cell: list[Callable[[], None]] = []
 # What is called when a cell has run; libraries that collect things put themselves here.
 after_cell: list[Callable[[], None]] = []
 # What cells have displayed and no report has carried yet; `display` fills it.
 displays: list[Any] = []
+# Sentences about the session that the next report carries.
+notices: list[str] = []

@@ -38,11 +38,15 @@ def outcome(exception: BaseException, filename: str) -> Outcome:
         _complete(exception)
     sources.restore()
     words = _format(exception)
+    hint = _hint(exception, filename)
+    if hint is not None:
+        words += f"Hint: {hint}\n"
     _remember_last(exception)
     _to_stderr(words)
     line = _line(exception, filename)
     status = "interrupted" if isinstance(exception, KeyboardInterrupt) else "error"
-    error = (_type_name(exception), _message(exception), line, cut(clean(words), MAX_TRACEBACK))
+    traceback = cut(clean(words), MAX_TRACEBACK)
+    error = (_type_name(exception), _message(exception), line, traceback, hint)
     return status, [], error, None
 
 
@@ -112,6 +116,23 @@ def _type_name(exception: BaseException) -> str:
         return clean(type(exception).__name__)
     except Exception:
         return "Exception"
+
+
+def _hint(exception: BaseException, filename: str) -> str | None:
+    """Say what installs a module, or IPython for its syntax, when it is not there."""
+    try:
+        if isinstance(exception, SyntaxError) and exception.filename == filename:
+            from forkpy_worker import habits
+
+            return habits.hint(sources.text_of(filename))
+        if not isinstance(exception, ModuleNotFoundError):
+            return None
+        from forkpy_worker import missing
+
+        return missing.hint(exception)
+    except Exception:
+        # The cell raised it itself, with attributes of its own making.
+        return None
 
 
 def _message(exception: BaseException) -> str:

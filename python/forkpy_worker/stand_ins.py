@@ -60,5 +60,17 @@ class _StandIn:
         ipython_display.fill(module)
 
 
+def has_ipython() -> bool:
+    """Whether the environment has IPython itself; does not import it."""
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec("IPython")
+    except ValueError:
+        # A cell put a module of its own making in that place.
+        return False
+    return spec is not None and not isinstance(spec.loader, _StandIn)
+
+
 def _is_ours(module: ModuleType | None) -> bool:
     return module is not None and isinstance(getattr(module, "__loader__", None), _StandIn)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal
 from itertools import islice
 from time import monotonic
+from weakref import WeakKeyDictionary
 
 from forkpy_worker.results import clean
 
@@ -49,6 +50,10 @@ class _TooSlow(BaseException):
     """A `__repr__` took too long. No Exception, so that it is not caught on its way by habit."""
 
 
+# Classes whose `__repr__` was too slow or raised, with the words for it: nobody calls it again.
+_REFUSED: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
 class Budget:
     """The time left for one list of variables."""
 
@@ -70,11 +75,11 @@ class Budget:
 
     def _describe(self, value: Any, depth: int) -> str:
         for kinds, describe in _BUILTIN:
-            if isinstance(value, kinds):
+            if issubclass(type(value), kinds):
                 return describe(self, value, depth)
         if type(value).__module__.partition(".")[0] in _ARRAY_LIBRARIES and hasattr(value, "shape"):
             return _array(value)
-        if isinstance(value, type):
+        if issubclass(type(value), type):
             return f"class {value.__module__}.{value.__qualname__}"
         return self._ask(value)
 
@@ -82,6 +87,8 @@ class Budget:
         """Call the object's own `__repr__`, once and not for long."""
         if type(value).__repr__ is object.__repr__:
             return object.__repr__(value)
+        if type(value) in _REFUSED:
+            return _REFUSED[type(value)]
         if monotonic() > self._end:
             return "<not described: the others took too long>"
         if _signal.getsignal(_signal.SIGALRM) is not _signal.SIG_DFL or any(
@@ -101,9 +108,9 @@ class Budget:
             finally:
                 self._armed = False
         except _TooSlow:
-            return "<__repr__ is too slow>"
+            return _refuse(value, "<__repr__ is too slow>")
         except Exception as error:
-            return f"<__repr__ raised {type(error).__name__}>"
+            return _refuse(value, f"<__repr__ raised {type(error).__name__}>")
         finally:
             _signal.setitimer(_signal.ITIMER_REAL, 0)
             _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
@@ -121,6 +128,18 @@ class Budget:
         return ", ".join(shown)
 
 
+class Quiet(Budget):
+    """For other threads, and while a cell runs: asks no object for its own words."""
+
+    def _ask(self, value: Any) -> str:
+        return object.__repr__(value)
+
+
+def _refuse(value: Any, words: str) -> str:
+    _REFUSED[type(value)] = words
+    return words
+
+
 def _plain(budget: Budget, value: Any, depth: int) -> str:
     return repr(value) if type(value) in _PLAIN else budget._ask(value)
 
@@ -134,7 +153,7 @@ def _integer(budget: Budget, value: int, depth: int) -> str:
 
 
 def _text(budget: Budget, value: Any, depth: int) -> str:
-    kind = next(kind for kind in (str, bytes, bytearray) if isinstance(value, kind))
+    kind = next(kind for kind in (str, bytes, bytearray) if issubclass(type(value), kind))
     length = kind.__len__(value)
     head = kind.__getitem__(value, slice(0, MAX_SUMMARY))
     if length <= MAX_SUMMARY // 2 or depth < _DEPTH:
@@ -154,7 +173,7 @@ def _pairs(budget: Budget, value: dict[Any, Any], depth: int) -> str:
 
 
 def _sequence(budget: Budget, value: Any, depth: int) -> str:
-    kind = next(kind for kind in _BRACKETS if isinstance(value, kind))
+    kind = next(kind for kind in _BRACKETS if issubclass(type(value), kind))
     opening, closing = _BRACKETS[kind]
     first = kind.__iter__(value)
     return _counted(
@@ -190,6 +209,10 @@ def _array(value: Any) -> str:
         parts.append(f"dtype {value.dtype}")
     elif hasattr(value, "columns"):
         parts.append(f"columns {', '.join(_columns(value.columns))}")
+    if type(value).__module__ == "numpy" and value.dtype.kind in "biufcSU":
+        first = value.flat[:_ITEMS].tolist()
+        more = ", ..." if value.size > _ITEMS else ""
+        parts.append(f"[{', '.join(str(item)[:_TEXT] for item in first)}{more}]")
     return ", ".join(parts)
 
 

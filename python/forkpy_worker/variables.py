@@ -10,17 +10,36 @@ import sys
 
 from forkpy_worker.place import namespace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from forkpy_worker.summaries import Budget
+
+    # name, type, value in short, and its details
+    Variable: TypeAlias = tuple[str, str, str, list[int] | None, str | None, int | None, int | None]
+
 _MODULE = type(sys)
 
 
-def list_variables() -> dict[str, str]:
-    """Give `type: summary` for each variable; no modules, no names that begin with `_`."""
+def list_variables() -> list[Variable]:
+    """Describe each variable; no modules, no names that begin with `_`."""
     from forkpy_worker import summaries
     from forkpy_worker.results import clean
 
     budget = summaries.Budget()
-    return {
-        clean(name): budget.summary(value)
+    return [
+        _described(budget, clean(name), value)
         for name, value in list(namespace.items())
-        if type(name) is str and not name.startswith("_") and not isinstance(value, _MODULE)
-    }
+        if type(name) is str and not name.startswith("_") and not issubclass(type(value), _MODULE)
+    ]
+
+
+def _described(budget: Budget, name: str, value: Any) -> Variable:
+    from forkpy_worker import details
+
+    summary = budget.summary(value).partition(": ")[2]
+    try:
+        return name, details.kind(value), summary, *details.of(value)
+    except Exception:
+        return name, "object", summary, None, None, None, None

@@ -48,6 +48,7 @@ COMMON = (
     "forkpy_worker.results",
     "forkpy_worker.awaiting",
     "forkpy_worker.summaries",
+    "forkpy_worker.details",
     "forkpy_worker.statefile",
     "forkpy_worker.statepickle",
     "base64",
@@ -68,7 +69,7 @@ _WHILE_IMPORTING = {
 
 def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
-    from forkpy_worker import cell, probe, session, state, variables  # noqa: F401
+    from forkpy_worker import answers, cell, probe, session, state, variables  # noqa: F401
 
     watch()
 

@@ -11,8 +11,8 @@ def main_names() -> dict:
 
 
 def test_a_last_expression_is_the_result() -> None:
-    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None, [])
-    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None, [])
+    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None, [], None)
+    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None, [], None)
 
 
 def test_an_exception_names_its_line() -> None:
@@ -27,15 +27,14 @@ def test_top_level_await_runs() -> None:
 
 
 def test_system_exit_has_a_scripts_code() -> None:
-    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3, [])
+    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3, [], None)
 
 
 def test_variables_are_listed_without_modules() -> None:
     cell.run_cell(7, "import os\nlisted = [1, 2]\n_hidden = 1")
-    found = variables.list_variables()
-    assert (
-        found["listed"] == "list: 2 items, [1, 2]" and "os" not in found and "_hidden" not in found
-    )
+    found = {name: more for name, *more in variables.list_variables()}
+    assert found["listed"][:2] == ["list", "2 items, [1, 2]"] and found["listed"][4] == 2
+    assert "os" not in found and "_hidden" not in found
 
 
 def test_state_goes_through_a_file_and_names_what_cannot(tmp_path: pathlib.Path) -> None:

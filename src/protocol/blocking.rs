@@ -25,7 +25,13 @@ impl FrameReader {
     /// Reads frames of up to `cap` bytes from `stream`, `chunk` bytes at a time.
     #[must_use]
     pub fn new(stream: UnixStream, cap: usize) -> Self {
-        Self { stream, assembler: Assembler::new(cap), chunk: vec![0; CHUNK.min(cap)].into_boxed_slice() }
+        Self::in_pieces(stream, cap, CHUNK)
+    }
+
+    /// The same, `chunk` bytes at a time: most frames of the channel are small, and memory is to be spared.
+    #[must_use]
+    pub fn in_pieces(stream: UnixStream, cap: usize, chunk: usize) -> Self {
+        Self { stream, assembler: Assembler::new(cap), chunk: vec![0; chunk.min(cap)].into_boxed_slice() }
     }
 
     /// The next message, if it has come already; reads at most once, and only if `may_read`.

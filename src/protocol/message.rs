@@ -229,8 +229,8 @@ pub enum FromWorker {
         /// What the code says of it; empty where it reads its standard input.
         prompt: String,
     },
-    /// Answer to [`ToWorker::ListVariables`]: name and summary.
-    Variables(Vec<(String, String)>),
+    /// Answer to [`ToWorker::ListVariables`].
+    Variables(Vec<Variable>),
     /// Answer to [`ToWorker::SaveState`] and [`ToWorker::LoadState`].
     State(StateReport),
     /// Answer to [`ToWorker::Probe`].
@@ -259,6 +259,8 @@ pub struct CellReport {
     pub results: Vec<String>,
     /// What it displayed, in order.
     pub displays: Vec<Display>,
+    /// What to know about the session, in sentences.
+    pub notice: Option<String>,
     /// The exception, if one ended it.
     pub error: Option<CellError>,
     /// Time inside the worker, seconds.
@@ -317,6 +319,27 @@ pub struct CellError {
     pub line: Option<u32>,
     /// The traceback as printed.
     pub traceback: String,
+    /// What can be done about it, when that is known.
+    pub hint: Option<String>,
+}
+
+/// A variable of a session, as far as it can be told without running much of its code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its class, with the module unless that is `builtins`.
+    pub kind: String,
+    /// Its value in short.
+    pub value: String,
+    /// Of arrays and tables.
+    pub shape: Option<Vec<u64>>,
+    /// Type of the elements; of tables, of the columns.
+    pub dtype: Option<String>,
+    /// `len()`, of what has it at no cost.
+    pub length: Option<u64>,
+    /// Memory it takes, without what it refers to unless it knows that itself.
+    pub bytes: Option<u64>,
 }
 
 /// What was carried over, and what not.
@@ -335,6 +358,13 @@ pub enum ToControl {
     Ping {
         /// Comes back in both answers.
         nonce: u64,
+    },
+    /// Answer a question about the session's code and objects, also while a cell runs.
+    Ask {
+        /// Comes back in the answer.
+        nonce: u64,
+        /// What is asked.
+        question: Question,
     },
     /// Interrupt this cell and no other: one that has ended is left alone.
     Interrupt {
@@ -366,6 +396,27 @@ pub enum DumpRoute {
     Signal,
 }
 
+/// A question that needs the interpreter and not the main thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// What could stand at the cursor?
+    Complete {
+        /// The code.
+        code: String,
+        /// Characters before the cursor.
+        cursor: u64,
+    },
+    /// What is at the cursor?
+    Inspect {
+        /// The code.
+        code: String,
+        /// Characters before the cursor.
+        cursor: u64,
+        /// 0, or 1 for the source too.
+        detail: u8,
+    },
+}
+
 /// Worker → server, control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromControl {
@@ -392,6 +443,13 @@ pub enum FromControl {
     StacksDumped {
         /// From the request.
         nonce: u64,
+    },
+    /// The answer to [`ToControl::Ask`].
+    Answered {
+        /// As asked.
+        nonce: u64,
+        /// A JSON object, or the reason that there is none.
+        answer: Result<String, String>,
     },
     /// A fatal signal is about to end the process; written by the signal handler.
     Crashing {

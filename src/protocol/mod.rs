@@ -38,9 +38,9 @@
 //! 4. Cell socket: one [`ToWorker`] request, one [`FromWorker`] reply, in turn. Half-closing it asks the worker to end.
 //!    Before its reply a cell may send `InputWanted`, one at a time, each answered by an `Input` with its number.
 //! 5. Control socket: [`ToControl::Ping`] is answered twice, [`FromControl::Heartbeat`] without the GIL, then
-//!    [`FromControl::Pong`] with it; [`ToControl::Refresh`] once, with it. [`ToControl::DumpStacks`] is answered once the
-//!    black box is written, or never when nobody gets the GIL. Its EOF means that the server is gone: the worker ends
-//!    itself and its children.
+//!    [`FromControl::Pong`] with it; [`ToControl::Refresh`] once, with it, and so is [`ToControl::Ask`], by a thread of
+//!    its own. [`ToControl::DumpStacks`] is answered once the black box is written, or never when nobody gets the GIL. Its
+//!    EOF means that the server is gone: the worker ends itself and its children.
 //! 6. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
 //!    until server → zygote [`ToZygote::Reap`].
 
@@ -52,6 +52,6 @@ pub mod message;
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
     Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromControl, FromWorker, FromZygote,
-    PROTOCOL_VERSION, Purpose, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, WorkerExit,
-    WorkerLimits, ZygoteSettings,
+    PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, Variable,
+    WorkerExit, WorkerLimits, ZygoteSettings,
 };

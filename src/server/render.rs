@@ -65,8 +65,8 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
 /// An exception, with the number of its cell.
 #[must_use]
 pub fn exception(error: CellError, cell: u64) -> CellException {
-    let CellError { kind, message, line, traceback } = error;
-    CellException { kind, message, line, cell, traceback }
+    let CellError { kind, message, line, traceback, hint } = error;
+    CellException { kind, message, line, cell, traceback, hint }
 }
 
 fn words(display: &Display) -> Option<String> {

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     config::SessionSettings,
     limits::Limits,
-    protocol::{Answer, FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
+    protocol::{Answer, FrameError, FromWorker, StateReport, ToWorker, Variable, WorkerExit},
 };
 
 /// How long a worker may take to end by itself when asked to.
@@ -135,7 +135,7 @@ enum Order {
         reply: oneshot::Sender<CellOutcome>,
     },
     Variables {
-        reply: oneshot::Sender<Result<Vec<(String, String)>, SessionError>>,
+        reply: oneshot::Sender<Result<Vec<Variable>, SessionError>>,
     },
     /// Ends the worker of a session that is not used, unless somebody waits behind this.
     Rest {
@@ -254,7 +254,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`].
-    pub async fn variables(&self) -> Result<Vec<(String, String)>, SessionError> {
+    pub async fn variables(&self) -> Result<Vec<Variable>, SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Variables { reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?

@@ -4,6 +4,7 @@
 //! ping never waits behind a cell.
 
 use std::{
+    collections::HashMap,
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -33,8 +34,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        DumpRoute, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, ToControl,
-        WorkerLimits,
+        DumpRoute, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, Question,
+        ToControl, WorkerLimits,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     sys::pidfd::PidFd,
@@ -91,6 +92,7 @@ pub struct Control {
     refreshing: Mutex<Vec<(u64, oneshot::Sender<Vec<String>>)>>,
     crash: Mutex<Option<Crash>>,
     dumps: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
+    questions: Mutex<HashMap<u64, oneshot::Sender<Result<String, String>>>>,
     next: AtomicU64,
 }
 
@@ -238,16 +240,21 @@ impl Control {
             refreshing: Mutex::default(),
             crash: Mutex::default(),
             dumps: Mutex::default(),
+            questions: Mutex::default(),
             next: AtomicU64::new(1),
         });
         let hearing = Arc::clone(&control);
         tokio::spawn(async move {
             while let Ok(message) = reader.read().await {
-                hearing.hear(message);
+                match message {
+                    FromControl::Answered { nonce, answer } => hearing.hear_answer(nonce, answer),
+                    other => hearing.hear(other),
+                }
             }
             hearing.waiting.lock().clear();
             hearing.dumps.lock().clear();
             hearing.refreshing.lock().clear();
+            hearing.questions.lock().clear();
         });
         Ok(control)
     }
@@ -275,6 +282,7 @@ impl Control {
                     let _ = refreshing.swap_remove(place).1.send(imported);
                 }
             }
+            FromControl::Answered { .. } => {}
             FromControl::Pong { nonce, value } => {
                 if let Some(place) = waiting.iter().position(|ping| ping.nonce == nonce) {
                     let ping = waiting.remove(place);
@@ -303,6 +311,25 @@ impl Control {
             imported.extend(answer.ok()?.ok()?);
         }
         Some(imported)
+    }
+
+    fn hear_answer(&self, nonce: u64, answer: Result<String, String>) {
+        if let Some(asked) = self.questions.lock().remove(&nonce) {
+            let _ = asked.send(answer);
+        }
+    }
+
+    /// Asks a question that the worker answers beside its cell, and waits up to `limit`; `None` when nothing comes.
+    pub async fn question(self: &Arc<Self>, question: Question, limit: Duration) -> Option<Result<String, String>> {
+        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.questions.lock().insert(nonce, answer);
+        // In a task of its own, as an interrupt: half a frame would be the end of the channel.
+        let control = Arc::clone(self);
+        tokio::spawn(async move { control.writer.lock().await.write(&ToControl::Ask { nonce, question }).await });
+        let heard = tokio::time::timeout(limit, answered).await;
+        self.questions.lock().remove(&nonce);
+        heard.ok()?.ok()
     }
 
     /// What the crash handler said, if it did.

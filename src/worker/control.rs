@@ -1,5 +1,5 @@
 //! The control thread: answers heartbeats, delivers interrupts, notices that the server is gone. And the pinger, a
-//! second small thread that waits for the GIL, so that the first never has to.
+//! second small thread that waits for the GIL, so that the first never has to. Questions go to `answers.rs`.
 //!
 //! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (takes it for what `Job` says).
 
@@ -12,7 +12,13 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::{EXIT_CHANNEL_LOST, gate::Gate, leave, python::Pinger};
+use super::{
+    EXIT_CHANNEL_LOST,
+    answers::Answers,
+    gate::Gate,
+    leave,
+    python::{Answerer, Pinger},
+};
 use crate::{
     protocol::{
         DumpRoute, FromControl, MAX_CONTROL, ToControl,
@@ -32,6 +38,7 @@ struct Control {
     gate: Arc<Gate>,
     pinger: Option<Sender<Job>>,
     evaluate: Option<Pinger>,
+    answers: Answers,
 }
 
 /// What needs the GIL.
@@ -42,10 +49,11 @@ enum Job {
 }
 
 /// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
-pub fn spawn(stream: UnixStream, gate: Arc<Gate>, evaluate: Pinger) -> std::io::Result<()> {
+pub fn spawn(stream: UnixStream, gate: Arc<Gate>, evaluate: Pinger, answerer: Answerer) -> std::io::Result<()> {
     let writer = Arc::new(Mutex::new(descriptors::copy_high(stream.as_fd())?.into()));
-    let reader = FrameReader::new(stream, 4 << 10);
-    let control = Control { reader, writer, gate, pinger: None, evaluate: Some(evaluate) };
+    let reader = FrameReader::in_pieces(stream, MAX_CONTROL, 4 << 10);
+    let answers = Answers::new(Arc::clone(&writer), answerer);
+    let control = Control { reader, writer, gate, pinger: None, evaluate: Some(evaluate), answers };
     thread::Builder::new().name("control".into()).stack_size(CONTROL_STACK).spawn(|| control.listen())?;
     Ok(())
 }
@@ -59,6 +67,7 @@ impl Control {
                     self.say(&FromControl::Heartbeat { nonce });
                     self.hand_over(Job::Ping(nonce));
                 }
+                ToControl::Ask { nonce, question } => self.answers.begin(nonce, question),
                 ToControl::DumpStacks { nonce, route: DumpRoute::Interpreter } => self.hand_over(Job::Dump(nonce)),
                 ToControl::DumpStacks { nonce, route: DumpRoute::Signal } => {
                     if crash::dump_now() {

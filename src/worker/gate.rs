@@ -82,7 +82,14 @@ impl Gate {
 }
 
 fn interrupted() -> CellReport {
-    CellReport { status: CellStatus::Interrupted, results: Vec::new(), displays: Vec::new(), error: None, seconds: 0.0 }
+    CellReport {
+        status: CellStatus::Interrupted,
+        results: Vec::new(),
+        displays: Vec::new(),
+        notice: None,
+        error: None,
+        seconds: 0.0,
+    }
 }
 
 /// The signal was sent before `end`; a system call delivers it, CPython's check consumes it.

@@ -3,6 +3,7 @@
 //! Runs in: worker, main thread. Reads a request from its cell socket, runs it, writes the reply; nothing stands between.
 //! Pings and interrupts come over the other socket, to `control.rs`. No tokio, no logging, no reading of settings.
 
+mod answers;
 mod control;
 mod gate;
 mod input;
@@ -93,7 +94,7 @@ fn live(
         frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
     })?;
     crash::arm_dump(functions.arm_dump(py, black_box.as_raw_fd()).map_err(std::io::Error::other)?);
-    control::spawn(control, Arc::clone(&gate), functions.pinger(py, black_box))?;
+    control::spawn(control, Arc::clone(&gate), functions.pinger(py, black_box), functions.answerer(py))?;
     let own = std::process::id();
     // Every descriptor of ours is in its place now.
     let mut memory = rlimits::apply(limits)?;

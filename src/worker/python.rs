@@ -6,10 +6,12 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use pyo3::{
     Bound, Py, PyAny, PyErr, PyResult, Python,
-    types::{PyAnyMethods, PyBytes, PyBytesMethods, PyDict, PyDictMethods, PyTracebackMethods, PyTypeMethods},
+    types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTracebackMethods, PyTypeMethods},
 };
 
-use crate::protocol::{CellError, CellReport, CellStatus, Display, Representation, Script, StateReport};
+use crate::protocol::{
+    CellError, CellReport, CellStatus, Display, Question, Representation, Script, StateReport, Variable,
+};
 
 /// The embedded package's functions.
 #[derive(Debug)]
@@ -21,6 +23,9 @@ pub struct Functions {
     save_state: Py<PyAny>,
     load_state: Py<PyAny>,
     ping: Py<PyAny>,
+    complete: Py<PyAny>,
+    inspect: Py<PyAny>,
+    too_slow: Py<PyAny>,
     run_script: Py<PyAny>,
     arm_dump: Py<PyAny>,
     dump: Py<PyAny>,
@@ -28,9 +33,12 @@ pub struct Functions {
     refresh: Py<PyAny>,
 }
 
-/// What Python's `run_cell` returns: status, results, error (type, message, line, traceback), exit code, displays.
-type RawReport<'py> =
-    (String, Vec<String>, Option<(String, String, Option<u32>, String)>, Option<i32>, Vec<RawDisplay<'py>>);
+/// What Python's `run_cell` returns: status, results, error, exit code, displays, notice.
+type RawReport<'py> = (String, Vec<String>, Option<RawError>, Option<i32>, Vec<RawDisplay<'py>>, Option<String>);
+/// An error: type, message, line, traceback, hint.
+type RawError = (String, String, Option<u32>, String, Option<String>);
+/// A variable: name, type, value, shape, dtype, length, bytes.
+type RawVariable = (String, String, String, Option<Vec<u64>>, Option<String>, Option<u64>, Option<u64>);
 /// A display: is it the result, id, is it an update, text, metadata, representations (mime type, file, bytes).
 type RawDisplay<'py> = (bool, Option<String>, bool, String, String, Vec<(String, Option<String>, Bound<'py, PyBytes>)>);
 /// What Python's `save` and `load` return: names, and (name, reason) of those left out.
@@ -53,6 +61,9 @@ impl Functions {
             save_state: find("state", "save")?,
             load_state: find("state", "load")?,
             ping: find("probe", "ping")?,
+            complete: find("answers", "complete")?,
+            inspect: find("answers", "inspect_object")?,
+            too_slow: find("answers", "TooSlow")?,
             run_script: find("script", "run")?,
             arm_dump: find("stacks", "arm")?,
             dump: find("stacks", "dump")?,
@@ -81,22 +92,22 @@ impl Functions {
 
     pub(super) fn run_cell(&self, py: Python<'_>, cell: u64, code: &str) -> PyResult<CellReport> {
         let report = self.run_cell.call1(py, (cell, code))?;
-        let (status, results, error, exit_code, displays): RawReport<'_> = report.bind(py).extract()?;
+        let (status, results, error, exit_code, displays, notice): RawReport<'_> = report.bind(py).extract()?;
         let status = match status.as_str() {
             "ok" => CellStatus::Ok,
             "exited" => CellStatus::Exited(exit_code.unwrap_or(0)),
             "interrupted" => CellStatus::Interrupted,
             _ => CellStatus::Error,
         };
-        let error = error.map(|(kind, message, line, traceback)| CellError { kind, message, line, traceback });
+        let error =
+            error.map(|(kind, message, line, traceback, hint)| CellError { kind, message, line, traceback, hint });
         let displays = displays.into_iter().map(display).collect();
-        Ok(CellReport { status, results, displays, error, seconds: 0.0 })
+        Ok(CellReport { status, results, displays, notice, error, seconds: 0.0 })
     }
 
-    pub(super) fn list_variables(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
-        let found = self.list_variables.call0(py)?;
-        let found = found.bind(py).cast::<PyDict>()?;
-        found.iter().map(|(name, summary)| Ok((name.extract()?, summary.extract()?))).collect()
+    pub(super) fn list_variables(&self, py: Python<'_>) -> PyResult<Vec<Variable>> {
+        let found: Vec<RawVariable> = self.list_variables.call0(py)?.extract(py)?;
+        Ok(found.into_iter().map(variable).collect())
     }
 
     pub(super) fn save_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {
@@ -123,6 +134,14 @@ impl Functions {
     pub fn refresh(&self, py: Python<'_>, modules: &[String]) -> Vec<String> {
         let answer = self.refresh.call1(py, (modules,));
         answer.and_then(|answer| answer.extract(py)).unwrap_or_default()
+    }
+
+    pub(super) fn answerer(&self, py: Python<'_>) -> Answerer {
+        Answerer {
+            complete: self.complete.clone_ref(py),
+            inspect: self.inspect.clone_ref(py),
+            too_slow: self.too_slow.clone_ref(py),
+        }
     }
 
     /// The ping's evaluation, in the main thread.
@@ -166,18 +185,62 @@ fn state_report((names, skipped): RawState) -> PyResult<StateReport> {
     Ok(StateReport { names, skipped })
 }
 
+fn variable((name, kind, value, shape, dtype, length, bytes): RawVariable) -> Variable {
+    Variable { name, kind, value, shape, dtype, length, bytes }
+}
+
 /// An exception that left the package itself: a KeyboardInterrupt at its edge, or its own fault.
 pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     let interrupted = error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py);
     let kind = error.get_type(py).name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
     let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok()).unwrap_or_default();
-    let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback };
+    let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback, hint: None };
     CellReport {
         status: if interrupted { CellStatus::Interrupted } else { CellStatus::Error },
         results: Vec::new(),
         displays: Vec::new(),
+        notice: None,
         error: Some(report),
         seconds: 0.0,
+    }
+}
+
+/// Completion and inspection, in threads of their own.
+pub(super) struct Answerer {
+    complete: Py<PyAny>,
+    inspect: Py<PyAny>,
+    too_slow: Py<PyAny>,
+}
+
+impl Answerer {
+    /// What [`Answerer::break_off`] knows the calling thread by.
+    pub(super) fn thread_identity() -> libc::c_long {
+        // SAFETY: no preconditions. CPython uses the same number on Linux, which is the same bits as a long.
+        unsafe { libc::pthread_self() }.cast_signed()
+    }
+
+    /// Waits for the GIL and answers with a JSON object; an error without words when it was broken off.
+    pub(super) fn answer(&self, question: &Question) -> Result<Result<String, String>, ()> {
+        Python::attach(|py| {
+            let answer = match question {
+                Question::Complete { code, cursor } => self.complete.call1(py, (code, *cursor)),
+                Question::Inspect { code, cursor, detail } => self.inspect.call1(py, (code, *cursor, *detail)),
+            };
+            match answer.and_then(|answer| answer.extract::<String>(py)) {
+                Ok(answer) => Ok(Ok(answer)),
+                Err(error) if error.is_instance(py, self.too_slow.bind(py)) => Err(()),
+                Err(error) => Ok(Err(error.to_string())),
+            }
+        })
+    }
+
+    /// Raises in the thread that answers, wherever it is; nothing when it is gone.
+    pub(super) fn break_off(&self, thread: libc::c_long) {
+        Python::attach(|_py| {
+            // SAFETY: the GIL is held, and the second argument is a class of exceptions that `self` keeps alive.
+            let found = unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread, self.too_slow.as_ptr()) };
+            debug_assert!(found <= 1, "threads have numbers of their own");
+        });
     }
 }
 

@@ -3,8 +3,9 @@
 
     prepare.py TARGET_DIR
 
-makes TARGET_DIR/clients/venv (requirements.txt) and TARGET_DIR/clients/node (package-lock.json), and prints where they
-are as one JSON object: {"python": ..., "node": ..., "node_dir": ...}. Everything else goes to stderr. Node itself comes
+makes TARGET_DIR/clients/venv (requirements.txt), TARGET_DIR/clients/libraries (libraries.txt) and
+TARGET_DIR/clients/node (package-lock.json), and prints where they are as one JSON object:
+{"python": ..., "libraries": ..., "node": ..., "node_dir": ...}. Everything else goes to stderr. Node itself comes
 with the Python requirements, so a machine needs neither node nor npm.
 
 A part whose stamp matches its requirement files is left alone; several runs at once wait for one another.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 PYTHON_FILES = ("requirements.txt", "constraints.txt")
+LIBRARY_FILES = ("libraries.txt",)
 NODE_FILES = ("package.json", "package-lock.json", ".npmrc")
 STAMP = ".forkpy-stamp"
 # What of the caller's environment would make another interpreter or another environment answer.
@@ -50,13 +52,15 @@ def main() -> int:
     root.mkdir(parents=True, exist_ok=True)
     try:
         with alone(root / ".lock"):
-            python = prepare_venv(root / "venv")
+            python = prepare_venv(root / "venv", PYTHON_FILES, "fastmcp, mcp, nbclient, prometheus_client, psutil, pytest")
+            libraries = prepare_venv(root / "libraries", LIBRARY_FILES, "pandas, polars, matplotlib, IPython")
             node = node_of(python)
             node_dir = prepare_node(root / "node", node)
     except PrepareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps({"python": str(python), "node": str(node), "node_dir": str(node_dir)}))
+    found = {"python": str(python), "libraries": str(libraries.parent.parent)}
+    print(json.dumps({**found, "node": str(node), "node_dir": str(node_dir)}))
     return 0
 
 
@@ -68,17 +72,17 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def prepare_venv(venv: Path) -> Path:
+def prepare_venv(venv: Path, files: tuple[str, ...], modules: str) -> Path:
     python = venv / "bin" / "python"
-    wanted = fingerprint(PYTHON_FILES, sys.version, sysconfig.get_config_var("prefix") or "")
-    if stamped(venv, wanted) and works(python):
+    wanted = fingerprint(files, sys.version, sysconfig.get_config_var("prefix") or "")
+    if stamped(venv, wanted) and works(python, modules):
         return python
-    say(f"making {venv} (official Python clients)")
+    say(f"making {venv} ({files[0]})")
     shutil.rmtree(venv, ignore_errors=True)
     install = new_environment(venv, python)
     run(
-        [*install, "-r", str(HERE / "requirements.txt")],
-        "install the official Python clients (is the package index reachable?)",
+        [*install, "-r", str(HERE / files[0])],
+        f"install what {files[0]} names (is the package index reachable?)",
     )
     stamp(venv, wanted)
     return python
@@ -158,9 +162,9 @@ def stamp(directory: Path, value: str) -> None:
     draft.replace(directory / STAMP)
 
 
-def works(python: Path) -> bool:
+def works(python: Path, modules: str) -> bool:
     """An environment whose interpreter was upgraded or removed under it does not."""
-    return try_run([str(python), "-c", "import fastmcp, mcp, nbclient, prometheus_client, psutil, pytest"])
+    return try_run([str(python), "-c", f"import {modules}"])
 
 
 def clean_environment(path_first: Path | None = None) -> dict[str, str]:

@@ -170,8 +170,9 @@ fn a_restart_carries_over_what_can_be_and_names_the_rest() {
 fn a_restart_of_a_busy_session_keeps_the_variables_too() {
     let mut forkpy = Forkpy::start();
     forkpy.run("x = 1");
-    let cell = forkpy.begin_run("x = 2\nwhile True: pass");
-    forkpy.until_state("busy");
+    let cell = forkpy.begin_run("x = 2\nopen('running', 'w').close()\nwhile True: pass");
+    let running = forkpy.file("running");
+    forkpy.until("the cell's second line", |_| running.exists());
     let waiting = forkpy.begin_run("x = 99");
     let reply = forkpy.call("restart_kernel", json!({"preserve_state": true})).data;
     assert_eq!(reply["restored_vars"], json!(["x"]), "{reply}");

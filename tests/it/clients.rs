@@ -12,8 +12,17 @@ use serde_json::Value;
 
 struct Prepared {
     python: String,
+    libraries: String,
     node: String,
     node_directory: String,
+}
+
+impl Prepared {
+    /// The environment of the tests themselves.
+    fn python_home(&self) -> String {
+        let python = Path::new(&self.python);
+        python.ancestors().nth(2).expect("venv/bin/python").to_string_lossy().into_owned()
+    }
 }
 
 fn root() -> &'static Path {
@@ -35,11 +44,21 @@ fn prepared() -> &'static Prepared {
         assert!(output.status.success(), "the official clients could not be prepared:\n{said}");
         let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let text = |key: &str| found[key].as_str().expect("a path").to_owned();
-        Prepared { python: text("python"), node: text("node"), node_directory: text("node_dir") }
+        Prepared {
+            python: text("python"),
+            libraries: text("libraries"),
+            node: text("node"),
+            node_directory: text("node_dir"),
+        }
     })
 }
 
 fn pytest(directory: &str, arguments: &[&str]) {
+    pytest_with(directory, arguments, &prepared().python_home());
+}
+
+/// With sessions in that environment.
+fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
     let prepared = prepared();
     let output = Command::new(&prepared.python)
         .args(["-m", "pytest", "--color=no"])
@@ -48,6 +67,7 @@ fn pytest(directory: &str, arguments: &[&str]) {
         .env("FORKPY_BIN", env!("CARGO_BIN_EXE_forkpy"))
         .env("FORKPY_NODE", &prepared.node)
         .env("FORKPY_NODE_DIR", &prepared.node_directory)
+        .env("FORKPY_TEST_VENV", environment)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env_remove("VIRTUAL_ENV")
         .output()
@@ -76,6 +96,11 @@ fn client_fastmcp_data() {
 #[test]
 fn health_document_with_fastmcp() {
     pytest("tests/clients", &["test_health_document.py"]);
+}
+
+#[test]
+fn client_libraries() {
+    pytest_with("tests/clients", &["test_libraries.py"], &prepared().libraries);
 }
 
 #[test]

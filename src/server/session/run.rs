@@ -161,8 +161,12 @@ impl Task {
             self.shared.record(|record| record.ledger.succeed());
         }
         let alerts = self.shared.record(Record::take_unsaid);
-        let (results, displays, error) =
-            report.map_or_else(Default::default, |report| (report.results, report.displays, report.error));
+        let (results, displays, told, error) = report
+            .map_or_else(Default::default, |report| (report.results, report.displays, report.notice, report.error));
+        let notice = match (notice, told) {
+            (Some(ours), Some(theirs)) => Some(format!("{ours} {theirs}")),
+            (ours, theirs) => ours.or(theirs),
+        };
         let shown = displays.iter().flat_map(|display| &display.data).map(|data| data.file.as_deref());
         let own: Vec<_> =
             [stdout.file.as_deref(), stderr.file.as_deref(), crash.as_deref()].into_iter().chain(shown).collect();

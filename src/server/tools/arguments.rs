@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure.
 
+mod lookup;
 mod notebooks;
 mod packages;
 mod scripts;
@@ -14,6 +15,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
+    lookup::{CodeCompletion, InspectObject, cursor},
     notebooks::{ExportNotebook, Format, OnError, RunNotebook},
     packages::{InstallDependencies, ListPackages},
     scripts::RunScript,

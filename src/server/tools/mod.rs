@@ -8,6 +8,7 @@ pub mod arguments;
 pub(in crate::server) mod asking;
 mod files;
 mod health;
+mod lookup;
 mod notebooks;
 mod packages;
 mod progress;
@@ -135,7 +136,17 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
         define::<a::OfSession, r::Variables>(
             "list_variables",
             Effect::Reads,
-            "Lists the variables of a session with type and short summary. Waits for a running cell to end.",
+            "Lists the variables of a session with type, short value and, where it has them, shape, dtype, length and size in bytes. Waits for a running cell to end.",
+        ),
+        define::<a::CodeCompletion, r::Completion>(
+            "code_completion",
+            Effect::Reads,
+            "Says what could stand at a place in code: names, attributes of living objects, dict keys and table columns, imports, paths in strings, magics. Runs none of the code and no property; answers also while a cell runs.",
+        ),
+        define::<a::InspectObject, r::Inspection>(
+            "inspect_object",
+            Effect::Reads,
+            "Tells about the object that is named at a place in code: signature, type, value in short, docstring and, with detail_level 1, source. Runs none of the code and no property; answers also while a cell runs.",
         ),
         define::<a::RestartKernel, r::Restart>(
             "restart_kernel",
@@ -275,6 +286,8 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
             return Some(run::run_python_code(server, call).await.unwrap_or_else(|e| refusal(&e).into()));
         }
         "list_variables" => run::list_variables(server, call).await,
+        "code_completion" => lookup::complete(server, call).await,
+        "inspect_object" => lookup::inspect(server, call).await,
         "restart_kernel" => run::restart_kernel(server, call).await,
         "create_session" => sessions::create(server, &mut call),
         "switch_session" => sessions::switch(server, &mut call),

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
 
+mod lookup;
 mod notebooks;
 mod packages;
 mod scripts;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::{
+    lookup::{Completion, Found, Inspection, Matches},
     notebooks::{ExportedNotebook, NotebookFailure, NotebookRun},
     packages::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},
     scripts::ScriptRun,
@@ -113,6 +115,8 @@ pub struct CellException {
     pub cell: u64,
     /// The traceback.
     pub traceback: String,
+    /// What can be done about it, when that is known.
+    pub hint: Option<String>,
 }
 
 /// How a worker process ended.
@@ -140,8 +144,28 @@ pub struct Exit {
 pub struct Variables {
     /// Name to `type: summary`; no modules, no names that begin with `_`.
     pub variables: BTreeMap<String, String>,
+    /// The same in parts.
+    pub details: BTreeMap<String, VariableDetails>,
     /// The session.
     pub session_id: String,
+}
+
+/// A variable, in parts.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct VariableDetails {
+    /// Its class, with the module unless that is `builtins` or the session's own.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its value in short.
+    pub value: String,
+    /// Of arrays and tables.
+    pub shape: Option<Vec<u64>>,
+    /// Type of the elements; of tables, of the columns.
+    pub dtype: Option<String>,
+    /// `len()`, of what has it at no cost.
+    pub length: Option<u64>,
+    /// Memory it takes, bytes; what a container holds is not counted.
+    pub bytes: Option<u64>,
 }
 
 /// `restart_kernel`.

@@ -2,7 +2,7 @@
 //!
 //! Runs in: server.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use rmcp::{
     RoleServer,
@@ -17,17 +17,20 @@ use super::{
     arguments::{self, OfSession, RestartKernel, RunPythonCode},
     asking::{self, Flight, Way},
     now, progress, reply, reply_with_text,
-    results::{Restart, Variables},
+    results::{Restart, VariableDetails, Variables},
 };
-use crate::server::{
-    Server,
-    live::Live,
-    outcome::CellOutcome,
-    pictures::{self, Picture},
-    render,
-    resources::links,
-    session::{CellOrder, Restarted, Session},
-    status::Phase,
+use crate::{
+    protocol::Variable,
+    server::{
+        Server,
+        live::Live,
+        outcome::CellOutcome,
+        pictures::{self, Picture},
+        render,
+        resources::links,
+        session::{CellOrder, Restarted, Session},
+        status::Phase,
+    },
 };
 
 pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<CallToolResponse, ToolError> {
@@ -107,7 +110,14 @@ pub(super) async fn list_variables(server: &Server, mut call: Call) -> Result<Ca
     let asked: OfSession = call.read("list_variables")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let found = with_progress(&call.context, &session, None, session.variables()).await?;
-    reply(&Variables { variables: found.into_iter().collect(), session_id: session.id.to_string() })
+    let (mut variables, mut details) = (BTreeMap::new(), BTreeMap::new());
+    for Variable { name, kind, value, shape, dtype, length, bytes } in found {
+        let short = kind.rsplit('.').next().unwrap_or_default();
+        variables.insert(name.clone(), format!("{short}: {value}"));
+        details.insert(name, VariableDetails { kind, value, shape, dtype, length, bytes });
+    }
+    let text = serde_json::to_string(&variables)?;
+    reply_with_text(&Variables { variables, details, session_id: session.id.to_string() }, text, false)
 }
 
 pub(super) async fn restart_kernel(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {

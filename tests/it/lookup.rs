@@ -1,0 +1,155 @@
+//! Completion and inspection: beside a running cell, and without running anything of the session's.
+
+use serde_json::{Value, json};
+
+use crate::support::Forkpy;
+
+/// An object that notes every look at it.
+const SLY: &str = "\
+looks = []
+class Sly:
+    def __init__(self): self.plain = {'inner key': 1}
+    @property
+    def computed(self): looks.append('property')
+    def __getattr__(self, name): looks.append(name); raise AttributeError(name)
+    def __getattribute__(self, name): looks.append(name); return object.__getattribute__(self, name)
+    def __dir__(self): looks.append('dir'); return []
+    def __repr__(self): looks.append('repr'); return 'sly'
+    def __len__(self): looks.append('len'); return 1
+    def __bool__(self): looks.append('bool'); return True
+    def __iter__(self): looks.append('iter'); return iter(())
+    def __getitem__(self, key): looks.append('getitem')
+    def method(self, a: int, b='x') -> str:
+        'Does things.'
+        return ''
+sly = Sly()
+looks.clear()";
+
+fn complete(forkpy: &mut Forkpy, code: &str) -> Value {
+    let cursor = code.chars().count();
+    forkpy.call("code_completion", json!({"code": code, "cursor_pos": cursor})).data
+}
+
+fn matches(forkpy: &mut Forkpy, code: &str) -> Vec<String> {
+    let data = complete(forkpy, code);
+    assert_eq!(data["status"], "ok", "{data}");
+    data["matches"].as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
+}
+
+fn inspect(forkpy: &mut Forkpy, code: &str, detail: u8) -> Value {
+    let cursor = code.chars().count();
+    forkpy.call("inspect_object", json!({"code": code, "cursor_pos": cursor, "detail_level": detail})).data
+}
+
+#[test]
+fn nothing_of_the_sessions_runs() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(SLY);
+    let found = matches(&mut forkpy, "sly.");
+    assert_eq!(found[..3], ["computed", "method", "plain"]);
+    assert_eq!(matches(&mut forkpy, "sly.plain['in"), ["inner key'"]);
+    assert_eq!(matches(&mut forkpy, "sly.computed."), [""; 0]);
+    matches(&mut forkpy, "sl");
+    matches(&mut forkpy, "for x in sly: x.");
+    let told = inspect(&mut forkpy, "sly.method(1, ", 1);
+    let text = told["data"]["text/plain"].as_str().expect("text");
+    for part in ["method(a: int, b='x') -> str", "Does things.", "return ''"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    for code in ["sly", "sly.computed", "sly.nothing", "len(sly"] {
+        inspect(&mut forkpy, code, 1);
+    }
+    assert_eq!(forkpy.eval("looks"), "[]");
+}
+
+#[test]
+fn cursors_are_counted_in_characters() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("größe = {'漢字': 1}");
+    let data = complete(&mut forkpy, "'😀😀'; größe['漢");
+    assert_eq!(
+        (&data["matches"], &data["cursor_start"], &data["cursor_end"]),
+        (&json!(["漢字'"]), &json!(13), &json!(14))
+    );
+    let data = complete(&mut forkpy, "'😀'; grö");
+    assert_eq!((&data["matches"], &data["cursor_start"]), (&json!(["größe"]), &json!(5)));
+    let reply = forkpy.call("code_completion", json!({"code": "😀", "cursor_pos": 2}));
+    assert!(reply.is_error && reply.text.contains("1 characters"), "{reply:?}");
+}
+
+#[test]
+fn both_answer_while_a_cell_runs() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import os, time; values = {'key': 1}; go = True");
+    let cell = forkpy.begin_run("while not os.path.exists('stop'): pass");
+    forkpy.until_state("busy");
+    assert_eq!(matches(&mut forkpy, "values['"), ["key'"]);
+    assert_eq!(inspect(&mut forkpy, "values", 0)["found"], true);
+    std::fs::write(forkpy.file("stop"), "").expect("written");
+    assert_eq!(forkpy.reply(cell).data["status"], "ok");
+}
+
+/// `PyDLL` calls keep the GIL.
+#[test]
+fn an_interpreter_that_native_code_holds_is_busy() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import ctypes; ready = True");
+    let cell = forkpy.begin_run("open('holding', 'w').close(); ctypes.PyDLL(None).sleep(7)");
+    let holding = forkpy.file("holding");
+    forkpy.until("native code", |_| holding.exists());
+    let data = complete(&mut forkpy, "rea");
+    assert_eq!((&data["status"], &data["matches"]), (&json!("busy"), &json!([])));
+    assert!(data["notice"].as_str().expect("a notice").contains("cell 2 runs native code"), "{data}");
+    forkpy.reply(cell);
+}
+
+#[test]
+fn a_session_without_a_worker_gets_one() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import os; os._exit(3)");
+    assert!(matches(&mut forkpy, "prin").contains(&"print".to_owned()));
+}
+
+#[test]
+fn variables_come_in_parts_too() {
+    let mut forkpy = Forkpy::start();
+    let code = "\
+calls = []
+class Slow:
+    def __repr__(self):
+        calls.append(1)
+        while True: pass
+class Rude:
+    def __repr__(self): calls.append(2); raise ValueError
+slow, slower, rude, ruder = Slow(), Slow(), Rude(), Rude()
+numbers = list(range(1000))
+text = 'abc'";
+    forkpy.run(code);
+    forkpy.call("list_variables", json!({}));
+    let data = forkpy.call("list_variables", json!({})).data;
+    let numbers = &data["details"]["numbers"];
+    assert_eq!((&numbers["type"], &numbers["length"]), (&json!("list"), &json!(1000)));
+    assert!(numbers["bytes"].as_u64().expect("a number") >= 8000, "{numbers}");
+    assert_eq!(data["details"]["text"]["value"], "'abc'");
+    assert_eq!(data["variables"]["slower"], "Slow: <__repr__ is too slow>");
+    assert_eq!(data["variables"]["ruder"], "Rude: <__repr__ raised ValueError>");
+    assert_eq!(forkpy.eval("calls"), "[1, 2]", "each class was asked once");
+}
+
+/// Nothing that forkpy asks for takes long by itself, so its function is replaced by one that does.
+#[test]
+fn an_answer_that_takes_too_long_is_broken_off() {
+    let mut forkpy = Forkpy::start();
+    let code = "\
+import forkpy_worker.completion as room
+real = room.complete
+def slow(code, cursor):
+    while True: pass
+room.complete = slow";
+    forkpy.run(code);
+    let data = complete(&mut forkpy, "rea");
+    assert_eq!((&data["status"], &data["matches"]), (&json!("error"), &json!([])));
+    assert!(data["notice"].as_str().expect("a notice").contains("longer than 4 s"), "{data}");
+    forkpy.run("room.complete = real");
+    assert_eq!(matches(&mut forkpy, "rea"), ["real"]);
+}
