@@ -205,8 +205,8 @@ def publish(
     global _left_out
     if not isinstance(data, dict):
         raise TypeError(f"data must be a dict of mime types, not {type(data).__name__}")
-    if not place.session_id:
-        # A script: what it shows is what it prints.
+    if os.getpid() != place.pid:
+        # A script, or a child of a cell's: what it shows is what it prints.
         print(readable.text(data))
         return
     _begin(place.cell)

@@ -35,7 +35,7 @@ def show_all() -> None:
     from matplotlib import _pylab_helpers, get_backend
 
     managers = _pylab_helpers.Gcf.get_all_fig_managers()
-    if not place.session_id:
+    if os.getpid() != place.pid:
         # A script's `show` shows nothing, and what it then saves must not be gone.
         return
     if not managers or get_backend().lower() not in (NAME, "agg"):

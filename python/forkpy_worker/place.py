@@ -19,6 +19,8 @@ main = sys.modules["__main__"]
 namespace: dict[str, Any] = main.__dict__
 
 session_id = ""
+# The worker's; children that its code forks have another.
+pid = 0
 outputs = ""
 
 # Number of the cell that runs, or ran last.

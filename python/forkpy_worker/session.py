@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def start(session_id: str, workspace: str, outputs: str, ask: Callable[..., Any]) -> None:
     """Make this process the session's."""
     place.session_id = session_id
+    place.pid = os.getpid()
     place.outputs = outputs
     _fresh_main()
     os.chdir(workspace)

@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import os
 import pathlib
 import sys
 
@@ -18,6 +19,7 @@ PNG = base64.b64decode(
 def outputs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     monkeypatch.setattr(place, "outputs", str(tmp_path / "outputs"))
     monkeypatch.setattr(place, "session_id", "s")
+    monkeypatch.setattr(place, "pid", os.getpid())
     place.namespace["display"] = display.display
     place.namespace["kinds"] = ipython_display
     return tmp_path / "outputs"

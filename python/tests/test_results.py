@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from forkpy_worker import cell, place, results, summaries
+from forkpy_worker import cell, details, place, results, summaries
 
 
 def test_a_long_result_keeps_head_and_tail_and_goes_to_a_file(
@@ -62,3 +62,37 @@ def test_summaries(value: object, expected: str) -> None:
     summary = summaries.Budget().summary(value)
     assert summary.startswith(expected)
     assert len(summary) < 200
+
+
+class Tensor:
+    """As torch's are: a length, a shape, a dtype, a size, and a `__repr__` that takes long."""
+
+    shape = (2, 3)
+    dtype = "torch.float32"
+    nbytes = 24
+
+    def __len__(self) -> int:
+        return 2
+
+    def __repr__(self) -> str:
+        raise AssertionError("it is described without")
+
+
+Tensor.__module__ = "torch"
+
+
+class Counting:
+    def __len__(self) -> int:
+        raise AssertionError("a session's own code is not asked")
+
+    __sizeof__ = __len__
+
+
+def test_details_of_arrays_and_of_what_must_not_be_asked() -> None:
+    tensor = Tensor()
+    assert details.of(tensor) == ([2, 3], "torch.float32", 2, 24)
+    assert details.kind(tensor) == "torch.Tensor"
+    assert summaries.Budget().summary(tensor) == "Tensor: shape (2, 3), dtype torch.float32"
+    shape, dtype, length, _size = details.of(Counting())
+    assert (shape, dtype, length) == (None, None, None)
+    assert details.of("äö")[2] == 2 and details.kind([]) == "list"

@@ -113,3 +113,14 @@ fn earlier_results_and_inputs_have_names() {
     assert_eq!(forkpy.eval("_, __, ___, _1, Out[2], In[3]"), "(30, 20, 10, 10, 20, '30')");
     assert_eq!(forkpy.call("list_variables", json!({})).data["variables"], json!({}));
 }
+
+#[test]
+fn a_child_of_a_cell_displays_by_printing() {
+    let mut forkpy = Forkpy::start();
+    let code = "\
+import multiprocessing
+child = multiprocessing.get_context('fork').Process(target=lambda: display({'a': 1}))
+child.start(); child.join()";
+    let reply = forkpy.run(code);
+    assert_eq!((&reply["stdout"], &reply["displays"]), (&json!("{'a': 1}\n"), &json!([])));
+}
