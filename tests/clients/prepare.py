@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 PYTHON_FILES = ("requirements.txt", "constraints.txt")
+PYTHON_MODULES = "fastmcp, mcp, nbclient, prometheus_client, psutil, pytest"
 LIBRARY_FILES = ("libraries.txt",)
 NODE_FILES = ("package.json", "package-lock.json", ".npmrc")
 STAMP = ".forkpy-stamp"
@@ -52,7 +53,7 @@ def main() -> int:
     root.mkdir(parents=True, exist_ok=True)
     try:
         with alone(root / ".lock"):
-            python = prepare_venv(root / "venv", PYTHON_FILES, "fastmcp, mcp, nbclient, prometheus_client, psutil, pytest")
+            python = prepare_venv(root / "venv", PYTHON_FILES, PYTHON_MODULES)
             libraries = prepare_venv(root / "libraries", LIBRARY_FILES, "pandas, polars, matplotlib, IPython")
             node = node_of(python)
             node_dir = prepare_node(root / "node", node)
