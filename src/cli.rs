@@ -19,6 +19,10 @@ pub struct Cli {
     #[command(subcommand)]
     pub role: Option<Role>,
 
+    /// TOML file with any of these options under their long names; the command line and the environment win over it
+    #[arg(long, value_name = "FILE", env = "FORKPY_CONFIG")]
+    pub config: Option<PathBuf>,
+
     /// What is logged to standard error, as tracing filters: error, warn, info, debug, forkpy=debug
     #[arg(long, value_name = "FILTER", env = "FORKPY_LOG", default_value = "forkpy=info,rmcp=error")]
     pub log: String,

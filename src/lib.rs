@@ -64,6 +64,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod config_file;
 pub mod embed;
 pub mod fault;
 pub mod limits;

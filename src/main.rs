@@ -3,18 +3,17 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
-use clap::Parser;
 use forkpy::{
     cli::{Cli, Role},
     config::Settings,
-    server,
+    config_file, server,
     sys::descriptors,
     zygote,
 };
 use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let cli = config_file::parse()?;
     match cli.role {
         Some(Role::Zygote { socket, server }) => {
             // SAFETY: the server left this descriptor open for this role and tells its number on the command line;

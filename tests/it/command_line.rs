@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::support::{Forkpy, Setup};
+use serde_json::json;
+
+use crate::support::{Forkpy, Setup, wait_for};
 
 fn forkpy(argument: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_forkpy")).arg(argument).output().expect("it runs");
@@ -77,10 +79,57 @@ fn directories_of_pythonpath_come_first() {
 #[test]
 fn the_processor_use_of_a_busy_session_is_known_at_the_first_call() {
     let mut forkpy = Forkpy::start();
-    let cell = forkpy.begin_run("import time\nend = time.time() + 1\nwhile time.time() < end: pass");
-    std::thread::sleep(std::time::Duration::from_millis(600));
+    let code = "\
+import time
+def use(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end: pass
+use(0.3)
+open('used', 'w').close()
+while True: use(1)";
+    let cell = forkpy.begin_call("run_python_code", json!({"code": code, "timeout": 60}));
+    wait_for("the processor to be used", || forkpy.file("used").exists());
     let health = forkpy.health();
-    assert!(health["cpu_percent"].as_f64().expect("a number") > 10.0, "{health}");
+    // Whatever else this machine does meanwhile, it is not nothing.
+    assert!(health["cpu_percent"].as_f64().expect("a number") > 1.0, "{health}");
     assert_eq!(health["state"], "busy");
-    forkpy.reply(cell);
+    forkpy.notify("notifications/cancelled", json!({"requestId": cell}));
+    forkpy.forget(cell);
+}
+
+/// What is typed wins over the environment, which wins over the file, which wins over the defaults.
+#[test]
+fn settings_come_from_a_file_under_the_same_names() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text = "memory_alert = 77\nmemory-cleanup = 88\nhung-after = 1.5\nrecovery = \"auto\"\npreload = [\"json\", \"wave\"]\n\
+                restart-budget = 3\n";
+    std::fs::write(file.path(), text).expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    let options = ["--config", path, "--memory-cleanup", "99"];
+    let mut forkpy = Setup::new().args(&options).env("FORKPY_RESTART_BUDGET", "4").start();
+    let seen = forkpy.health()["thresholds"].clone();
+    assert_eq!((&seen["memory_alert"], &seen["hung_after"]), (&json!(77 << 20), &json!(1.5)));
+    assert_eq!((&seen["recovery"], &seen["cpu_alert"]), (&json!("auto"), &json!(80.0)));
+    assert_eq!((&seen["memory_cleanup"], &seen["restart_budget"]), (&json!(99 << 20), &json!(4)));
+    assert_eq!(forkpy.eval("import sys; 'wave' in sys.modules"), "True");
+}
+
+#[test]
+fn a_settings_file_that_is_wrong_is_told_with_its_name_and_the_option() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("UTF-8").to_owned();
+    for (text, expected) in [
+        ("no_such = 1", "\"no_such\"; there are: log, workspace"),
+        ("memory-alert = -5", "--memory-alert"),
+        ("recovery = \"often\"", "on-demand"),
+        ("recovery = { a = 1 }", "recovery cannot be a table"),
+        ("config = \"x\"", "no option \"config\""),
+        ("memory-alert = ", "is not TOML"),
+    ] {
+        std::fs::write(&path, text).expect("written");
+        let (code, log) = Setup::new().args(&["--config", &path]).run_to_end();
+        assert!(code != Some(0) && log.contains(expected) && log.contains(&path), "{text}: {log}");
+    }
+    let (code, log) = Setup::new().args(&["--config", "/nowhere/at/all"]).run_to_end();
+    assert!(code != Some(0) && log.contains("failed to read the settings file /nowhere/at/all"), "{log}");
 }
