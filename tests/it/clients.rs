@@ -94,6 +94,11 @@ fn client_fastmcp_data() {
 }
 
 #[test]
+fn client_health_and_recovery() {
+    pytest("tests/clients", &["test_health_and_recovery.py"]);
+}
+
+#[test]
 fn health_document_with_fastmcp() {
     pytest("tests/clients", &["test_health_document.py"]);
 }
