@@ -21,7 +21,7 @@
 //! 2. rmcp calls `server/mcp.rs`, which knows the caller (`server/clients.rs`) and hands over to `server/tools`.
 //! 3. `tools/arguments.rs` checks what was sent; `server/registry.rs` finds the session.
 //! 4. The session's task (`server/session.rs`) takes the cell when its turn comes. No worker yet: `server/zygote_client.rs`
-//!    asks the zygote, with four descriptors attached, and waits for the worker's `Hello`.
+//!    asks the zygote, with five descriptors attached, and waits for the worker's `Hello`.
 //! 5. `zygote/fork.rs` forks between CPython's hooks; `worker/mod.rs` makes the new process its own.
 //! 6. The session sends `RunCell` (`server/session/run.rs`) and listens to reply, output, clock, cancellation and death.
 //! 7. The worker's main thread runs it: `worker/gate.rs` names the running cell, `worker/python.rs` calls
@@ -35,8 +35,14 @@
 //! A cell that asks for input is between 8 and 9: its question comes over the cell socket (`worker/input.rs`), goes to the
 //! client (`server/tools/asking.rs`), and the answer takes the way back.
 //!
-//! Meanwhile `server/supervisor.rs` samples and pings, and `server/health.rs` can be asked at any time. Tools for files
-//! (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
+//! Meanwhile `server/supervisor.rs` samples and pings. What it sees is judged in `server/health` (`verdict.rs`, `alerts.rs`,
+//! `recovery.rs`: pure), remembered (`record.rs`, `history.rs`) and told (`report.rs`, to tools and resources). It acts on
+//! nothing itself: a wish goes to the session's task, which makes, proves, buries and replaces workers
+//! (`session/recover.rs`). Evidence comes through the black box (`server/black_box.rs`, `worker/control.rs`,
+//! `sys/crash.rs`) and ends in `health/crashes.rs`.
+//!
+//! Tools for files (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
+//! Resources are `server/resources.rs`, packages `server/packages.rs`, notebooks `server/notebook.rs`.
 //!
 //! A script (`server/scripts.rs`) is a fork of the zygote too, but no worker: `worker/script.rs` runs one file and ends as
 //! `python` does. No frames travel; what the server holds of it are its output pipes, its pidfd and a lifeline.
@@ -52,13 +58,16 @@
 //! - Every worker is a *subreaper*, and so is the server: whatever a session starts, daemons included, is a descendant of
 //!   its worker while that lives. A child of the server that the server did not register can only be a dead worker's.
 //! - The worker has three threads: main (cells), control (never takes the GIL: heartbeats, interrupts, loss of the
-//!   server), pinger (waits for the GIL; starts with the first ping). A ping that waits cannot delay an interrupt.
+//!   server), pinger (waits for the GIL, for pings and dumps; starts with the first). A ping that waits cannot delay an interrupt.
 //! - A worker's sockets lie at the top of its descriptor table and frames begin with a magic: user code that writes to
 //!   every small descriptor does not reach them, and one that reaches them breaks its own session only.
 //! - The server runs on one thread: a cell's way through it needs no hand-over, and what could block it (ending families,
 //!   waiting for an environment) runs elsewhere.
 //! - A worker that nobody has taken over yet is a *lease*: whoever waits for it may be called away at any await, and the
 //!   worker is then ended and reaped.
+//! - A worker has a *black box*, a file in memory that the server holds too: stacks get there by the interpreter, by a
+//!   signal handler that needs no lock, or by the handler of a fatal signal, and outlive the worker.
+//! - A worker that replaces another counts when a ping and an evaluation have come back from it, not before.
 //! - Frames are postcard, not JSON: large texts are copied, never escaped.
 //! - A dead worker stays a zombie, its pid taken, until the server has seen its end and says `Reap`.
 

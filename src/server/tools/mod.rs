@@ -1,6 +1,6 @@
 //! The tools: their definitions, and one function each that checks, asks the rooms behind and shapes the reply.
 //!
-//! Runs in: server. Thin: what a session does is in `session.rs`, what health means in `health.rs`, what an outcome looks
+//! Runs in: server. Thin: what a session does is in `session.rs`, what health means in `server/health`, what an outcome looks
 //! like in `render.rs`. A refusal is a tool error, in words that a model can act on; only an unknown tool is a protocol
 //! error.
 
