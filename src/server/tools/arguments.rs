@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure.
 
+mod files;
+mod health;
 mod lookup;
 mod notebooks;
 mod packages;
@@ -15,6 +17,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
+    files::{DeleteFile, ListFiles, ReadFile, SaveScript, WriteFile},
+    health::{CheckResponsiveness, ConfigureHealth, GetKernelHealth, ListCrashes},
     lookup::{CodeCompletion, InspectObject, cursor},
     notebooks::{ExportNotebook, Format, OnError, RunNotebook},
     packages::{InstallDependencies, ListPackages},
@@ -24,7 +28,7 @@ use super::ToolError;
 use crate::{
     config::{MAX_CODE, MAX_SECONDS},
     limits::Wished,
-    server::health::{RecoveryPolicy, policy::PolicyChange},
+    server::health::policy::PolicyChange,
 };
 
 /// Longest limit of a responsiveness check, seconds.
@@ -39,44 +43,6 @@ pub struct Nothing {}
 pub struct OfSession {
     /// Session to look at; the active one when left out.
     pub session_id: Option<String>,
-}
-
-/// `get_kernel_health`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct GetKernelHealth {
-    /// Session to look at; the active one when left out.
-    pub session_id: Option<String>,
-    /// Also the series of the past so long: `90s`, `5m`, `24h`. At most 24h.
-    pub history: Option<String>,
-}
-
-/// `list_crashes`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListCrashes {
-    /// Only those of this session; it need not exist any more.
-    pub session_id: Option<String>,
-    /// Most reports, the newest first. Default 20.
-    pub limit: Option<u64>,
-    /// One report, whole.
-    pub id: Option<String>,
-}
-
-/// `configure_health`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct ConfigureHealth {
-    /// Session to configure; the active one when left out.
-    pub session_id: Option<String>,
-    /// MB of resident memory from which an alert is raised; 0 is never.
-    pub memory_alert: Option<f64>,
-    /// MB of resident memory from which garbage is collected and freed memory returned to the system; 0 is never.
-    pub memory_cleanup: Option<f64>,
-    /// Percent of one processor, as a mean over the interval, from which an alert is raised; 0 is never.
-    pub cpu_alert: Option<f64>,
-    /// Seconds that a ping may go unanswered before the interpreter counts as hung.
-    pub hung_after: Option<f64>,
-    /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
-    /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
-    pub recovery: Option<RecoveryPolicy>,
 }
 
 /// `run_python_code`.
@@ -147,84 +113,6 @@ impl From<SessionLimits> for Wished {
 pub struct NamedSession {
     /// Name of an existing session.
     pub session_id: String,
-}
-
-/// `check_kernel_responsiveness`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct CheckResponsiveness {
-    /// Seconds to wait for an answer. Default 5.
-    pub timeout: Option<f64>,
-    /// Session to check; the active one when left out.
-    pub session_id: Option<String>,
-}
-
-/// `list_files`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListFiles {
-    /// Directory, relative to the workspace; the workspace itself when left out.
-    pub path: Option<String>,
-    /// Also what lies below, down to max_depth. Default false.
-    pub recursive: Option<bool>,
-    /// Nested nodes under `tree` instead of paths under `files`; recursive. Default false.
-    pub tree: Option<bool>,
-    /// Levels of a recursive listing, 1 to 50. Default 3.
-    pub max_depth: Option<u32>,
-    /// List what is no directory. Default true.
-    pub include_files: Option<bool>,
-    /// List directories. Default true.
-    pub include_dirs: Option<bool>,
-    /// Entries to leave out at the beginning. Default 0.
-    pub offset: Option<u64>,
-    /// Most entries. Default 1000; fewer come when the reply would be too large.
-    pub limit: Option<u64>,
-}
-
-/// `read_file`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct ReadFile {
-    /// File, relative to the workspace.
-    pub path: String,
-    /// Most bytes to read. Default 100000; at least 4, at most some 400000 (300000 when it is not text).
-    pub max_bytes: Option<u64>,
-    /// First byte to read. Default 0.
-    pub offset: Option<u64>,
-    /// First line to read, counted from 1; instead of offset.
-    pub start_line: Option<u64>,
-    /// Last line to read.
-    pub end_line: Option<u64>,
-}
-
-/// `write_file`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct WriteFile {
-    /// File, relative to the workspace.
-    pub path: String,
-    /// All of its new content.
-    pub content: String,
-    /// The content is base64 of the bytes to write. Default false.
-    pub binary_base64: Option<bool>,
-    /// Encoding of text: utf-8, latin-1, ascii, utf-16, utf-16-le, utf-16-be. Default utf-8.
-    pub encoding: Option<String>,
-}
-
-/// `delete_file`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct DeleteFile {
-    /// File, relative to the workspace.
-    pub path: Option<String>,
-    /// Another name for path.
-    pub filename: Option<String>,
-    /// Delete a directory with everything in it. Default false.
-    pub recursive: Option<bool>,
-}
-
-/// `save_script`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct SaveScript {
-    /// Name below scripts/; `.py` is added when missing.
-    pub name: String,
-    /// Python source.
-    pub content: String,
 }
 
 impl RunPythonCode {

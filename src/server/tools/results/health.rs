@@ -1,0 +1,306 @@
+//! What the tools that tell of health give back, and what `health://` resources hold.
+//!
+//! Runs in: server. Pure data.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Exit, LimitsInForce};
+use crate::server::health::{
+    HealthStatus, RecoveryPolicy, State,
+    alerts::{Alert, Kind},
+    crashes::CrashReport,
+    recovery::Taken,
+    stacks::Stacks,
+};
+
+/// `get_kernel_health`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Health {
+    /// `healthy`: the process lives; `dead`: there is none; `zombie`: it has ended and is not reaped.
+    pub status: HealthStatus,
+    /// Process id; null when dead.
+    pub pid: Option<i32>,
+    /// Resident memory, bytes; null unless healthy, as the next three.
+    pub memory_usage: Option<u64>,
+    /// Percent of one processor, over the last second or so.
+    pub cpu_percent: Option<f64>,
+    /// Threads of the process.
+    pub num_threads: Option<u64>,
+    /// Seconds since the process began.
+    pub uptime: Option<f64>,
+    /// The session.
+    pub session_id: String,
+    /// What it is doing: `starting`, `idle`, `busy`, `blocked` (waits in a system call), `hung`, `stopped`,
+    /// `zombie`, `dead`.
+    pub state: State,
+    /// Why that is the state, in words.
+    pub reason: String,
+    /// The cell that runs.
+    pub cell: Option<u64>,
+    /// Seconds it has run.
+    pub cell_running_for: Option<f64>,
+    /// Highest resident memory so far, bytes.
+    pub memory_peak: Option<u64>,
+    /// Workers the session has had beyond the first.
+    pub restarts: u64,
+    /// How the worker before this one ended.
+    pub last_exit: Option<Exit>,
+    /// Why the last attempt to make a worker failed.
+    pub trouble: Option<String>,
+    /// Memory with pages shared with other processes counted in part, bytes, as of a moment ago.
+    pub proportional_memory: Option<u64>,
+    /// Memory in swap, bytes.
+    pub swapped_memory: Option<u64>,
+    /// Living processes that the session started.
+    pub subprocesses: Option<u64>,
+    /// Their resident memory together, bytes.
+    pub subprocess_memory: Option<u64>,
+    /// Alerts that are up.
+    pub alerts: Vec<Kind>,
+    /// What is being done about it.
+    pub recovery: Recovery,
+    /// Its thresholds.
+    pub thresholds: Thresholds,
+    /// Limits it is kept to.
+    pub limits: LimitsInForce,
+    /// The past, when asked for.
+    pub history: Option<Series>,
+}
+
+/// What is being done about a session.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Recovery {
+    /// `manual`, `on-demand`, `auto`.
+    pub policy: RecoveryPolicy,
+    /// `none`, `waiting` (for the next restart), `recovering`, `parked` (given up until restart_kernel).
+    pub state: &'static str,
+    /// Restarts that count against the budget.
+    pub restarts_counted: u64,
+    /// Restarts within the window after which it is parked.
+    pub restart_budget: u32,
+    /// Seconds to the next restart.
+    pub next_restart_in: Option<f64>,
+    /// Why nothing more is tried.
+    pub parked: Option<String>,
+    /// Steps taken lately, the newest last. A step is `verified` when a ping and an evaluation came back after it.
+    pub steps: Vec<Taken>,
+}
+
+/// Thresholds in force.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Thresholds {
+    /// Resident memory from which an alert is raised, bytes; 0 is never.
+    pub memory_alert: u64,
+    /// Resident memory from which garbage is collected, bytes; 0 is never.
+    pub memory_cleanup: u64,
+    /// Percent of one processor from which an alert is raised; 0 is never.
+    pub cpu_alert: f64,
+    /// Seconds without an answer after which an interpreter counts as hung.
+    pub hung_after: f64,
+    /// Seconds between two looks at an idle session; also what the mean of `cpu_alert` is taken over.
+    pub interval: f64,
+    /// What is done about a dead or hung session.
+    pub recovery: RecoveryPolicy,
+    /// Restarts within the window after which it is parked.
+    pub restart_budget: u32,
+    /// Seconds.
+    pub restart_window: f64,
+}
+
+/// The past of a session.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Series {
+    /// Seconds asked for.
+    pub span: f64,
+    /// The last minutes, the oldest first.
+    pub samples: Vec<SeriesSample>,
+    /// What lies before them, in buckets of five minutes, the oldest first.
+    pub buckets: Vec<SeriesBucket>,
+}
+
+/// One look.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct SeriesSample {
+    /// When (RFC 3339).
+    pub time: String,
+    /// As judged then.
+    pub state: State,
+    /// The worker then.
+    pub pid: i32,
+    /// Resident memory, bytes.
+    pub memory_usage: u64,
+    /// Percent of one processor since the look before.
+    pub cpu_percent: f64,
+    /// Threads.
+    pub num_threads: u64,
+    /// Memory with shared pages counted in part, bytes; not at every look.
+    pub proportional_memory: Option<u64>,
+    /// Processes that the session had started; not at every look.
+    pub subprocesses: Option<u64>,
+}
+
+/// Five minutes in one line.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct SeriesBucket {
+    /// Its first look (RFC 3339).
+    pub from: String,
+    /// Its last look.
+    pub to: String,
+    /// Looks in it.
+    pub samples: u64,
+    /// Mean resident memory, bytes.
+    pub memory_mean: f64,
+    /// Highest resident memory, bytes.
+    pub memory_max: u64,
+    /// Mean percent of one processor.
+    pub cpu_mean: f64,
+    /// Highest percent.
+    pub cpu_max: f64,
+}
+
+/// `dump_stacks`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct DumpedStacks {
+    /// The session.
+    pub session_id: String,
+    /// As in get_kernel_health.
+    pub status: HealthStatus,
+    /// As in get_kernel_health.
+    pub state: State,
+    /// Why that is the state, in words.
+    pub reason: String,
+    /// Process id.
+    pub pid: Option<i32>,
+    /// The cell that runs.
+    pub cell: Option<u64>,
+    /// The stacks; null when there is no process.
+    pub stacks: Option<Stacks>,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
+impl DumpedStacks {
+    /// For people and models.
+    #[must_use]
+    pub fn text(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!("session {:?} is {}: {}\n", self.session_id, self.state.word(), self.reason);
+        let Some(stacks) = &self.stacks else { return text };
+        if stacks.python.is_empty() {
+            text.push_str("no Python stacks: the process does not get to run\n");
+        } else {
+            let _ = write!(text, "--- Python stacks (by {}) ---\n{}", stacks.route, stacks.python);
+        }
+        text.push_str("--- threads of the process ---\n");
+        for thread in &stacks.threads {
+            let call = thread.syscall.as_deref().unwrap_or("no system call");
+            let place = thread.wait_channel.as_deref().map_or_else(String::new, |name| format!(", waits in {name}"));
+            let _ = writeln!(text, "{} {:?}: {}, {call}{place}", thread.tid, thread.name, thread.state);
+        }
+        text
+    }
+}
+
+/// `list_crashes`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct CrashList {
+    /// The newest first.
+    pub crashes: Vec<CrashEntry>,
+    /// The whole report, when one was asked for by id.
+    pub report: Option<CrashReport>,
+}
+
+/// One death in a list.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct CrashEntry {
+    /// Name of the report; the file is `outputs/crashes/ID.json`.
+    pub id: String,
+    /// The session.
+    pub session_id: String,
+    /// When (RFC 3339).
+    pub when: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// All of it in a sentence.
+    pub description: String,
+    /// Name of the signal that ended it.
+    pub signal: Option<String>,
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// The cell that was running.
+    pub cell: Option<u64>,
+    /// The report, relative to the workspace.
+    pub path: String,
+}
+
+impl CrashEntry {
+    /// The short form of a report.
+    #[must_use]
+    pub fn of(report: &CrashReport) -> Self {
+        Self {
+            id: report.id.clone(),
+            session_id: report.session_id.clone(),
+            when: report.when.clone(),
+            reason: report.reason.clone(),
+            description: report.description.clone(),
+            signal: report.signal.clone(),
+            exit_code: report.exit_code,
+            cell: report.cell.as_ref().map(|cell| cell.number),
+            path: format!("outputs/crashes/{}.json", report.id),
+        }
+    }
+}
+
+/// `configure_health`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct ConfiguredHealth {
+    /// The session.
+    pub session_id: String,
+    /// What is in force now.
+    pub thresholds: Thresholds,
+}
+
+/// `get_health_report`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct HealthReport {
+    /// Health of every session, as get_kernel_health gives it.
+    pub sessions: BTreeMap<String, Health>,
+    /// Sessions whose status is `healthy`.
+    pub healthy: u64,
+    /// Sessions that are `dead` or `zombie`, by name.
+    pub unhealthy: Vec<String>,
+    /// Alerts that are up, of all sessions.
+    pub alerts: Vec<Alert>,
+    /// Alerts that are over, the newest first, at most 20.
+    pub past_alerts: Vec<Alert>,
+    /// Sessions whose interpreter does not answer, by name.
+    pub hung: Vec<String>,
+    /// Resident memory of all workers together, bytes; pages they share are counted for each.
+    pub total_memory: u64,
+    /// What the process that makes workers is doing: `warm`, `starting`, or why it failed.
+    pub zygote: String,
+    /// When (RFC 3339).
+    pub timestamp: String,
+}
+
+/// `check_kernel_responsiveness`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Responsiveness {
+    /// The interpreter evaluated something within the time, also if a cell is running.
+    pub responsive: bool,
+    /// Seconds to the answer, or seconds waited.
+    pub response_time: f64,
+    /// What it evaluated; null when it did not.
+    pub test_result: Option<String>,
+    /// Seconds it was given.
+    pub timeout: f64,
+    /// The session.
+    pub session_id: String,
+    /// As in get_kernel_health.
+    pub state: State,
+    /// Why that is the state, in words.
+    pub reason: String,
+}
