@@ -99,8 +99,13 @@ fn client_health_and_recovery() {
 }
 
 #[test]
-fn health_document_with_fastmcp() {
-    pytest("tests/clients", &["test_health_document.py"]);
+fn health_document_over_http() {
+    pytest("tests/clients", &["test_health_document.py", "-k", "http"]);
+}
+
+#[test]
+fn health_document_over_stdio() {
+    pytest("tests/clients", &["test_health_document.py", "-k", "not http"]);
 }
 
 #[test]
