@@ -102,7 +102,7 @@ def _awaits(code: CodeType | None) -> bool:
         return True
     # These want a running loop, and notebooks have one. `asyncio.run` wants none.
     names = code.co_names
-    return not _LOOP_WANTED.isdisjoint(names) and _LOOP_UNWANTED.isdisjoint(names)
+    return bool(names) and not _LOOP_WANTED.isdisjoint(names) and _LOOP_UNWANTED.isdisjoint(names)
 
 
 def _show(value: Any, cell: int) -> list[str]:
