@@ -4,7 +4,7 @@
 //! read on a blocking thread: some two times a second while a session with a limit is at work, rarer when that takes long.
 //!
 //! A worker's own allocations fail before this is needed (`worker/rlimits.rs`); here ends what gets around that: children,
-//! shared memory, memory of files. Verdict and kill are one step without an await, on a status just read: the pid cannot
+//! shared memory, memory of files. Stacks are taken first; the kill then is one step with a status just read: the pid cannot
 //! have gone to somebody else meanwhile, for a dead worker stays a zombie until its session's task has buried it. The
 //! reason is left in the status, where the task finds it.
 
@@ -14,12 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::{outcome::DeathReason, registry::Registry, session::Session, telemetry};
+use super::{health::stacks, outcome::DeathReason, registry::Registry, session::Session, telemetry};
 use crate::{
     limits::Limits,
     sys::processes::{self, Process},
@@ -48,14 +49,22 @@ pub async fn watch(registry: Arc<Registry>) {
         if !watched.is_empty()
             && let Ok(condemned) = tokio::task::spawn_blocking(move || judge_all(watched)).await
         {
-            for (watched, reason) in condemned {
-                carry_out(&watched, reason);
-            }
+            join_all(condemned.into_iter().map(|(watched, reason)| end(watched, reason))).await;
         }
         let pause = if busy { AT_WORK } else { AT_REST };
         let took = began.elapsed();
         tokio::time::sleep(pause.max(took * SHARE)).await;
     }
+}
+
+/// Sees where the code is, which is over in some milliseconds or given up after 0.4 s, and ends it.
+async fn end(watched: Watched, reason: DeathReason) {
+    let view = watched.session.shared.get().worker.filter(|view| view.pid == watched.worker);
+    if let Some(view) = view {
+        let seen = stacks::take(&view).await;
+        watched.session.shared.record(|record| record.last_sight = Some((watched.worker, seen)));
+    }
+    carry_out(&watched, reason);
 }
 
 fn limited(registry: &Registry) -> Vec<Watched> {

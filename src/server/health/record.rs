@@ -10,6 +10,7 @@ use super::{
     alerts::Alarms,
     history::{Deep, History},
     recovery::Ledger,
+    stacks::Stacks,
 };
 
 /// Sentences that wait for the session's next reply; more are dropped, the oldest first.
@@ -34,6 +35,8 @@ pub struct Record {
     pub examined: Option<Instant>,
     /// Deep readings that somebody asked for between two of the supervisor's.
     pub glimpse: Option<(Instant, Deep)>,
+    /// Stacks of a worker, taken by whoever else is about to end it.
+    pub last_sight: Option<(i32, Stacks)>,
     /// When the session's task was last asked to see to a hung worker.
     pub wished: Option<Instant>,
     unsaid: Vec<String>,
@@ -51,6 +54,7 @@ impl Record {
             revival: None,
             collected: false,
             examined: None,
+            last_sight: None,
             wished: None,
             glimpse: None,
             unsaid: Vec::new(),

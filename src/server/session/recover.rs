@@ -351,7 +351,8 @@ impl Task {
         if self.last_cell > 0 {
             self.lost = Some(format!("the previous worker {}", death.describe()));
         }
-        let evidence = self.evidence.take();
+        let seen = self.shared.record(|record| record.last_sight.take()).filter(|(of, _)| *of == pid);
+        let evidence = self.evidence.take().or(seen.map(|(_, stacks)| stacks));
         if !asked_for || evidence.is_some() {
             let crashed = worker.control.crash().is_some();
             let stacks = evidence.or_else(|| crashed.then(|| stacks::of_crash(worker.black_box.read())));
