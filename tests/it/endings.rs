@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Reply, Setup};
+use crate::support::{Forkpy, Reply, Setup, wait_for};
 
 fn with_limit(forkpy: &mut Forkpy, code: &str, seconds: f64) -> Reply {
     forkpy.call("run_python_code", json!({"code": code, "timeout": seconds}))
@@ -146,9 +146,10 @@ fn a_handler_that_a_cell_left_behind_does_not_protect_the_next_one() {
 fn a_cancelled_cell_is_interrupted_and_one_that_waited_never_runs() {
     let mut forkpy = Forkpy::start();
     forkpy.run("ran = []");
-    let running = forkpy.begin_run("ran.append('running')\nwhile True: pass");
+    let running = forkpy.begin_run("ran.append('running')\nopen('began', 'w').close()\nwhile True: pass");
     let waiting = forkpy.begin_run("ran.append('waiting')");
-    forkpy.until_state("busy");
+    // Busy is a session before its cell's first line has run.
+    wait_for("that line", || forkpy.file("began").exists());
     for id in [waiting, running] {
         forkpy.notify("notifications/cancelled", json!({"requestId": id, "reason": "test"}));
         forkpy.forget(id);
