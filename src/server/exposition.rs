@@ -53,7 +53,7 @@ impl Exposition {
             ..Snapshot::default()
         };
         if let Stage::Warm { pid, .. } = stage {
-            seen.zygote_memory = whole(processes::memory(pid).unwrap_or(0));
+            seen.zygote_memory = whole(processes::look_up(pid).map_or(0, |process| process.memory));
         }
         for session in self.server.registry.all() {
             let status = session.shared.get();
@@ -65,7 +65,7 @@ impl Exposition {
                 None => seen.sessions.push((state.word(), 1)),
             }
             seen.waiting += i64::try_from(status.waiting).unwrap_or(i64::MAX);
-            let worker = status.worker.and_then(|worker| processes::memory(worker.pid));
+            let worker = status.worker.and_then(|worker| processes::look_up(worker.pid)).map(|process| process.memory);
             seen.workers_memory += whole(worker.unwrap_or(0));
             tokio::task::yield_now().await;
         }

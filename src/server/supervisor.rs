@@ -42,7 +42,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// One session in one round.
 struct Look {
     session: Session,
-    status: Status,
     pid: i32,
     born: Instant,
     deep: bool,
@@ -71,13 +70,11 @@ impl Supervisor {
         let (looks, without) = self.whose_turn();
         let (readings, deep) = self.read(&looks).await;
         for look in looks {
-            if let Some(reading) = readings.get(&look.pid) {
-                self.enter(&look, reading, deep.get(&look.pid).copied());
-            }
-            self.judge(&look.session);
+            let seen = readings.get(&look.pid).map(|reading| self.seen(&look, reading, deep.get(&look.pid).copied()));
+            self.judge(&look.session, seen);
             tokio::task::yield_now().await;
         }
-        without.iter().for_each(|session| self.judge(session));
+        without.iter().for_each(|session| self.judge(session, None));
         self.around.oom.look();
     }
 
@@ -109,7 +106,7 @@ impl Supervisor {
                 worker.control.probe();
             }
             if due {
-                looks.push(Look { session, status, pid, born, deep });
+                looks.push(Look { session, pid, born, deep });
             }
         }
         if walk {
@@ -133,25 +130,23 @@ impl Supervisor {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    fn enter(&self, look: &Look, reading: &Reading, deep: Option<Deep>) {
-        let limit = look.session.shared.record(|record| record.policy.hung_after);
+    /// What is remembered of a look; its state is to be judged yet.
+    fn seen(&self, look: &Look, reading: &Reading, deep: Option<Deep>) -> Sample {
         let cpu_percent = self.metrics.cpu_percent(look.pid, reading, look.born);
-        let state = examine::verdict(&self.around.zygote, &self.metrics, &look.session, &look.status, limit).state;
-        let sample = Sample {
+        Sample {
             at: Instant::now(),
             pid: look.pid,
-            state,
+            state: State::Idle,
             memory: reading.memory,
             cpu: reading.cpu,
             cpu_percent,
             threads: reading.threads,
             deep,
-        };
-        look.session.shared.record(|record| record.history.push(sample));
+        }
     }
 
-    /// Alerts and wishes that follow from a session as it is now.
-    fn judge(&self, session: &Session) {
+    /// One verdict on a session as it is now: remembered with what was seen, and what follows from it, alerts and wishes.
+    fn judge(&self, session: &Session, seen: Option<Sample>) {
         let status = session.shared.get();
         let policy = session.shared.record(|record| record.policy);
         let verdict = examine::verdict(&self.around.zygote, &self.metrics, session, &status, policy.hung_after);
@@ -159,6 +154,9 @@ impl Supervisor {
         let waited = waited.map_or(Duration::ZERO, |ping| ping.waited);
         let now = Instant::now();
         let (changes, wish) = session.shared.record(|record| {
+            if let Some(sample) = seen {
+                record.history.push(Sample { state: verdict.state, ..sample });
+            }
             let measures = measures(record, &verdict, &status, waited);
             let changes = record.alarms.take(measures, now, policy.interval);
             (changes, self.wish(record, verdict.state, waited, now))

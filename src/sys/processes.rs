@@ -87,13 +87,6 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(number.parse::<u64>().ok()? * 1024)
 }
 
-/// Resident memory of a process, bytes.
-#[must_use]
-pub fn memory(pid: i32) -> Option<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    Some(statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * UNITS.1)
-}
-
 /// Private writable memory that this process has mapped, bytes: what `RLIMIT_DATA` is compared with, and the stack.
 #[must_use]
 pub fn data_size() -> Option<u64> {
