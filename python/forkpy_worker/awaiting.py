@@ -74,14 +74,37 @@ def _session_loop() -> asyncio.AbstractEventLoop:
     return _loop
 
 
+def paused() -> list[str]:
+    """Name the tasks that wait for a cell that awaits."""
+    if _loop is None or _loop.is_closed():
+        return []
+    return sorted(task.get_name()[:60] for task in asyncio.all_tasks(_loop) if not task.done())
+
+
+def renew() -> None:
+    """Give the loop of a forked session a selector of its own: it shared one with the original.
+
+    What was registered is registered anew, on the same files. The old one is only closed here:
+    to take something out of it would take it away from the original too.
+    """
+    loop: Any = _loop
+    if loop is None or loop.is_closed() or not hasattr(loop, "_selector"):
+        return
+    old, loop._selector = loop._selector, type(loop._selector)()
+    for key in list(old.get_map().values()):
+        if key.fileobj is not loop._ssock:
+            loop._selector.register(key.fileobj, key.events, key.data)
+    old.close()
+    loop._close_self_pipe()
+    loop._make_self_pipe()
+
+
 def tell_of_paused() -> None:
     """Say when tasks wait for a cell that awaits: nothing of theirs happens meanwhile."""
     global _told
-    if _loop is None or _loop.is_closed():
-        return
-    tasks = [task for task in asyncio.all_tasks(_loop) if not task.done()]
+    tasks = paused()
     if tasks and len(tasks) != _told:
-        names = ", ".join(sorted(task.get_name()[:60] for task in tasks)[:_NAMED])
+        names = ", ".join(tasks[:_NAMED])
         more = ", ..." if len(tasks) > _NAMED else ""
         count = "1 asyncio task is" if len(tasks) == 1 else f"{len(tasks)} asyncio tasks are"
         place.notices.append(

@@ -8,7 +8,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
     sync::Arc,
 };
 
@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::frame::{Assembler, FrameError, encode};
+use crate::sys::descriptors;
 
 const CHUNK: usize = 16 << 10;
 
@@ -98,6 +99,15 @@ impl FrameWriter {
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.write_rest(rest).await,
             done => done.map_err(FrameError::Io),
         }
+    }
+
+    /// Writes one small message with descriptors attached, at once or not at all.
+    ///
+    /// # Errors
+    /// [`FrameError`]; a socket that is full of what its peer has not read takes nothing.
+    pub fn write_with<T: Serialize>(&mut self, message: &T, passed: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
+        let bytes = encode(message, self.cap)?;
+        descriptors::send_with(&self.socket, &bytes, passed).map_err(FrameError::Io)
     }
 
     /// Writes as much as the socket takes.

@@ -3,13 +3,14 @@
 //! Runs in: zygote, worker. One read call takes whatever has arrived, so a small frame costs one system call.
 
 use std::{
-    io::{Read, Write},
-    os::unix::net::UnixStream,
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::frame::{Assembler, FrameError, encode};
+use crate::sys::descriptors;
 
 const CHUNK: usize = 64 << 10;
 
@@ -19,6 +20,8 @@ pub struct FrameReader {
     stream: UnixStream,
     assembler: Assembler,
     chunk: Box<[u8]>,
+    /// Descriptors that came along, oldest first; `None` where none are expected.
+    passed: Option<Vec<OwnedFd>>,
 }
 
 impl FrameReader {
@@ -31,7 +34,25 @@ impl FrameReader {
     /// The same, `chunk` bytes at a time: most frames of the channel are small, and memory is to be spared.
     #[must_use]
     pub fn in_pieces(stream: UnixStream, cap: usize, chunk: usize) -> Self {
-        Self { stream, assembler: Assembler::new(cap), chunk: vec![0; chunk.min(cap)].into_boxed_slice() }
+        Self { stream, assembler: Assembler::new(cap), chunk: vec![0; chunk.min(cap)].into_boxed_slice(), passed: None }
+    }
+
+    /// Takes descriptors that come along.
+    #[must_use]
+    pub fn with_descriptors(self) -> Self {
+        Self { passed: Some(Vec::new()), ..self }
+    }
+
+    /// The first `count` of the descriptors that have come, or none when there are fewer.
+    pub fn take_descriptors(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
+        let passed = self.passed.as_mut()?;
+        (passed.len() >= count).then(|| passed.drain(..count).collect())
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
     }
 
     /// The next message, if it has come already; reads at most once, and only if `may_read`.
@@ -62,14 +83,18 @@ impl FrameReader {
     }
 
     fn fill(&mut self) -> Result<(), FrameError> {
-        match self.stream.read(&mut self.chunk) {
+        let read = match &mut self.passed {
+            Some(passed) => descriptors::receive_with(&self.stream, &mut self.chunk, passed),
+            None => self.stream.read(&mut self.chunk),
+        };
+        match read {
             Ok(0) if self.assembler.is_partial() => Err(FrameError::Truncated),
             Ok(0) => Err(FrameError::Closed),
             Ok(count) => {
                 self.assembler.push(&self.chunk[..count]);
                 Ok(())
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +177,13 @@ pub enum ToWorker {
         /// From where.
         path: String,
     },
+    /// Make a checkpoint; the far end of its socket comes along.
+    Checkpoint {
+        /// Number of it within the server, from 1.
+        number: u64,
+        /// Although there are threads that it will not have.
+        force: bool,
+    },
     /// Evaluate `1+1` in the main thread: the proof that cells would run.
     Probe,
     /// Collect garbage and return freed memory to the system.
@@ -233,6 +240,15 @@ pub enum FromWorker {
     Variables(Vec<Variable>),
     /// Answer to [`ToWorker::SaveState`] and [`ToWorker::LoadState`].
     State(StateReport),
+    /// A checkpoint exists and waits for [`ToCheckpoint::Settle`].
+    Checkpointed {
+        /// Its process id.
+        pid: i32,
+        /// Threads of this worker that it has not, in words.
+        missing: Vec<String>,
+    },
+    /// No checkpoint was made, because of threads that would be missing in it, in words.
+    Threaded(Vec<String>),
     /// Answer to [`ToWorker::Probe`].
     Probed {
         /// 2.
@@ -246,6 +262,42 @@ pub enum FromWorker {
     /// A request other than a cell failed inside the worker.
     Failed {
         /// The Python error, one line.
+        message: String,
+    },
+}
+
+/// Server → checkpoint, its own socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToCheckpoint {
+    /// The worker has gone on: do now what a fork has to do in its child, and look around.
+    Settle,
+    /// Fork a worker that goes on from here; descriptors as for [`Purpose::Session`].
+    Wake {
+        /// The session it will serve.
+        session: String,
+        /// Whether `random` and `numpy.random` go on as they would have, or draw other numbers.
+        keep_random: bool,
+    },
+}
+
+/// Checkpoint → server, its own socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromCheckpoint {
+    /// Answer to [`ToCheckpoint::Settle`]: it is ready to be woken.
+    Frozen {
+        /// [`PROTOCOL_VERSION`] of the checkpoint.
+        version: u32,
+        /// What it shares with the world and so does not hold, in words.
+        hazards: Vec<String>,
+    },
+    /// Answer to [`ToCheckpoint::Wake`]: a worker exists.
+    Woken {
+        /// Its process id.
+        pid: i32,
+    },
+    /// No worker could be made of it.
+    WakeFailed {
+        /// The reason.
         message: String,
     },
 }

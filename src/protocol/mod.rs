@@ -9,6 +9,7 @@
 //! | zygote socket | server ⇄ zygote | [`ToZygote`] / [`FromZygote`]; a `Fork` comes with descriptors (`SCM_RIGHTS`), for a worker or a script |
 //! | cell socket | server ⇄ worker, main thread | [`ToWorker`] / [`FromWorker`], request, then reply; a running cell may ask in between |
 //! | control socket | server ⇄ worker, control thread | [`ToControl`] / [`FromControl`], at any time, also while a cell runs |
+//! | checkpoint socket | server ⇄ checkpoint | [`ToCheckpoint`] / [`FromCheckpoint`]; a `Wake` comes with a worker's descriptors |
 //! | output pipes | worker and its children → server | raw bytes of descriptors 1 and 2 |
 //! | black box | worker → server | a file in memory with stacks as text: on request, and before a fatal signal ends the worker |
 //!
@@ -41,7 +42,12 @@
 //!    [`FromControl::Pong`] with it; [`ToControl::Refresh`] once, with it, and so is [`ToControl::Ask`], by a thread of
 //!    its own. [`ToControl::DumpStacks`] is answered once the black box is written, or never when nobody gets the GIL. Its
 //!    EOF means that the server is gone: the worker ends itself and its children.
-//! 6. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
+//! 6. A checkpoint: server → worker [`ToWorker::Checkpoint`] with the far end of a new socket; worker → server
+//!    [`FromWorker::Checkpointed`]. From then on the server speaks to the checkpoint: [`ToCheckpoint::Settle`], answered by
+//!    [`FromCheckpoint::Frozen`], and any number of [`ToCheckpoint::Wake`] with `[cell, control, stdout, stderr, black box]`,
+//!    each answered by [`FromCheckpoint::Woken`]; what was woken says [`FromWorker::Hello`] on its cell socket, as in 3. The
+//!    end of the socket ends the checkpoint. Checkpoints and what they wake are children of the server.
+//! 7. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
 //!    until server → zygote [`ToZygote::Reap`].
 
 pub mod asynchronous;
@@ -51,7 +57,7 @@ pub mod message;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
-    Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromControl, FromWorker, FromZygote,
-    PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport, ToControl, ToWorker, ToZygote, Variable,
-    WorkerExit, WorkerLimits, ZygoteSettings,
+    Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromCheckpoint, FromControl, FromWorker, FromZygote,
+    PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport, ToCheckpoint, ToControl, ToWorker,
+    ToZygote, Variable, WorkerExit, WorkerLimits, ZygoteSettings,
 };

@@ -50,6 +50,12 @@ pub fn install(descriptor: i32, frame: impl Fn(i32, bool) -> Vec<u8>) -> io::Res
     SIGNALS.iter().try_for_each(|signal| handle(*signal))
 }
 
+/// In a fork that becomes a worker: its crashes are reported there from now on. The handlers are inherited.
+pub fn adopt(descriptor: i32) {
+    DESCRIPTOR.store(descriptor, Ordering::Release);
+    OWNER.store(own_pid(), Ordering::Release);
+}
+
 /// Tells which signal dumps stacks.
 pub fn arm_dump(signal: i32) {
     DUMP_SIGNAL.store(signal, Ordering::Release);

@@ -8,6 +8,8 @@ pub mod memory;
 pub mod pidfd;
 pub mod processes;
 pub mod programs;
+pub mod sibling;
 pub mod signals;
+pub mod stacks;
 pub mod threads;
 pub mod usage;

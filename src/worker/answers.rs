@@ -9,7 +9,7 @@ use std::{os::unix::net::UnixStream, sync::Arc, thread, time::Duration};
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
 
-use super::python::Answerer;
+use super::{python::Answerer, quiet::Quiet};
 use crate::protocol::{FromControl, MAX_CONTROL, Question, blocking};
 
 /// How long an answer may take; the server waits a little longer.
@@ -25,20 +25,20 @@ pub struct Answers {
     writer: Arc<Mutex<UnixStream>>,
     answerer: Arc<Answerer>,
     /// One computes at a time.
-    turn: Arc<Mutex<()>>,
+    turn: Quiet,
 }
 
 impl Answers {
-    pub fn new(writer: Arc<Mutex<UnixStream>>, answerer: Answerer) -> Self {
-        Self { writer, answerer: Arc::new(answerer), turn: Arc::default() }
+    pub fn new(writer: Arc<Mutex<UnixStream>>, answerer: Answerer, turn: Quiet) -> Self {
+        Self { writer, answerer: Arc::new(answerer), turn }
     }
 
     /// Answers later, in threads of its own.
     pub fn begin(&self, nonce: u64, question: Question) {
-        let (writer, answerer, turn) = (Arc::clone(&self.writer), Arc::clone(&self.answerer), Arc::clone(&self.turn));
+        let (writer, answerer, turn) = (Arc::clone(&self.writer), Arc::clone(&self.answerer), self.turn.clone());
         let watching = thread::Builder::new().name("answers".into()).stack_size(WATCHING_STACK);
         let begun = watching.spawn(move || {
-            let answer = match turn.try_lock_for(LIMIT) {
+            let answer = match turn.answering().try_lock_for(LIMIT) {
                 Some(_mine) => watch(&answerer, question),
                 None => Err("the session is still busy with the question before this one".to_owned()),
             };

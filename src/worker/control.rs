@@ -4,7 +4,10 @@
 //! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (takes it for what `Job` says).
 
 use std::{
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
     thread,
 };
@@ -17,6 +20,7 @@ use super::{
     answers::Answers,
     gate::Gate,
     leave,
+    quiet::Quiet,
     python::{Answerer, Pinger},
 };
 use crate::{
@@ -36,6 +40,7 @@ struct Control {
     reader: FrameReader,
     writer: Arc<Mutex<UnixStream>>,
     gate: Arc<Gate>,
+    quiet: Quiet,
     pinger: Option<Sender<Job>>,
     evaluate: Option<Pinger>,
     answers: Answers,
@@ -49,13 +54,23 @@ enum Job {
 }
 
 /// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
-pub fn spawn(stream: UnixStream, gate: Arc<Gate>, evaluate: Pinger, answerer: Answerer) -> std::io::Result<()> {
-    let writer = Arc::new(Mutex::new(descriptors::copy_high(stream.as_fd())?.into()));
+/// Gives the numbers of its two descriptors, for a fork that has to close them.
+pub fn spawn(
+    stream: UnixStream,
+    gate: Arc<Gate>,
+    quiet: &Quiet,
+    evaluate: Pinger,
+    answerer: Answerer,
+) -> std::io::Result<[RawFd; 2]> {
+    let copy: UnixStream = descriptors::copy_high(stream.as_fd())?.into();
+    let own = [stream.as_raw_fd(), copy.as_raw_fd()];
+    let writer = Arc::new(Mutex::new(copy));
     let reader = FrameReader::in_pieces(stream, MAX_CONTROL, 4 << 10);
-    let answers = Answers::new(Arc::clone(&writer), answerer);
-    let control = Control { reader, writer, gate, pinger: None, evaluate: Some(evaluate), answers };
+    let answers = Answers::new(Arc::clone(&writer), answerer, quiet.clone());
+    let quiet = quiet.clone();
+    let control = Control { reader, writer, gate, quiet, pinger: None, evaluate: Some(evaluate), answers };
     thread::Builder::new().name("control".into()).stack_size(CONTROL_STACK).spawn(|| control.listen())?;
-    Ok(())
+    Ok(own)
 }
 
 impl Control {
@@ -87,11 +102,11 @@ impl Control {
     fn hand_over(&mut self, job: Job) {
         if let Some(evaluate) = self.evaluate.take() {
             let (sender, receiver) = bounded(WAITING_PINGS);
-            let writer = Arc::clone(&self.writer);
+            let (writer, quiet) = (Arc::clone(&self.writer), self.quiet.clone());
             let started = thread::Builder::new()
                 .name("pinger".into())
                 .stack_size(PINGER_STACK)
-                .spawn(move || work(&receiver, &writer, &evaluate));
+                .spawn(move || work(&receiver, &writer, &quiet, &evaluate));
             self.pinger = started.ok().map(|_| sender);
         }
         if let Some(pinger) = &self.pinger {
@@ -100,8 +115,9 @@ impl Control {
     }
 }
 
-fn work(jobs: &Receiver<Job>, writer: &Mutex<UnixStream>, evaluate: &Pinger) {
+fn work(jobs: &Receiver<Job>, writer: &Mutex<UnixStream>, quiet: &Quiet, evaluate: &Pinger) {
     for job in jobs {
+        let working = quiet.pinging();
         let report = match job {
             Job::Ping(nonce) => evaluate.evaluate().map(|value| FromControl::Pong { nonce, value }),
             Job::Refresh(nonce, modules) => {
@@ -109,6 +125,7 @@ fn work(jobs: &Receiver<Job>, writer: &Mutex<UnixStream>, evaluate: &Pinger) {
             }
             Job::Dump(nonce) => evaluate.dump().then_some(FromControl::StacksDumped { nonce }),
         };
+        drop(working);
         if let Some(report) = report {
             let _ = blocking::write(&writer.lock(), &report, MAX_CONTROL);
         }

@@ -5,7 +5,7 @@
 
 use std::{
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -56,7 +56,7 @@ impl Requests {
         let copy = || descriptors::copy_high(cell.as_fd()).map(|copy: OwnedFd| UnixStream::from(copy));
         Ok(Self {
             socket: copy()?,
-            reader: Mutex::new(FrameReader::new(copy()?, MAX_TO_WORKER)),
+            reader: Mutex::new(FrameReader::new(copy()?, MAX_TO_WORKER).with_descriptors()),
             owner: std::process::id(),
             cell: AtomicU64::new(0),
             may_ask: AtomicBool::new(false),
@@ -73,6 +73,16 @@ impl Requests {
                 request => return Ok(request),
             }
         }
+    }
+
+    /// The descriptor that came with the request just read.
+    pub fn take_descriptor(&self) -> Option<OwnedFd> {
+        self.reader.lock().take_descriptors(1)?.pop()
+    }
+
+    /// Numbers of its own descriptors, for a fork that has to close them.
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.socket.as_raw_fd(), self.reader.lock().stream().as_raw_fd()]
     }
 
     pub fn cell_begins(&self, cell: u64, may_ask: bool) {

@@ -4,17 +4,21 @@
 //! Pings and interrupts come over the other socket, to `control.rs`. No tokio, no logging, no reading of settings.
 
 mod answers;
+mod checkpoint;
 mod control;
 mod gate;
+mod hazards;
 mod input;
 mod python;
+mod quiet;
 mod rlimits;
 pub mod script;
+mod threads;
 
 use std::{
     io::Write,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
@@ -24,7 +28,7 @@ use std::{
 use pyo3::Python;
 pub use python::Functions;
 
-use self::{gate::Gate, input::Requests};
+use self::{gate::Gate, input::Requests, quiet::Quiet, rlimits::MemoryLimit};
 use crate::{
     fault,
     protocol::{
@@ -58,9 +62,39 @@ pub struct Assignment {
     pub black_box: OwnedFd,
 }
 
+/// What a worker goes on with that a checkpoint woke, beside all that is in its memory.
+struct Continued {
+    keep_random: bool,
+    memory: Option<MemoryLimit>,
+}
+
+/// A worker at its work, as a checkpoint has to know it.
+struct Workbench<'a> {
+    session: String,
+    pid: u32,
+    limits: WorkerLimits,
+    functions: &'a Functions,
+    settings: &'a ZygoteSettings,
+    requests: Arc<Requests>,
+    gate: Arc<Gate>,
+    quiet: Quiet,
+    memory: Option<MemoryLimit>,
+    /// Its own, which a fork of it has to close.
+    descriptors: Vec<RawFd>,
+}
+
 /// Lives the worker's life in the child of a fork.
 pub fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings) -> ! {
-    let lived = catch_unwind(AssertUnwindSafe(|| live(py, assignment, functions, settings)));
+    lead(|| live(py, assignment, functions, settings, None))
+}
+
+/// The same in a fork of a checkpoint: the session goes on.
+fn wake(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings, from: Continued) -> ! {
+    lead(|| live(py, assignment, functions, settings, Some(from)))
+}
+
+fn lead(life: impl FnOnce() -> Result<(), FrameError>) -> ! {
+    let lived = catch_unwind(AssertUnwindSafe(life));
     let code = match lived {
         Ok(Ok(())) => 0,
         Ok(Err(_)) => EXIT_CHANNEL_LOST,
@@ -82,34 +116,54 @@ fn live(
     assignment: Assignment,
     functions: &Functions,
     settings: &ZygoteSettings,
+    from: Option<Continued>,
 ) -> Result<(), FrameError> {
     let session = assignment.session.clone();
     let limits = assignment.limits;
-    let (cell, control, black_box) = settle(assignment)?;
+    let (cell, control, black_box) = settle(assignment, from.is_none())?;
     let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
     let requests = Arc::new(Requests::new(&cell)?);
     let ask = input::function(py, Arc::clone(&requests)).map_err(std::io::Error::other)?;
-    functions.start(py, &session, &settings.workspace, &settings.outputs, ask).map_err(std::io::Error::other)?;
-    crash::install(control.as_raw_fd(), |signal, stack_overflow| {
-        frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
-    })?;
+    match &from {
+        None => {
+            functions.start(py, &session, &settings.workspace, &settings.outputs, ask).map_err(std::io::Error::other)?;
+            crash::install(control.as_raw_fd(), |signal, stack_overflow| {
+                frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
+            })?;
+        }
+        Some(from) => {
+            functions.wake(py, &session, ask, from.keep_random).map_err(std::io::Error::other)?;
+            crash::adopt(control.as_raw_fd());
+        }
+    }
     crash::arm_dump(functions.arm_dump(py, black_box.as_raw_fd()).map_err(std::io::Error::other)?);
-    control::spawn(control, Arc::clone(&gate), functions.pinger(py, black_box), functions.answerer(py))?;
-    let own = std::process::id();
-    // Every descriptor of ours is in its place now.
-    let mut memory = rlimits::apply(limits)?;
-    let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(own).unwrap_or(0) };
+    let mut descriptors = vec![cell.as_raw_fd(), black_box.as_raw_fd()];
+    descriptors.extend(requests.descriptors());
+    let quiet = Quiet::default();
+    let (pinger, answerer) = (functions.pinger(py, black_box), functions.answerer(py));
+    descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer)?);
+    let pid = std::process::id();
+    // Every descriptor of ours is in its place now. What a checkpoint woke has its limits from the worker before.
+    let memory = match from {
+        None => rlimits::apply(limits)?,
+        Some(from) => from.memory,
+    };
+    let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(pid).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
     blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
-    let served = serve(py, &cell, &requests, functions, &gate, memory.as_mut());
+    let bench = Workbench { session, pid, limits, functions, settings, requests, gate, quiet, memory, descriptors };
+    let served = serve(py, &cell, bench);
     functions.finish(py);
     served
 }
 
-/// Makes the process its own: session leader, own output, no descriptor and no signal state of the zygote.
-fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream, OwnedFd), FrameError> {
+/// Makes the process its own: session leader, own output, no signal state of whoever it is a fork of. A fork of the zygote
+/// has none of its descriptors either; one of a checkpoint keeps those that the session's code has opened.
+fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixStream, OwnedFd), FrameError> {
     nix::unistd::setsid().map_err(std::io::Error::from)?;
-    signals::reset_after_fork();
+    if of_zygote {
+        signals::reset_after_fork();
+    }
     signals::become_subreaper();
     signals::prefer_as_oom_victim();
     signals::set_title(&format!("fp:{}", assignment.session));
@@ -120,35 +174,32 @@ fn settle(assignment: Assignment) -> Result<(UnixStream, UnixStream, OwnedFd), F
     let cell = descriptors::move_high(assignment.cell)?;
     let control = descriptors::move_high(assignment.control)?;
     let black_box = descriptors::move_high(assignment.black_box)?;
-    std::mem::forget((assignment.stdout, assignment.stderr));
-    // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
-    unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd()]) };
+    if of_zygote {
+        // Closed below, with all others.
+        std::mem::forget((assignment.stdout, assignment.stderr));
+    }
+    if of_zygote {
+        // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
+        unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd()]) };
+    }
     Ok((UnixStream::from(cell), UnixStream::from(control), black_box))
 }
 
 /// Request, reply, request, reply, until the server closes its side.
-fn serve(
-    py: Python<'_>,
-    cell: &UnixStream,
-    requests: &Requests,
-    functions: &Functions,
-    gate: &Gate,
-    mut memory: Option<&mut rlimits::MemoryLimit>,
-) -> Result<(), FrameError> {
-    let own = std::process::id();
+fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<(), FrameError> {
     loop {
-        let request = match py.detach(|| requests.next_request()) {
+        let request = match py.detach(|| bench.requests.next_request()) {
             Ok(request) => request,
             Err(FrameError::Closed) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let reply = answer(py, functions, gate, requests, request);
-        if let Some(memory) = &mut memory {
+        let reply = answer(py, &bench, request);
+        if let Some(memory) = &mut bench.memory {
             memory.after_cell();
         }
-        if std::process::id() != own {
+        if std::process::id() != bench.pid {
             // The cell called os.fork and this is its child, at the end of the code it was to run.
-            leave_forked_child(py, functions, &reply);
+            leave_forked_child(py, bench.functions, &reply);
         }
         let number = match &reply {
             FromWorker::CellDone { cell, .. } => *cell,
@@ -181,7 +232,8 @@ fn send(cell: &UnixStream, reply: FromWorker) -> Result<(), FrameError> {
     }
 }
 
-fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, requests: &Requests, request: ToWorker) -> FromWorker {
+fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorker {
+    let Workbench { functions, gate, requests, .. } = bench;
     match request {
         ToWorker::RunCell { cell, code, may_ask } => {
             requests.cell_begins(cell, may_ask);
@@ -195,6 +247,7 @@ fn answer(py: Python<'_>, functions: &Functions, gate: &Gate, requests: &Request
         },
         ToWorker::SaveState { path } => state(functions.save_state(py, &path)),
         ToWorker::LoadState { path } => state(functions.load_state(py, &path)),
+        ToWorker::Checkpoint { number, force } => checkpoint::make(py, bench, number, force),
         ToWorker::Probe if fault::at("worker.probe", 0) => FromWorker::Probed { value: 3 },
         ToWorker::Probe => match functions.probe(py) {
             Ok(value) => FromWorker::Probed { value },

@@ -31,6 +31,10 @@ pub struct Functions {
     dump: Py<PyAny>,
     collect: Py<PyAny>,
     refresh: Py<PyAny>,
+    threads: Py<PyAny>,
+    before_checkpoint: Py<PyAny>,
+    hazards: Py<PyAny>,
+    wake: Py<PyAny>,
 }
 
 /// What Python's `run_cell` returns: status, results, error, exit code, displays, notice.
@@ -69,6 +73,10 @@ impl Functions {
             dump: find("stacks", "dump")?,
             collect: find("probe", "collect")?,
             refresh: find("packages", "refresh")?,
+            threads: find("checkpoint", "threads")?,
+            before_checkpoint: find("checkpoint", "before")?,
+            hazards: find("checkpoint", "hazards")?,
+            wake: find("checkpoint", "wake")?,
         })
     }
 
@@ -142,6 +150,26 @@ impl Functions {
             inspect: self.inspect.clone_ref(py),
             too_slow: self.too_slow.clone_ref(py),
         }
+    }
+
+    /// Names of Python threads that a fork would not have and that would be missed, and how many Python knows.
+    pub(super) fn threads(&self, py: Python<'_>) -> (Vec<String>, usize) {
+        self.threads.call0(py).and_then(|found| found.extract(py)).unwrap_or_default()
+    }
+
+    /// What a checkpoint must remember and the fork's hooks would overwrite.
+    pub(super) fn before_checkpoint(&self, py: Python<'_>) -> PyResult<()> {
+        self.before_checkpoint.call0(py).map(drop)
+    }
+
+    /// What a checkpoint shares with the worker it is of, as far as Python knows, in words.
+    pub(super) fn hazards(&self, py: Python<'_>) -> Vec<String> {
+        self.hazards.call0(py).and_then(|words| words.extract(py)).unwrap_or_default()
+    }
+
+    /// Makes a fork of a checkpoint the session's.
+    pub(super) fn wake(&self, py: Python<'_>, session: &str, ask: Py<PyAny>, keep_random: bool) -> PyResult<()> {
+        self.wake.call1(py, (session, ask, keep_random)).map(drop)
     }
 
     /// The ping's evaluation, in the main thread.

@@ -23,7 +23,7 @@ const RESERVE: u64 = 16 << 20;
 const FULL: u64 = 3 << 20;
 
 /// The limit of memory, and which of its two values holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MemoryLimit {
     usual: rlim_t,
     most: rlim_t,

@@ -1,0 +1,165 @@
+//! Checkpoints: a fork of an idle worker that stands still, and what it wakes.
+//!
+//! Runs in: worker, main thread (`make`); checkpoint, its only thread (`stand`), up to the fork in which a worker wakes.
+//! A checkpoint holds everything the session has: variables, imports, open files. It does nothing until it is asked to
+//! wake a worker, which is a fork of it again; so it can be woken any number of times. Its end is that of its socket.
+
+use std::{
+    io,
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+};
+
+use pyo3::{Python, ffi};
+
+use super::{Assignment, Continued, Workbench, hazards, leave, threads};
+use crate::{
+    fault,
+    protocol::{
+        FrameError, FromCheckpoint, FromWorker, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToCheckpoint, blocking,
+        blocking::FrameReader,
+    },
+    sys::{
+        descriptors,
+        sibling::{self, Side},
+        signals,
+    },
+};
+
+/// Bytes of the frames a checkpoint gets; they are small.
+const CHUNK: usize = 4 << 10;
+
+/// Makes a checkpoint of this worker. Comes back in the worker only.
+pub fn make(py: Python<'_>, bench: &Workbench<'_>, number: u64, force: bool) -> FromWorker {
+    let failed = |message: String| FromWorker::Failed { message };
+    let Some(link) = bench.requests.take_descriptor() else {
+        return failed("the checkpoint's socket did not come along".to_owned());
+    };
+    let missing = threads::lost_in_a_fork(py, bench.functions);
+    if !missing.is_empty() && !force {
+        return FromWorker::Threaded(missing);
+    }
+    if let Err(error) = bench.functions.before_checkpoint(py) {
+        return failed(error.to_string());
+    }
+    let _ = fault::at("worker.checkpoint", number);
+    match fork(py, bench) {
+        Ok(Side::Parent { child }) => {
+            let _ = fault::at("worker.checkpointed", number);
+            FromWorker::Checkpointed { pid: child, missing }
+        }
+        Ok(Side::Child) => stand(py, bench, UnixStream::from(link), number),
+        Err(error) => failed(format!("the system refused the fork: {error}")),
+    }
+}
+
+/// Forks while our own threads are out of Python, and out of the locks they take there.
+fn fork(py: Python<'_>, bench: &Workbench<'_>) -> io::Result<Side> {
+    // Forgotten in the child, where it is locked for ever and nobody asks for it.
+    let quiet = bench.quiet.lock_all(py);
+    // SAFETY: the GIL is held, and the two calls around the fork are CPython's own, in its order; the child makes its call
+    // when it is told to, and does nothing of Python's before.
+    unsafe { ffi::PyOS_BeforeFork() };
+    // SAFETY: the threads that the child has not are ours, which are quiet, and those that were refused or accepted.
+    let side = unsafe { sibling::fork() };
+    if matches!(side, Ok(Side::Child)) {
+        std::mem::forget(quiet);
+        return side;
+    }
+    // SAFETY: as above.
+    unsafe { ffi::PyOS_AfterFork_Parent() };
+    side
+}
+
+/// The checkpoint's life.
+fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64) -> ! {
+    let mut reader = match descriptors::move_high(OwnedFd::from(link)) {
+        Ok(link) => FrameReader::in_pieces(UnixStream::from(link), MAX_ZYGOTE, CHUNK).with_descriptors(),
+        Err(_) => leave(super::EXIT_START_FAILED),
+    };
+    let _ = fault::at("checkpoint.settle", number);
+    if !matches!(reader.read(), Ok(ToCheckpoint::Settle)) {
+        leave(0);
+    }
+    // SAFETY: this is the child of the fork in `fork`, which holds the GIL; nothing of Python's has run since.
+    unsafe { ffi::PyOS_AfterFork_Child() };
+    if settle(bench).is_err() {
+        leave(super::EXIT_START_FAILED);
+    }
+    let hazards = hazards::all(py, bench.functions, bench.pid);
+    let _ = fault::at("checkpoint.frozen", number);
+    let code = match serve(py, bench, &mut reader, hazards, number) {
+        Ok(()) | Err(FrameError::Closed) => 0,
+        Err(_) => super::EXIT_CHANNEL_LOST,
+    };
+    leave(code)
+}
+
+/// Lets go of all that is the worker's: its sockets, its output, its terminal session.
+fn settle(bench: &Workbench<'_>) -> io::Result<()> {
+    nix::unistd::setsid()?;
+    signals::prefer_as_oom_victim();
+    signals::set_title(&format!("fp-ckpt:{}", bench.session));
+    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+    for own in [1, 2] {
+        descriptors::redirect(std::os::fd::AsFd::as_fd(&nowhere), own)?;
+    }
+    for descriptor in &bench.descriptors {
+        close(*descriptor);
+    }
+    Ok(())
+}
+
+fn close(descriptor: RawFd) {
+    // SAFETY: it is the worker's, of which this is a fork: whoever owned the number lives in threads that are not here, or
+    // in frames that are never returned to.
+    unsafe { libc::close(descriptor) };
+}
+
+fn serve(
+    py: Python<'_>,
+    bench: &Workbench<'_>,
+    reader: &mut FrameReader,
+    hazards: Vec<String>,
+    number: u64,
+) -> Result<(), FrameError> {
+    let say = |reader: &FrameReader, message: &FromCheckpoint| blocking::write(reader.stream(), message, MAX_ZYGOTE);
+    say(reader, &FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards })?;
+    loop {
+        let ToCheckpoint::Wake { session, keep_random } = reader.read()? else { continue };
+        let count = Purpose::Session { name: String::new() }.descriptors();
+        let answer = match reader.take_descriptors(count).and_then(|passed| <[OwnedFd; 5]>::try_from(passed).ok()) {
+            None => FromCheckpoint::WakeFailed { message: "descriptors did not arrive".to_owned() },
+            Some([cell, control, stdout, stderr, black_box]) => {
+                let _ = fault::at("checkpoint.wake", number);
+                match fork_again(py) {
+                    Ok(Side::Child) => {
+                        close(std::os::fd::AsRawFd::as_raw_fd(reader.stream()));
+                        let limits = bench.limits;
+                        let assignment = Assignment { session, limits, cell, control, stdout, stderr, black_box };
+                        let from = Continued { keep_random, memory: bench.memory.clone() };
+                        super::wake(py, assignment, bench.functions, bench.settings, from)
+                    }
+                    Ok(Side::Parent { child }) => FromCheckpoint::Woken { pid: child },
+                    Err(error) => FromCheckpoint::WakeFailed { message: error.to_string() },
+                }
+            }
+        };
+        say(reader, &answer)?;
+    }
+}
+
+fn fork_again(_gil_held: Python<'_>) -> io::Result<Side> {
+    // SAFETY: the GIL is held, this process has one thread, and the calls are CPython's own, in its order.
+    unsafe {
+        ffi::PyOS_BeforeFork();
+        let side = sibling::fork();
+        match side {
+            Ok(Side::Child) => ffi::PyOS_AfterFork_Child(),
+            _ => ffi::PyOS_AfterFork_Parent(),
+        }
+        side
+    }
+}

@@ -1,0 +1,41 @@
+//! The moment in which our own threads are out of Python.
+//!
+//! Runs in: worker. A thread that is in Python holds locks of its own (an import's, pyo3's), and in a fork they would be
+//! held for ever. So whoever goes into Python beside the main thread holds one of these, and a checkpoint takes both.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
+use pyo3::Python;
+
+/// Answers take milliseconds, and seconds at most.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// The locks, shared by the threads.
+#[derive(Debug, Clone, Default)]
+pub struct Quiet {
+    pinging: Arc<Mutex<()>>,
+    answering: Arc<Mutex<()>>,
+}
+
+impl Quiet {
+    /// Held by the pinger for one job.
+    pub fn pinging(&self) -> MutexGuard<'_, ()> {
+        self.pinging.lock()
+    }
+
+    /// Held by whoever computes an answer: one at a time.
+    pub fn answering(&self) -> &Mutex<()> {
+        &self.answering
+    }
+
+    /// Waits until nobody of ours is in Python, letting the GIL go meanwhile, and keeps it so.
+    pub fn lock_all(&self, py: Python<'_>) -> [MutexGuard<'_, ()>; 2] {
+        loop {
+            if let (Some(answering), Some(pinging)) = (self.answering.try_lock(), self.pinging.try_lock()) {
+                return [answering, pinging];
+            }
+            py.detach(|| thread::sleep(LOOK_AGAIN));
+        }
+    }
+}

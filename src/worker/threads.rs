@@ -1,0 +1,61 @@
+//! Threads that a fork would not have: the session's own, by Python or by native libraries.
+//!
+//! Runs in: worker, main thread, before a checkpoint. Ours are known by name and are no loss: a woken worker has new ones.
+//! A native thread is told by whose code it runs, which its stack shows. Pools that shut themselves down in a fork and
+//! come again when needed (`pthread_atfork`) are no loss either.
+
+use std::fs;
+
+use pyo3::Python;
+
+use super::python::Functions;
+use crate::sys::stacks::{self, Mappings};
+
+/// Threads that forkpy has in a worker.
+const OURS: [&str; 4] = ["control", "pinger", "answers", "answer"];
+/// Libraries whose pools survive a fork: they end their threads before one and start them again at the next call.
+const FORK_SAFE: [&str; 2] = ["openblas", "libblis"];
+
+/// Those threads, in words; empty when a fork has all there is.
+pub fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<String> {
+    let foreign = foreign();
+    if foreign.is_empty() {
+        return Vec::new();
+    }
+    let (python, known) = functions.threads(py);
+    let mut words: Vec<String> = python.iter().map(|name| format!("Python thread {name:?}")).collect();
+    let mappings = Mappings::of_this_process();
+    let mut unknown = 0;
+    for tid in foreign {
+        let name = name_of(tid);
+        match stacks::library_of(tid, &mappings) {
+            Some(library) if FORK_SAFE.iter().any(|safe| library.to_lowercase().contains(safe)) => {}
+            Some(library) if is_python(&library) => unknown += 1,
+            Some(library) => words.push(format!("native thread {name:?} of {library}")),
+            None => words.push(format!("native thread {name:?}")),
+        }
+    }
+    let unnamed = unknown.max(known) - known;
+    if unnamed > 0 {
+        words.push(format!("{unnamed} started by Python's _thread"));
+    }
+    words
+}
+
+/// Threads of Python begin in the interpreter: a library, or this program itself.
+fn is_python(library: &str) -> bool {
+    let own = std::env::current_exe().ok();
+    library.starts_with("libpython") || own.and_then(|own| Some(own.file_name()?.to_str()? == library)) == Some(true)
+}
+
+/// Numbers of threads that are neither the main thread nor ours.
+fn foreign() -> Vec<i32> {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let Ok(entries) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|tid| *tid != own && !OURS.contains(&name_of(*tid).as_str())).collect()
+}
+
+fn name_of(tid: i32) -> String {
+    fs::read_to_string(format!("/proc/self/task/{tid}/comm")).unwrap_or_default().trim().to_owned()
+}
