@@ -6,7 +6,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{limits::LimitArgs, server::health::RecoveryPolicy};
+use crate::{
+    limits::LimitArgs,
+    server::{checkpoints::Automatic, health::RecoveryPolicy},
+};
 
 /// Runs Python for MCP clients, in persistent sessions that are watched.
 ///
@@ -118,6 +121,10 @@ pub struct Cli {
     #[command(flatten)]
     pub health: HealthOptions,
 
+    /// Frozen copies of sessions.
+    #[command(flatten)]
+    pub checkpoints: CheckpointOptions,
+
     /// What sessions may take.
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -163,6 +170,31 @@ pub struct HealthOptions {
     #[arg(long, value_name = "SECONDS", env = "FORKPY_RESTART_WINDOW", default_value_t = 300.0,
           value_parser = interval)]
     pub restart_window: f64,
+}
+
+/// Frozen copies of sessions.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct CheckpointOptions {
+    /// Checkpoints that are made without being asked for
+    #[arg(long, value_enum, env = "FORKPY_CHECKPOINTS", default_value = "off")]
+    pub checkpoints: Automatic,
+
+    /// Checkpoints that may be asked for in one session
+    #[arg(long, value_name = "N", env = "FORKPY_MAX_CHECKPOINTS", default_value_t = 16,
+          value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub max_checkpoints: u32,
+
+    /// Checkpoints at a time in all, the automatic ones included, which give way to others
+    #[arg(long, value_name = "N", env = "FORKPY_MAX_CHECKPOINTS_TOTAL", default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub max_checkpoints_total: u32,
+
+    /// MB of memory that checkpoints may hold alone: what their sessions have changed since. Half of it for one session.
+    /// A quarter of the machine's memory when left out
+    #[arg(long, value_name = "MB", env = "FORKPY_CHECKPOINT_MEMORY",
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub checkpoint_memory: Option<u64>,
 }
 
 /// What this process is to be.

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     cli::{Cli, Transport},
     limits::Limits,
-    server::health::HealthPolicy,
+    server::{checkpoints::Bounds, health::HealthPolicy},
 };
 
 /// Longest time-out that may be asked for: a week, in seconds.
@@ -21,6 +21,9 @@ pub const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 pub const MAX_CODE: usize = 16 << 20;
 /// Largest request, bytes: one line on stdio, one body over HTTP.
 pub const MAX_REQUEST: usize = 64 << 20;
+
+/// What checkpoints may hold on a machine that does not say how much memory it has.
+const DEFAULT_MEMORY: u64 = 1 << 30;
 
 /// Why the command line cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,8 @@ pub struct SessionSettings {
     pub max_output: usize,
     /// Limits of every session that has no tighter ones.
     pub limits: Limits,
+    /// Of checkpoints.
+    pub checkpoints: Bounds,
 }
 
 /// How HTTP is served.
@@ -151,8 +156,9 @@ impl Settings {
                 queue: cli.queue as usize,
                 max_output: cli.max_output as usize,
                 limits: cli.limits.into(),
+                checkpoints: bounds(&cli.checkpoints),
             },
-            health: health_policy(&cli.health),
+            health: health_policy(&cli.health, &cli.checkpoints),
             python: cli.python,
             venv: cli.venv,
             virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
@@ -199,7 +205,18 @@ impl Workspace {
     }
 }
 
-fn health_policy(cli: &crate::cli::HealthOptions) -> HealthPolicy {
+fn bounds(cli: &crate::cli::CheckpointOptions) -> Bounds {
+    let ram = sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram());
+    let quarter =
+        || sysinfo::System::new_with_specifics(ram).map_or(DEFAULT_MEMORY, |system| system.total_memory() / 4);
+    Bounds {
+        per_session: cli.max_checkpoints as usize,
+        all: cli.max_checkpoints_total as usize,
+        memory: cli.checkpoint_memory.map_or_else(quarter, |megabytes| megabytes << 20),
+    }
+}
+
+fn health_policy(cli: &crate::cli::HealthOptions, checkpoints: &crate::cli::CheckpointOptions) -> HealthPolicy {
     HealthPolicy {
         memory_alert: cli.memory_alert << 20,
         memory_cleanup: cli.memory_cleanup << 20,
@@ -209,6 +226,7 @@ fn health_policy(cli: &crate::cli::HealthOptions) -> HealthPolicy {
         recovery: cli.recovery,
         restart_budget: cli.restart_budget,
         restart_window: Duration::from_secs_f64(cli.restart_window),
+        checkpoints: checkpoints.checkpoints,
     }
 }
 

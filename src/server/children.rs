@@ -1,9 +1,16 @@
 //! Processes that are, or become, children of the server: which of them are ours, and what to do with the others.
 //!
 //! Runs in: server. The server is a subreaper, and every living worker is one too, so a child that nobody here has
-//! registered can only be something that a *dead* worker left behind: a stray, to be ended.
+//! registered can only be something that a *dead* worker left behind: a stray, to be ended. With one exception: a checkpoint,
+//! and a worker that one wakes, is our child a moment before we can know its number. While such a birth is expected, what is
+//! younger than the expectation is left for later.
 
-use std::{collections::HashSet, io, process::Command, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    process::Command,
+    sync::Arc,
+};
 
 use nix::{
     sys::wait::{WaitPidFlag, waitpid},
@@ -13,19 +20,50 @@ use parking_lot::Mutex;
 
 use crate::sys::processes::{self, Process};
 
-/// The register of our own children: zygotes, workers, tools that prepare the environment.
+/// The register of our own children: zygotes, workers, checkpoints, tools that prepare the environment.
 #[derive(Debug, Clone, Default)]
-pub struct Children(Arc<Mutex<HashSet<i32>>>);
+pub struct Children(Arc<Mutex<Register>>);
+
+#[derive(Debug, Default)]
+struct Register {
+    known: HashSet<i32>,
+    /// Births to come: since when, by a number of their own.
+    expected: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+/// A birth to come. Dropped when the child is registered, or will not come.
+#[derive(Debug)]
+pub struct Expected {
+    register: Children,
+    number: u64,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.register.0.lock().expected.remove(&self.number);
+    }
+}
 
 impl Children {
     /// Notes a process of ours.
     pub fn add(&self, pid: i32) {
-        self.0.lock().insert(pid);
+        self.0.lock().known.insert(pid);
     }
 
     /// Forgets it, once it has been reaped.
     pub fn remove(&self, pid: i32) {
-        self.0.lock().remove(&pid);
+        self.0.lock().known.remove(&pid);
+    }
+
+    /// From now on a child may appear whose number we have to be told.
+    #[must_use]
+    pub fn expect(&self) -> Expected {
+        let mut register = self.0.lock();
+        register.next += 1;
+        let number = register.next;
+        register.expected.insert(number, processes::ticks_now());
+        Expected { register: self.clone(), number }
     }
 
     /// Starts a process of ours and notes it before anybody can take it for a stray.
@@ -33,20 +71,23 @@ impl Children {
     /// # Errors
     /// As [`Command::spawn`].
     pub fn spawn(&self, command: &mut Command) -> io::Result<i32> {
-        let mut known = self.0.lock();
+        let mut register = self.0.lock();
         let pid = i32::try_from(command.spawn()?.id()).map_err(io::Error::other)?;
-        known.insert(pid);
+        register.known.insert(pid);
         Ok(pid)
     }
 
     /// Ends a worker (when it still lives), all it started, and strays of workers that died. Reads `/proc`: blocking.
     pub fn kill_family(&self, worker: i32) {
         let own = own_pid();
-        let mut spare = self.0.lock().clone();
+        let mut spare = self.0.lock().known.clone();
         spare.remove(&worker);
         // Asked anew for each process: a zygote may be started while we look.
-        let is_root =
-            |process: &Process| process.pid == worker || process.session == worker || self.is_stray(process, own);
+        let is_root = |process: &Process| {
+            process.pid == worker
+                || (process.session == worker && !self.may_be_a_birth(process, own))
+                || self.is_stray(process, own)
+        };
         processes::kill_families(is_root, &spare);
         self.reap_strays();
     }
@@ -60,10 +101,47 @@ impl Children {
     }
 
     fn is_stray(&self, process: &Process, own: i32) -> bool {
-        process.parent == own && !self.0.lock().contains(&process.pid)
+        process.parent == own && !self.0.lock().known.contains(&process.pid) && !self.may_be_a_birth(process, own)
+    }
+
+    /// A child of ours that is not registered and as young as one that is expected.
+    fn may_be_a_birth(&self, process: &Process, own: i32) -> bool {
+        let register = self.0.lock();
+        process.parent == own && register.expected.values().any(|since| process.started >= *since)
     }
 }
 
 fn own_pid() -> i32 {
     i32::try_from(std::process::id()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_is_expected_is_no_stray_and_an_older_one_is() {
+        let children = Children::default();
+        let own = own_pid();
+        let child = |pid, started| Process {
+            pid,
+            parent: own,
+            session: 0,
+            state: 'S',
+            threads: 1,
+            cpu: Duration::ZERO,
+            memory: 0,
+            started,
+        };
+        let now = processes::ticks_now();
+        let expected = children.expect();
+        assert!(!children.is_stray(&child(7, now), own), "it may be the one");
+        assert!(children.is_stray(&child(8, now.saturating_sub(100)), own), "it was there before");
+        children.add(7);
+        drop(expected);
+        assert!(!children.is_stray(&child(7, now), own), "registered");
+        assert!(children.is_stray(&child(9, now), own), "nobody is expected");
+    }
 }

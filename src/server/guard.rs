@@ -20,7 +20,9 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{health::stacks, outcome::DeathReason, registry::Registry, session::Session, telemetry};
+use super::{
+    checkpoints::Checkpoints, health::stacks, outcome::DeathReason, registry::Registry, session::Session, telemetry,
+};
 use crate::{
     limits::Limits,
     sys::processes::{self, Process},
@@ -37,13 +39,15 @@ const SHARE: u32 = 30;
 struct Watched {
     session: Session,
     worker: i32,
+    /// Bytes that its checkpoints hold: they count as its own.
+    frozen: u64,
     limits: Limits,
 }
 
 /// Runs until the task is dropped.
-pub async fn watch(registry: Arc<Registry>) {
+pub async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
     loop {
-        let watched = limited(&registry);
+        let watched = limited(&registry, &checkpoints);
         let busy = watched.iter().any(|watched| watched.session.shared.get().phase.cell().is_some());
         let began = Instant::now();
         if !watched.is_empty()
@@ -67,13 +71,14 @@ async fn end(watched: Watched, reason: DeathReason) {
     carry_out(&watched, reason);
 }
 
-fn limited(registry: &Registry) -> Vec<Watched> {
-    let sessions = registry.all().into_iter().filter(|session| session.limits.need_a_guard());
+fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
+    let sessions = registry.all_and_branches().into_iter().filter(|session| session.limits.need_a_guard());
     sessions
         .filter_map(|session| {
             let worker = session.shared.get().worker?.pid;
             let limits = session.limits;
-            Some(Watched { session, worker, limits })
+            let frozen = checkpoints.memory_of(&session.id);
+            Some(Watched { session, worker, frozen, limits })
         })
         .collect()
 }
@@ -81,13 +86,13 @@ fn limited(registry: &Registry) -> Vec<Watched> {
 fn judge_all(watched: Vec<Watched>) -> Vec<(Watched, DeathReason)> {
     let table = processes::table();
     let judged = watched.into_iter().filter_map(|watched| {
-        let reason = judge(&table, watched.worker, &watched.limits)?;
+        let reason = judge(&table, watched.worker, watched.frozen, &watched.limits)?;
         Some((watched, reason))
     });
     judged.collect()
 }
 
-fn judge(table: &[Process], worker: i32, limits: &Limits) -> Option<DeathReason> {
+fn judge(table: &[Process], worker: i32, frozen: u64, limits: &Limits) -> Option<DeathReason> {
     let family = processes::closure(table, |process| process.pid == worker);
     if let Some(limit) = limits.processes {
         let living = |process: &&Process| !matches!(process.state, 'Z' | 'X');
@@ -100,7 +105,7 @@ fn judge(table: &[Process], worker: i32, limits: &Limits) -> Option<DeathReason>
     let limit = limits.memory?;
     // A worker alone meets its MemoryError first: what it has from the zygote, and a sixteenth, are let pass.
     let most = limit + limit / 16 + (32 << 20);
-    let used = memory_of(table, &family, most);
+    let used = memory_of(table, &family, most) + frozen;
     (used > most).then_some(DeathReason::MemoryLimit { used, limit })
 }
 
@@ -135,8 +140,16 @@ mod tests {
 
     #[test]
     fn processes_are_counted_without_the_worker_the_dead_and_the_strangers() {
-        let process =
-            |pid, parent, state| Process { pid, parent, session: 0, state, threads: 1, cpu: Duration::ZERO, memory: 0 };
+        let process = |pid, parent, state| Process {
+            pid,
+            parent,
+            session: 0,
+            state,
+            threads: 1,
+            cpu: Duration::ZERO,
+            memory: 0,
+            started: 0,
+        };
         let table = [
             process(10, 1, 'S'),
             process(11, 10, 'S'),
@@ -145,8 +158,8 @@ mod tests {
             process(20, 1, 'R'),
         ];
         let limits = |processes| Limits { processes: Some(processes), ..Limits::default() };
-        assert_eq!(judge(&table, 10, &limits(2)), None);
-        assert_eq!(judge(&table, 10, &limits(1)), Some(DeathReason::ProcessLimit { count: 2, limit: 1 }));
-        assert_eq!(judge(&table, 20, &limits(0)), None);
+        assert_eq!(judge(&table, 10, 0, &limits(2)), None);
+        assert_eq!(judge(&table, 10, 0, &limits(1)), Some(DeathReason::ProcessLimit { count: 2, limit: 1 }));
+        assert_eq!(judge(&table, 20, 0, &limits(0)), None);
     }
 }

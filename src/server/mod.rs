@@ -8,6 +8,7 @@
 
 pub mod black_box;
 pub mod capture;
+pub mod checkpoints;
 pub mod children;
 pub mod cleaner;
 pub mod clients;
@@ -54,6 +55,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    checkpoints::Checkpoints,
     children::Children,
     clients::ActiveSessions,
     environment::{Environment, Wish},
@@ -153,12 +155,16 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         alerts: Book::default(),
         changes: changes.clone(),
         crashes: Crashes::new(&settings.workspace.outputs()),
+        checkpoints: Checkpoints::new(settings.sessions.checkpoints),
     });
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
     let metrics = Arc::new(Metrics::start()?);
     let watching = tokio::spawn(supervisor::watch(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around)));
-    let keeping =
-        [tokio::spawn(guard::watch(Arc::clone(&registry))), tokio::spawn(cleaner::watch(Arc::clone(&registry)))];
+    let keeping = [
+        tokio::spawn(guard::watch(Arc::clone(&registry), around.checkpoints.clone())),
+        tokio::spawn(cleaner::watch(Arc::clone(&registry))),
+        tokio::spawn(checkpoints::watch::watch(around.checkpoints.clone())),
+    ];
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
     let informed = tokio::spawn(service_manager::keep_informed(

@@ -34,6 +34,8 @@ pub struct CellOutcome {
     pub ran: Duration,
     /// What became of the session's variables.
     pub fate: Fate,
+    /// The checkpoint that the session went on from after its worker's death.
+    pub recovered: Option<Recovered>,
     /// What the caller must know about the session, in sentences.
     pub notice: Option<String>,
     /// What the supervisor has to say about the session since its last reply.
@@ -224,6 +226,42 @@ pub enum Fate {
     Kept,
     /// The namespace that held them is gone.
     Lost,
+    /// The worker is gone, and the session has gone on from a checkpoint.
+    Restored,
+    /// As before the cell, because it was to be so when it does not end well.
+    RolledBack,
+}
+
+/// A worker died and its session went on from a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// The last cell whose effects are there.
+    pub from: u64,
+    /// First and last of the cells whose effects are not.
+    pub lost: Option<(u64, u64)>,
+}
+
+impl Recovered {
+    /// `recovered_from: cell 12, lost: cell 13`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let from = if self.from == 0 { "the beginning".to_owned() } else { format!("cell {}", self.from) };
+        match self.lost {
+            None => format!("recovered_from: {from}, lost: nothing"),
+            Some((first, last)) if first == last => format!("recovered_from: {from}, lost: cell {last}"),
+            Some((first, last)) => format!("recovered_from: {from}, lost: cells {first} to {last}"),
+        }
+    }
+}
+
+/// What becomes of the session's state when a cell does not end well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It stays as the cell left it.
+    #[default]
+    Keep,
+    /// It is as before the cell.
+    RollBack,
 }
 
 impl Ending {

@@ -11,8 +11,10 @@ use std::{
 use parking_lot::RwLock;
 
 use super::{
+    checkpoints::{Automatic, Checkpoint, CheckpointError},
     health::HealthPolicy,
     session::{Session, Surroundings},
+    worker_link::Worker,
 };
 use crate::limits::Limits;
 
@@ -55,14 +57,35 @@ pub enum RegistryError {
     /// The limit is reached.
     #[error("{0} sessions exist, which is the limit (--max-sessions); delete one first")]
     Full(usize),
+    /// A copy must have a name of its own.
+    #[error("session {0:?} exists already; choose another name, or delete_session it first")]
+    Taken(String),
+    /// A checkpoint that wakes nobody.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The one that stays.
     #[error("session \"default\" always exists and cannot be deleted; restart_kernel gives it a fresh interpreter")]
     DefaultStays,
 }
 
+/// A session to make as a copy of another.
+#[derive(Debug)]
+pub struct Fork<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// What it is for.
+    pub description: String,
+    /// Whose copy it is; it has its limits and its policy.
+    pub source: &'a Session,
+    /// What it begins as.
+    pub from: &'a Arc<Checkpoint>,
+}
+
 /// The table.
 #[derive(Debug)]
 pub struct Registry {
+    /// Copies of sessions that run for one call (`tools/branches.rs`). Nobody else finds them.
+    branches: RwLock<BTreeMap<Arc<str>, Session>>,
     sessions: RwLock<BTreeMap<Arc<str>, Session>>,
     /// Sessions that were cleaned up, with what became of them, oldest first.
     cleaned: RwLock<VecDeque<(Arc<str>, String)>>,
@@ -76,7 +99,7 @@ impl Registry {
         let limits = around.settings.limits;
         let first = Session::start(DEFAULT, String::new(), around.health, limits, Arc::clone(&around));
         let sessions = RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)]));
-        Self { sessions, cleaned: RwLock::default(), around }
+        Self { branches: RwLock::default(), sessions, cleaned: RwLock::default(), around }
     }
 
     /// Most sessions at a time.
@@ -106,6 +129,7 @@ impl Registry {
     pub fn forget(&self, id: &Arc<str>, how: String) -> bool {
         let was_there = self.sessions.write().remove(id).is_some();
         if was_there {
+            self.around.checkpoints.forget(id);
             let mut cleaned = self.cleaned.write();
             cleaned.retain(|(name, _)| name != id);
             cleaned.push_back((Arc::clone(id), how));
@@ -146,6 +170,73 @@ impl Registry {
         Ok((session, true))
     }
 
+    /// Whether a session of this name may be made now.
+    ///
+    /// # Errors
+    /// [`RegistryError::BadName`], [`RegistryError::Taken`], [`RegistryError::Full`].
+    pub fn may_create(&self, id: &str) -> Result<(), RegistryError> {
+        if !is_name(id) {
+            return Err(RegistryError::BadName(shorten(id)));
+        }
+        let sessions = self.sessions.read();
+        if sessions.contains_key(id) {
+            return Err(RegistryError::Taken(id.to_owned()));
+        }
+        if sessions.len() >= self.max_sessions() {
+            return Err(RegistryError::Full(sessions.len()));
+        }
+        Ok(())
+    }
+
+    /// Makes a session as a copy of another.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; also when the checkpoint wakes nobody.
+    pub async fn fork(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
+        let (worker, policy) = self.wake(&fork).await?;
+        // Asked again, in one step with the making: the waking took its time.
+        self.may_create(fork.id)?;
+        let Fork { id, description, source, from } = fork;
+        let first = Some((worker, from.cell));
+        let session = Session::start_with(id, description, policy, source.limits, Arc::clone(&self.around), first);
+        self.cleaned.write().retain(|(name, _)| **name != *id);
+        self.sessions.write().insert(Arc::clone(&session.id), session.clone());
+        self.around.changes.list_changed();
+        Ok(session)
+    }
+
+    /// The same for a branch: no entry of the table, and no checkpoints of its own.
+    ///
+    /// # Errors
+    /// When the checkpoint wakes nobody.
+    pub async fn branch(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
+        let (worker, policy) = self.wake(&fork).await?;
+        let Fork { id, description, source, from } = fork;
+        let policy = HealthPolicy { checkpoints: Automatic::Off, ..policy };
+        let first = Some((worker, from.cell));
+        let session = Session::start_with(id, description, policy, source.limits, Arc::clone(&self.around), first);
+        self.branches.write().insert(Arc::clone(&session.id), session.clone());
+        Ok(session)
+    }
+
+    /// A branch has been ended.
+    pub fn end_branch(&self, id: &Arc<str>) {
+        self.branches.write().remove(id);
+    }
+
+    async fn wake(&self, fork: &Fork<'_>) -> Result<(Worker, HealthPolicy), RegistryError> {
+        let woken = fork.from.wake(&self.around.zygote, fork.id, false).await?;
+        Ok((woken, fork.source.shared.record(|record| record.policy)))
+    }
+
+    /// All sessions and branches: everybody that runs code.
+    #[must_use]
+    pub fn all_and_branches(&self) -> Vec<Session> {
+        let mut all = self.all();
+        all.extend(self.branches.read().values().cloned());
+        all
+    }
+
     /// Ends a session and all it started. Its name is free at once.
     ///
     /// # Errors
@@ -156,6 +247,7 @@ impl Registry {
         }
         let session = self.get(id)?;
         self.sessions.write().remove(id);
+        self.around.checkpoints.forget(&session.id);
         session.delete().await;
         self.around.changes.list_changed();
         self.around.alerts.clear_all(id, &jiff::Timestamp::now().to_string());
@@ -170,12 +262,18 @@ impl Registry {
 
     /// Ends every session, all at once.
     pub async fn shut_down(&self) {
-        let sessions = std::mem::take(&mut *self.sessions.write());
+        let mut sessions = std::mem::take(&mut *self.sessions.write());
+        sessions.extend(std::mem::take(&mut *self.branches.write()));
+        for id in sessions.keys() {
+            self.around.checkpoints.forget(id);
+        }
         futures::future::join_all(sessions.values().map(Session::delete)).await;
     }
 }
 
-fn is_name(id: &str) -> bool {
+/// Whether this can be the name of a session.
+#[must_use]
+pub fn is_name(id: &str) -> bool {
     id.len() <= MAX_NAME
         && id.starts_with(|first: char| first.is_ascii_alphanumeric())
         && id.chars().all(|character| character.is_ascii_alphanumeric() || "_-.".contains(character))

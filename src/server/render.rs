@@ -49,7 +49,11 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         state: match outcome.fate {
             Fate::Kept => "kept",
             Fate::Lost => "lost",
+            Fate::Restored => "restored",
+            Fate::RolledBack => "rolled_back",
         },
+        recovered_from: outcome.recovered.map(|recovered| recovered.from),
+        lost_cells: outcome.recovered.and_then(|recovered| recovered.lost),
         notice,
         alerts: outcome.alerts,
         background: (!outcome.background.is_empty()).then_some(outcome.background),

@@ -5,10 +5,12 @@
 
 mod cpu_budget;
 mod recover;
+mod rollback;
 mod run;
 
 use std::{
     collections::BTreeMap,
+    os::fd::BorrowedFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,16 +19,20 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use self::recover::NoWorker;
 use self::recover::Obituary;
+pub use self::{
+    recover::NoWorker,
+    rollback::{CheckpointWish, Hold},
+};
 use super::{
+    checkpoints::{Checkpoint, Checkpoints, LAST, StoreError},
     children::Children,
     health::{HealthPolicy, alerts::Book, crashes::Crashes, recovery::Step, stacks::Stacks},
     live::Live,
     new_files::{NewFiles, Watcher},
     notebook::{History, Recorded},
     oom::OomCounter,
-    outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method},
+    outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method, OnError, Recovered},
     resources::changes::Changes,
     status::{Phase, Shared},
     telemetry,
@@ -75,6 +81,8 @@ pub struct Surroundings {
     pub changes: Changes,
     /// Where crash reports go.
     pub crashes: Crashes,
+    /// Frozen copies of sessions.
+    pub checkpoints: Checkpoints,
 }
 
 /// A cell's two read buffers: room for what a pipe holds.
@@ -117,6 +125,20 @@ pub enum SessionError {
         /// Why.
         source: NoWorker,
     },
+    /// A fork would lack threads.
+    #[error(
+        "session {session:?} cannot be copied: threads do not survive a fork, and it has {threads}. Let them end, or pass \
+         force: true for a copy without them"
+    )]
+    Threads {
+        /// Which.
+        session: String,
+        /// The threads.
+        threads: String,
+    },
+    /// The table of checkpoints.
+    #[error(transparent)]
+    Checkpoint(StoreError),
     /// The worker could not do it.
     #[error("session {session:?}: {reason}")]
     Worker {
@@ -137,6 +159,16 @@ enum Order {
     Variables {
         reply: oneshot::Sender<Result<Vec<Variable>, SessionError>>,
     },
+    Checkpoint {
+        wish: CheckpointWish,
+        reply: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
+    },
+    Restore {
+        from: Arc<Checkpoint>,
+        keep_random: bool,
+        reply: oneshot::Sender<Result<(), SessionError>>,
+    },
+    Hold(Hold),
     /// Ends the worker of a session that is not used, unless somebody waits behind this.
     Rest {
         why: DeathReason,
@@ -173,6 +205,8 @@ pub struct CellOrder {
     pub asked: Instant,
     /// Who hears of its output while it runs.
     pub live: Option<Arc<Live>>,
+    /// What is to become of the session's state when it does not end well.
+    pub on_error: OnError,
     /// Who answers what it asks; nobody, and then it may not ask.
     pub questions: Option<mpsc::UnboundedSender<Question>>,
 }
@@ -213,11 +247,25 @@ impl Session {
         limits: Limits,
         around: Arc<Surroundings>,
     ) -> Self {
+        Self::start_with(id, description, policy, limits, around, None)
+    }
+
+    /// The same with a worker that a checkpoint woke, and the number of the last cell that had run in it.
+    #[must_use]
+    pub fn start_with(
+        id: &str,
+        description: String,
+        policy: HealthPolicy,
+        limits: Limits,
+        around: Arc<Surroundings>,
+        first: Option<(Worker, u64)>,
+    ) -> Self {
         let id: Arc<str> = Arc::from(id);
         let shared = Shared::new(description, policy);
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();
+        let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
         let task = Task {
             id: Arc::clone(&id),
             history: Arc::clone(&history),
@@ -226,12 +274,13 @@ impl Session {
             around,
             orders,
             interventions,
-            worker: None,
-            last_cell: 0,
+            worker,
+            last_cell,
             begun: false,
             evidence: None,
             obituary: None,
             lost: None,
+            recovered: None,
             background: Vec::new(),
             later: Vec::new(),
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
@@ -258,6 +307,34 @@ impl Session {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Variables { reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
+    }
+
+    /// Makes a checkpoint when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn checkpoint(&self, wish: CheckpointWish) -> Result<Arc<Checkpoint>, SessionError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Order::Checkpoint { wish, reply })?;
+        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
+    }
+
+    /// Goes on from a checkpoint when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the session is as before then.
+    pub async fn restore(&self, from: Arc<Checkpoint>, keep_random: bool) -> Result<(), SessionError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Order::Restore { from, keep_random, reply })?;
+        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
+    }
+
+    /// Has the session stand still when its turn comes, see [`Hold`].
+    ///
+    /// # Errors
+    /// [`SessionError`] when it was not accepted.
+    pub fn hold(&self, hold: Hold) -> Result<(), SessionError> {
+        self.put(Order::Hold(hold))
     }
 
     /// Replaces the worker at once, whatever it is doing.
@@ -337,6 +414,8 @@ struct Task {
     obituary: Option<Obituary>,
     /// Why the variables of earlier cells are gone, until a reply has said so.
     lost: Option<String>,
+    /// What was recovered while nobody called, until a reply has said so.
+    recovered: Option<(String, Recovered)>,
     background: Vec<u8>,
     /// Interventions that came in the middle of something and are still to be carried out.
     later: Vec<Urgent>,
@@ -357,6 +436,9 @@ enum Event {
 
 impl Task {
     async fn live(mut self) {
+        if self.worker.is_some() {
+            self.take_over();
+        }
         match self.ensure_worker().await {
             Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
             Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
@@ -378,12 +460,14 @@ impl Task {
                     self.await_end().await;
                     let _ = self.bury(DeathReason::Itself, None).await;
                     self.file_report(None).await;
+                    self.recover_quietly().await;
                     self.plan_revival();
                 }
                 Event::WorkerSpoke => {
                     self.kill();
                     let _ = self.bury(DeathReason::ProtocolBroken, None).await;
                     self.file_report(None).await;
+                    self.recover_quietly().await;
                     self.plan_revival();
                 }
                 Event::RevivalDue => {
@@ -436,13 +520,20 @@ impl Task {
                 let outcome = self.run_cell(cell, queued).await;
                 self.settle();
                 let ended = telemetry::Ended::from(&outcome);
+                let went_well = matches!(outcome.ending, Ending::Finished);
                 let recorded = Recorded::new(code, &outcome);
                 let _ = reply.send(outcome);
                 if let Some(recorded) = recorded {
                     self.history.add(recorded);
                 }
                 telemetry::cell_ended(ended);
+                if went_well {
+                    self.keep_last().await;
+                }
                 self.plan_revival();
+            }
+            order @ (Order::Checkpoint { .. } | Order::Restore { .. } | Order::Hold(_)) => {
+                self.serve_checkpoints(order).await;
             }
             Order::Variables { reply } if reply.is_closed() => {}
             Order::Variables { reply } => {
@@ -492,13 +583,21 @@ impl Task {
 
     /// Asks the worker something other than a cell.
     async fn ask(&mut self, request: ToWorker) -> Result<FromWorker, SessionError> {
+        self.ask_with(request, &[]).await
+    }
+
+    /// The same with descriptors attached.
+    async fn ask_with(&mut self, request: ToWorker, passed: &[BorrowedFd<'_>]) -> Result<FromWorker, SessionError> {
         let session = self.id.to_string();
         self.ensure_worker().await.map_err(|source| SessionError::NoWorker { session: session.clone(), source })?;
         let Some(worker) = &mut self.worker else {
             return Err(SessionError::Worker { session, reason: "it has no worker".to_owned() });
         };
         let exchange = async {
-            worker.requests.write(&request).await?;
+            match passed {
+                [] => worker.requests.write(&request).await?,
+                passed => worker.requests.write_with(&request, passed)?,
+            }
             worker.replies.read::<FromWorker>().await
         };
         let answered = tokio::select! {
@@ -520,7 +619,12 @@ impl Task {
                 let death = self.bury(reason, None).await;
                 self.file_report(None).await;
                 let how = death.map_or_else(|| "ended".to_owned(), |death| death.describe());
-                Err(SessionError::Worker { session, reason: format!("its worker {how}; its variables are lost") })
+                self.recover_quietly().await;
+                let then = match self.recovered.take() {
+                    Some((_, recovered)) => recovered.describe(),
+                    None => "its variables are lost".to_owned(),
+                };
+                Err(SessionError::Worker { session, reason: format!("its worker {how}; {then}") })
             }
         }
     }
@@ -595,6 +699,18 @@ impl Task {
                     let session = self.id.to_string();
                     let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
                 }
+                Order::Checkpoint { reply, .. } => {
+                    let session = self.id.to_string();
+                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
+                }
+                Order::Restore { reply, .. } => {
+                    let session = self.id.to_string();
+                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
+                }
+                Order::Hold(hold) => {
+                    let session = self.id.to_string();
+                    let _ = hold.held.send(Err(SessionError::Worker { session, reason: words }));
+                }
                 Order::Rest { .. } => {}
             }
         }
@@ -615,9 +731,20 @@ impl Task {
                 Err(reason) => result.notice = Some(format!("no variable could be carried over: {reason}")),
             }
         }
+        let kept = self.around.checkpoints.delete(&self.id, LAST).ok();
         self.end(DeathReason::Restart).await;
         self.lost = None;
+        self.recovered = None;
         self.shared.record(|record| record.ledger.succeed());
+        if preserve
+            && !saved
+            && let Some(kept) = kept
+            && self.go_on_from(&kept, false).await.is_ok()
+        {
+            self.tell_restored(&mut result, kept.cell).await;
+            self.keep_last().await;
+            return Ok(result);
+        }
         let session = self.id.to_string();
         self.start_verified().await.map_err(|source| SessionError::NoWorker { session, source })?;
         if saved {
@@ -632,7 +759,32 @@ impl Task {
         }
         let _ = std::fs::remove_file(&path);
         self.settle();
+        if saved {
+            self.keep_last().await;
+        }
         Ok(result)
+    }
+
+    /// The worker could not save anything, but a checkpoint had all of it.
+    async fn tell_restored(&mut self, result: &mut Restarted, cell: u64) {
+        if let Ok(FromWorker::Variables(variables)) = self.ask(ToWorker::ListVariables).await {
+            result.restored = variables.into_iter().map(|variable| variable.name).collect();
+            result.preserved.clone_from(&result.restored);
+        }
+        let after = if cell == 0 { "at its beginning".to_owned() } else { format!("after cell {cell}") };
+        result.notice = Some(format!(
+            "The worker could not save its variables; the session is as it was {after}, from the checkpoint of policy \
+             \"last\"."
+        ));
+        self.settle();
+    }
+
+    /// Goes on from the last checkpoint when the worker died under no cell; the next reply says so.
+    async fn recover_quietly(&mut self) {
+        let how = self.shared.get().last_exit.map_or_else(String::new, |(death, _)| death.describe());
+        if let Some(recovered) = self.recover_state().await {
+            self.recovered = Some((how, recovered));
+        }
     }
 
     async fn save(&mut self, file: &str) -> Result<StateReport, String> {
@@ -669,6 +821,7 @@ pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
         queued,
         ran: Duration::ZERO,
         fate: Fate::Kept,
+        recovered: None,
         notice: None,
         alerts: Vec::new(),
     }

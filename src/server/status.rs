@@ -49,6 +49,8 @@ pub struct Status {
     pub ended: Option<i32>,
     /// Why the last attempt to make a worker failed.
     pub trouble: Option<String>,
+    /// Why policy `last` has no checkpoint of what there is now.
+    pub unkept: Option<String>,
 }
 
 impl Status {
@@ -140,6 +142,7 @@ impl Shared {
             condemned: None,
             ended: None,
             trouble: None,
+            unkept: None,
         });
         let record = Mutex::new(Record::new(policy));
         Self(Arc::new(Inner { status, record, started: Notify::new() }))

@@ -51,6 +51,9 @@ struct Meters {
     waiting: Gauge,
     memory: Gauges,
     zygote_up: Gauge,
+    checkpoints: Gauge,
+    checkpoint_bytes: Gauge,
+    checkpoint_seconds: Histogram,
     process: ProcessMeters,
 }
 
@@ -88,6 +91,9 @@ impl Default for Meters {
             waiting: Gauge::default(),
             memory: Family::default(),
             zygote_up: Gauge::default(),
+            checkpoints: Gauge::default(),
+            checkpoint_bytes: Gauge::default(),
+            checkpoint_seconds: short(),
             process: ProcessMeters::new(),
         }
     }
@@ -187,6 +193,17 @@ pub fn session_cleaned(why: &'static str) {
     METERS.cleaned.get_or_create(&[("reason", why)]).inc();
 }
 
+/// A checkpoint was made, and its session stood still so long.
+pub fn checkpoint_made(after: Duration) {
+    METERS.checkpoint_seconds.observe(after.as_secs_f64());
+}
+
+/// Checkpoints there are, and bytes that they hold alone.
+pub fn checkpoints(count: usize, bytes: u64) {
+    METERS.checkpoints.set(i64::try_from(count).unwrap_or(i64::MAX));
+    METERS.checkpoint_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}
+
 /// A limit did what it is for: `memory_limit`, `cpu_limit`, `process_limit`.
 pub fn limit_hit(which: &'static str) {
     METERS.limits.get_or_create(&[("limit", which)]).inc();
@@ -272,6 +289,10 @@ fn name_ours(own: &mut Registry, meters: &Meters) {
     seconds(own, "ping", "Time that interpreters took to answer a ping", &meters.pings);
     own.register("sessions_cleaned", "Sessions cleaned up, by reason", meters.cleaned.clone());
     own.register("limits_hit", "Limits that ended or stopped something", meters.limits.clone());
+    own.register("checkpoints", "Checkpoints of sessions", meters.checkpoints.clone());
+    let help = "Memory that checkpoints hold and no session any more";
+    own.register_with_unit("checkpoint_memory", help, Unit::Bytes, meters.checkpoint_bytes.clone());
+    seconds(own, "checkpoint", "Time that sessions stood still for a checkpoint", &meters.checkpoint_seconds);
     let help = "Resident memory; pages that processes share are counted for each";
     own.register_with_unit("memory", help, Unit::Bytes, meters.memory.clone());
 }

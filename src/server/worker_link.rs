@@ -153,7 +153,11 @@ impl Worker {
         Self::greet(new, born).await.map_err(ZygoteError::Fork)
     }
 
-    async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
+    /// Waits until a process just forked is ready, and takes it over.
+    ///
+    /// # Errors
+    /// In words, when it does not come up; it is ended then.
+    pub async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
         let words = |error: io::Error| error.to_string();
         let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER).map_err(words)?;
         match tokio::time::timeout(HELLO_LIMIT, replies.read()).await {

@@ -140,6 +140,39 @@ pub struct NewWorker {
     pub black_box: BlackBox,
 }
 
+/// Our ends of a worker's channels, before there is a worker.
+#[derive(Debug)]
+pub struct Ends {
+    cell: StdStream,
+    control: StdStream,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    black_box: BlackBox,
+}
+
+impl Ends {
+    /// Ours, and the worker's in the order in which they are passed.
+    ///
+    /// # Errors
+    /// When the server is out of descriptors.
+    pub fn new() -> io::Result<(Self, Vec<OwnedFd>)> {
+        let (cell, cell_worker) = StdStream::pair()?;
+        let (control, control_worker) = StdStream::pair()?;
+        let (stdout, stdout_worker) = descriptors::pipe()?;
+        let (stderr, stderr_worker) = descriptors::pipe()?;
+        let (black_box, black_box_worker) = BlackBox::new()?;
+        let passed = vec![cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker, black_box_worker];
+        Ok((Self { cell, control, stdout, stderr, black_box }, passed))
+    }
+
+    /// With the process at the other end.
+    #[must_use]
+    pub fn with(self, lease: Lease, pidfd: AsyncFd<PidFd>) -> NewWorker {
+        let Self { cell, control, stdout, stderr, black_box } = self;
+        NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box }
+    }
+}
+
 /// A script's process just forked.
 #[derive(Debug)]
 pub struct NewScript {
@@ -235,14 +268,15 @@ impl Zygote {
     /// # Errors
     /// [`ZygoteError`], in words for a client.
     pub async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
-        let (cell, cell_worker) = StdStream::pair()?;
-        let (control, control_worker) = StdStream::pair()?;
-        let (stdout, stdout_worker) = descriptors::pipe()?;
-        let (stderr, stderr_worker) = descriptors::pipe()?;
-        let (black_box, black_box_worker) = BlackBox::new()?;
-        let passed = vec![cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker, black_box_worker];
+        let (ends, passed) = Ends::new()?;
         let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, limits, passed).await?;
-        Ok(NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box })
+        Ok(ends.with(lease, pidfd))
+    }
+
+    /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
+    #[must_use]
+    pub fn lease_of_own(&self, pid: i32) -> Lease {
+        Lease { pid, owner: Some(self.requests.downgrade()) }
     }
 
     /// Forks a process that runs a script and ends. Waits for the zygote to be warm first.
@@ -519,13 +553,19 @@ impl Owner {
 
     /// Ends a process that nobody wants any more; it may have started others by now.
     fn abandon(&self, pid: i32) {
-        if let Ok(pidfd) = PidFd::open(pid) {
+        let pidfd = PidFd::open(pid);
+        if let Ok(pidfd) = &pidfd {
             let _ = pidfd.signal(Signal::SIGKILL);
         }
         let (children, requests) = (self.children.clone(), self.requests.clone());
         tokio::spawn(async move {
             let family = children.clone();
             let _ = tokio::task::spawn_blocking(move || family.kill_family(pid)).await;
+            if let Ok(pidfd) = pidfd.and_then(|pidfd| watch_descriptor(pidfd)) {
+                let _ = pidfd.readable().await;
+                // One that a checkpoint woke is our own to reap; of the others the zygote is asked.
+                let _ = pidfd.get_ref().ended(true);
+            }
             children.remove(pid);
             if let Some(requests) = requests.upgrade() {
                 let _ = requests.send(Request::Reap { pid });
@@ -598,10 +638,14 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 ///
 /// # Errors
 /// When there is no such process, or no descriptor left.
+pub fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
+    watch_descriptor(PidFd::open(pid)?)
+}
+
 #[expect(
     deprecated,
     reason = "the unsafe replacement asks for what PidFd keeps by construction: it owns its descriptor"
 )]
-pub fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
-    AsyncFd::new(PidFd::open(pid)?)
+fn watch_descriptor(pidfd: PidFd) -> io::Result<AsyncFd<PidFd>> {
+    AsyncFd::new(pidfd)
 }

@@ -32,6 +32,8 @@ pub struct Process {
     pub cpu: Duration,
     /// Resident memory, bytes.
     pub memory: u64,
+    /// When it was made, in clock ticks since the machine started.
+    pub started: u64,
 }
 
 /// Everybody, as far as `/proc` shows them.
@@ -56,10 +58,12 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     // `session` was the 6th field of proc(5); `utime` and `stime` are 14 and 15, `num_threads` 20, `rss` 24.
     let (user, system): (u64, u64) = (fields.nth(7)?.parse().ok()?, fields.next()?.parse().ok()?);
     let threads = fields.nth(4)?.parse().ok()?;
-    let pages: u64 = fields.nth(3)?.parse().ok()?;
+    // `starttime` is the 22nd.
+    let started = fields.nth(1)?.parse().ok()?;
+    let pages: u64 = fields.nth(1)?.parse().ok()?;
     let (ticks, page) = *UNITS;
     let cpu = Duration::from_millis((user + system) * 1000 / ticks);
-    Some(Process { pid, parent, session, state, threads, cpu, memory: pages * page })
+    Some(Process { pid, parent, session, state, threads, cpu, memory: pages * page, started })
 }
 
 /// Clock ticks in a second, bytes in a page.
@@ -80,6 +84,24 @@ pub fn peak_memory(pid: i32) -> Option<u64> {
 pub fn proportional_memory(pid: i32) -> Option<(u64, u64)> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     Some((kilobytes(&rollup, "Pss:")?, kilobytes(&rollup, "SwapPss:").unwrap_or(0)))
+}
+
+/// Memory of a process that no other shares, bytes; swapped out or not.
+#[must_use]
+pub fn private_memory(pid: i32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let swapped = kilobytes(&rollup, "SwapPss:").unwrap_or(0);
+    Some(kilobytes(&rollup, "Private_Clean:")? + kilobytes(&rollup, "Private_Dirty:")? + swapped)
+}
+
+/// Now, on the clock of [`Process::started`]. A process made after this was asked has no lower number.
+#[must_use]
+pub fn ticks_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` outlives the call, which fills it.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds * UNITS.0 + nanoseconds / (1_000_000_000 / UNITS.0)
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
@@ -188,13 +210,23 @@ mod tests {
             parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560 1 2 3 4 500 600 7 8 20 0 9 0 100 4096 12").expect("parses");
         let (ticks, page) = *UNITS;
         let cpu = Duration::from_millis(1100 * 1000 / ticks);
-        let expected = Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9, cpu, memory: 12 * page };
+        let expected =
+            Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9, cpu, memory: 4096 * page, started: 9 };
         assert_eq!(process, expected);
     }
 
     #[test]
     fn the_closure_holds_grandchildren_whatever_the_order() {
-        let idle = Process { pid: 0, parent: 0, session: 0, state: 'S', threads: 1, cpu: Duration::ZERO, memory: 0 };
+        let idle = Process {
+            pid: 0,
+            parent: 0,
+            session: 0,
+            state: 'S',
+            threads: 1,
+            cpu: Duration::ZERO,
+            memory: 0,
+            started: 0,
+        };
         let process = |pid, parent| Process { pid, parent, ..idle };
         let table = [process(4, 3), process(3, 2), process(2, 1), process(9, 1)];
         assert_eq!(closure(&table, |p| p.pid == 2), HashSet::from([2, 3, 4]));

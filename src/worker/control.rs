@@ -20,8 +20,8 @@ use super::{
     answers::Answers,
     gate::Gate,
     leave,
-    quiet::Quiet,
     python::{Answerer, Pinger},
+    quiet::Quiet,
 };
 use crate::{
     protocol::{

@@ -89,7 +89,13 @@ pub fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settin
 }
 
 /// The same in a fork of a checkpoint: the session goes on.
-fn wake(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings, from: Continued) -> ! {
+fn wake(
+    py: Python<'_>,
+    assignment: Assignment,
+    functions: &Functions,
+    settings: &ZygoteSettings,
+    from: Continued,
+) -> ! {
     lead(|| live(py, assignment, functions, settings, Some(from)))
 }
 
@@ -126,7 +132,9 @@ fn live(
     let ask = input::function(py, Arc::clone(&requests)).map_err(std::io::Error::other)?;
     match &from {
         None => {
-            functions.start(py, &session, &settings.workspace, &settings.outputs, ask).map_err(std::io::Error::other)?;
+            functions
+                .start(py, &session, &settings.workspace, &settings.outputs, ask)
+                .map_err(std::io::Error::other)?;
             crash::install(control.as_raw_fd(), |signal, stack_overflow| {
                 frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
             })?;

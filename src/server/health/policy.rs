@@ -9,6 +9,8 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::server::checkpoints::Automatic;
+
 /// What happens to a session whose worker is dead or hung.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -52,6 +54,8 @@ pub struct HealthPolicy {
     pub restart_budget: u32,
     /// See `restart_budget`.
     pub restart_window: Duration,
+    /// Checkpoints that are made without being asked for.
+    pub checkpoints: Automatic,
 }
 
 /// Changes to a policy; what is absent stays.
@@ -69,6 +73,9 @@ pub struct PolicyChange {
     /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
     /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
     pub recovery: Option<RecoveryPolicy>,
+    /// `last`: after each cell that ended well a checkpoint replaces the one before, and when the worker dies the session
+    /// goes on from it, with its variables. `off`: no checkpoint is made without being asked for.
+    pub checkpoints: Option<Automatic>,
 }
 
 /// Bytes in the MB of settings.
@@ -96,6 +103,9 @@ impl HealthPolicy {
         }
         if let Some(recovery) = change.recovery {
             self.recovery = recovery;
+        }
+        if let Some(checkpoints) = change.checkpoints {
+            self.checkpoints = checkpoints;
         }
         Ok(self)
     }
@@ -129,6 +139,7 @@ pub(crate) mod tests {
             recovery: RecoveryPolicy::OnDemand,
             restart_budget: 5,
             restart_window: Duration::from_secs(300),
+            checkpoints: Automatic::Off,
         }
     }
 

@@ -259,6 +259,7 @@ pub fn thresholds(policy: &HealthPolicy) -> results::Thresholds {
         recovery: policy.recovery,
         restart_budget: policy.restart_budget,
         restart_window: policy.restart_window.as_secs_f64(),
+        checkpoints: policy.checkpoints,
     }
 }
 

@@ -202,7 +202,7 @@ impl Task {
         self.shared.update(|status| status.executed = 0);
     }
 
-    fn enter(&self, step: Step, verified: bool, detail: String, began: Instant) {
+    pub(super) fn enter(&self, step: Step, verified: bool, detail: String, began: Instant) {
         let took = began.elapsed().as_secs_f64();
         let word = step.word();
         if verified {
@@ -217,7 +217,7 @@ impl Task {
         self.announce();
     }
 
-    fn announce(&self) {
+    pub(super) fn announce(&self) {
         announce_session(&self.around.changes, &self.id);
     }
 

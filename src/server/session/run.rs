@@ -4,8 +4,8 @@
 //! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
 
 use super::{
-    Answer, Arc, CellOrder, CellOutcome, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant, Method,
-    Phase, Question, Task, ToWorker, Urgent,
+    Answer, Arc, CellOrder, CellOutcome, CheckpointWish, Death, DeathReason, Duration, Ending, Fate, FromWorker,
+    Instant, Method, OnError, Phase, Question, Task, ToWorker, Urgent,
     cpu_budget::{CpuBudget, used_up},
     oneshot, refusal,
 };
@@ -120,6 +120,17 @@ impl Task {
         if order.cancel.is_cancelled() {
             return not_started(queued);
         }
+        let anchor = match order.on_error {
+            OnError::Keep => None,
+            OnError::RollBack => {
+                match self.make_checkpoint(CheckpointWish { name: None, force: false, kept: false }).await {
+                    Ok(anchor) => Some(anchor),
+                    Err(error) => {
+                        return refusal(format!("{error}. on_error: \"rollback\" needs one; it was not run"), queued);
+                    }
+                }
+            }
+        };
         self.last_cell += 1;
         let cell = self.last_cell;
         let since = Instant::now();
@@ -128,6 +139,7 @@ impl Task {
             status.executed += 1;
         });
         let lost_before = self.lost.take();
+        let recovered_before = self.recovered.take();
         let background = std::mem::take(&mut self.background);
         let mark = self.around.files.mark();
         let mut running = self.captures(cell);
@@ -147,10 +159,46 @@ impl Task {
         if let Ending::Died(death) = &mut ending {
             death.report.clone_from(&crash);
         }
+        let going_back = anchor.filter(|_| !matches!(ending, Ending::Finished));
+        let recovered = match &going_back {
+            Some(_) => None,
+            None => self.recover_state().await,
+        };
         // Said now, and once more with the first cell of the new worker: who runs that one may not have seen this reply.
         let lost_now = self.lost.clone();
-        let fate = if lost_before.is_some() || lost_now.is_some() { Fate::Lost } else { Fate::Kept };
+        let mut fate = match &recovered {
+            _ if lost_before.is_some() || lost_now.is_some() => Fate::Lost,
+            Some(_) => Fate::Restored,
+            None => Fate::Kept,
+        };
         let mut notice = notice(lost_before.as_deref(), lost_now.as_deref(), &self.id, self.what_next());
+        for (how, recovered) in recovered_before
+            .iter()
+            .map(|(how, recovered)| (how.clone(), recovered))
+            .chain(recovered.iter().map(|recovered| (how_it_ended(&ending), recovered)))
+        {
+            let words = format!("Session {:?}: its worker {how}; {}.", self.id, recovered.describe());
+            notice = Some(notice.map_or_else(|| words.clone(), |notice| format!("{notice} {words}")));
+        }
+        if let Some(anchor) = going_back {
+            match self.go_on_from(&anchor, true).await {
+                Ok(()) => {
+                    fate = Fate::RolledBack;
+                    notice = Some(format!(
+                        "Session {:?} is as before cell {cell} (on_error: \"rollback\"); files and the outside world are \
+                         not rolled back.",
+                        self.id
+                    ));
+                }
+                Err(error) => {
+                    let words = format!("It could not be rolled back: {error}.");
+                    notice = Some(notice.map_or_else(|| words.clone(), |notice| format!("{notice} {words}")));
+                }
+            }
+        }
+        for words in self.around.checkpoints.take_dropped(&self.id) {
+            notice = Some(notice.map_or_else(|| words.clone(), |notice| format!("{notice} {words}")));
+        }
         if wish == Wish::Yield && notice.is_none() {
             notice = Some(format!("Session {:?}: restart_kernel was called while this cell ran.", self.id));
         }
@@ -184,6 +232,7 @@ impl Task {
             queued,
             ran,
             fate,
+            recovered: recovered.or(recovered_before.map(|(_, recovered)| recovered)),
             notice,
             alerts,
         }
@@ -449,6 +498,15 @@ fn not_started(queued: Duration) -> CellOutcome {
     let mut outcome = refusal(String::new(), queued);
     outcome.ending = Ending::Cancelled { method: Method::NotStarted };
     outcome
+}
+
+/// How the worker came to its end, for a session that has gone on from a checkpoint.
+fn how_it_ended(ending: &Ending) -> String {
+    match ending {
+        Ending::Died(death) => death.describe(),
+        Ending::CpuUsedUp { .. } => "was killed for its cell's processor time".to_owned(),
+        _ => "was killed because an interrupt did not reach it".to_owned(),
+    }
 }
 
 /// What the caller must know of the session's variables.

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure.
 
+mod checkpoints;
 mod files;
 mod health;
 mod lookup;
@@ -17,6 +18,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
+    checkpoints::{
+        CheckpointSession, DeleteCheckpoint, ForkSession, Keep, KeepRule, ListCheckpoints, OnCellError,
+        RestoreCheckpoint, RunBranches,
+    },
     files::{DeleteFile, ListFiles, ReadFile, SaveScript, WriteFile},
     health::{CheckResponsiveness, ConfigureHealth, GetKernelHealth, ListCrashes},
     lookup::{CodeCompletion, InspectObject, cursor},
@@ -55,6 +60,9 @@ pub struct RunPythonCode {
     pub timeout: Option<f64>,
     /// Session to run in; the active one when left out.
     pub session_id: Option<String>,
+    /// `rollback`: when the code raises, times out or kills its worker, the session is as before it; files and the outside
+    /// world are not rolled back. `keep` (default): it stays as the code left it.
+    pub on_error: Option<OnCellError>,
 }
 
 /// `restart_kernel`.
@@ -121,21 +129,30 @@ impl RunPythonCode {
     /// # Errors
     /// In words for whoever wrote it.
     pub fn checked_code(self) -> Result<String, ToolError> {
-        let refuse = |words: String| Err(ToolError::Argument(words));
-        if self.code.trim().is_empty() {
-            return refuse("`code` is empty: there is nothing to run".to_owned());
-        }
-        if let Some(place) = self.code.find('\0') {
-            return refuse(format!("`code` holds a NUL character (at byte {place}), which Python source cannot"));
-        }
-        if self.code.len() > MAX_CODE {
-            let (size, most) = (self.code.len() >> 20, MAX_CODE >> 20);
-            return refuse(format!(
-                "`code` has {size} MiB and may have {most}: write the data to a file in the workspace and read it from there"
-            ));
-        }
+        checked_code(&self.code)?;
         Ok(self.code)
     }
+}
+
+/// Whether code can be run at all.
+///
+/// # Errors
+/// In words for whoever wrote it.
+pub fn checked_code(code: &str) -> Result<(), ToolError> {
+    let refuse = |words: String| Err(ToolError::Argument(words));
+    if code.trim().is_empty() {
+        return refuse("`code` is empty: there is nothing to run".to_owned());
+    }
+    if let Some(place) = code.find('\0') {
+        return refuse(format!("`code` holds a NUL character (at byte {place}), which Python source cannot"));
+    }
+    if code.len() > MAX_CODE {
+        let (size, most) = (code.len() >> 20, MAX_CODE >> 20);
+        return refuse(format!(
+            "`code` has {size} MiB and may have {most}: write the data to a file in the workspace and read it from there"
+        ));
+    }
+    Ok(())
 }
 
 /// A time in seconds as a client gave it.
@@ -228,7 +245,10 @@ mod tests {
     #[test]
     fn code_that_cannot_be_run_is_refused_with_the_reason() {
         let refused = |code: String| {
-            RunPythonCode { code, timeout: None, session_id: None }.checked_code().expect_err("refused").to_string()
+            RunPythonCode { code, timeout: None, session_id: None, on_error: None }
+                .checked_code()
+                .expect_err("refused")
+                .to_string()
         };
         assert!(refused(" \n".to_owned()).contains("empty"));
         assert!(refused("a\0b".to_owned()).contains("NUL"));

@@ -142,6 +142,7 @@ pub(super) fn configure(server: &Server, call: &mut Call) -> Result<CallToolResu
         cpu_alert: asked.cpu_alert,
         hung_after: asked.hung_after,
         recovery: asked.recovery,
+        checkpoints: asked.checkpoints,
     };
     let policy = session
         .shared

@@ -6,6 +6,8 @@
 
 pub mod arguments;
 pub(in crate::server) mod asking;
+mod branches;
+mod checkpoints;
 mod files;
 mod health;
 mod lookup;
@@ -34,6 +36,7 @@ use serde::Serialize;
 
 use super::{
     Server,
+    checkpoints::CheckpointError,
     clients::Client,
     files::FileError,
     notebook::NotebookError,
@@ -68,6 +71,9 @@ pub enum ToolError {
     /// A script.
     #[error(transparent)]
     Script(#[from] ScriptError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A client that cannot be recognised wants to be remembered.
     #[error(
         "this client sends nothing to recognise it by (no cookie, no session header), so its active session cannot be \
@@ -172,6 +178,36 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "delete_session",
             Effect::Destroys,
             "Ends a session: its interpreter, its variables and every process it started. `default` cannot be deleted.",
+        ),
+        define::<a::CheckpointSession, r::MadeCheckpoint>(
+            "checkpoint_session",
+            Effect::Changes,
+            "Freezes a copy of everything a session has (variables, imports, open objects), in milliseconds: restore_checkpoint goes back to it, as often as wanted. Files and the outside world are not part of it, and what the copy shares with them is listed as warnings. Refused while threads run, which a copy would not have.",
+        ),
+        define::<a::ListCheckpoints, r::CheckpointList>(
+            "list_checkpoints",
+            Effect::Reads,
+            "Lists checkpoints with name, session, the cell after which they were made, and the memory that each holds alone.",
+        ),
+        define::<a::RestoreCheckpoint, r::RestoredCheckpoint>(
+            "restore_checkpoint",
+            Effect::Destroys,
+            "Takes a session back to a checkpoint: every variable is as it was then, and what was done since is gone. The checkpoint stays. Files and the outside world are not rolled back. Waits for a running cell to end.",
+        ),
+        define::<a::ForkSession, r::ForkedSession>(
+            "fork_session",
+            Effect::Changes,
+            "Makes a session that begins as a copy of another, or of a checkpoint of it, with all variables; both go on independently. Open files and connections are shared by the two.",
+        ),
+        define::<a::DeleteCheckpoint, r::DeletedCheckpoint>(
+            "delete_checkpoint",
+            Effect::Destroys,
+            "Deletes a checkpoint and frees the memory that it holds alone.",
+        ),
+        define::<a::RunBranches, r::Branches>(
+            "run_branches",
+            Effect::Open,
+            "Tries several pieces of code from the same state: the session is copied once for each, they run side by side, and what each came to is returned as run_python_code does. With keep the session then goes on as one of them; otherwise it is as before. Files and the outside world are shared by all branches and are not rolled back.",
         ),
         define::<a::GetKernelHealth, r::Health>(
             "get_kernel_health",
@@ -293,6 +329,12 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "switch_session" => sessions::switch(server, &mut call),
         "list_sessions" => sessions::list(server, &mut call),
         "delete_session" => sessions::delete(server, &mut call).await,
+        "checkpoint_session" => checkpoints::checkpoint(server, &mut call).await,
+        "list_checkpoints" => checkpoints::list(server, &mut call).await,
+        "restore_checkpoint" => checkpoints::restore(server, &mut call).await,
+        "fork_session" => checkpoints::fork(server, &mut call).await,
+        "delete_checkpoint" => checkpoints::delete(server, &mut call),
+        "run_branches" => Box::pin(branches::run(server, call)).await,
         "get_kernel_health" => health::get(server, &mut call).await,
         "get_health_report" => health::report_all(server, &mut call).await,
         "configure_health" => health::configure(server, &mut call),

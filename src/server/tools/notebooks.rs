@@ -110,6 +110,7 @@ pub(super) async fn run(server: &Server, mut call: Call) -> Result<CallToolResul
                 cancel: call.context.ct.clone(),
                 asked: Instant::now(),
                 live: live.clone(),
+                on_error: Default::default(),
                 questions: None,
             };
             let deleted = || SessionError::Deleted(session.id.to_string());

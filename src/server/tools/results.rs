@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
 
+mod checkpoints;
 mod files;
 mod health;
 mod lookup;
@@ -15,6 +16,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::{
+    checkpoints::{
+        Branch, Branches, CheckpointEntry, CheckpointList, DeletedCheckpoint, ForkedSession, MadeCheckpoint,
+        RestoredCheckpoint,
+    },
     files::{DeletedFile, FilePiece, Files, SavedScript, WrittenFile},
     health::{
         ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, Recovery, Responsiveness, Series,
@@ -68,7 +73,13 @@ pub struct Cell {
     /// Why and how the worker process ended.
     pub death: Option<Exit>,
     /// `kept`: the session's variables are as this cell left them. `lost`: those of earlier cells are gone, see `notice`.
+    /// `restored`: the worker is gone, and the session has gone on from a checkpoint, see `recovered_from`. `rolled_back`:
+    /// they are as before this cell.
     pub state: &'static str,
+    /// The worker is gone, and the session has gone on from a checkpoint: the last cell whose effects are there.
+    pub recovered_from: Option<u64>,
+    /// First and last of the cells whose effects are not there any more.
+    pub lost_cells: Option<(u64, u64)>,
     /// What to know about the session, in sentences.
     pub notice: Option<String>,
     /// What the supervisor has to say about the session since its last reply: thresholds crossed, steps taken.

@@ -42,6 +42,7 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let asked_for = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let timeout = session.limits.cell_limit(asked_for);
+    let on_error = asked.on_error.unwrap_or_default().into();
     let code = asked.checked_code()?;
     let live = progress::live(&call.context);
     let (ask, questions) = mpsc::unbounded_channel();
@@ -53,6 +54,7 @@ pub(super) async fn run_python_code(server: &Server, mut call: Call) -> Result<C
         cancel: cancel.clone(),
         asked: Instant::now(),
         live: live.clone(),
+        on_error,
         questions: asking::way(&call.context).map(|_| ask),
     };
     let outcome = session.run(order)?;

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::health::RecoveryPolicy;
+use crate::server::{checkpoints::Automatic, health::RecoveryPolicy};
 
 /// `get_kernel_health`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -43,6 +43,9 @@ pub struct ConfigureHealth {
     /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
     /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
     pub recovery: Option<RecoveryPolicy>,
+    /// `last`: after each cell that ended well a checkpoint replaces the one before, and when the worker dies the session
+    /// goes on from it, with its variables. `off`: no checkpoint is made without being asked for.
+    pub checkpoints: Option<Automatic>,
 }
 
 /// `check_kernel_responsiveness`.

@@ -8,12 +8,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Exit, LimitsInForce};
-use crate::server::health::{
-    HealthStatus, RecoveryPolicy, State,
-    alerts::{Alert, Kind},
-    crashes::CrashReport,
-    recovery::Taken,
-    stacks::Stacks,
+use crate::server::{
+    checkpoints::Automatic,
+    health::{
+        HealthStatus, RecoveryPolicy, State,
+        alerts::{Alert, Kind},
+        crashes::CrashReport,
+        recovery::Taken,
+        stacks::Stacks,
+    },
 };
 
 /// `get_kernel_health`.
@@ -108,6 +111,8 @@ pub struct Thresholds {
     pub restart_budget: u32,
     /// Seconds.
     pub restart_window: f64,
+    /// Checkpoints that are made without being asked for.
+    pub checkpoints: Automatic,
 }
 
 /// The past of a session.
