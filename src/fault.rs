@@ -1,6 +1,6 @@
 //! Named moments at which a test can make a process fail. Empty in release builds.
 //!
-//! Runs in: zygote, worker. A fault is armed by the environment variable `FORKPY_FAULT`: `NAME:NUMBER=ACTION`, several
+//! Runs in: zygote, worker, checkpoint. A fault is armed by the environment variable `FORKPY_FAULT`: `NAME:NUMBER=ACTION`, several
 //! separated by `,`. The number tells one moment of a name from another: the cell's number in a worker, the fork's in
 //! the zygote. Actions: `kill` (SIGKILL), `stop` (SIGSTOP, goes on with SIGCONT), `fail` (the caller's own failure).
 //!
@@ -11,6 +11,12 @@
 //! | `worker.replied` | the reply is written |
 //! | `worker.hello` | number 0: a new worker is about to say hello |
 //! | `worker.probe` | number 0: a new worker is to prove itself; one that fails evaluates 1+1 to 3 |
+//! | `worker.checkpoint` | number of the checkpoint: it is asked for and not made |
+//! | `worker.checkpointed` | the same: it is made and the worker has not said so |
+//! | `checkpoint.settle` | the same: it has just been forked |
+//! | `checkpoint.frozen` | the same: it is about to say that it is ready |
+//! | `checkpoint.wake` | the same: it is about to fork a worker |
+//! | `checkpoint.woken` | in a worker just woken; the number counts those of its checkpoint |
 //! | `zygote.fork` | a fork was asked for and not done |
 
 /// The variable.

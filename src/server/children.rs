@@ -100,6 +100,22 @@ impl Children {
         }
     }
 
+    /// Ends and reaps strays until there are none, for some seconds: one that was expected and came too late is one.
+    /// Blocking.
+    pub fn end_strays(&self) {
+        const LOOKS: u32 = 200;
+        let own = own_pid();
+        for _ in 0..LOOKS {
+            if !processes::table().iter().any(|process| self.is_stray(process, own)) {
+                return;
+            }
+            let spare = self.0.lock().known.clone();
+            processes::kill_families(|process| self.is_stray(process, own), &spare);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            self.reap_strays();
+        }
+    }
+
     fn is_stray(&self, process: &Process, own: i32) -> bool {
         process.parent == own && !self.0.lock().known.contains(&process.pid) && !self.may_be_a_birth(process, own)
     }

@@ -25,7 +25,7 @@ pub use self::{
     rollback::{CheckpointWish, Hold},
 };
 use super::{
-    checkpoints::{Checkpoint, Checkpoints, LAST, StoreError},
+    checkpoints::{Checkpoint, Checkpoints, StoreError},
     children::Children,
     health::{HealthPolicy, alerts::Book, crashes::Crashes, recovery::Step, stacks::Stacks},
     live::Live,
@@ -281,6 +281,7 @@ impl Session {
             obituary: None,
             lost: None,
             recovered: None,
+            fresh: None,
             background: Vec::new(),
             later: Vec::new(),
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
@@ -416,6 +417,8 @@ struct Task {
     lost: Option<String>,
     /// What was recovered while nobody called, until a reply has said so.
     recovered: Option<(String, Recovered)>,
+    /// The newest automatic checkpoint, of which it is not known yet whether it is of use.
+    fresh: Option<Arc<Checkpoint>>,
     background: Vec<u8>,
     /// Interventions that came in the middle of something and are still to be carried out.
     later: Vec<Urgent>,
@@ -731,7 +734,7 @@ impl Task {
                 Err(reason) => result.notice = Some(format!("no variable could be carried over: {reason}")),
             }
         }
-        let kept = self.around.checkpoints.delete(&self.id, LAST).ok();
+        let kept = self.leave_behind().await;
         self.end(DeathReason::Restart).await;
         self.lost = None;
         self.recovered = None;

@@ -211,7 +211,7 @@ mod tests {
         let (ticks, page) = *UNITS;
         let cpu = Duration::from_millis(1100 * 1000 / ticks);
         let expected =
-            Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9, cpu, memory: 4096 * page, started: 9 };
+            Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9, cpu, memory: 12 * page, started: 100 };
         assert_eq!(process, expected);
     }
 

@@ -41,11 +41,12 @@ pub unsafe fn fork() -> io::Result<Side> {
     if starter == IN_CHILD {
         return Ok(Side::Child);
     }
+    // The starter lets us go on before its child has fallen to somebody; its end is what to wait for.
+    reap(starter);
     let _ = nix::sys::prctl::set_child_subreaper(true);
     if starter < 0 {
         return Err(io::Error::from_raw_os_error(i32::try_from(-starter).unwrap_or(libc::EAGAIN)));
     }
-    reap(starter);
     match FORKED.swap(0, Ordering::Acquire) {
         child if child > 0 => Ok(Side::Parent { child }),
         error => Err(io::Error::from_raw_os_error(-error)),
@@ -125,7 +126,7 @@ unsafe fn start() -> i64 {
 }
 
 fn reap(starter: i64) {
-    let Ok(starter) = libc::pid_t::try_from(starter) else { return };
+    let Some(starter) = libc::pid_t::try_from(starter).ok().filter(|starter| *starter > 0) else { return };
     loop {
         // SAFETY: a null status is allowed. __WALL: a child that sends no signal is not seen otherwise.
         let waited = unsafe { libc::waitpid(starter, std::ptr::null_mut(), libc::__WALL) };

@@ -127,6 +127,7 @@ fn serve(
 ) -> Result<(), FrameError> {
     let say = |reader: &FrameReader, message: &FromCheckpoint| blocking::write(reader.stream(), message, MAX_ZYGOTE);
     say(reader, &FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards })?;
+    let mut wakes = 0;
     loop {
         let ToCheckpoint::Wake { session, keep_random } = reader.read()? else { continue };
         let count = Purpose::Session { name: String::new() }.descriptors();
@@ -134,8 +135,10 @@ fn serve(
             None => FromCheckpoint::WakeFailed { message: "descriptors did not arrive".to_owned() },
             Some([cell, control, stdout, stderr, black_box]) => {
                 let _ = fault::at("checkpoint.wake", number);
+                wakes += 1;
                 match fork_again(py) {
                     Ok(Side::Child) => {
+                        let _ = fault::at("checkpoint.woken", wakes);
                         close(std::os::fd::AsRawFd::as_raw_fd(reader.stream()));
                         let limits = bench.limits;
                         let assignment = Assignment { session, limits, cell, control, stdout, stderr, black_box };

@@ -55,7 +55,7 @@ pub struct Making {
     /// Its number within the server.
     pub number: u64,
     link: UnixStream,
-    _expected: Expected,
+    expected: Expected,
     children: Children,
 }
 
@@ -67,8 +67,15 @@ impl Making {
     pub fn begin(children: &Children) -> io::Result<(Self, UnixStream)> {
         let (link, theirs) = UnixStream::pair()?;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let making = Self { number, link, _expected: children.expect(), children: children.clone() };
+        let making = Self { number, link, expected: children.expect(), children: children.clone() };
         Ok((making, theirs))
+    }
+
+    /// The worker has died or refused: a checkpoint that exists all the same ends, for its socket is closed.
+    pub fn give_up(self) {
+        let Self { children, link, expected, .. } = self;
+        drop((link, expected));
+        tokio::task::spawn_blocking(move || children.end_strays());
     }
 
     /// The worker has forked it, and goes on.
@@ -104,6 +111,7 @@ impl Making {
             killer,
             alive,
             memory: AtomicU64::new(0),
+            revoked: AtomicBool::new(false),
         }))
     }
 }
@@ -143,6 +151,7 @@ pub struct Checkpoint {
     killer: PidFd,
     alive: Arc<AtomicBool>,
     memory: AtomicU64,
+    revoked: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -172,6 +181,17 @@ impl Checkpoint {
     #[must_use]
     pub fn is_automatic(&self) -> bool {
         *self.name == *LAST
+    }
+
+    /// It is of a state that the session has left: it is not to be kept.
+    pub fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
+    /// Whether it may be kept.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        !self.revoked.load(Ordering::Acquire)
     }
 
     /// Whether its process lives.

@@ -161,10 +161,13 @@ impl Checkpoints {
         table.contains_key(&(Arc::clone(session), Arc::from(LAST))) || table.len() < self.0.bounds.all
     }
 
-    /// Keeps it, in the place of an automatic one of the same session if it is one itself.
+    /// Keeps it, in the place of an older automatic one of the same session if it is one itself.
     pub fn keep(&self, checkpoint: Arc<Checkpoint>) {
         let key = (Arc::clone(&checkpoint.session), Arc::clone(&checkpoint.name));
-        let replaced = self.0.table.lock().insert(key, checkpoint);
+        let mut table = self.0.table.lock();
+        let newer = table.get(&key).is_some_and(|held| held.number > checkpoint.number);
+        let replaced = if newer || !checkpoint.is_valid() { Some(checkpoint) } else { table.insert(key, checkpoint) };
+        drop(table);
         drop(replaced);
     }
 

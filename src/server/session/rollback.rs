@@ -68,12 +68,14 @@ impl Task {
         let (making, theirs) = Making::begin(&self.around.children).map_err(|error| fail(&self.id, error))?;
         let request = ToWorker::Checkpoint { number: making.number, force };
         let began = Instant::now();
-        match self.ask_with(request, &[theirs.as_fd()]).await? {
-            FromWorker::Checkpointed { pid, missing } => {
-                telemetry::checkpoint_made(began.elapsed());
-                let birth = Birth { name, session: &self.id, cell: self.last_cell };
-                making.born(birth, pid, missing).map_err(|error| fail(&self.id, error))
-            }
+        let answer = self.ask_with(request, &[theirs.as_fd()]).await;
+        if let Ok(FromWorker::Checkpointed { pid, missing }) = answer {
+            telemetry::checkpoint_made(began.elapsed());
+            let birth = Birth { name, session: &self.id, cell: self.last_cell };
+            return making.born(birth, pid, missing).map_err(|error| fail(&self.id, error));
+        }
+        making.give_up();
+        match answer? {
             FromWorker::Threaded(threads) => {
                 Err(SessionError::Threads { session: self.id.to_string(), threads: threads.join(", ") })
             }
@@ -92,8 +94,15 @@ impl Task {
         }
         match self.freeze(LAST, false).await {
             Ok(checkpoint) => {
-                self.around.checkpoints.keep(checkpoint);
                 self.shared.update(|status| status.unkept = None);
+                self.fresh = Some(Arc::clone(&checkpoint));
+                // The one before is let go when this one is known to be of use.
+                let store = self.around.checkpoints.clone();
+                tokio::spawn(async move {
+                    if checkpoint.hazards().await.is_ok() {
+                        store.keep(checkpoint);
+                    }
+                });
             }
             Err(error) => self.unkept(error.to_string()),
         }
@@ -163,7 +172,7 @@ impl Task {
         if self.worker.is_some() || ordered || policy.recovery == RecoveryPolicy::Manual {
             return None;
         }
-        let last = self.around.checkpoints.last(&self.id)?;
+        let last = self.newest().await?;
         let began = Instant::now();
         // A session that dies again and again is not kept alive for ever.
         let parked = self.shared.record(|record| {
@@ -175,7 +184,11 @@ impl Task {
             return None;
         }
         let lost = (last.cell < self.last_cell).then_some((last.cell + 1, self.last_cell));
-        let promoted = self.go_on_from(&last, false).await;
+        // It is still there when what it woke did not come up, and may be asked once more.
+        let promoted = match self.go_on_from(&last, false).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.go_on_from(&last, false).await,
+        };
         let detail = match &promoted {
             Ok(()) => {
                 format!("went on from the checkpoint after cell {}; it answered a ping and an evaluation", last.cell)
@@ -186,6 +199,27 @@ impl Task {
         promoted.ok()?;
         self.shared.record(|record| record.ledger.proven(&policy));
         Some(Recovered { from: last.cell, lost })
+    }
+
+    /// The newest checkpoint of policy `last` that is of use.
+    async fn newest(&mut self) -> Option<Arc<Checkpoint>> {
+        if let Some(fresh) = self.fresh.take()
+            && fresh.is_valid()
+            && fresh.hazards().await.is_ok()
+        {
+            self.around.checkpoints.keep(Arc::clone(&fresh));
+        }
+        self.around.checkpoints.last(&self.id)
+    }
+
+    /// The state that policy `last` has kept is left behind: gives what there was of it.
+    pub(super) async fn leave_behind(&mut self) -> Option<Arc<Checkpoint>> {
+        let newest = self.newest().await;
+        if let Some(newest) = &newest {
+            newest.revoke();
+            let _ = self.around.checkpoints.delete(&self.id, LAST);
+        }
+        newest
     }
 
     /// Stands still for somebody who tries things out on copies.
@@ -216,6 +250,7 @@ impl Task {
             let done = gone_on.is_ok();
             let _ = answer.send(gone_on);
             if done {
+                self.leave_behind().await;
                 self.keep_last().await;
             }
         }
@@ -231,7 +266,7 @@ impl Task {
             Order::Restore { from, keep_random, reply } => {
                 let restored = self.go_on_from(&from, keep_random).await;
                 if restored.is_ok() {
-                    self.around.checkpoints.delete(&self.id, LAST).ok();
+                    self.leave_behind().await;
                     self.keep_last().await;
                 }
                 let _ = reply.send(restored);
