@@ -2,7 +2,8 @@
 
 Owns: the state of the random generators that a checkpoint remembers. May not walk over all objects:
 that would touch, and so copy, every page that the checkpoint shares with its session.
-Runs in: worker main thread (`threads`, `before`), checkpoint (`hazards`), worker just woken (`wake`).
+Runs in: worker main thread (`threads`, `before`), checkpoint (`hazards`), worker just woken
+(`wake`).
 """
 
 from __future__ import annotations

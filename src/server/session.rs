@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::recover::Obituary;
 pub use self::{
     recover::NoWorker,
-    rollback::{CheckpointWish, Hold},
+    rollback::{CheckpointWish, Chosen, Hold},
 };
 use super::{
     checkpoints::{Checkpoint, Checkpoints, StoreError},
@@ -584,6 +584,14 @@ impl Task {
         }
     }
 
+    /// Whether the worker, whose socket is closed, has ended by itself.
+    async fn has_ended(&self) -> bool {
+        match &self.worker {
+            Some(worker) => tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_ok(),
+            None => true,
+        }
+    }
+
     /// Asks the worker something other than a cell.
     async fn ask(&mut self, request: ToWorker) -> Result<FromWorker, SessionError> {
         self.ask_with(request, &[]).await
@@ -613,12 +621,15 @@ impl Task {
                 if matches!(other, Some(Err(_))) {
                     self.kill_with_evidence().await;
                 }
-                self.kill();
+                let closed = matches!(other, Some(Ok(Err(FrameError::Closed | FrameError::Io(_)))));
                 let reason = match &other {
                     None => DeathReason::Itself,
+                    // The socket's end is heard before the process'.
+                    Some(_) if closed && self.has_ended().await => DeathReason::Itself,
                     Some(Err(_)) => DeathReason::Unresponsive,
                     Some(Ok(_)) => DeathReason::ProtocolBroken,
                 };
+                self.kill();
                 let death = self.bury(reason, None).await;
                 self.file_report(None).await;
                 let how = death.map_or_else(|| "ended".to_owned(), |death| death.describe());

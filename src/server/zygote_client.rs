@@ -561,7 +561,7 @@ impl Owner {
         tokio::spawn(async move {
             let family = children.clone();
             let _ = tokio::task::spawn_blocking(move || family.kill_family(pid)).await;
-            if let Ok(pidfd) = pidfd.and_then(|pidfd| watch_descriptor(pidfd)) {
+            if let Ok(pidfd) = pidfd.and_then(watch_descriptor) {
                 let _ = pidfd.readable().await;
                 // One that a checkpoint woke is our own to reap; of the others the zygote is asked.
                 let _ = pidfd.get_ref().ended(true);

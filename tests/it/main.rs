@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cells;
+mod checkpoints;
 mod clients;
 mod clock;
 mod command_line;

@@ -108,9 +108,12 @@ pub const LAST: &str = "last";
 #[derive(Debug, Clone)]
 pub struct Checkpoints(Arc<Inner>);
 
+/// By session and name.
+type Table = BTreeMap<(Arc<str>, Arc<str>), Arc<Checkpoint>>;
+
 #[derive(Debug)]
 struct Inner {
-    table: Mutex<BTreeMap<(Arc<str>, Arc<str>), Arc<Checkpoint>>>,
+    table: Mutex<Table>,
     /// What was dropped for want of room, a sentence each, until the session's next reply has said it.
     dropped: Mutex<BTreeMap<Arc<str>, Vec<String>>>,
     bounds: Bounds,

@@ -184,7 +184,18 @@ impl Ward {
             recovery: view.recovery,
             thresholds: thresholds(&view.policy),
             limits: results::LimitsInForce::from(&session.limits),
+            checkpoints: self.checkpoints(session, status),
             history: None,
+        }
+    }
+
+    fn checkpoints(&self, session: &Session, status: &Status) -> results::HeldCheckpoints {
+        let held = self.around.checkpoints.of(Some(&session.id));
+        results::HeldCheckpoints {
+            count: held.len() as u64,
+            memory: held.iter().map(|checkpoint| checkpoint.memory()).sum(),
+            last: held.iter().find(|checkpoint| checkpoint.is_automatic()).map(|checkpoint| checkpoint.cell),
+            unkept: status.unkept.clone(),
         }
     }
 

@@ -42,8 +42,11 @@ pub struct Hold {
     /// Gets the session's state as it is now.
     pub held: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
     /// Lets the session go, and on from another state if one is sent; the answer says whether that worked.
-    pub release: oneshot::Receiver<Option<(Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>)>>,
+    pub release: oneshot::Receiver<Option<Chosen>>,
 }
+
+/// The state from which a session that was held goes on, and who hears whether it did.
+pub type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);
 
 impl Task {
     /// Makes a checkpoint that was asked for.

@@ -27,7 +27,7 @@ use crate::server::{
     outcome::{CellOutcome, DeathReason, Ending, OnError},
     registry::Fork,
     render,
-    session::{CellOrder, CheckpointWish, Hold, Session, SessionError},
+    session::{CellOrder, CheckpointWish, Chosen, Hold, Session, SessionError},
 };
 
 /// Most branches of one call.
@@ -160,10 +160,8 @@ fn number_of(run: &Run) -> Option<f64> {
     inner.parse().ok().filter(|number: &f64| !number.is_nan())
 }
 
-type Release = oneshot::Sender<Option<(Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>)>>;
-
 /// The session goes on from what the branch has become.
-async fn keep_branch(run: &Result<Run, String>, release: Release) -> Result<(), String> {
+async fn keep_branch(run: &Result<Run, String>, release: oneshot::Sender<Option<Chosen>>) -> Result<(), String> {
     let run = run.as_ref().map_err(Clone::clone)?;
     let wish = CheckpointWish { name: None, force: false, kept: false };
     let chosen = run.session.checkpoint(wish).await.map_err(|error| error.to_string())?;

@@ -22,8 +22,8 @@ pub use self::{
     },
     files::{DeletedFile, FilePiece, Files, SavedScript, WrittenFile},
     health::{
-        ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, Recovery, Responsiveness, Series,
-        SeriesBucket, SeriesSample, Thresholds,
+        ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, HeldCheckpoints, Recovery,
+        Responsiveness, Series, SeriesBucket, SeriesSample, Thresholds,
     },
     lookup::{Completion, Found, Inspection, Matches},
     notebooks::{ExportedNotebook, NotebookFailure, NotebookRun},

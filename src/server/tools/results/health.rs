@@ -69,8 +69,23 @@ pub struct Health {
     pub thresholds: Thresholds,
     /// Limits it is kept to.
     pub limits: LimitsInForce,
+    /// Checkpoints of the session.
+    pub checkpoints: HeldCheckpoints,
     /// The past, when asked for.
     pub history: Option<Series>,
+}
+
+/// Checkpoints of a session, and what they take.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct HeldCheckpoints {
+    /// How many.
+    pub count: u64,
+    /// Bytes that they hold alone, as of the last look, some seconds ago at most.
+    pub memory: u64,
+    /// The cell after which policy `last` has kept one; null when it has none.
+    pub last: Option<u64>,
+    /// Why policy `last` could make none after the latest cell.
+    pub unkept: Option<String>,
 }
 
 /// What is being done about a session.
