@@ -13,7 +13,7 @@
 //! | [`server`] | server | tokio, rmcp, sysinfo, cap-std | pyo3, fork |
 //! | [`zygote`] | zygote, one thread | pyo3, sys | tokio, a second thread at the moment of a fork |
 //! | [`worker`] | worker, entered by fork | pyo3, crossbeam-channel, parking_lot | tokio |
-//! | [`fault`] | zygote, worker | nix | release builds |
+//! | [`fault`] | zygote, worker, checkpoint | nix | release builds |
 //! | [`embed`] | zygote, once | – | names of Python functions (`worker/python.rs` knows them) |
 //!
 //! # One call of `run_python_code`, in ten steps
@@ -44,6 +44,10 @@
 //! Tools for files (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
 //! Resources are `server/resources.rs`, packages `server/packages.rs`, notebooks `server/notebook.rs`.
 //!
+//! A checkpoint is a fork of an idle worker that stands still (`worker/checkpoint.rs`); what it wakes is a fork of it again
+//! (`worker/mod.rs`, `wake`). `sys/sibling.rs` makes it a child of the server and not of the worker; `server/checkpoints`
+//! keeps them; `session/rollback.rs` makes a session go back to one, or on from one when its worker has died.
+//!
 //! A script (`server/scripts.rs`) is a fork of the zygote too, but no worker: `worker/script.rs` runs one file and ends as
 //! `python` does. No frames travel; what the server holds of it are its output pipes, its pidfd and a lifeline.
 //!
@@ -52,7 +56,7 @@
 //!
 //! # Words
 //! *Session*: the user's lasting thing. *Worker*: the process serving it now. *Zygote*: parent of all workers.
-//! *Cell*: one submitted piece of code. *Frame*: bytes with a length. *Outcome*: how a cell ended.
+//! *Checkpoint*: a frozen fork of a worker. *Cell*: one submitted piece of code. *Frame*: bytes with a length. *Outcome*: how a cell ended.
 //!
 //! # Decisions that shape the code
 //! - Every worker is a *subreaper*, and so is the server: whatever a session starts, daemons included, is a descendant of
