@@ -114,6 +114,11 @@ fn client_libraries() {
 }
 
 #[test]
+fn client_checkpoints() {
+    pytest_with("tests/clients", &["test_checkpoints.py"], &prepared().libraries);
+}
+
+#[test]
 fn client_python_sdk() {
     pytest("tests/clients", &["test_python_sdk.py"]);
 }

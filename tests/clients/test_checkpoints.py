@@ -1,0 +1,96 @@
+"""Checkpoints and branches with real libraries, by FastMCP: README's example, and what a fork must not break.
+
+Sessions run in the environment of libraries.txt (FORKPY_TEST_VENV, which prepare.py makes).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmcp import Client
+
+    from support import Forkpy
+
+
+async def run(client: Client, code: str, **more: Any) -> dict[str, Any]:
+    result = await client.call_tool("run_python_code", {"code": code, "timeout": 100, **more}, raise_on_error=False)
+    return result.structured_content
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    return (await client.call_tool(tool, arguments)).structured_content
+
+
+async def value(client: Client, code: str, **more: Any) -> str:
+    reply = await run(client, code, **more)
+    assert reply["status"] == "ok", reply
+    return reply["results"][-1]
+
+
+async def test_numpy_pandas_and_matplotlib_survive_a_fork(forkpy_stdio: Forkpy) -> None:
+    async with forkpy_stdio.client() as client:
+        # A product large enough for OpenBLAS to start its threads, which are no obstacle.
+        await run(
+            client,
+            "import numpy as np, pandas as pd, matplotlib.pyplot as plt\n"
+            "a = np.random.default_rng(1).random((600, 600)); total = float((a @ a).sum())\n"
+            "df = pd.DataFrame({'k': ['a', 'b'] * 50, 'v': range(100)})\n"
+            "fig, ax = plt.subplots(); ax.plot([1, 3, 2]); plt.close(fig)",
+        )
+        made = await call(client, "checkpoint_session", name="start")
+        assert made["warnings"] == [], made
+        await run(client, "a[:] = 0; df.drop(columns='v', inplace=True); ax.clear()")
+        for _ in range(2):
+            await call(client, "restore_checkpoint", name="start")
+            assert await value(client, "abs(float((a @ a).sum()) - total) < 1e-6") == "True"
+            assert await value(client, "df.groupby('k').v.sum().tolist()") == "[2450, 2500]"
+            shown = await client.call_tool("run_python_code", {"code": "fig"})
+            assert [block.type for block in shown.content].count("image") == 1
+            await run(client, "a[:] = 0; df.drop(columns='v', inplace=True)")
+
+
+async def test_copies_draw_their_own_numbers(forkpy_stdio: Forkpy) -> None:
+    async with forkpy_stdio.client() as client:
+        await run(client, "import numpy as np\nnp.random.seed(3)")
+        await call(client, "checkpoint_session", name="seeded")
+        first = await value(client, "np.random.random()")
+        await call(client, "restore_checkpoint", name="seeded", keep_random=True)
+        assert await value(client, "np.random.random()") == first
+        await call(client, "restore_checkpoint", name="seeded")
+        assert await value(client, "np.random.random()") != first
+        branches = await call(client, "run_branches", codes=["np.random.random()"] * 3)
+        drawn = {branch["outcome"]["results"][0] for branch in branches["branches"]}
+        assert len(drawn) == 3, drawn
+
+
+async def test_a_pool_of_native_threads_is_named_by_its_library(forkpy_stdio: Forkpy) -> None:
+    async with forkpy_stdio.client() as client:
+        await run(client, "import polars as pl\npl.DataFrame({'x': range(1000)}).lazy().sum().collect()")
+        refused = await client.call_tool("checkpoint_session", {}, raise_on_error=False)
+        assert refused.is_error and "polars" in refused.content[0].text, refused
+
+
+async def test_the_best_of_three_models_is_kept_and_survives_a_segfault(forkpy_stdio: Forkpy) -> None:
+    async with forkpy_stdio.client() as client:
+        await call(client, "configure_health", checkpoints="last")
+        await run(
+            client,
+            "import numpy as np\n"
+            "from sklearn.linear_model import LogisticRegression\n"
+            "from sklearn.naive_bayes import GaussianNB\n"
+            "from sklearn.tree import DecisionTreeClassifier\n"
+            "rng = np.random.default_rng(0)\n"
+            "X = rng.normal(size=(400, 5)); y = (X[:, 0] + 0.3 * rng.normal(size=400) > 0).astype(int)",
+        )
+        made = ["LogisticRegression()", "DecisionTreeClassifier(max_depth=1)", "GaussianNB()"]
+        codes = [f"model = {one}.fit(X[:300], y[:300]); model.score(X[300:], y[300:])" for one in made]
+        tried = await call(client, "run_branches", codes=codes, keep="max")
+        scores = [float(branch["outcome"]["results"][0].rpartition("(")[2].rstrip(")")) for branch in tried["branches"]]
+        assert scores[tried["kept"]] == max(scores), tried
+        best = made[tried["kept"]].partition("(")[0]
+        assert await value(client, "type(model).__name__") == f"'{best}'"
+        crashed = await run(client, "import ctypes; ctypes.string_at(0)")
+        assert (crashed["status"], crashed["state"]) == ("died", "restored"), crashed
+        assert crashed["death"]["signal"] == "SIGSEGV" and crashed["death"]["report"]
+        assert await value(client, f"model.score(X[300:], y[300:]) == {max(scores)!r}") in ("True", "np.True_")
