@@ -1,4 +1,4 @@
-"""What a session carries over a restart: `save` in the old worker, `load` in the new one.
+"""What a session carries to another process: `save` in one worker, `load` in another.
 
 Owns: which variables are carried. The file is laid out by `statefile`, filled by `statepickle`.
 Runs in: worker main thread, between cells.
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
-    # names carried, and (name, why not) of the others
-    Report: TypeAlias = tuple[list[str], list[tuple[str, str]]]
+    # names carried, (name, why not) of the others, and names that stood for something else before
+    Report: TypeAlias = tuple[list[str], list[tuple[str, str]], list[str]]
 
 _MODULE = type(sys)
 
@@ -33,9 +33,9 @@ def save(path: str) -> Report:
     values = {name: value for name, value in variables.items() if name not in modules}
     with statefile.Writer(path) as writer:
         refused = statepickle.write_groups(values, writer)
-        writer.finish(modules)
+        writer.finish(modules, statepickle.pickler_name())
     saved = [name for name in variables if name not in refused]
-    return _report(saved, refused)
+    return _report(saved, refused, [])
 
 
 def load(path: str) -> Report:
@@ -49,8 +49,9 @@ def load(path: str) -> Report:
             _carry([name], restored, refused, _import, name, module)
         for names, file in reader.groups():
             _carry(names, restored, refused, statepickle.read_group, file)
+    replaced = [name for name in restored if name in namespace]
     namespace.update(restored)
-    return _report(list(restored), refused)
+    return _report(list(restored), refused, replaced)
 
 
 def _variables() -> dict[str, Any]:
@@ -89,7 +90,8 @@ def _carry(
         refused.update(dict.fromkeys(names, statepickle.reason(error)))
 
 
-def _report(names: list[str], refused: dict[str, str]) -> Report:
+def _report(names: list[str], refused: dict[str, str], replaced: list[str]) -> Report:
     from forkpy_worker.results import clean
 
-    return [clean(name) for name in names], [(clean(n), clean(why)) for n, why in refused.items()]
+    skipped = [(clean(name), clean(why)) for name, why in refused.items()]
+    return [clean(name) for name in names], skipped, [clean(name) for name in replaced]

@@ -1,4 +1,4 @@
-"""The file that carries a session's variables over a restart.
+"""The file that carries a session's variables to another process, or to another day.
 
 Owns: its layout. Knows nothing of pickles: a group's content is bytes to it.
 Runs in: worker main thread, between cells.
@@ -7,30 +7,36 @@ Layout, numbers little-endian:
 
     magic "forkpy state\n" · u16 version
     the groups' bytes, one after the other, possibly with dead bytes between
-    index: JSON {"modules": {name: module}, "groups": [[[name, ...], offset, length], ...]}
-    trailer: u64 offset of the index · u32 its length · magic "end\n"
+    index: JSON {"python": "3.11", "pickler": "cloudpickle 3.1", "modules": {name: module},
+                 "groups": [[[name, ...], offset, length, sha256], ...]}
+    trailer: u64 offset of the index · u32 its length · sha256 of the index · magic "end\n"
 
 The trailer comes last, so a file that was cut short has none and is refused. The file appears under
-its name only when complete.
+its name only when complete, and every byte of it that is read is checked before any is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
 MAGIC = b"forkpy state\n"
-VERSION = 1
+VERSION = 2
 _END = b"end\n"
+# Pickled code is of one version of Python.
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _HEAD = struct.Struct(f"<{len(MAGIC)}sH")
-_TRAILER = struct.Struct(f"<QI{len(_END)}s")
+_TRAILER = struct.Struct(f"<QI32s{len(_END)}s")
+_CHUNK = 1 << 20
 
 
 class Writer:
@@ -40,10 +46,10 @@ class Writer:
         """Open it for the owner's eyes only, beside the place where it will appear."""
         self._path = path
         self._draft = f"{path}.{os.getpid()}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._groups: dict[tuple[str, ...], tuple[int, int]] = {}
         self._finished = False
-        self.file: BinaryIO = open(os.open(self._draft, flags, 0o600), "wb")  # noqa: SIM115
+        self.file: BinaryIO = open(os.open(self._draft, flags, 0o600), "w+b")  # noqa: SIM115
         os.fchmod(self.file.fileno(), 0o600)
         self.file.write(_HEAD.pack(MAGIC, VERSION))
 
@@ -77,13 +83,18 @@ class Writer:
         """Take a group out again; its bytes stay, dead."""
         del self._groups[tuple(names)]
 
-    def finish(self, modules: dict[str, str]) -> None:
+    def finish(self, modules: dict[str, str], pickler: str) -> None:
         """Write index and trailer and let the file appear."""
-        groups = [[list(names), *place] for names, place in self._groups.items()]
-        index = json.dumps({"modules": modules, "groups": groups}).encode()
         offset = self.file.tell()
+        groups = [
+            [list(names), *place, _digest(self.file, *place).hexdigest()]
+            for names, place in self._groups.items()
+        ]
+        content = {"python": PYTHON, "pickler": pickler, "modules": modules, "groups": groups}
+        index = json.dumps(content).encode()
+        self.file.seek(offset)
         self.file.write(index)
-        self.file.write(_TRAILER.pack(offset, len(index), _END))
+        self.file.write(_TRAILER.pack(offset, len(index), hashlib.sha256(index).digest(), _END))
         self.file.close()
         os.replace(self._draft, self._path)
         self._finished = True
@@ -93,10 +104,10 @@ class Reader:
     """A state file being read; ValueError at once when it is none, or not whole."""
 
     def __init__(self, path: str) -> None:
-        """Open it and check it."""
+        """Open it and check all of it."""
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115
         try:
-            self._read_index(path)
+            self._read_index()
         except BaseException:
             self._file.close()
             raise
@@ -116,38 +127,61 @@ class Reader:
 
     def groups(self) -> Iterator[tuple[list[str], BinaryIO]]:
         """Give the names of each group, and the file standing where its bytes begin."""
-        for names, offset, _length in self._groups:
+        for names, offset, _length, _digest in self._groups:
             self._file.seek(offset)
             yield names, self._file
 
-    def _read_index(self, path: str) -> None:
+    def _read_index(self) -> None:
         size = os.fstat(self._file.fileno()).st_size
         head = self._file.read(_HEAD.size)
         if len(head) < _HEAD.size or not head.startswith(MAGIC):
-            raise ValueError(f"not a saved session state: {path}")
+            raise ValueError("it is no saved session state")
         version = _HEAD.unpack(head)[1]
         if version != VERSION:
-            raise ValueError(f"saved session state of version {version}, not {VERSION}: {path}")
+            raise ValueError(
+                f"it is a saved session state of format {version}, and this is {VERSION}"
+            )
         try:
             index = json.loads(self._index_bytes(size))
+            python = str(index["python"])
             self.modules: dict[str, str] = dict(index["modules"])
             self._groups = [_checked(group, size) for group in index["groups"]]
+            for _names, offset, length, digest in self._groups:
+                if _digest(self._file, offset, length).hexdigest() != digest:
+                    raise ValueError("a group is not as it was written")
         except (struct.error, KeyError, TypeError, ValueError, OSError) as error:
-            raise ValueError(f"saved session state is incomplete or damaged: {path}") from error
+            raise ValueError("it is incomplete or damaged") from error
+        if python != PYTHON:
+            raise ValueError(f"it was saved by Python {python}, and this session has {PYTHON}")
 
     def _index_bytes(self, size: int) -> bytes:
         self._file.seek(max(_HEAD.size, size - _TRAILER.size))
-        offset, length, end = _TRAILER.unpack(self._file.read())
+        offset, length, digest, end = _TRAILER.unpack(self._file.read())
         if end != _END or offset + length + _TRAILER.size != size:
             raise ValueError("trailer does not fit")
         self._file.seek(offset)
-        return self._file.read(length)
+        index = self._file.read(length)
+        if hashlib.sha256(index).digest() != digest:
+            raise ValueError("index is not as it was written")
+        return index
 
 
-def _checked(group: list[list[str] | int], size: int) -> tuple[list[str], int, int]:
-    names, offset, length = group
+def _digest(file: BinaryIO, offset: int, length: int) -> Any:
+    digest = hashlib.sha256()
+    file.seek(offset)
+    while length:
+        chunk = file.read(min(length, _CHUNK))
+        if not chunk:
+            raise ValueError("group cut short")
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest
+
+
+def _checked(group: list[Any], size: int) -> tuple[list[str], int, int, str]:
+    names, offset, length, digest = group
     if not (isinstance(names, list) and isinstance(offset, int) and isinstance(length, int)):
         raise TypeError("group of the wrong shape")
     if offset < _HEAD.size or length < 0 or offset + length > size:
         raise ValueError("group outside the file")
-    return names, offset, length
+    return names, offset, length, digest

@@ -7,6 +7,10 @@ Runs in: worker main thread, between cells.
 Each variable is pickled alone first. That shows whether it can be, and the pickler's memo shows
 which objects it reaches; variables that reach a common one are a group and are pickled again,
 together.
+
+cloudpickle, where the environment has it, pickles functions and classes of cells by value; with
+pickle alone they are refused. A function of a cell gets the session that it is loaded in for its
+globals, as it had the one that it was defined in.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import pickle
 import sys
 from types import FunctionType
 
+from forkpy_worker.place import namespace
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from forkpy_worker.statefile import Writer
 
 _PROTOCOL = 5
+_by_value: Any = None
 # A memo of more bytes than this (about two million objects) is not looked into.
 _MAX_MEMO = 64_000_000
 
@@ -34,6 +41,55 @@ class _Refusing(pickle.Pickler):
         if _is_of_a_cell(obj):
             raise pickle.PicklingError(_refusal(obj))
         return NotImplemented
+
+
+def pickler_name() -> str:
+    """Name what pickles here, for the file's head."""
+    cloudpickle = _cloudpickle()
+    return "pickle" if cloudpickle is None else f"cloudpickle {cloudpickle.__version__}"
+
+
+def _cloudpickle() -> Any:
+    try:
+        import cloudpickle
+    except ImportError:
+        return None
+    return cloudpickle
+
+
+def session_globals() -> dict[str, Any]:
+    """Give what a function of a cell has for its globals; pickles name this."""
+    return namespace
+
+
+class _Globals(dict):
+    """Stands in a pickle for the globals of the session that it is loaded in."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return session_globals, ()
+
+
+def _pickler_class() -> type[pickle.Pickler]:
+    global _by_value
+    cloudpickle = _cloudpickle()
+    if cloudpickle is None:
+        return _Refusing
+    if _by_value is None:
+
+        class ByValue(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+            """cloudpickle's, but for what a cell's function takes along of its session: nothing."""
+
+            def _dynamic_function_reduce(self, func: Any) -> Any:
+                reduced = super()._dynamic_function_reduce(func)
+                if func.__globals__ is not namespace:
+                    return reduced
+                make, arguments, (state, slots), *rest = reduced
+                # Variables of the session are saved as such, and not once more with each function.
+                slots = {**slots, "__globals__": {}}
+                return (make, (arguments[0], _Globals(), *arguments[2:]), (state, slots), *rest)
+
+        _by_value = ByValue
+    return _by_value
 
 
 def _is_of_a_cell(obj: Any) -> bool:
@@ -84,7 +140,7 @@ def _write(writer: Writer, group: dict[str, Any]) -> list[Any]:
     """Append a group to the file; give the objects in it that others may share."""
     start = writer.file.tell()
     sink = _Sink(writer.file)
-    pickler = _Refusing(sink, _PROTOCOL)
+    pickler = _pickler_class()(sink, _PROTOCOL)
     try:
         pickler.dump(group)
     except KeyboardInterrupt:

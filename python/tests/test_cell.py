@@ -3,6 +3,8 @@
 import pathlib
 import sys
 
+import pytest
+
 from forkpy_worker import cell, state, variables
 
 
@@ -37,10 +39,14 @@ def test_variables_are_listed_without_modules() -> None:
     assert "os" not in found and "_hidden" not in found
 
 
-def test_state_goes_through_a_file_and_names_what_cannot(tmp_path: pathlib.Path) -> None:
+def test_state_goes_through_a_file_and_names_what_cannot(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without cloudpickle, wherever these tests run.
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
     cell.run_cell(8, "carried = {'a': 1}\nclass Local: pass\nlocal = Local()")
-    names, skipped = state.save(str(tmp_path / "s"))
+    names, skipped, _ = state.save(str(tmp_path / "s"))
     assert "carried" in names and {"Local", "local"} <= {name for name, _ in skipped}
     del main_names()["carried"]
-    restored, _ = state.load(str(tmp_path / "s"))
+    restored, _, _ = state.load(str(tmp_path / "s"))
     assert "carried" in restored and main_names()["carried"] == {"a": 1}

@@ -401,6 +401,8 @@ pub struct StateReport {
     pub names: Vec<String>,
     /// Names left out, with the reason.
     pub skipped: Vec<(String, String)>,
+    /// Names that stood for something else before.
+    pub replaced: Vec<String>,
 }
 
 /// Server → worker, control socket.

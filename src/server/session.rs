@@ -50,7 +50,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the exit status of a dead worker may take to arrive.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
 /// How long saving or loading variables may take.
-const STATE_LIMIT: Duration = Duration::from_secs(60);
+const STATE_LIMIT: Duration = Duration::from_secs(300);
 /// What the kernel's OOM killer leaves behind, and any other SIGKILL.
 const KILLED: WorkerExit = WorkerExit::Signal(9);
 /// Bytes of output kept from between cells.
@@ -169,6 +169,11 @@ enum Order {
         reply: oneshot::Sender<Result<(), SessionError>>,
     },
     Hold(Hold),
+    /// Writes variables to a file, or reads them from one; the file is forkpy's own.
+    State {
+        request: ToWorker,
+        reply: oneshot::Sender<Result<StateReport, SessionError>>,
+    },
     /// Ends the worker of a session that is not used, unless somebody waits behind this.
     Rest {
         why: DeathReason,
@@ -327,6 +332,28 @@ impl Session {
     pub async fn restore(&self, from: Arc<Checkpoint>, keep_random: bool) -> Result<(), SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Restore { from, keep_random, reply })?;
+        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
+    }
+
+    /// Writes variables to a file of our own when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn save_to(&self, path: String) -> Result<StateReport, SessionError> {
+        self.carry(ToWorker::SaveState { path }).await
+    }
+
+    /// Reads variables from a file of our own when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`]; no variable has changed then.
+    pub async fn load_from(&self, path: String) -> Result<StateReport, SessionError> {
+        self.carry(ToWorker::LoadState { path }).await
+    }
+
+    async fn carry(&self, request: ToWorker) -> Result<StateReport, SessionError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Order::State { request, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
@@ -535,6 +562,18 @@ impl Task {
                 }
                 self.plan_revival();
             }
+            Order::State { request, reply } => {
+                let loads = matches!(request, ToWorker::LoadState { .. });
+                let carried = self.ask(request).await.and_then(|answer| match answer {
+                    FromWorker::State(report) => Ok(report),
+                    other => Err(self.unexpected(other)),
+                });
+                let changed = loads && carried.is_ok();
+                let _ = reply.send(carried);
+                if changed {
+                    self.keep_last().await;
+                }
+            }
             order @ (Order::Checkpoint { .. } | Order::Restore { .. } | Order::Hold(_)) => {
                 self.serve_checkpoints(order).await;
             }
@@ -717,6 +756,10 @@ impl Task {
                     let session = self.id.to_string();
                     let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
                 }
+                Order::State { reply, .. } => {
+                    let session = self.id.to_string();
+                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
+                }
                 Order::Restore { reply, .. } => {
                     let session = self.id.to_string();
                     let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
@@ -763,7 +806,7 @@ impl Task {
         self.start_verified().await.map_err(|source| SessionError::NoWorker { session, source })?;
         if saved {
             match self.ask(ToWorker::LoadState { path: file }).await {
-                Ok(FromWorker::State(StateReport { names, skipped })) => {
+                Ok(FromWorker::State(StateReport { names, skipped, .. })) => {
                     result.restored = names;
                     result.lost.extend(skipped);
                 }

@@ -45,8 +45,8 @@ type RawError = (String, String, Option<u32>, String, Option<String>);
 type RawVariable = (String, String, String, Option<Vec<u64>>, Option<String>, Option<u64>, Option<u64>);
 /// A display: is it the result, id, is it an update, text, metadata, representations (mime type, file, bytes).
 type RawDisplay<'py> = (bool, Option<String>, bool, String, String, Vec<(String, Option<String>, Bound<'py, PyBytes>)>);
-/// What Python's `save` and `load` return: names, and (name, reason) of those left out.
-type RawState = (Vec<String>, Vec<(String, String)>);
+/// What Python's `save` and `load` return: names, (name, reason) of those left out, names that were replaced.
+type RawState = (Vec<String>, Vec<(String, String)>, Vec<String>);
 
 impl Functions {
     /// Finds them.
@@ -209,8 +209,8 @@ fn display((is_result, id, update, text, metadata, data): RawDisplay<'_>) -> Dis
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "reads as the last step of a chain of results")]
-fn state_report((names, skipped): RawState) -> PyResult<StateReport> {
-    Ok(StateReport { names, skipped })
+fn state_report((names, skipped, replaced): RawState) -> PyResult<StateReport> {
+    Ok(StateReport { names, skipped, replaced })
 }
 
 fn variable((name, kind, value, shape, dtype, length, bytes): RawVariable) -> Variable {

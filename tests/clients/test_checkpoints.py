@@ -1,4 +1,4 @@
-"""Checkpoints and branches with real libraries, by FastMCP: README's example, and what a fork must not break.
+"""Checkpoints, branches and saved sessions with real libraries, by FastMCP: README's example among them.
 
 Sessions run in the environment of libraries.txt (FORKPY_TEST_VENV, which prepare.py makes).
 """
@@ -94,3 +94,39 @@ async def test_the_best_of_three_models_is_kept_and_survives_a_segfault(forkpy_s
         assert (crashed["status"], crashed["state"]) == ("died", "restored"), crashed
         assert crashed["death"]["signal"] == "SIGSEGV" and crashed["death"]["report"]
         assert await value(client, f"model.score(X[300:], y[300:]) == {max(scores)!r}") in ("True", "np.True_")
+
+
+async def test_functions_classes_and_models_of_cells_are_saved_by_value(forkpy_stdio: Forkpy) -> None:
+    async with forkpy_stdio.client() as client:
+        await run(
+            client,
+            "import numpy as np, pandas as pd\n"
+            "from sklearn.tree import DecisionTreeClassifier\n"
+            "class Point:\n"
+            "    def __init__(self, x): self.x = x\n"
+            "    def __eq__(self, other): return isinstance(other, Point) and self.x == other.x\n"
+            "factor = 3\n"
+            "def scaled(x): return x * factor\n"
+            "def counter(n=0):\n"
+            "    def up():\n"
+            "        nonlocal n\n"
+            "        n += 1\n"
+            "        return n\n"
+            "    return up\n"
+            "up = counter(); up(); p = Point(2); q = p; square = lambda x: x * x\n"
+            "df = pd.DataFrame({'v': [1, 2]}); a = np.arange(5)\n"
+            "model = DecisionTreeClassifier().fit([[0], [1]], [0, 1])",
+        )
+        saved = await call(client, "save_session", path="all.forkpy")
+        assert saved["skipped"] == {}, saved
+        await call(client, "restart_kernel")
+        loaded = await call(client, "load_session", path="all.forkpy")
+        assert loaded["skipped"] == {} and "Point" in loaded["loaded"], loaded
+        checks = "p is q, p == Point(2), type(p) is Point, square(4), up(), int(a.sum()), int(df.v.sum())"
+        assert await value(client, checks) == "(True, True, True, 16, 2, 10, 3)"
+        assert await value(client, "int(model.predict([[1]])[0])") == "1"
+        # A function has the session for its globals, as before.
+        assert await value(client, "factor = 5; scaled(2)") == "10"
+        again = await call(client, "restart_kernel", preserve_state=True)
+        assert "scaled" in again["restored_vars"] and again["lost_vars"] == {}, again
+        assert await value(client, "factor = 7; scaled(2)") == "14"

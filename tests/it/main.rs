@@ -27,6 +27,7 @@ mod output;
 mod packages;
 mod recovery;
 mod resources;
+mod saved;
 mod scripts;
 mod shutdown;
 mod soak;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Environment, EnvironmentError, Kind};
 
-/// What sessions are promised: `-m pip` for their users, the other two for forkpy's own tools.
-const HELPERS: [&str; 3] = ["pip", "psutil", "jedi"];
+/// What sessions are promised: `-m pip` for their users, the others for forkpy's own tools.
+const HELPERS: [&str; 4] = ["pip", "psutil", "jedi", "cloudpickle"];
 /// Written last into a managed environment.
 pub(super) const MARKER: &str = "forkpy.json";
 const MARKER_FORMAT: u32 = 1;

@@ -19,7 +19,7 @@ impl Machine {
         fs::create_dir(machine.at("bin")).expect("bin");
         let make = "mkdir -p $last/bin $last/lib/python3.11/site-packages && ln -s /bin/sh $last/bin/python && \
                     echo version_info = $(cat version) > $last/pyvenv.cfg";
-        let install = "for name in pip psutil jedi; do case \" $* \" in *\" $name \"*) \
+        let install = "for name in pip psutil jedi cloudpickle; do case \" $* \" in *\" $name \"*) \
                        mkdir -p $site/$name-1.0.dist-info;; esac; done";
         let uv = format!(
             "case $1 in venv) {make};; pip) [ -e offline ] && echo 'error: no route to host' && exit 2; \
@@ -130,7 +130,7 @@ async fn a_named_environment_is_used_without_running_anything() {
     let wish = Wish { venv: Some(root.clone()), ..machine.wish() };
     let found = machine.prepare(&wish).await.expect("usable");
     assert_eq!((found.kind, found.python), (Kind::Venv, root.join("bin/python")));
-    assert_eq!((found.root, found.missing), (Some(root), vec!["pip".to_owned(), "psutil".to_owned()]));
+    assert_eq!((found.root, found.missing), (Some(root), vec!["pip".to_owned(), "psutil".to_owned(), "cloudpickle".to_owned()]));
     assert!(machine.calls().is_empty() && machine.heard.lock().expect("lock").is_empty());
 }
 
@@ -185,7 +185,7 @@ async fn the_managed_environment_is_made_once() {
     let calls = machine.calls();
     assert_eq!(calls.len(), 2, "{calls:?}");
     assert!(calls[0].starts_with("uv venv --quiet --python /base /envs/3.11-"), "{calls:?}");
-    assert!(calls[1].starts_with("uv pip install") && calls[1].ends_with("pip psutil jedi"), "{calls:?}");
+    assert!(calls[1].starts_with("uv pip install") && calls[1].ends_with("pip psutil jedi cloudpickle"), "{calls:?}");
     assert_eq!(machine.prepare(&machine.wish()).await.expect("there"), first);
     assert_eq!(machine.calls(), calls);
     machine.assert_children_are_over();
@@ -225,8 +225,8 @@ async fn offline_it_is_usable_says_what_is_missing_and_tries_again_at_the_next_s
     let machine = Machine::new();
     fs::write(machine.at("offline"), "").expect("written");
     let found = machine.prepare(&machine.wish()).await.expect("usable all the same");
-    assert_eq!(found.missing, ["pip", "psutil", "jedi"]);
-    for part in ["without pip, psutil and jedi", "(error: no route to host)", "the next start tries again"] {
+    assert_eq!(found.missing, ["pip", "psutil", "jedi", "cloudpickle"]);
+    for part in ["without pip, psutil, jedi and cloudpickle", "(error: no route to host)", "the next start tries again"] {
         assert!(found.note.contains(part), "{part} is not in {}", found.note);
     }
     let before = machine.calls().len();
@@ -302,7 +302,7 @@ async fn where_venv_cannot_bring_pip_the_base_lends_its_own() {
     assert!(calls[1].starts_with("base -I -m venv --without-pip /envs/3.11-"), "{calls:?}");
     assert!(calls[2].starts_with("base -I -m pip --python /envs/3.11-"), "{calls:?}");
     assert!(calls[2].ends_with(
-        " install --quiet --no-input --disable-pip-version-check --progress-bar=off --retries=1 pip psutil jedi"
+        " install --quiet --no-input --disable-pip-version-check --progress-bar=off --retries=1 pip psutil jedi cloudpickle"
     ));
     assert!(!found.missing.contains(&"jedi".to_owned()), "{:?}", found.missing);
 }

@@ -78,6 +78,16 @@ impl Files {
         Ok(self.written(format!("{SCRIPTS}/{relative}"), content.len()))
     }
 
+    /// Writes a file from one of ours, piece by piece, and makes the directories it is in.
+    ///
+    /// # Errors
+    /// [`FileError`], as for [`Files::write`].
+    pub fn write_from(&self, path: &str, source: &mut std::fs::File) -> Result<Written, FileError> {
+        let mut size = 0;
+        let relative = write_with(&self.dir, path, |file| io::copy(source, file).map(|copied| size = copied))?;
+        Ok(self.written(relative, usize::try_from(size).unwrap_or(usize::MAX)))
+    }
+
     pub(super) fn written(&self, path: String, size: usize) -> Written {
         Written { full_path: self.root.join(&path), path, size: size as u64 }
     }
@@ -85,6 +95,15 @@ impl Files {
 
 /// Writes below a directory; comes back with the path from there.
 fn write_in(base: &Dir, path: &str, bytes: &[u8]) -> Result<String, FileError> {
+    write_with(base, path, |file| file.write_all(bytes))
+}
+
+/// The same, with what fills the file.
+fn write_with(
+    base: &Dir,
+    path: &str,
+    fill: impl FnOnce(&mut TempFile<'_>) -> io::Result<()>,
+) -> Result<String, FileError> {
     checked(path)?;
     let fail = |source| trouble("write", path, source);
     if path.ends_with('/') {
@@ -109,16 +128,21 @@ fn write_in(base: &Dir, path: &str, bytes: &[u8]) -> Result<String, FileError> {
     let target_parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let target_name = target.file_name().map(Path::new).unwrap_or(name);
     let directory = base.open_dir(target_parent).map_err(fail)?;
-    replace(&directory, target_name, path, bytes)?;
+    replace(&directory, target_name, path, fill)?;
     Ok(relative)
 }
 
-fn replace(directory: &Dir, name: &Path, path: &str, bytes: &[u8]) -> Result<(), FileError> {
+fn replace(
+    directory: &Dir,
+    name: &Path,
+    path: &str,
+    fill: impl FnOnce(&mut TempFile<'_>) -> io::Result<()>,
+) -> Result<(), FileError> {
     let fail = |source| trouble("write", path, source);
     // Before the work, for what could not take its name.
     mode_of(directory, name, path)?;
     let mut file = TempFile::new(directory).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
+    fill(&mut file).map_err(fail)?;
     give_name(directory, file, name, path).map(drop)
 }
 

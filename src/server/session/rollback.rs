@@ -275,7 +275,7 @@ impl Task {
                 let _ = reply.send(restored);
             }
             Order::Hold(hold) => self.hold(hold).await,
-            Order::Cell { .. } | Order::Variables { .. } | Order::Rest { .. } => {}
+            Order::Cell { .. } | Order::Variables { .. } | Order::State { .. } | Order::Rest { .. } => {}
         }
     }
 }

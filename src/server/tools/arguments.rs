@@ -8,6 +8,7 @@ mod health;
 mod lookup;
 mod notebooks;
 mod packages;
+mod saved;
 mod scripts;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use self::{
     lookup::{CodeCompletion, InspectObject, cursor},
     notebooks::{ExportNotebook, Format, OnError, RunNotebook},
     packages::{InstallDependencies, ListPackages},
+    saved::{LoadSession, SaveSession},
     scripts::RunScript,
 };
 use super::ToolError;

@@ -110,7 +110,7 @@ fn linked(server: &Server, call: &Call, mut result: CallToolResult, path: &str) 
 }
 
 /// The server's one thread waits for no disk.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, ToolError> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(FileError::Lost)??)

@@ -16,6 +16,7 @@ mod packages;
 mod progress;
 pub mod results;
 mod run;
+mod saved;
 pub mod schema;
 mod scripts;
 mod sessions;
@@ -209,6 +210,16 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             Effect::Open,
             "Tries several pieces of code from the same state: the session is copied once for each, they run side by side, and what each came to is returned as run_python_code does. With keep the session then goes on as one of them; otherwise it is as before. Files and the outside world are shared by all branches and are not rolled back.",
         ),
+        define::<a::SaveSession, r::SavedSession>(
+            "save_session",
+            Effect::Overwrites,
+            "Writes the variables of a session to a file of the workspace, which load_session reads on another day. Variable by variable: those that cannot be written (open files, generators, threads) are named with the reason. With cloudpickle in the environment functions and classes of cells are included. checkpoint_session is faster and holds everything, but ends with the server.",
+        ),
+        define::<a::LoadSession, r::LoadedSession>(
+            "load_session",
+            Effect::Open,
+            "Brings variables back that save_session wrote. Runs code that is in the file, as unpickling does: load only files that you trust. A file that is damaged, or not forkpy's, or of another Python version, is refused before anything is changed. Variables of the same names are replaced, and named.",
+        ),
         define::<a::GetKernelHealth, r::Health>(
             "get_kernel_health",
             Effect::Reads,
@@ -335,6 +346,8 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "fork_session" => checkpoints::fork(server, &mut call).await,
         "delete_checkpoint" => checkpoints::delete(server, &mut call),
         "run_branches" => Box::pin(branches::run(server, call)).await,
+        "save_session" => Box::pin(saved::save(server, call)).await,
+        "load_session" => Box::pin(saved::load(server, call)).await,
         "get_kernel_health" => health::get(server, &mut call).await,
         "get_health_report" => health::report_all(server, &mut call).await,
         "configure_health" => health::configure(server, &mut call),

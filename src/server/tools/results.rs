@@ -8,6 +8,7 @@ mod health;
 mod lookup;
 mod notebooks;
 mod packages;
+mod saved;
 mod scripts;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -28,6 +29,7 @@ pub use self::{
     lookup::{Completion, Found, Inspection, Matches},
     notebooks::{ExportedNotebook, NotebookFailure, NotebookRun},
     packages::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},
+    saved::{LoadedSession, SavedSession},
     scripts::ScriptRun,
 };
 use crate::limits::Limits;
