@@ -46,7 +46,10 @@ fn offline_it_serves_all_the_same_and_says_what_is_missing() {
         .start();
     assert_eq!(forkpy.eval("1 + 1"), "2");
     let log = forkpy.log();
-    assert!(log.contains("without psutil, jedi and cloudpickle") || log.contains("psutil, jedi and cloudpickle"), "{log}");
+    assert!(
+        log.contains("without psutil, jedi and cloudpickle") || log.contains("psutil, jedi and cloudpickle"),
+        "{log}"
+    );
     let words = forkpy.run("import psutil")["stderr"].as_str().expect("text").to_owned();
     assert!(words.contains("ModuleNotFoundError"), "{words}");
 }

@@ -21,7 +21,8 @@ fn load(forkpy: &mut Forkpy, path: &str) -> Value {
 }
 
 fn names(list: &Value) -> Vec<&str> {
-    let mut names: Vec<_> = list.as_array().expect("a list").iter().map(|name| name.as_str().expect("a name")).collect();
+    let mut names: Vec<_> =
+        list.as_array().expect("a list").iter().map(|name| name.as_str().expect("a name")).collect();
     names.sort_unstable();
     names
 }
@@ -37,7 +38,9 @@ fn variables_outlive_the_server() {
     let saved = save(&mut forkpy, "state/one.forkpy");
     assert_eq!(saved["path"], "state/one.forkpy");
     assert_eq!(names(&saved["saved"]), ["a", "b", "c", "collections", "last", "m", "sys"], "{saved}");
-    for (name, why) in [("f", "TextIOWrapper"), ("gen", "generator"), ("bad", ""), ("Bad", "class"), ("deep", "ecursion")] {
+    for (name, why) in
+        [("f", "TextIOWrapper"), ("gen", "generator"), ("bad", ""), ("Bad", "class"), ("deep", "ecursion")]
+    {
         let reason = saved["skipped"][name].as_str().unwrap_or_else(|| panic!("{name} was not refused: {saved}"));
         assert!(reason.contains(why), "{name}: {reason}");
     }

@@ -130,7 +130,10 @@ async fn a_named_environment_is_used_without_running_anything() {
     let wish = Wish { venv: Some(root.clone()), ..machine.wish() };
     let found = machine.prepare(&wish).await.expect("usable");
     assert_eq!((found.kind, found.python), (Kind::Venv, root.join("bin/python")));
-    assert_eq!((found.root, found.missing), (Some(root), vec!["pip".to_owned(), "psutil".to_owned(), "cloudpickle".to_owned()]));
+    assert_eq!(
+        (found.root, found.missing),
+        (Some(root), vec!["pip".to_owned(), "psutil".to_owned(), "cloudpickle".to_owned()])
+    );
     assert!(machine.calls().is_empty() && machine.heard.lock().expect("lock").is_empty());
 }
 
@@ -226,7 +229,8 @@ async fn offline_it_is_usable_says_what_is_missing_and_tries_again_at_the_next_s
     fs::write(machine.at("offline"), "").expect("written");
     let found = machine.prepare(&machine.wish()).await.expect("usable all the same");
     assert_eq!(found.missing, ["pip", "psutil", "jedi", "cloudpickle"]);
-    for part in ["without pip, psutil, jedi and cloudpickle", "(error: no route to host)", "the next start tries again"] {
+    for part in ["without pip, psutil, jedi and cloudpickle", "(error: no route to host)", "the next start tries again"]
+    {
         assert!(found.note.contains(part), "{part} is not in {}", found.note);
     }
     let before = machine.calls().len();
