@@ -105,6 +105,13 @@ impl Client {
         self.request("tools/call", &json!({"name": tool, "arguments": arguments}))
     }
 
+    /// Calls, and gives the structured result.
+    pub fn ask(&mut self, tool: &str, arguments: &Value) -> Value {
+        self.call(tool, arguments);
+        let answer: Value = serde_json::from_str(&self.line).expect("JSON");
+        answer["result"]["structuredContent"].clone()
+    }
+
     pub fn run(&mut self, code: &str, session: &str) -> Duration {
         let took = self.call("run_python_code", &json!({"code": code, "session_id": session}));
         assert!(self.line.contains("\"status\":\"ok\""), "{}", self.line);
