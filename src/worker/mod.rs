@@ -152,6 +152,7 @@ fn live(
     descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer)?);
     let pid = std::process::id();
     // Every descriptor of ours is in its place now. What a checkpoint woke has its limits from the worker before.
+    let woken = from.is_some();
     let memory = match from {
         None => rlimits::apply(limits)?,
         Some(from) => from.memory,
@@ -159,6 +160,9 @@ fn live(
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(pid).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
     blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
+    if woken {
+        functions.rehearse(py);
+    }
     let bench = Workbench { session, pid, limits, functions, settings, requests, gate, quiet, memory, descriptors };
     let served = serve(py, &cell, bench);
     functions.finish(py);
@@ -217,8 +221,12 @@ fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<
         if fault::at("worker.half", number) {
             return send_half(cell, &reply);
         }
+        let forked = matches!(reply, FromWorker::Checkpointed { .. });
         send(cell, reply)?;
         let _ = fault::at("worker.replied", number);
+        if forked {
+            bench.functions.rehearse(py);
+        }
     }
 }
 

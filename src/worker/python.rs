@@ -19,6 +19,7 @@ pub struct Functions {
     start: Py<PyAny>,
     finish: Py<PyAny>,
     run_cell: Py<PyAny>,
+    rehearse: Py<PyAny>,
     list_variables: Py<PyAny>,
     save_state: Py<PyAny>,
     load_state: Py<PyAny>,
@@ -61,6 +62,7 @@ impl Functions {
             start: find("session", "start")?,
             finish: find("session", "finish")?,
             run_cell: find("cell", "run_cell")?,
+            rehearse: find("cell", "rehearse")?,
             list_variables: find("variables", "list_variables")?,
             save_state: find("state", "save")?,
             load_state: find("state", "load")?,
@@ -111,6 +113,11 @@ impl Functions {
             error.map(|(kind, message, line, traceback, hint)| CellError { kind, message, line, traceback, hint });
         let displays = displays.into_iter().map(display).collect();
         Ok(CellReport { status, results, displays, notice, error, seconds: 0.0 })
+    }
+
+    /// Touches what a cell touches, so that the next one need not copy those pages; never fails.
+    pub(super) fn rehearse(&self, py: Python<'_>) {
+        let _ = self.rehearse.call0(py);
     }
 
     pub(super) fn list_variables(&self, py: Python<'_>) -> PyResult<Vec<Variable>> {
