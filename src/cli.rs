@@ -102,6 +102,11 @@ pub struct Cli {
           value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Sessions")]
     pub queue: u32,
 
+    /// Most workers that are forked ahead, for sessions to come; one as a rule, more when sessions come faster
+    #[arg(long, value_name = "N", env = "FORKPY_MAX_SPARES", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Sessions")]
+    pub max_spares: u32,
+
     /// Bytes of a cell's or script's output that a reply holds for each stream; the whole goes to a file
     #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_OUTPUT", default_value_t = 40_000,
           value_parser = clap::value_parser!(u32).range(1_000..=400_000), help_heading = "Sessions")]

@@ -79,6 +79,8 @@ pub struct SessionSettings {
     pub limits: Limits,
     /// Of checkpoints.
     pub checkpoints: Bounds,
+    /// Most workers that wait for a session.
+    pub max_spares: usize,
 }
 
 /// How HTTP is served.
@@ -157,6 +159,7 @@ impl Settings {
                 max_output: cli.max_output as usize,
                 limits: cli.limits.into(),
                 checkpoints: bounds(&cli.checkpoints),
+                max_spares: cli.max_spares as usize,
             },
             health: health_policy(&cli.health, &cli.checkpoints),
             python: cli.python,

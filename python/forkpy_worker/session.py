@@ -39,6 +39,11 @@ def start(session_id: str, workspace: str, outputs: str, ask: Callable[..., Any]
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
+def become(session_id: str) -> None:
+    """Give a worker that was made for no session its session."""
+    place.session_id = session_id
+
+
 def _fresh_main() -> None:
     sys.modules["__main__"] = place.main
     namespace = place.namespace

@@ -60,7 +60,7 @@ pub enum ToZygote {
 pub enum Purpose {
     /// A session's worker; descriptors: cell, control, stdout, stderr, black box.
     Session {
-        /// Its name, for process titles and variables.
+        /// Its name, for process titles and variables; empty for a spare worker, which is told later.
         name: String,
     },
     /// A process that runs one script and ends; descriptors: its source, the server's lifeline, stdout, stderr.
@@ -156,6 +156,11 @@ pub enum WorkerExit {
 /// Server → worker, cell socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
+    /// Serve this session from now on; to a worker that was made for none, as its first request. There is no answer.
+    Become {
+        /// Its name.
+        session: String,
+    },
     /// Run code in the session's namespace.
     RunCell {
         /// Number of the cell within its session, from 1.

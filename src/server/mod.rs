@@ -36,6 +36,7 @@ pub mod screen;
 pub mod scripts;
 pub mod service_manager;
 pub mod session;
+pub mod spares;
 pub mod spill;
 pub mod status;
 pub mod stdio;
@@ -71,6 +72,7 @@ use self::{
     resources::{Resources, changes::Changes, workspace},
     scripts::Scripts,
     session::Surroundings,
+    spares::Spares,
     stdio::StdioTransport,
     tools::asking::Waiting,
     zygote_client::{Spawner, Zygote},
@@ -143,9 +145,12 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let changes = Changes::default();
     let root = &settings.workspace.root;
     let watcher = Watcher::start_observed(root, workspace::announcer(root.clone(), changes.clone()))?;
+    let kept = settings.sessions.limits.kept_by_kernel();
+    let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone(), children.clone());
     let around = Arc::new(Surroundings {
         zygote,
         children,
+        spares,
         settings: settings.sessions.clone(),
         outputs: settings.workspace.outputs(),
         scratch: scratch.path().to_owned(),
@@ -164,6 +169,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         tokio::spawn(guard::watch(Arc::clone(&registry), around.checkpoints.clone())),
         tokio::spawn(cleaner::watch(Arc::clone(&registry))),
         tokio::spawn(checkpoints::watch::watch(around.checkpoints.clone())),
+        tokio::spawn(around.spares.clone().keep()),
     ];
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
@@ -186,6 +192,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         files.clone(),
         settings.allow_install_options,
     ));
+    let spares = around.spares.clone();
     let server = Arc::new(Server {
         registry: Arc::clone(&registry),
         active: ActiveSessions::default(),
@@ -211,6 +218,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     informed.abort();
     keeping.iter().for_each(JoinHandle::abort);
     service_manager::stopping().await;
+    spares.renew();
     let ended = futures::future::join3(registry.shut_down(), scripts.shut_down(), packages.shut_down());
     let _ = tokio::time::timeout(FAREWELL, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.

@@ -312,6 +312,7 @@ impl Packages {
     /// Lets every interpreter look at the disk anew; who has imported what has changed, and who did not answer.
     async fn tell(&self, changes: &[Change], before: &Survey, after: &Survey) -> (Vec<Stale>, Vec<String>) {
         self.around.zygote.refresh();
+        self.around.spares.renew();
         let replaced: Vec<&Change> = changes.iter().filter(|change| change.before.is_some()).collect();
         let modules: Vec<String> =
             replaced.iter().flat_map(|change| modules_of(&change.name, [before, after])).collect();

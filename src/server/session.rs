@@ -34,6 +34,7 @@ use super::{
     oom::OomCounter,
     outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method, OnError, Recovered},
     resources::changes::Changes,
+    spares::Spares,
     status::{Phase, Shared},
     telemetry,
     worker_link::Worker,
@@ -83,6 +84,8 @@ pub struct Surroundings {
     pub crashes: Crashes,
     /// Frozen copies of sessions.
     pub checkpoints: Checkpoints,
+    /// Workers that are ready and nobody's.
+    pub spares: Spares,
 }
 
 /// A cell's two read buffers: room for what a pipe holds.
@@ -557,6 +560,7 @@ impl Task {
                     self.history.add(recorded);
                 }
                 telemetry::cell_ended(ended);
+                self.around.spares.begin();
                 if went_well {
                     self.keep_last().await;
                 }

@@ -51,6 +51,7 @@ struct Meters {
     waiting: Gauge,
     memory: Gauges,
     zygote_up: Gauge,
+    spares: Counters,
     checkpoints: Gauge,
     checkpoint_bytes: Gauge,
     checkpoint_seconds: Histogram,
@@ -91,6 +92,7 @@ impl Default for Meters {
             waiting: Gauge::default(),
             memory: Family::default(),
             zygote_up: Gauge::default(),
+            spares: Family::default(),
             checkpoints: Gauge::default(),
             checkpoint_bytes: Gauge::default(),
             checkpoint_seconds: short(),
@@ -150,6 +152,11 @@ pub fn cell_ended(ended: Ended) {
 /// A session got a worker, so long after it asked for one.
 pub fn worker_started(after: Duration) {
     METERS.worker_start_seconds.observe(after.as_secs_f64());
+}
+
+/// A session asked for a worker, and one was ready or not.
+pub fn spare_taken(ready: bool) {
+    METERS.spares.get_or_create(&[("ready", if ready { "true" } else { "false" })]).inc();
 }
 
 /// A session asked for a worker and got none.
@@ -289,6 +296,11 @@ fn name_ours(own: &mut Registry, meters: &Meters) {
     seconds(own, "ping", "Time that interpreters took to answer a ping", &meters.pings);
     own.register("sessions_cleaned", "Sessions cleaned up, by reason", meters.cleaned.clone());
     own.register("limits_hit", "Limits that ended or stopped something", meters.limits.clone());
+    own.register(
+        "spare_workers_asked",
+        "Sessions that began, by whether a spare worker was ready",
+        meters.spares.clone(),
+    );
     own.register("checkpoints", "Checkpoints of sessions", meters.checkpoints.clone());
     let help = "Memory that checkpoints hold and no session any more";
     own.register_with_unit("checkpoint_memory", help, Unit::Bytes, meters.checkpoint_bytes.clone());

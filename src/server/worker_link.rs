@@ -28,6 +28,7 @@ use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::Mutex as AsyncMutex, sync:
 
 use super::{
     black_box::BlackBox,
+    children::Children,
     status::WorkerView,
     telemetry,
     zygote_client::{NewWorker, Zygote, ZygoteError},
@@ -189,6 +190,21 @@ impl Worker {
             control: Arc::clone(&self.control),
             black_box: Arc::clone(&self.black_box),
         }
+    }
+
+    /// Ends it, and all it started, behind: it is nobody's any more.
+    pub fn retire(self, zygote: &Zygote, children: &Children) {
+        self.kill();
+        let (zygote, children) = (zygote.clone(), children.clone());
+        tokio::spawn(async move {
+            let pid = self.pid;
+            let _ = self.pidfd.readable().await;
+            let _ = zygote.exit_of(pid, self.pidfd.get_ref()).await;
+            let family = children.clone();
+            let _ = tokio::task::spawn_blocking(move || family.kill_family(pid)).await;
+            zygote.reap(pid);
+            children.remove(pid);
+        });
     }
 
     /// Kills the process; its end is then heard as any other.

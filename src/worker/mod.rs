@@ -160,7 +160,7 @@ fn live(
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(pid).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
     blocking::write(&cell, &hello, MAX_FROM_WORKER)?;
-    if woken {
+    if woken || session.is_empty() {
         functions.rehearse(py);
     }
     let bench = Workbench { session, pid, limits, functions, settings, requests, gate, quiet, memory, descriptors };
@@ -178,7 +178,7 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     }
     signals::become_subreaper();
     signals::prefer_as_oom_victim();
-    signals::set_title(&format!("fp:{}", assignment.session));
+    set_title(&assignment.session);
     descriptors::null_stdin()?;
     descriptors::redirect(assignment.stdout.as_fd(), 1)?;
     descriptors::redirect(assignment.stderr.as_fd(), 2)?;
@@ -197,6 +197,11 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     Ok((UnixStream::from(cell), UnixStream::from(control), black_box))
 }
 
+/// What `ps` shows.
+fn set_title(session: &str) {
+    signals::set_title(&if session.is_empty() { "fp-spare".to_owned() } else { format!("fp:{session}") });
+}
+
 /// Request, reply, request, reply, until the server closes its side.
 fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<(), FrameError> {
     loop {
@@ -205,6 +210,12 @@ fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<
             Err(FrameError::Closed) => return Ok(()),
             Err(error) => return Err(error),
         };
+        if let ToWorker::Become { session } = request {
+            set_title(&session);
+            bench.functions.become_session(py, &session);
+            bench.session = session;
+            continue;
+        }
         let reply = answer(py, &bench, request);
         if let Some(memory) = &mut bench.memory {
             memory.after_cell();
@@ -276,6 +287,7 @@ fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorke
             }
             Err(error) => FromWorker::Failed { message: error.to_string() },
         },
+        ToWorker::Become { .. } => FromWorker::Failed { message: "it serves a session already".to_owned() },
         ToWorker::Input { .. } => FromWorker::Failed { message: "an answer that nothing asked for".to_owned() },
     }
 }

@@ -20,6 +20,7 @@ pub struct Functions {
     finish: Py<PyAny>,
     run_cell: Py<PyAny>,
     rehearse: Py<PyAny>,
+    become_session: Py<PyAny>,
     list_variables: Py<PyAny>,
     save_state: Py<PyAny>,
     load_state: Py<PyAny>,
@@ -63,6 +64,7 @@ impl Functions {
             finish: find("session", "finish")?,
             run_cell: find("cell", "run_cell")?,
             rehearse: find("cell", "rehearse")?,
+            become_session: find("session", "become")?,
             list_variables: find("variables", "list_variables")?,
             save_state: find("state", "save")?,
             load_state: find("state", "load")?,
@@ -113,6 +115,11 @@ impl Functions {
             error.map(|(kind, message, line, traceback, hint)| CellError { kind, message, line, traceback, hint });
         let displays = displays.into_iter().map(display).collect();
         Ok(CellReport { status, results, displays, notice, error, seconds: 0.0 })
+    }
+
+    /// Gives a worker that was made for no session its session.
+    pub(super) fn become_session(&self, py: Python<'_>, session: &str) {
+        let _ = self.become_session.call1(py, (session,));
     }
 
     /// Touches what a cell touches, so that the next one need not copy those pages; never fails.

@@ -4,7 +4,10 @@
 //! A native thread is told by whose code it runs, which its stack shows. Pools that shut themselves down in a fork and
 //! come again when needed (`pthread_atfork`) are no loss either.
 
-use std::fs;
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use pyo3::Python;
 
@@ -16,8 +19,24 @@ const OURS: [&str; 4] = ["control", "pinger", "answers", "answer"];
 /// Libraries whose pools survive a fork: they end their threads before one and start them again at the next call.
 const FORK_SAFE: [&str; 2] = ["openblas", "libblis"];
 
+/// How long a thread may take to get its name, and one of the session's to be over.
+const NAMING: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// Those threads, in words; empty when a fork has all there is.
 pub fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<String> {
+    let began = Instant::now();
+    loop {
+        let found = look(py, functions);
+        // One of ours that has just been started has no name before its first turn on a processor.
+        if found.is_empty() || began.elapsed() > NAMING {
+            return found;
+        }
+        py.detach(|| thread::sleep(LOOK_AGAIN));
+    }
+}
+
+fn look(py: Python<'_>, functions: &Functions) -> Vec<String> {
     let foreign = foreign();
     if foreign.is_empty() {
         return Vec::new();

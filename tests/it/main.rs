@@ -31,5 +31,6 @@ mod saved;
 mod scripts;
 mod shutdown;
 mod soak;
+mod spares;
 mod support;
 mod zygote;

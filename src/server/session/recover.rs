@@ -92,6 +92,12 @@ impl Task {
     async fn start_worker(&mut self) -> Result<(), NoWorker> {
         self.shared.update(|status| status.phase = Phase::Starting);
         let limits = self.limits.kept_by_kernel();
+        if let Some(worker) = self.around.spares.take(&self.id, limits) {
+            telemetry::worker_started(Duration::ZERO);
+            self.worker = Some(worker);
+            self.take_over();
+            return Ok(());
+        }
         let started = tokio::select! {
             biased;
             urgent = next_wish(&mut self.interventions) => {
@@ -103,15 +109,8 @@ impl Task {
         match started {
             Ok(worker) => {
                 telemetry::worker_started(worker.born.elapsed());
-                let view = worker.view();
-                self.shared.update(|status| {
-                    status.phase = Phase::Idle;
-                    status.worker = Some(view);
-                    status.trouble = None;
-                });
                 self.worker = Some(worker);
-                self.begun = true;
-                self.announce();
+                self.take_over();
                 Ok(())
             }
             Err(error) => {

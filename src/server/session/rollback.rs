@@ -155,17 +155,7 @@ impl Task {
 
     /// Ends a worker that is the session's no more, and all it started, behind.
     fn retire(&self, worker: Worker) {
-        worker.kill();
-        let (zygote, children) = (self.around.zygote.clone(), self.around.children.clone());
-        tokio::spawn(async move {
-            let pid = worker.pid;
-            let _ = worker.pidfd.readable().await;
-            let _ = zygote.exit_of(pid, worker.pidfd.get_ref()).await;
-            let family = children.clone();
-            let _ = tokio::task::spawn_blocking(move || family.kill_family(pid)).await;
-            zygote.reap(pid);
-            children.remove(pid);
-        });
+        worker.retire(&self.around.zygote, &self.around.children);
     }
 
     /// The worker has died by no order of anybody's: goes on from the checkpoint that policy `last` keeps.
