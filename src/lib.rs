@@ -44,7 +44,7 @@
 //! Tools for files (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
 //! Resources are `server/resources.rs`, packages `server/packages.rs`, notebooks `server/notebook.rs`.
 //!
-//! A checkpoint is a fork of an idle worker that stands still (`worker/checkpoint.rs`); what it wakes is a fork of it again
+//! `server/spares.rs` has workers made ahead, for sessions to come. A checkpoint is a fork of an idle worker that stands still (`worker/checkpoint.rs`); what it wakes is a fork of it again
 //! (`worker/mod.rs`, `wake`). `sys/sibling.rs` makes it a child of the server and not of the worker; `server/checkpoints`
 //! keeps them; `session/rollback.rs` makes a session go back to one, or on from one when its worker has died.
 //!

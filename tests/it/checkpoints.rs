@@ -258,7 +258,7 @@ fn branches_run_from_one_state_and_one_is_kept() {
 
 #[test]
 fn fifty_branches_leave_nothing_but_the_best() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
     forkpy.run("big = bytearray(10_000_000)");
     let before = forkpy.family().len();
     let codes: Vec<String> = (0..50).map(|n| format!("mine = {n}\n-abs(mine - 33)")).collect();

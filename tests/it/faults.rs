@@ -9,7 +9,8 @@ use crate::support::{Forkpy, Setup, as_user, processes, wait_for};
 const NOBODY: u32 = 62_137;
 
 fn armed(fault: &str) -> Forkpy {
-    Setup::new().env("FORKPY_FAULT", fault).start()
+    // Forks are numbered, and those that nobody asked for would count.
+    Setup::new().args(&["--max-spares", "0"]).env("FORKPY_FAULT", fault).start()
 }
 
 /// Zygote stopped, worker killed: nobody can reap it, so it is a zombie until the zygote goes on.
@@ -226,7 +227,8 @@ fn a_stopped_zygote_is_replaced_and_living_sessions_notice_nothing() {
 fn a_process_limit_makes_forks_fail_with_the_systems_reason() {
     // Root is exempt from this limit, so that the server must be somebody else.
     let is_root = nix::unistd::getuid().is_root();
-    let mut forkpy = if is_root { Setup::new().run_as(NOBODY).start() } else { Forkpy::start() };
+    let setup = Setup::new().args(&["--max-spares", "0"]);
+    let mut forkpy = if is_root { setup.run_as(NOBODY).start() } else { setup.start() };
     forkpy.run("x = 5");
     let (worker, zygote) = (forkpy.pid(), forkpy.zygote_pid());
     let limit = |most: &str| {

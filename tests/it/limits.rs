@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::support::{Forkpy, Setup, processes, wait_for};
 
 fn limited(args: &[&str]) -> Forkpy {
-    Setup::new().args(args).start()
+    // Processes are counted below, and one that waits for a session would be among them.
+    Setup::new().args(&["--max-spares", "0"]).args(args).start()
 }
 
 fn in_session(forkpy: &mut Forkpy, session: &str, code: &str) -> Value {
