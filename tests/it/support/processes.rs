@@ -62,6 +62,15 @@ fn bytes(pid: i32, key: &str) -> u64 {
 }
 
 /// Only ever for a process of the test's own.
+/// Whether every thread of it is in this state: a stopped process' threads stop one by one.
+pub fn all_threads_are(pid: i32, state: char) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(state))
+    })
+}
+
 pub fn signal(pid: i32, signal: Signal) {
     nix::sys::signal::kill(Pid::from_raw(pid), signal).expect("the process is there");
 }
