@@ -8,6 +8,7 @@ pub mod memory;
 pub mod pidfd;
 pub mod processes;
 pub mod programs;
+pub mod reserve;
 pub mod sibling;
 pub mod signals;
 pub mod stacks;

@@ -42,7 +42,7 @@ struct Control {
     gate: Arc<Gate>,
     quiet: Quiet,
     pinger: Option<Sender<Job>>,
-    evaluate: Option<Pinger>,
+    evaluate: Arc<Pinger>,
     answers: Answers,
 }
 
@@ -53,7 +53,8 @@ enum Job {
     Refresh(u64, Vec<String>),
 }
 
-/// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread less.
+/// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread
+/// less. With a limit of memory (`early`) it starts now: a session that is full could not start it.
 /// Gives the numbers of its two descriptors, for a fork that has to close them.
 pub fn spawn(
     stream: UnixStream,
@@ -61,6 +62,7 @@ pub fn spawn(
     quiet: &Quiet,
     evaluate: Pinger,
     answerer: Answerer,
+    early: bool,
 ) -> std::io::Result<[RawFd; 2]> {
     let copy: UnixStream = descriptors::copy_high(stream.as_fd())?.into();
     let own = [stream.as_raw_fd(), copy.as_raw_fd()];
@@ -68,7 +70,10 @@ pub fn spawn(
     let reader = FrameReader::in_pieces(stream, MAX_CONTROL, 4 << 10);
     let answers = Answers::new(Arc::clone(&writer), answerer, quiet.clone());
     let quiet = quiet.clone();
-    let control = Control { reader, writer, gate, quiet, pinger: None, evaluate: Some(evaluate), answers };
+    let mut control = Control { reader, writer, gate, quiet, pinger: None, evaluate: Arc::new(evaluate), answers };
+    if early {
+        control.start_pinger();
+    }
     thread::Builder::new().name("control".into()).stack_size(CONTROL_STACK).spawn(|| control.listen())?;
     Ok(own)
 }
@@ -100,18 +105,23 @@ impl Control {
     }
 
     fn hand_over(&mut self, job: Job) {
-        if let Some(evaluate) = self.evaluate.take() {
-            let (sender, receiver) = bounded(WAITING_PINGS);
-            let (writer, quiet) = (Arc::clone(&self.writer), self.quiet.clone());
-            let started = thread::Builder::new()
-                .name("pinger".into())
-                .stack_size(PINGER_STACK)
-                .spawn(move || work(&receiver, &writer, &quiet, &evaluate));
-            self.pinger = started.ok().map(|_| sender);
+        if self.pinger.is_none() {
+            self.start_pinger();
         }
         if let Some(pinger) = &self.pinger {
             let _ = pinger.try_send(job);
         }
+    }
+
+    /// What fails now, for want of memory or of processes, is tried again with the next job.
+    fn start_pinger(&mut self) {
+        let (sender, receiver) = bounded(WAITING_PINGS);
+        let (writer, quiet, evaluate) = (Arc::clone(&self.writer), self.quiet.clone(), Arc::clone(&self.evaluate));
+        let started = thread::Builder::new().name("pinger".into()).stack_size(PINGER_STACK).spawn(move || {
+            let beginning = quiet.pinging();
+            evaluate.within(|| drop(beginning), || work(&receiver, &writer, &quiet, &evaluate));
+        });
+        self.pinger = started.ok().map(|_| sender);
     }
 }
 

@@ -149,7 +149,7 @@ fn live(
     descriptors.extend(requests.descriptors());
     let quiet = Quiet::default();
     let (pinger, answerer) = (functions.pinger(py, black_box), functions.answerer(py));
-    descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer)?);
+    descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer, limits.memory.is_some())?);
     let pid = std::process::id();
     // Every descriptor of ours is in its place now. What a checkpoint woke has its limits from the worker before.
     let woken = from.is_some();

@@ -12,6 +12,7 @@ use pyo3::{
 use crate::protocol::{
     CellError, CellReport, CellStatus, Display, Question, Representation, Script, StateReport, Variable,
 };
+use crate::sys::reserve;
 
 /// The embedded package's functions.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ impl Functions {
         let find = |module: &str, name: &str| -> PyResult<Py<PyAny>> {
             Ok(py.import(format!("forkpy_worker.{module}"))?.getattr(name)?.unbind())
         };
+        // pyo3 makes this class when it first takes an error from Python, and panics where that error is want of memory.
+        let _ = py.get_type::<pyo3::panic::PanicException>();
         Ok(Self {
             start: find("session", "start")?,
             finish: find("session", "finish")?,
@@ -103,7 +106,8 @@ impl Functions {
     }
 
     pub(super) fn run_cell(&self, py: Python<'_>, cell: u64, code: &str) -> PyResult<CellReport> {
-        let report = self.run_cell.call1(py, (cell, code))?;
+        // It reports on every cell, unless there is no memory even for that. `MemoryLimit::after_cell` takes back.
+        let report = self.run_cell.call1(py, (cell, code)).inspect_err(|_| reserve::lend(true))?;
         let (status, results, error, exit_code, displays, notice): RawReport<'_> = report.bind(py).extract()?;
         let status = match status.as_str() {
             "ok" => CellStatus::Ok,
@@ -299,9 +303,23 @@ pub(super) struct Pinger {
 }
 
 impl Pinger {
-    /// The no-op evaluation behind a ping: waits for the GIL and evaluates; `None` when that raised.
+    /// Runs `body`, without the GIL, in a thread that CPython knows from here on: where it has to make a thread's state
+    /// and there is no memory, it ends the process. `begun` is called as soon as that is so.
+    #[expect(clippy::unused_self, reason = "only the pinger's thread does it")]
+    pub(super) fn within(&self, begun: impl FnOnce(), body: impl FnOnce() + Send) {
+        Python::attach(|py| {
+            begun();
+            py.detach(body);
+        });
+    }
+
+    /// The no-op evaluation behind a ping: waits for the GIL and evaluates; `None` when that raised. A session that is
+    /// full is responsive: for want of memory it is evaluated again with the reserve, which nobody gets at meanwhile.
     pub(super) fn evaluate(&self) -> Option<i64> {
-        Python::attach(|py| self.ping.call0(py).ok()?.extract(py).ok())
+        Python::attach(|py| {
+            let evaluate = || self.ping.call0(py).ok()?.extract(py).ok();
+            evaluate().or_else(|| reserve::with(evaluate))
+        })
     }
 
     /// Waits for the GIL and does what [`Functions::refresh`] does; `None` when that raised.

@@ -10,25 +10,24 @@
 //!   until it may not meets `EMFILE` before it meets them.
 //!
 //! The limit of open files is a hard one: code cannot raise it again (root can; this is no sandbox). So is that of memory,
-//! but for a reserve: a session that has filled its memory with small things could not even compile `del things`. Its
-//! next cell has the reserve, for that.
+//! but for a reserve (`sys/reserve.rs`): a session that has filled its memory with small things could not even compile
+//! `del things`. Its next cell has the reserve, for that.
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-use crate::{protocol::WorkerLimits, sys::processes};
+use crate::{
+    protocol::WorkerLimits,
+    sys::{processes, reserve},
+};
 
 /// What a session that is full gets for its next cell.
 const RESERVE: u64 = 16 << 20;
 /// So close to its limit a session is full: CPython takes memory by the MiB.
 const FULL: u64 = 3 << 20;
 
-/// The limit of memory, and which of its two values holds.
+/// A limit of memory that is kept, in bytes of data.
 #[derive(Debug, Clone)]
-pub struct MemoryLimit {
-    usual: rlim_t,
-    most: rlim_t,
-    lent: bool,
-}
+pub struct MemoryLimit(rlim_t);
 
 /// Sets what is to be kept.
 ///
@@ -44,18 +43,14 @@ pub fn apply(limits: WorkerLimits) -> std::io::Result<Option<MemoryLimit>> {
     let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
     let usual = processes::data_size().unwrap_or(0).saturating_add(memory).min(hard);
     let most = usual.saturating_add(RESERVE).min(hard);
-    setrlimit(Resource::RLIMIT_DATA, usual, most)?;
-    Ok(Some(MemoryLimit { usual, most, lent: false }))
+    reserve::limit(usual, most)?;
+    Ok(Some(MemoryLimit(usual)))
 }
 
 impl MemoryLimit {
     /// A cell has run: lends the reserve to a session that is full, beginning with the report on that cell, and takes it
     /// back from one that is not. Must not allocate: Rust aborts where Python raises.
-    pub fn after_cell(&mut self) {
-        let full = processes::data_size().is_some_and(|size| size.saturating_add(FULL) > self.usual);
-        if full != self.lent {
-            let _ = setrlimit(Resource::RLIMIT_DATA, if full { self.most } else { self.usual }, self.most);
-            self.lent = full;
-        }
+    pub fn after_cell(&self) {
+        reserve::lend(processes::data_size().is_some_and(|size| size.saturating_add(FULL) > self.0));
     }
 }

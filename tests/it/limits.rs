@@ -36,6 +36,31 @@ fn memory_that_fills_up_slowly_is_reported_too() {
     }
 }
 
+/// The first ping starts a thread, and Rust aborts where Python raises: one that came while a session was full ended it
+/// now and then, or was never answered, nor any after it.
+#[test]
+fn a_session_that_is_full_answers_pings() {
+    let mut forkpy = limited(&["--memory-limit", "64M"]);
+    let code = "\
+import os
+hoard, full = [], os.open('full', os.O_CREAT | os.O_WRONLY)
+while True:
+    try:
+        while True: hoard.append(bytearray(200))
+    except MemoryError:
+        os.write(full, b'!')";
+    let cell = forkpy.begin_run(code);
+    let is_full = forkpy.file("full");
+    wait_for("memory is full", || is_full.metadata().is_ok_and(|file| file.len() > 0));
+    for _ in 0..20 {
+        let answer = forkpy.call("check_kernel_responsiveness", json!({})).data;
+        assert_eq!(answer["responsive"], true, "{answer}");
+    }
+    forkpy.notify("notifications/cancelled", json!({"requestId": cell}));
+    forkpy.forget(cell);
+    assert_eq!(forkpy.eval("del hoard\n1 + 1"), "2");
+}
+
 #[test]
 fn a_limit_of_one_session_is_not_that_of_others() {
     let mut forkpy = Forkpy::start();
