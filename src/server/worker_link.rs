@@ -42,6 +42,8 @@ use crate::{
     sys::pidfd::PidFd,
 };
 
+/// How soon the interpreter of a worker that has a question answers a ping.
+const AT_IT: Duration = Duration::from_secs(1);
 /// How long a new worker may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(15);
 
@@ -339,17 +341,32 @@ impl Control {
         }
     }
 
-    /// Asks a question that the worker answers beside its cell, and waits up to `limit`; `None` when nothing comes.
-    pub async fn question(self: &Arc<Self>, question: Question, limit: Duration) -> Option<Result<String, String>> {
+    /// Asks a question that the worker answers beside its cell, and waits up to `limit`; `None` when nothing comes. Where
+    /// pings are answered then, the worker is at it (the first question imports jedi), and it is waited for up to `most`.
+    pub async fn question(
+        self: &Arc<Self>,
+        question: Question,
+        limit: Duration,
+        most: Duration,
+    ) -> Option<Result<String, String>> {
         let nonce = self.next.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
         self.questions.lock().insert(nonce, answer);
         // In a task of its own, as an interrupt: half a frame would be the end of the channel.
         let control = Arc::clone(self);
         tokio::spawn(async move { control.writer.lock().await.write(&ToControl::Ask { nonce, question }).await });
-        let heard = tokio::time::timeout(limit, answered).await;
+        let began = Instant::now();
+        let heard = loop {
+            if let Ok(heard) = tokio::time::timeout(limit, &mut answered).await {
+                break heard.ok();
+            }
+            let at_it = matches!(self.ping(AT_IT).await, PingOutcome::Pong { .. });
+            if !at_it || began.elapsed() > most {
+                break None;
+            }
+        };
         self.questions.lock().remove(&nonce);
-        heard.ok()?.ok()
+        heard
     }
 
     /// What the crash handler said, if it did.

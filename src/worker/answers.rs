@@ -4,7 +4,15 @@
 //! as long as it takes: one computes under the GIL, one watches the clock and then breaks the first off. Between questions
 //! there is none, so that they hinder no checkpoint and cost an idle session nothing.
 
-use std::{os::unix::net::UnixStream, sync::Arc, thread, time::Duration};
+use std::{
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
@@ -14,6 +22,8 @@ use crate::protocol::{FromControl, MAX_CONTROL, Question, blocking};
 
 /// How long an answer may take; the server waits a little longer.
 const LIMIT: Duration = Duration::from_secs(4);
+/// How long until there was one: it imports jedi, which takes seconds where the machine has other work.
+const FIRST_LIMIT: Duration = Duration::from_secs(30);
 /// How long a computation that was broken off may take to notice.
 const NOTICE: Duration = Duration::from_millis(500);
 /// jedi goes deep.
@@ -24,22 +34,30 @@ const WATCHING_STACK: usize = 256 << 10;
 pub struct Answers {
     writer: Arc<Mutex<UnixStream>>,
     answerer: Arc<Answerer>,
+    /// One was answered; all after it have [`LIMIT`].
+    warm: Arc<AtomicBool>,
     /// One computes at a time.
     turn: Quiet,
 }
 
 impl Answers {
     pub fn new(writer: Arc<Mutex<UnixStream>>, answerer: Answerer, turn: Quiet) -> Self {
-        Self { writer, answerer: Arc::new(answerer), turn }
+        Self { writer, answerer: Arc::new(answerer), warm: Arc::default(), turn }
     }
 
     /// Answers later, in threads of its own.
     pub fn begin(&self, nonce: u64, question: Question) {
         let (writer, answerer, turn) = (Arc::clone(&self.writer), Arc::clone(&self.answerer), self.turn.clone());
+        let warm = Arc::clone(&self.warm);
         let watching = thread::Builder::new().name("answers".into()).stack_size(WATCHING_STACK);
         let begun = watching.spawn(move || {
-            let answer = match turn.answering().try_lock_for(LIMIT) {
-                Some(_mine) => watch(&answerer, question),
+            let limit = || if warm.load(Ordering::Relaxed) { LIMIT } else { FIRST_LIMIT };
+            let answer = match turn.answering().try_lock_for(limit()) {
+                Some(_mine) => {
+                    let answer = watch(&answerer, question, limit());
+                    warm.fetch_or(answer.is_ok(), Ordering::Relaxed);
+                    answer
+                }
                 None => Err("the session is still busy with the question before this one".to_owned()),
             };
             send(&writer, nonce, answer);
@@ -59,7 +77,7 @@ fn send(writer: &Mutex<UnixStream>, nonce: u64, answer: Result<String, String>) 
 }
 
 /// Has the answer computed, and the computation broken off when it takes too long.
-fn watch(answerer: &Arc<Answerer>, question: Question) -> Result<String, String> {
+fn watch(answerer: &Arc<Answerer>, question: Question, limit: Duration) -> Result<String, String> {
     let (done, computed) = bounded(1);
     let (here, identity) = bounded(1);
     let computing = Arc::clone(answerer);
@@ -68,8 +86,8 @@ fn watch(answerer: &Arc<Answerer>, question: Question) -> Result<String, String>
         let _ = done.send(computing.answer(&question));
     });
     let thread = thread.map_err(|error| format!("the session could not start a thread: {error}"))?;
-    let too_slow = || Err(format!("it took longer than {} s", LIMIT.as_secs()));
-    let answer = match computed.recv_timeout(LIMIT) {
+    let too_slow = || Err(format!("it took longer than {} s", limit.as_secs()));
+    let answer = match computed.recv_timeout(limit) {
         Ok(answer) => answer.unwrap_or_else(|()| too_slow()),
         Err(RecvTimeoutError::Disconnected) => Err("the computation panicked".to_owned()),
         Err(RecvTimeoutError::Timeout) => {

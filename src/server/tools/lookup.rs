@@ -20,8 +20,10 @@ use crate::{
     server::{Server, session::Session},
 };
 
-/// A little more than the worker takes at most.
+/// A little more than the worker takes at most, for all questions but the first.
 const LIMIT: Duration = Duration::from_secs(6);
+/// And for the first, as long as its interpreter answers.
+const FIRST_LIMIT: Duration = Duration::from_secs(32);
 
 /// What came of a question.
 struct Answer<T> {
@@ -79,7 +81,7 @@ async fn ask<T: DeserializeOwned>(session: &Session, question: Question) -> Resu
         Some((cell, _)) => format!("cell {cell} runs native code that does not let the interpreter go"),
         None => "its interpreter does not answer".to_owned(),
     };
-    match worker.control.question(question, LIMIT).await {
+    match worker.control.question(question, LIMIT, FIRST_LIMIT).await {
         None => Ok(refused("busy", format!("session {:?} is busy: {}; try again later", session.id, busy()))),
         Some(Err(reason)) => Ok(refused("error", format!("session {:?}: {reason}", session.id))),
         Some(Ok(json)) => match serde_json::from_str(&json) {
