@@ -2,11 +2,15 @@
 //!
 //! Runs in: server, and far enough in the hidden zygote role to recognise it.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    bench::BenchArgs,
     limits::LimitArgs,
     server::{checkpoints::Automatic, health::RecoveryPolicy},
 };
@@ -215,6 +219,30 @@ pub enum Role {
         #[arg(long)]
         server: i32,
     },
+    /// Measure forkpy on this machine, beside the machine's own floors
+    Bench(BenchArgs),
+    /// The other end of `bench`'s floors.
+    #[command(name = "__echo", hide = true)]
+    Echo,
+}
+
+impl Cli {
+    /// Those options that make the sessions' Python what it is, for a server of the same kind.
+    #[must_use]
+    pub fn for_same_python(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        let mut push = |name: &str, value: &Path| {
+            args.extend([name.to_owned(), value.to_string_lossy().into_owned()]);
+        };
+        for (name, value) in [("--config", &self.config), ("--python", &self.python), ("--venv", &self.venv)] {
+            if let Some(value) = value {
+                push(name, value);
+            }
+        }
+        self.pythonpath.iter().for_each(|dir| push("--pythonpath", dir));
+        self.preload.iter().for_each(|module| push("--preload", Path::new(module)));
+        args
+    }
 }
 
 /// How clients reach the server.

@@ -75,6 +75,7 @@
 //! - Frames are postcard, not JSON: large texts are copied, never escaped.
 //! - A dead worker stays a zombie, its pid taken, until the server has seen its end and says `Reap`.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod config_file;

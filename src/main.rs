@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use anyhow::Context;
 use forkpy::{
+    bench,
     cli::{Cli, Role},
     config::Settings,
     config_file, server,
@@ -21,6 +22,8 @@ fn main() -> anyhow::Result<()> {
             let stream = unsafe { descriptors::inherited_stream(socket) };
             zygote::run(stream, server).context("the zygote ended")
         }
+        Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.for_same_python(), &cli.preload)?),
+        Some(Role::Echo) => bench::echo::run().context("the channel broke"),
         None => serve(cli),
     }
 }

@@ -78,7 +78,11 @@ pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
     }
     signals::set_title("forkpy:zygote");
     let mut link = Link::new(stream);
-    let settings = link.await_start()?;
+    let settings = match link.await_start() {
+        // The server ended before it had a use for this process.
+        Err(ZygoteError::Channel(FrameError::Closed)) => return Ok(()),
+        settings => settings?,
+    };
     let warmed = interpreter::start(&settings).and_then(|()| {
         Python::attach(|py| {
             let functions = worker::Functions::load(py)?;

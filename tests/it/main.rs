@@ -1,11 +1,14 @@
 //! Integration tests: one binary, which touches only the forkpy binary and the protocol it publishes.
 
 mod bad_input;
+mod bench;
 mod cells;
 mod checkpoints;
 mod clients;
 mod clock;
 mod command_line;
+#[cfg(target_arch = "x86_64")]
+mod cost;
 mod display;
 mod endings;
 mod environment;

@@ -7,6 +7,7 @@
 pub mod http;
 pub mod processes;
 pub mod who;
+pub mod zygote;
 
 use std::{
     collections::HashMap,

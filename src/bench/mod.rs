@@ -1,0 +1,96 @@
+//! `forkpy bench`: what forkpy costs on the user's machine, with their interpreter and preloads, beside the floors of that
+//! machine and, if asked, beside another server or ipykernel.
+//!
+//! Runs in: a process of its own, one thread but for the HTTP row; everything measured is a child of it, the servers being
+//! this same binary. Knows forkpy only as any client does. Rows are timed in rounds, one after the other within each round, so
+//! that what the machine does meanwhile falls on all of them. No Python here, and no tokio.
+
+pub mod against;
+pub mod client;
+pub mod compare;
+pub mod echo;
+pub mod floors;
+pub mod http;
+pub mod options;
+pub mod report;
+pub mod rounds;
+pub mod rows;
+pub mod sizes;
+pub mod stage;
+pub mod stats;
+pub mod table;
+pub mod timed;
+
+use std::io::{self, Write};
+
+pub use self::options::BenchArgs;
+
+/// Why nothing, or not all, was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A server did not start, or ended.
+    #[error("{who} {what}")]
+    Server {
+        /// Which.
+        who: String,
+        /// What became of it.
+        what: String,
+    },
+    /// A call was answered by an error.
+    #[error("{who} answered {tool} with an error: {words}")]
+    Refused {
+        /// Which server.
+        who: String,
+        /// What was called.
+        tool: String,
+        /// Its words.
+        words: String,
+    },
+    /// A file to compare with.
+    #[error("cannot compare with {path}: {reason}")]
+    Compare {
+        /// Which.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// An option.
+    #[error("{0}")]
+    Option(String),
+    /// The system's no.
+    #[error("failed to {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+impl BenchError {
+    fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// [`BenchError`].
+pub fn run(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<(), BenchError> {
+    let earlier = args.compare.as_deref().map(compare::read).transpose()?;
+    let mut out = io::stdout().lock();
+    let fail = BenchError::system("write the result");
+    if args.explain {
+        return out.write_all(table::explained().as_bytes()).map_err(fail);
+    }
+    let report = rounds::measure(args, server, preload)?;
+    let text = if args.json {
+        let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
+        text.push('\n');
+        text
+    } else {
+        table::of(&report, earlier.as_ref())
+    };
+    out.write_all(text.as_bytes()).map_err(fail)
+}

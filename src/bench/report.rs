@@ -1,0 +1,92 @@
+//! What was measured, as JSON: what `--json` prints and `--compare` reads.
+//!
+//! Runs in: bench.
+
+use serde::{Deserialize, Serialize};
+
+/// Counts up when a field changes its meaning.
+pub const FORMAT: u32 = 1;
+
+/// One run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Version of forkpy.
+    pub version: String,
+    /// Whether this binary was built with optimization.
+    pub optimized: bool,
+    /// When it began (RFC 3339).
+    pub when: String,
+    /// Where.
+    pub machine: Machine,
+    /// Version of the sessions' interpreter.
+    pub python: String,
+    /// Modules that were preloaded.
+    pub preload: Vec<String>,
+    /// Rounds.
+    pub rounds: u32,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Rows that were measured.
+    pub rows: Vec<Measured>,
+    /// Rows that were not.
+    pub skipped: Vec<Skipped>,
+}
+
+/// The machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    /// Model of its processor.
+    pub processor: String,
+    /// Processors that this process may use.
+    pub processors: usize,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Version of the kernel.
+    pub kernel: String,
+    /// Load over a minute, when it began and when it ended.
+    pub load: (f64, f64),
+}
+
+/// One row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Measured {
+    /// Its name.
+    pub name: String,
+    /// `us`, `s`, `MiB`, `cells/s` or `MB/s`; of all figures of the row.
+    pub unit: String,
+    /// How often.
+    pub count: u64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Smallest of the rounds' medians.
+    pub low: f64,
+    /// Largest of the rounds' medians.
+    pub high: f64,
+    /// The row that `ratio` is to.
+    pub floor: Option<String>,
+    /// Median by the median of the floor.
+    pub ratio: Option<f64>,
+}
+
+/// A row that was not measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Report {
+    /// The row of this name.
+    #[must_use]
+    pub fn row(&self, name: &str) -> Option<&Measured> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+}

@@ -1,0 +1,163 @@
+//! The run: rows in rounds, then sizes, then the report.
+//!
+//! Runs in: bench.
+
+use std::{fs, thread, time::Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    BenchError,
+    options::BenchArgs,
+    report::{FORMAT, Machine, Measured, Report, Skipped},
+    rows::{self, Row, Unit},
+    sizes,
+    stage::Stage,
+    stats::Times,
+    timed,
+};
+
+/// What a quick run is.
+const QUICK_ROUNDS: u32 = 2;
+/// Turns that are not counted, of the first round: connections open, files in memory, code compiled.
+const WARMING: u32 = 2;
+
+/// Measures.
+///
+/// # Errors
+/// [`BenchError`].
+pub fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<Report, BenchError> {
+    let began = (Instant::now(), jiff::Timestamp::now(), load());
+    let chosen = rows::chosen(&args.only)
+        .map_err(|name| BenchError::Option(format!("there is no row {name:?}; `forkpy bench --explain` names them")))?;
+    let mut stage = Stage::new(args, server)?;
+    let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+    for row in chosen {
+        match timed::why_not(row, &stage) {
+            None => rows.push(row),
+            Some(why) => skipped.push(Skipped { name: row.name.to_owned(), why }),
+        }
+    }
+    let rounds = if args.quick { QUICK_ROUNDS } else { args.rounds };
+    let (times, mut sized): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.unit == Unit::Microseconds);
+    if args.quick {
+        sized.clear();
+    }
+    let bar = bar(&times, &sized, rounds);
+    let mut measured = in_rounds(&times, rounds, &mut stage, &bar)?;
+    for row in &sized {
+        bar.set_message(row.name);
+        measured.push(size(row, rounds, &mut stage)?);
+        bar.inc(u64::from(rounds));
+    }
+    bar.finish_and_clear();
+    hold_against_floors(&mut measured);
+    Ok(Report {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        optimized: !cfg!(debug_assertions),
+        when: began.1.to_string(),
+        machine: machine(began.2),
+        python: stage.interpreter.version.clone(),
+        preload: preload.to_vec(),
+        rounds,
+        seconds: began.0.elapsed().as_secs_f64(),
+        rows: measured,
+        skipped,
+    })
+}
+
+/// On standard error, and only where that is a terminal.
+fn bar(times: &[&Row], sized: &[&Row], rounds: u32) -> ProgressBar {
+    let steps = (times.len() + sized.len()) as u64 * u64::from(rounds);
+    let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}");
+    ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Each row has its turns in each round.
+fn in_rounds(rows: &[&Row], rounds: u32, stage: &mut Stage, bar: &ProgressBar) -> Result<Vec<Measured>, BenchError> {
+    let mut times: Vec<Times> = rows.iter().map(|_| Times::default()).collect();
+    for round in 0..rounds {
+        for (row, times) in rows.iter().zip(&mut times) {
+            bar.set_message(row.name);
+            for _ in 0..if round == 0 { WARMING } else { 1 } {
+                timed::turn(row, stage)?;
+            }
+            for _ in 0..row.turns {
+                times.add(timed::turn(row, stage)?);
+            }
+            times.end_round();
+            bar.inc(1);
+        }
+    }
+    Ok(rows.iter().zip(&times).map(|(row, times)| of_times(row, times)).collect())
+}
+
+fn of_times(row: &Row, times: &Times) -> Measured {
+    let (low, high) = times.spread();
+    Measured {
+        name: row.name.to_owned(),
+        unit: row.unit.name().to_owned(),
+        count: times.count(),
+        p50: times.quantile(0.5),
+        p90: times.quantile(0.9),
+        p99: times.quantile(0.99),
+        low,
+        high,
+        floor: row.floor.map(str::to_owned),
+        ratio: None,
+    }
+}
+
+fn size(row: &Row, rounds: u32, stage: &mut Stage) -> Result<Measured, BenchError> {
+    let mut values = (0..row.turns.min(rounds)).map(|_| sizes::take(row, stage)).collect::<Result<Vec<_>, _>>()?;
+    values.sort_by(f64::total_cmp);
+    let middle = values[values.len() / 2];
+    // Few of them: the worst is said for the high percentiles, and which end that is depends on what is measured.
+    let (low, high) = (values[0], values[values.len() - 1]);
+    let worst = if matches!(row.unit, Unit::CellsPerSecond | Unit::MegabytesPerSecond) { low } else { high };
+    Ok(Measured {
+        name: row.name.to_owned(),
+        unit: row.unit.name().to_owned(),
+        count: values.len() as u64,
+        p50: middle,
+        p90: worst,
+        p99: worst,
+        low,
+        high,
+        floor: None,
+        ratio: None,
+    })
+}
+
+fn hold_against_floors(measured: &mut [Measured]) {
+    let medians: Vec<(String, f64)> = measured.iter().map(|row| (row.name.clone(), row.p50)).collect();
+    for row in measured {
+        let floor = row.floor.as_ref().and_then(|floor| medians.iter().find(|(name, _)| name == floor));
+        row.ratio = floor.map(|(_, median)| row.p50 / median);
+        if row.ratio.is_none() {
+            row.floor = None;
+        }
+    }
+}
+
+fn machine(began: f64) -> Machine {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = text("/proc/cpuinfo");
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Machine {
+        processor: model.map_or("unknown processor", |(_, name)| name).trim().to_owned(),
+        processors: thread::available_parallelism().map_or(1, usize::from),
+        memory: sysinfo::System::new_with_specifics(
+            sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::everything()),
+        )
+        .map_or(0, |system| system.total_memory()),
+        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+        load: (began, load()),
+    }
+}
+
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}

@@ -1,0 +1,192 @@
+//! The rows: their names, what each times, and which floor it is held against.
+//!
+//! Runs in: bench. The table that `--only`, `--explain` and README go by; how a row is timed is `timed.rs`, how a size is
+//! taken is `sizes.rs`.
+
+/// What a row's figures are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Time, in microseconds.
+    Microseconds,
+    /// Memory, in MiB.
+    Mebibytes,
+    /// Cells in a second.
+    CellsPerSecond,
+    /// Output in a second, in MB.
+    MegabytesPerSecond,
+    /// Time, in seconds.
+    Seconds,
+}
+
+impl Unit {
+    /// As it stands in the report.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Microseconds => "us",
+            Self::Mebibytes => "MiB",
+            Self::CellsPerSecond => "cells/s",
+            Self::MegabytesPerSecond => "MB/s",
+            Self::Seconds => "s",
+        }
+    }
+}
+
+/// One row.
+#[derive(Debug)]
+pub struct Row {
+    /// For `--only`, and in the report.
+    pub name: &'static str,
+    /// What its figures are.
+    pub unit: Unit,
+    /// How often it is timed in a round; of a size, in the whole run, and
+    /// not oftener than there are rounds.
+    pub turns: u32,
+    /// The row that its ratio is to.
+    pub floor: Option<&'static str>,
+    /// What exactly is timed.
+    pub what: &'static str,
+}
+
+const fn time(name: &'static str, turns: u32, floor: Option<&'static str>, what: &'static str) -> Row {
+    Row { name, unit: Unit::Microseconds, turns, floor, what }
+}
+
+const fn size(name: &'static str, unit: Unit, turns: u32, what: &'static str) -> Row {
+    Row { name, unit, turns, floor: None, what }
+}
+
+/// The row that other servers' rows are held against, and theirs.
+pub const CELL: &str = "1+1";
+
+/// All rows, in the order in which they are shown.
+pub const ROWS: &[Row] = &[
+    time("pipe", 100, None, "64 bytes to another process and back, over two pipes: the floor of a client over stdio"),
+    time("socket", 100, None, "the same over a socket pair: the floor between server and worker"),
+    time("fork", 20, None, "fork() of the small process that measures, to the child's first byte"),
+    time(
+        "zygote-fork",
+        5,
+        None,
+        "os.fork() with CPython's hooks in a fresh session, which is what the zygote is, to the child's first byte",
+    ),
+    time("python", 1, None, "`python3 -c pass`, start to end, of the interpreter that sessions have"),
+    time("ping", 100, Some("pipe"), "the tool `ping`: a call that goes no further than the server"),
+    time(CELL, 100, Some("ping"), "a cell `1+1`, request written to reply read"),
+    time(
+        "worker",
+        100,
+        Some("socket"),
+        "the same cell between server and worker only: sent to reported, as its reply says (execution_time)",
+    ),
+    time("pass", 50, Some("ping"), "a cell `pass`"),
+    time("print", 50, Some("ping"), "a cell `print(1)`"),
+    time("error", 50, Some("ping"), "a cell `1/0`: the reply has a traceback"),
+    time(
+        "result-1mb",
+        5,
+        Some("ping"),
+        "a cell whose result is a text of 1 MB, of which the reply has what its limit allows and a file the rest",
+    ),
+    time("numpy-sum", 50, Some("ping"), "a cell that sums an array of 1,000 numbers; where numpy is installed"),
+    time("rested", 10, Some(CELL), "a cell `1+1` after 20 ms without any: caches and processors have gone to sleep"),
+    time(
+        "new-session",
+        5,
+        Some("rested"),
+        "create_session and its first `1+1`, 20 ms after the last one: a spare worker is ready",
+    ),
+    time("new-session-cold", 5, Some("zygote-fork"), "the same of a server without spare workers"),
+    time("restart", 3, Some("zygote-fork"), "restart_kernel and the first `1+1`"),
+    time("interrupt", 3, None, "a busy loop with a time limit of 50 ms: how long after that its reply comes"),
+    time("checkpoint", 3, Some("zygote-fork"), "checkpoint_session of a session with little in it"),
+    time("restore", 3, Some("zygote-fork"), "restore_checkpoint and the first `1+1`"),
+    time("initialize", 1, None, "a new server, process started to `initialize` answered"),
+    time("cold-start", 1, Some("python"), "the same to the result of its first cell"),
+    time(
+        "describe",
+        3,
+        None,
+        "new session to its first `df.describe()`, of a server with numpy, pandas and matplotlib preloaded; where pandas is installed",
+    ),
+    time(
+        "ipykernel",
+        10,
+        Some(CELL),
+        "`1+1` by jupyter_client to a running ipykernel: execute_request sent to execute_reply and idle read",
+    ),
+    time("ipykernel-start", 1, Some("new-session"), "a new ipykernel, start to the result of its first `1+1`"),
+    time("other", 20, Some(CELL), "a cell `1+1` of the server that --against names"),
+    size(
+        "memory",
+        Unit::Mebibytes,
+        1,
+        "what an idle session adds to the memory of the whole machine (MemAvailable, over 200 sessions)",
+    ),
+    size(
+        "memory-preloaded",
+        Unit::Mebibytes,
+        1,
+        "the same with numpy, pandas and matplotlib preloaded; where pandas is installed",
+    ),
+    size("thousand", Unit::Seconds, 1, "1,000 sessions created one after the other, the first cell of each included"),
+    size("throughput", Unit::CellsPerSecond, 5, "cells `1+1` over eight sessions, many at a time on one stdio"),
+    size(
+        "throughput-http",
+        Unit::CellsPerSecond,
+        3,
+        "the same over HTTP: eight clients that keep their connection and wait for each reply",
+    ),
+    size(
+        "output",
+        Unit::MegabytesPerSecond,
+        3,
+        "a cell that prints 100 MB in lines, to its reply; all of it goes to a file, a part into the reply",
+    ),
+    size("output-memory", Unit::Mebibytes, 1, "what the server's peak memory grows by meanwhile"),
+];
+
+/// The row of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == name)
+}
+
+/// The rows named, and those that their ratios are to; all when none is named.
+///
+/// # Errors
+/// The name that there is none of.
+pub fn chosen(names: &[String]) -> Result<Vec<&'static Row>, String> {
+    if let Some(unknown) = names.iter().find(|name| find(name).is_none()) {
+        return Err(unknown.clone());
+    }
+    let wanted = |row: &Row| {
+        let named = |name: &str| names.iter().any(|asked| asked == name);
+        named(row.name) || ROWS.iter().any(|other| other.floor == Some(row.name) && named(other.name))
+    };
+    Ok(ROWS.iter().filter(|row| names.is_empty() || wanted(row)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_floors_exist() {
+        for (place, row) in ROWS.iter().enumerate() {
+            assert!(ROWS[..place].iter().all(|other| other.name != row.name), "{}", row.name);
+            assert!(row.floor.is_none_or(|floor| find(floor).is_some()), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn a_choice_brings_its_floors() {
+        let names = |asked: &[&str]| {
+            let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+            chosen(&asked).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["1+1"]), Ok(vec!["ping", "1+1"]));
+        assert_eq!(names(&[]).map(|rows| rows.len()), Ok(ROWS.len()));
+        assert_eq!(names(&["pong"]), Err("pong".to_owned()));
+    }
+}

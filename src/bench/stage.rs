@@ -1,0 +1,221 @@
+//! What stands ready while rows are timed: servers, other ends, other programs; each started when its first row comes.
+//!
+//! Runs in: bench. Owns every process that is measured; all end with it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    BenchError,
+    against::{Kernel, Other},
+    client::Client,
+    floors::{Pipe, Socket},
+    options::BenchArgs,
+};
+
+/// The session of plain cells.
+pub const SESSION: &str = "default";
+/// Where forks are timed.
+pub const FORKS: &str = "forks";
+/// Where checkpoints are.
+pub const KEPT: &str = "kept";
+/// What is preloaded for the rows that say so, as far as it is installed.
+const SCIENCE: [&str; 3] = ["numpy", "pandas", "matplotlib"];
+
+const PROBE: &str = "\
+import importlib.util as _util, json as _json, platform as _platform, sys as _sys
+_names = ('numpy', 'pandas', 'matplotlib', 'ipykernel', 'jupyter_client')
+print(_json.dumps({'executable': _sys.executable, 'version': _platform.python_version(),
+                   'modules': [name for name in _names if _util.find_spec(name)]}))";
+
+const FORK: &str = "\
+import os, time
+def fork():
+    ours, theirs = os.pipe()
+    began = time.perf_counter_ns()
+    child = os.fork()
+    if child == 0:
+        os.write(theirs, b'x')
+        os._exit(0)
+    os.read(ours, 1)
+    took = time.perf_counter_ns() - began
+    os.waitpid(child, 0)
+    os.close(ours)
+    os.close(theirs)
+    return took";
+
+/// What the sessions' interpreter is.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Interpreter {
+    /// Its program.
+    pub executable: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// Those of the modules that rows use.
+    pub modules: Vec<String>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Stage {
+    /// Options of the servers.
+    args: Vec<String>,
+    against: Option<String>,
+    against_tool: String,
+    against_argument: String,
+    pub(super) interpreter: Interpreter,
+    pub(super) main: Client,
+    pub(super) pipe: Option<Pipe>,
+    pub(super) socket: Option<Socket>,
+    cold: Option<Client>,
+    preloaded: Option<Client>,
+    kernel: Option<Kernel>,
+    other: Option<Other>,
+    serial: u32,
+    // Last: servers work in it until they end.
+    workspace: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Starts the server that most rows are about.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn new(args: &BenchArgs, server: Vec<String>) -> Result<Self, BenchError> {
+        let workspace = tempfile::tempdir().map_err(BenchError::system("make a workspace"))?;
+        let mut main = Client::forkpy(&workspace.path().join("main"), &server)?;
+        main.run(PROBE, SESSION)?;
+        let reply = main.reply();
+        let interpreter = serde_json::from_str(reply["stdout"].as_str().unwrap_or_default()).map_err(|_| {
+            BenchError::Server { who: "forkpy".to_owned(), what: format!("ran the first cell badly: {reply}") }
+        })?;
+        main.first(FORKS, FORK)?;
+        main.first(KEPT, "x = 1")?;
+        Ok(Self {
+            args: server,
+            against: args.against.clone(),
+            against_tool: args.against_tool.clone(),
+            against_argument: args.against_argument.clone(),
+            interpreter,
+            main,
+            pipe: None,
+            socket: None,
+            cold: None,
+            preloaded: None,
+            kernel: None,
+            other: None,
+            serial: 0,
+            workspace,
+        })
+    }
+
+    /// Whether the interpreter has this module.
+    #[must_use]
+    pub fn has(&self, module: &str) -> bool {
+        self.interpreter.modules.iter().any(|known| known == module)
+    }
+
+    /// What is measured beside forkpy.
+    #[must_use]
+    pub fn against(&self) -> Option<&str> {
+        self.against.as_deref()
+    }
+
+    /// A name that no session has had.
+    pub fn fresh(&mut self) -> String {
+        self.serial += 1;
+        format!("fresh-{}", self.serial)
+    }
+
+    /// A server of its own, with further options.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn server(&mut self, more: &[&str]) -> Result<Client, BenchError> {
+        let workspace = self.workspace().join(self.fresh());
+        Client::forkpy(&workspace, &[self.args.clone(), more.iter().map(|arg| (*arg).to_owned()).collect()].concat())
+    }
+
+    /// Options of a server over HTTP.
+    #[must_use]
+    pub fn args(&self) -> &[String] {
+        &self.args
+    }
+
+    /// Where servers have their workspaces.
+    #[must_use]
+    pub fn workspace(&self) -> PathBuf {
+        Path::new(self.workspace.path()).to_owned()
+    }
+
+    /// The option that preloads what is installed of numpy, pandas and matplotlib.
+    #[must_use]
+    pub fn science(&self) -> String {
+        SCIENCE.into_iter().filter(|module| self.has(module)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The server without spare workers.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn cold(&mut self) -> Result<&mut Client, BenchError> {
+        if self.cold.is_none() {
+            let mut client = self.server(&["--max-spares", "0"])?;
+            client.run("1", SESSION)?;
+            self.cold = Some(client);
+        }
+        self.cold.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
+    }
+
+    /// The server with numpy and the like preloaded.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn preloaded(&mut self) -> Result<&mut Client, BenchError> {
+        if self.preloaded.is_none() {
+            let science = self.science();
+            let mut client = self.server(&["--preload", &science])?;
+            client.run("1", SESSION)?;
+            self.preloaded = Some(client);
+        }
+        self.preloaded.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
+    }
+
+    /// The other server.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn other(&mut self) -> Result<&mut Other, BenchError> {
+        if self.other.is_none() {
+            let command = self.against.clone().unwrap_or_default();
+            self.other = Some(Other::start(&command, &self.against_tool, &self.against_argument)?);
+        }
+        self.other.as_mut().ok_or_else(|| BenchError::Option("no other server".to_owned()))
+    }
+
+    /// ipykernel.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn kernel(&mut self) -> Result<&mut Kernel, BenchError> {
+        if self.kernel.is_none() {
+            self.kernel = Some(Kernel::start(&self.interpreter.executable)?);
+        }
+        self.kernel.as_mut().ok_or_else(|| BenchError::Option("no ipykernel".to_owned()))
+    }
+
+    /// Nanoseconds of a fork in a session.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub fn fork(&mut self) -> Result<u64, BenchError> {
+        self.main.call("run_python_code", &json!({"code": "fork()", "session_id": FORKS}))?;
+        let reply = self.main.reply();
+        reply["results"][0].as_str().and_then(|result| result.parse().ok()).ok_or_else(|| BenchError::Server {
+            who: "forkpy".to_owned(),
+            what: format!("could not fork in a session: {reply}"),
+        })
+    }
+}

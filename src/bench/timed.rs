@@ -1,0 +1,173 @@
+//! One turn of each row whose figure is a time.
+//!
+//! Runs in: bench. What comes before and after what is timed (rest, removal of a session) is done here, untimed.
+
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::{
+    BenchError,
+    client::Client,
+    floors::{self, Pipe, Socket},
+    rows::{self, Row},
+    stage::{KEPT, SESSION, Stage},
+};
+
+/// After this the machine has gone to rest, and spare workers are ready.
+const REST: Duration = Duration::from_millis(20);
+/// Time limit of the cell that is interrupted.
+const LIMIT: Duration = Duration::from_millis(50);
+
+const SUM: &str = "import numpy as np; np.ones(1000).sum()";
+const DESCRIBE: &str = "\
+import numpy as np, pandas as pd
+df = pd.DataFrame({name: np.arange(1000.0) for name in 'abcd'})
+df.describe()";
+
+/// Why this row cannot be timed here; `None` when it can.
+#[must_use]
+pub fn why_not(row: &Row, stage: &Stage) -> Option<String> {
+    let missing = |module: &str| (!stage.has(module)).then(|| format!("the sessions' Python has no {module}"));
+    match row.name {
+        "numpy-sum" => missing("numpy"),
+        "describe" | "memory-preloaded" => missing("pandas"),
+        "ipykernel" | "ipykernel-start" if stage.against() != Some("ipykernel") => {
+            Some("asked for by --against ipykernel".to_owned())
+        }
+        "ipykernel" | "ipykernel-start" => missing("ipykernel").or_else(|| missing("jupyter_client")),
+        "other" if matches!(stage.against(), None | Some("ipykernel")) => {
+            Some("asked for by --against COMMAND".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Has its turn.
+///
+/// # Errors
+/// [`BenchError`].
+pub fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError> {
+    match row.name {
+        "pipe" => {
+            if stage.pipe.is_none() {
+                stage.pipe = Some(Pipe::start()?);
+            }
+            stage.pipe.as_mut().map_or(Ok(Duration::ZERO), Pipe::turn)
+        }
+        "socket" => {
+            if stage.socket.is_none() {
+                stage.socket = Some(Socket::start()?);
+            }
+            stage.socket.as_mut().map_or(Ok(Duration::ZERO), Socket::turn)
+        }
+        "fork" => floors::fork(),
+        "zygote-fork" => stage.fork().map(Duration::from_nanos),
+        "python" => python(stage),
+        "ping" => stage.main.call("ping", &json!({})),
+        rows::CELL => stage.main.run("1+1", SESSION),
+        "worker" => worker(stage),
+        "pass" => stage.main.run("pass", SESSION),
+        "print" => stage.main.run("print(1)", SESSION),
+        "error" => stage.main.run("1/0", SESSION),
+        "result-1mb" => stage.main.run("'x' * 1_000_000", SESSION),
+        "numpy-sum" => stage.main.run(SUM, SESSION),
+        "rested" => {
+            thread::sleep(REST);
+            stage.main.run("1+1", SESSION)
+        }
+        "new-session" => {
+            let name = stage.fresh();
+            thread::sleep(REST);
+            session(&mut stage.main, &name, "1+1")
+        }
+        "new-session-cold" => {
+            let name = stage.fresh();
+            thread::sleep(REST);
+            session(stage.cold()?, &name, "1+1")
+        }
+        "describe" => {
+            let name = stage.fresh();
+            let client = stage.preloaded()?;
+            thread::sleep(REST);
+            session(client, &name, DESCRIBE)
+        }
+        "restart" => restart(stage),
+        "interrupt" => interrupt(stage),
+        "checkpoint" => checkpoint(stage),
+        "restore" => restore(stage),
+        "initialize" => begin(stage, false),
+        "cold-start" => begin(stage, true),
+        "ipykernel" => stage.kernel()?.cell(),
+        "ipykernel-start" => stage.kernel()?.another(),
+        "other" => stage.other()?.cell(),
+        name => Err(BenchError::Option(format!("no way to time {name:?}"))),
+    }
+}
+
+fn python(stage: &Stage) -> Result<Duration, BenchError> {
+    let mut command = Command::new(&stage.interpreter.executable);
+    command.args(["-c", "pass"]).stdin(Stdio::null());
+    let began = Instant::now();
+    command.status().map_err(BenchError::system("start Python"))?;
+    Ok(began.elapsed())
+}
+
+fn worker(stage: &mut Stage) -> Result<Duration, BenchError> {
+    stage.main.run("1+1", SESSION)?;
+    Ok(Duration::from_secs_f64(stage.main.reply()["execution_time"].as_f64().unwrap_or(0.0)))
+}
+
+/// A session and its first cell; the session goes away afterwards.
+fn session(client: &mut Client, name: &str, code: &str) -> Result<Duration, BenchError> {
+    let began = Instant::now();
+    client.call("create_session", &json!({"session_id": name}))?;
+    client.run(code, name)?;
+    let took = began.elapsed();
+    client.call("delete_session", &json!({"session_id": name}))?;
+    Ok(took)
+}
+
+fn restart(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let began = Instant::now();
+    stage.main.call("restart_kernel", &json!({"session_id": SESSION}))?;
+    stage.main.run("1+1", SESSION)?;
+    Ok(began.elapsed())
+}
+
+fn interrupt(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let call = json!({"code": "while True: pass", "session_id": SESSION, "timeout": LIMIT.as_secs_f64()});
+    Ok(stage.main.call("run_python_code", &call)?.saturating_sub(LIMIT))
+}
+
+fn checkpoint(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let name = json!({"session_id": KEPT, "name": "kept"});
+    let took = stage.main.call("checkpoint_session", &name)?;
+    stage.main.call("delete_checkpoint", &name)?;
+    Ok(took)
+}
+
+fn restore(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let name = json!({"session_id": KEPT, "name": "kept"});
+    stage.main.call("checkpoint_session", &name)?;
+    let began = Instant::now();
+    stage.main.call("restore_checkpoint", &name)?;
+    stage.main.run("1+1", KEPT)?;
+    let took = began.elapsed();
+    stage.main.call("delete_checkpoint", &name)?;
+    Ok(took)
+}
+
+/// A new server, to its first answer or to its first result.
+fn begin(stage: &mut Stage, to_result: bool) -> Result<Duration, BenchError> {
+    let began = Instant::now();
+    let mut client = stage.server(&[])?;
+    if to_result {
+        client.run("1+1", SESSION)?;
+    }
+    Ok(began.elapsed())
+}
