@@ -18,14 +18,23 @@ fn main() {
         version.major,
         version.minor
     );
-    if config.shared()
-        && let Some(directory) = config.lib_dir()
-    {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}");
+    match (config.shared(), config.lib_dir()) {
+        (true, Some(directory)) => println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}"),
+        (false, Some(directory)) => link_static(directory, config.lib_name().unwrap_or("python3")),
+        (_, None) => {}
     }
     println!("cargo:rustc-env=FORKPY_BUILD_PYTHON={}", config.executable().unwrap_or("python3"));
     println!("cargo:rustc-env=FORKPY_PYTHON_VERSION={}.{}", version.major, version.minor);
     list_sources();
+}
+
+/// libpython is in the binary, all of it: extension modules find its symbols there, also those that nothing here uses.
+/// Their libraries they find in the bundle, by a plain RPATH, which counts for what is loaded later too; a RUNPATH does not.
+fn link_static(directory: &str, library: &str) {
+    println!("cargo:rustc-link-arg=-Wl,--whole-archive,{directory}/lib{library}.a,--no-whole-archive");
+    println!("cargo:rustc-link-arg=-Wl,-lm,-ldl,-lutil");
+    println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic");
+    println!("cargo:rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib");
 }
 
 /// Writes `sources.rs`: an array of (file name, text) of the package.

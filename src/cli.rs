@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     bench::BenchArgs,
+    bundle::make::BundleArgs,
+    setup::{doctor::DoctorArgs, install::InstallArgs},
     limits::LimitArgs,
     server::{checkpoints::Automatic, health::RecoveryPolicy},
 };
@@ -221,6 +223,30 @@ pub enum Role {
     },
     /// Measure forkpy on this machine, beside the machine's own floors
     Bench(BenchArgs),
+    /// Enter forkpy into a client's configuration
+    Install(InstallArgs),
+    /// Check whether this machine has what sessions need, with a remedy for what it has not
+    Doctor(DoctorArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or that of a command
+    Man {
+        /// Which command
+        of: Option<String>,
+    },
+    /// Run the Python that is inside, as `python3` would be: `forkpy python script.py`
+    #[command(disable_help_flag = true)]
+    Python {
+        /// As for python3
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+    /// Make a forkpy that needs no Python where it runs: one file, and the same as an archive
+    Bundle(BundleArgs),
     /// The other end of `bench`'s floors.
     #[command(name = "__echo", hide = true)]
     Echo,

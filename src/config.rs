@@ -253,7 +253,8 @@ fn read_token(file: Option<&Path>) -> Result<Option<String>, ConfigError> {
     Ok(Some(token.to_owned()))
 }
 
-fn default_env_dir() -> PathBuf {
+/// Where managed environments are kept, unless another place is named.
+pub(crate) fn default_env_dir() -> PathBuf {
     let data = std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from).join(".local/share");
     data.unwrap_or_else(home).join("forkpy").join("envs")

