@@ -12,9 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     bench::BenchArgs,
     bundle::make::BundleArgs,
-    setup::{doctor::DoctorArgs, install::InstallArgs},
     limits::LimitArgs,
     server::{checkpoints::Automatic, health::RecoveryPolicy},
+    setup::{doctor::DoctorArgs, install::InstallArgs},
 };
 
 /// Runs Python for MCP clients, in persistent sessions that are watched.

@@ -14,6 +14,8 @@
 //! | [`zygote`] | zygote, one thread | pyo3, sys | tokio, a second thread at the moment of a fork |
 //! | [`worker`] | worker, entered by fork | pyo3, crossbeam-channel, parking_lot | tokio |
 //! | [`fault`] | zygote, worker, checkpoint | nix | release builds |
+//! | [`bench`], [`setup`] | processes of their own | as any client, forkpy over stdio | pyo3, the protocol, policy |
+//! | [`bundle`] | any, before its role is chosen | pyo3's `Py_BytesMain` | servers and sessions |
 //! | [`embed`] | zygote, once | – | names of Python functions (`worker/python.rs` knows them) |
 //!
 //! # One call of `run_python_code`, in ten steps

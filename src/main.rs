@@ -7,8 +7,7 @@ use forkpy::{
     bench, bundle,
     cli::{Cli, Role},
     config::Settings,
-    config_file, server,
-    setup,
+    config_file, server, setup,
     sys::descriptors,
     zygote,
 };
@@ -41,9 +40,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stderr, reason = "a person waits for it")]
+#[expect(clippy::cast_precision_loss, reason = "megabytes")]
 fn make_bundle(args: &bundle::make::BundleArgs) -> anyhow::Result<()> {
     let made = bundle::make::make(args, &mut |what| eprintln!("{what}"))?;
-    for file in [&made.single, &made.archive] {
+    for file in [&made.single, &made.archive].into_iter().chain(&made.more) {
         let size = file.metadata()?.len();
         eprintln!("{}: {:.1} MB", file.display(), size as f64 / 1e6);
     }

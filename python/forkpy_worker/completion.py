@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import os
 import re
 
 from forkpy_worker import stand_ins, static
@@ -188,7 +189,30 @@ def interpreter(code: str) -> Any:
     _has_jedi = True
     jedi.settings.allow_unsafe_interpreter_executions = False
     jedi.settings.fast_parser = False
+    _have_a_cache(jedi.settings)
     return jedi.Interpreter(without_magics(code), [static.shown_in_completion()])
+
+
+def _have_a_cache(settings: Any) -> None:
+    """Let jedi keep files elsewhere if the user's cache cannot be written: it fails otherwise."""
+    usual = settings.cache_directory
+    try:
+        os.makedirs(usual, mode=0o700, exist_ok=True)
+        if os.access(usual, os.W_OK | os.X_OK):
+            return
+    except OSError:
+        pass
+    import tempfile
+
+    place = os.path.join(tempfile.gettempdir(), f"forkpy-{os.getuid()}")
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        found = os.lstat(place)
+        # It reads pickles from there.
+        if found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            settings.cache_directory = os.path.join(place, "jedi")
+    except OSError:
+        return
 
 
 def without_magics(code: str) -> str:

@@ -17,7 +17,11 @@ use std::{
     process::Command,
 };
 
-use super::{BundleError, manifest, payload::Payload};
+use super::{
+    BundleError,
+    manifest::{self, Thoroughness},
+    payload::Payload,
+};
 
 /// Goes on as the unpacked forkpy, if this executable carries one.
 ///
@@ -34,7 +38,11 @@ pub fn go_on_unpacked() -> Result<(), BundleError> {
     let program = root.join(if is_python { "bin/python3" } else { "bin/forkpy" });
     let own = env::current_exe().unwrap_or_default();
     let failed = Command::new(&program).args(words).env(super::SINGLE_FILE, own).exec();
-    Err(BundleError::File { what: "cannot run the unpacked (set XDG_CACHE_HOME if its disk allows no programs)", path: program, source: failed })
+    Err(BundleError::File {
+        what: "cannot run the unpacked (set XDG_CACHE_HOME if its disk allows no programs)",
+        path: program,
+        source: failed,
+    })
 }
 
 fn unpacked(payload: &Payload, file: &File) -> Result<PathBuf, BundleError> {
@@ -57,7 +65,7 @@ fn is_whole(root: &Path, payload: &Payload) -> bool {
     let is_binary = |path: &Path| path.metadata().is_ok_and(|found| found.len() == payload.binary);
     is_binary(&root.join("bin/forkpy"))
         && is_binary(&root.join("bin/python3"))
-        && manifest::damaged(root).is_some_and(|damaged| damaged.is_empty())
+        && manifest::damaged(root, Thoroughness::Start).is_some_and(|damaged| damaged.is_empty())
 }
 
 /// Unpacks all of it; what is there and damaged is moved away first, and lives on in processes that use it.

@@ -14,7 +14,7 @@ use std::{
 use clap::Args;
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, manifest, payload::Payload, sources};
+use super::{BundleError, manifest, mcpb, payload::Payload, sources};
 
 /// What `forkpy bundle` is told.
 #[derive(Debug, Clone, Args)]
@@ -31,13 +31,22 @@ pub struct BundleArgs {
     /// Without it the one that this forkpy was built with
     #[arg(long, value_name = "EXE")]
     pub python: Option<PathBuf>,
+
+    /// Make a wheel too, by maturin: what `uvx forkpy` and `pip install forkpy` are to get
+    #[arg(long)]
+    pub wheel: bool,
+
+    /// Make an .mcpb file too, which desktop clients install
+    #[arg(long)]
+    pub mcpb: bool,
+
+    /// How hard the single file is packed: 1 is quick, 19 small
+    #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(i32).range(1..=22))]
+    pub level: i32,
 }
 
 /// Put into every bundle: what sessions are promised.
 const HELPERS: [&str; 3] = ["psutil", "jedi", "cloudpickle"];
-/// High: packed once, unpacked often. Unpacking is as quick as at any other level.
-const LEVEL: i32 = 19;
-
 /// What was made.
 #[derive(Debug)]
 pub struct Made {
@@ -45,8 +54,8 @@ pub struct Made {
     pub single: PathBuf,
     /// The same as an archive of a directory.
     pub archive: PathBuf,
-    /// That directory.
-    pub directory: PathBuf,
+    /// What else was asked for.
+    pub more: Vec<PathBuf>,
 }
 
 /// Makes a bundle; `say` is told what is done.
@@ -64,21 +73,35 @@ pub fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made, Bundle
         _ => {}
     }
     fs::create_dir_all(&directory).map_err(BundleError::file("cannot make", &directory))?;
-    match super::root() {
+    let workshop = match super::root() {
+        Some(_) if args.wheel => {
+            return Err(BundleError::Lacking("a wheel is made from forkpy's sources, not from a bundle".to_owned()));
+        }
         Some(own) => {
             say("taking this bundle");
             copy_tree(&own, &directory, &|_| true)?;
+            None
         }
-        None => sources::lay_out(args.python.as_deref(), &directory, say)?,
-    }
+        None => Some(sources::lay_out(args.python.as_deref(), &directory, say)?),
+    };
     install(&directory, &args.with, say)?;
     finish(&directory)?;
     say("packing");
     let single = output.join(&name);
     let archive = output.join(format!("{name}.tar.gz"));
-    write_single(&directory, &single)?;
+    write_single(&directory, &single, args.level)?;
     write_archive(&directory, &archive, &name)?;
-    Ok(Made { single, archive, directory })
+    let mut more = Vec::new();
+    if let Some(workshop) = workshop.filter(|_| args.wheel) {
+        say("making the wheel");
+        more.push(workshop.wheel(&single, &output)?);
+    }
+    if args.mcpb {
+        let target = output.join(format!("{name}.mcpb"));
+        mcpb::write(&single, &target)?;
+        more.push(target);
+    }
+    Ok(Made { single, archive, more })
 }
 
 /// Packages, by the laid out Python's own pip.
@@ -87,7 +110,9 @@ fn install(root: &Path, with: &[String], say: &mut dyn FnMut(&str)) -> Result<()
     if !library(root)?.join("site-packages/pip").exists() {
         run(Command::new(&python).args(["-I", "-m", "ensurepip"]))?;
         // Python 3.11 and older bring it too; who needs it installs it.
-        run(Command::new(&python).args(["-I", "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"]).env("PIP_ROOT_USER_ACTION", "ignore"))?;
+        run(Command::new(&python)
+            .args(["-I", "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"])
+            .env("PIP_ROOT_USER_ACTION", "ignore"))?;
     }
     let wanted: Vec<&str> = HELPERS.into_iter().chain(with.iter().map(String::as_str)).collect();
     say(&format!("installing {}", wanted.join(", ")));
@@ -112,6 +137,8 @@ fn finish(root: &Path) -> Result<(), BundleError> {
     // By the hash of the source and not its time, and never looked at again.
     let mut compile = Command::new(root.join("bin/python3"));
     compile.args(["-I", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash"]);
+    // pip runs seldom, and is a third of all code here.
+    compile.args(["-x", "site-packages/pip/"]);
     // Some packages carry files for other versions of Python; those do not compile, and need not.
     let _ = compile.arg(&library).output().map_err(BundleError::file("cannot run", &root.join("bin/python3")))?;
     manifest::write(root)
@@ -159,9 +186,9 @@ pub(super) fn copy_tree(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) 
 }
 
 /// The binary, the packed library and the trailer, in one executable file.
-fn write_single(root: &Path, single: &Path) -> Result<(), BundleError> {
+fn write_single(root: &Path, single: &Path, level: i32) -> Result<(), BundleError> {
     let fail = BundleError::file("cannot write", single);
-    let packed = pack(root).and_then(|(packed, unpacked)| {
+    let packed = pack(root, level).and_then(|(packed, unpacked)| {
         let binary = fs::read(root.join("bin/forkpy"))?;
         let mut hash = Sha256::new();
         hash.update(&binary);
@@ -185,8 +212,8 @@ fn write_single(root: &Path, single: &Path) -> Result<(), BundleError> {
 }
 
 /// All but the binary, whose times are [`manifest::TIME`]; and the bytes of its files.
-fn pack(root: &Path) -> io::Result<(Vec<u8>, u64)> {
-    let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
+fn pack(root: &Path, level: i32) -> io::Result<(Vec<u8>, u64)> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
     // A window over all of it: compiled modules are much like their neighbours.
     encoder.long_distance_matching(true)?;
     let mut builder = tar::Builder::new(encoder);
@@ -243,7 +270,8 @@ pub(super) fn run(command: &mut Command) -> Result<(), BundleError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
     let program = format!("{program} {}", words.join(" "));
-    let output = command.output().map_err(|error| BundleError::Program { program: program.clone(), how: error.to_string() })?;
+    let output =
+        command.output().map_err(|error| BundleError::Program { program: program.clone(), how: error.to_string() })?;
     if output.status.success() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! The list of a bundle's files: what is unpacked is compared with it at every start.
 //!
-//! A line is `HASH SIZE PATH`. Sizes and times are looked at always; a file whose time is not the packed one is read.
+//! A line is `HASH SIZE PATH`. Sizes and times are looked at always; a file whose time is not the packed one is read. What
+//! completion alone reads, the most files by far, is looked at only when all is ([`Thoroughness`]).
 
 use std::{
     fmt::Write as _,
@@ -52,22 +53,39 @@ pub fn write(root: &Path) -> Result<(), BundleError> {
     fs::write(&path, text).map_err(BundleError::file("cannot write", &path))
 }
 
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thoroughness {
+    /// At every start: what the interpreter and the standard library are made of.
+    Start,
+    /// Every file, and what is in it.
+    All,
+}
+
+/// The stubs of jedi.
+const FOR_COMPLETION: &str = "/jedi/third_party/";
+
 /// Files that are missing or not what was packed. `None`: there is no list, so nothing can be said.
-pub fn damaged(root: &Path) -> Option<Vec<PathBuf>> {
+pub fn damaged(root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
     let text = fs::read_to_string(root.join(NAME)).ok()?;
     let mut damaged = Vec::new();
     for line in text.lines() {
         let (expected, rest) = line.split_once(' ')?;
         let (size, name) = rest.split_once(' ')?;
-        if !is_intact(&root.join(name), size.parse().ok()?, expected) {
+        if how == Thoroughness::Start && name.contains(FOR_COMPLETION) {
+            continue;
+        }
+        if !is_intact(&root.join(name), size.parse().ok()?, expected, how) {
             damaged.push(PathBuf::from(name));
         }
     }
     Some(damaged)
 }
 
-fn is_intact(path: &Path, size: u64, expected: &str) -> bool {
+fn is_intact(path: &Path, size: u64, expected: &str, how: Thoroughness) -> bool {
     let Ok(found) = path.symlink_metadata() else { return false };
-    let is_untouched = found.mtime() == TIME.cast_signed() && found.mtime_nsec() == 0;
-    found.is_file() && found.len() == size && (is_untouched || fs::read(path).is_ok_and(|bytes| hash(&bytes) == expected))
+    let is_untouched = how == Thoroughness::Start && found.mtime() == TIME.cast_signed() && found.mtime_nsec() == 0;
+    found.is_file()
+        && found.len() == size
+        && (is_untouched || fs::read(path).is_ok_and(|bytes| hash(&bytes) == expected))
 }

@@ -9,9 +9,11 @@
 pub mod launcher;
 pub mod make;
 mod manifest;
+mod mcpb;
 mod payload;
 pub mod python;
 mod sources;
+mod wheel;
 
 use std::{
     io,
@@ -75,6 +77,12 @@ pub fn root() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     let root = own.parent()?.parent()?;
     root.join(manifest::NAME).exists().then(|| root.to_owned())
+}
+
+/// Files of this bundle that are not what was packed, by their content; none outside of a bundle.
+#[must_use]
+pub fn damaged() -> Vec<PathBuf> {
+    root().and_then(|root| manifest::damaged(&root, manifest::Thoroughness::All)).unwrap_or_default()
 }
 
 /// Its Python.

@@ -32,7 +32,8 @@ impl Payload {
         let number = |at: usize| u64::from_le_bytes(trailer[at..at + 8].try_into().expect("eight"));
         let found =
             Self { binary: number(8), packed: number(16), unpacked: number(24), hash: trailer[32..].try_into().ok()? };
-        (trailer.starts_with(MAGIC) && found.binary.checked_add(found.packed)? + TRAILER as u64 == length).then_some(found)
+        (trailer.starts_with(MAGIC) && found.binary.checked_add(found.packed)? + TRAILER as u64 == length)
+            .then_some(found)
     }
 
     pub fn trailer(&self) -> Vec<u8> {

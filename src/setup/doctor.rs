@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::{
     bench::{client::Client, floors},
-    bundle, cli::Cli,
+    bundle,
+    cli::Cli,
     sys::{descriptors, pidfd::PidFd},
 };
 
@@ -93,6 +94,15 @@ fn build() -> Finding {
         None => format!("linked with {}", env!("FORKPY_BUILD_PYTHON")),
     };
     let seen = format!("forkpy {}, CPython {linked}, {place}", env!("CARGO_PKG_VERSION"));
+    let damaged = bundle::damaged();
+    if let Some(first) = damaged.first() {
+        let seen = format!("{seen}: {} of its files are damaged, {} among them", damaged.len(), first.display());
+        return Finding::failed(
+            "build",
+            seen,
+            "remove that directory: the single file unpacks it again, an archive has to be unpacked again",
+        );
+    }
     if cfg!(debug_assertions) {
         return Finding::warning("build", seen, "this is a debug build; build with --release for anything but tests");
     }
@@ -103,11 +113,16 @@ fn interpreter() -> Finding {
     let base = bundle::python().unwrap_or_else(|| PathBuf::from(env!("FORKPY_BUILD_PYTHON")));
     let remedy = format!("install Python {}, or start forkpy with --venv or --python", env!("FORKPY_PYTHON_VERSION"));
     let mut command = std::process::Command::new(&base);
-    command.args(["-I", "-c", "import sys, ssl, sqlite3, ctypes, lzma, bz2, zlib; print('%d.%d.%d' % sys.version_info[:3])"]);
+    command.args([
+        "-I",
+        "-c",
+        "import sys, ssl, sqlite3, ctypes, lzma, bz2, zlib; print('%d.%d.%d' % sys.version_info[:3])",
+    ]);
     match command.output() {
-        Ok(output) if output.status.success() => {
-            Finding::ok("interpreter", format!("{}, {}", base.display(), String::from_utf8_lossy(&output.stdout).trim()))
-        }
+        Ok(output) if output.status.success() => Finding::ok(
+            "interpreter",
+            format!("{}, {}", base.display(), String::from_utf8_lossy(&output.stdout).trim()),
+        ),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
             Finding::warning("interpreter", format!("{}: {said}", base.display()), remedy)
@@ -143,7 +158,11 @@ fn fork() -> Finding {
 fn pidfd() -> Finding {
     match PidFd::open(i32::try_from(std::process::id()).unwrap_or(0)) {
         Ok(_) => Finding::ok("pidfd", "works"),
-        Err(error) => Finding::failed("pidfd", error.to_string(), "needs Linux 5.4 or newer, and a seccomp filter that lets pidfd_open through"),
+        Err(error) => Finding::failed(
+            "pidfd",
+            error.to_string(),
+            "needs Linux 5.4 or newer, and a seccomp filter that lets pidfd_open through",
+        ),
     }
 }
 
@@ -151,7 +170,9 @@ fn memory_file() -> Finding {
     match descriptors::memory_file(c"doctor") {
         Ok(file) if file.as_fd().try_clone_to_owned().is_ok() => Finding::ok("memory files", "work"),
         Ok(_) => Finding::failed("memory files", "cannot be copied", "raise the limit of open files (ulimit -n)"),
-        Err(error) => Finding::failed("memory files", error.to_string(), "a seccomp filter must let memfd_create through"),
+        Err(error) => {
+            Finding::failed("memory files", error.to_string(), "a seccomp filter must let memfd_create through")
+        }
     }
 }
 
@@ -171,7 +192,9 @@ fn open_files() -> Finding {
     let wanted = SESSIONS * FILES_EACH;
     let seen = format!("{soft} open files, at most {hard}");
     if hard < wanted {
-        let remedy = format!("raise the hard limit to {wanted} or more for {SESSIONS} sessions (ulimit -Hn, LimitNOFILE), or lower --max-sessions");
+        let remedy = format!(
+            "raise the hard limit to {wanted} or more for {SESSIONS} sessions (ulimit -Hn, LimitNOFILE), or lower --max-sessions"
+        );
         return Finding::warning("open files", seen, remedy);
     }
     Finding::ok("open files", seen)
@@ -183,7 +206,8 @@ fn processes() -> Finding {
     let group = group.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(u64::MAX);
     let least = soft.min(group);
     if least < SESSIONS * 4 {
-        let remedy = format!("raise it to {} or more for {SESSIONS} sessions (ulimit -u, TasksMax, pids.max)", SESSIONS * 4);
+        let remedy =
+            format!("raise it to {} or more for {SESSIONS} sessions (ulimit -u, TasksMax, pids.max)", SESSIONS * 4);
         return Finding::warning("processes", format!("at most {least}"), remedy);
     }
     Finding::ok("processes", if least == u64::MAX { "no limit".to_owned() } else { format!("at most {least}") })
@@ -196,7 +220,11 @@ fn memory() -> Finding {
     system.refresh_memory();
     let free = system.available_memory() >> 20;
     if free < MEMORY {
-        return Finding::warning("memory", format!("{free} MiB are available"), "sessions may be killed for want of memory");
+        return Finding::warning(
+            "memory",
+            format!("{free} MiB are available"),
+            "sessions may be killed for want of memory",
+        );
     }
     Finding::ok("memory", format!("{free} MiB are available"))
 }
@@ -224,7 +252,9 @@ fn session(cli: &Cli) -> Finding {
         if reply["results"][0] == "2" { Ok(()) } else { Err(reply.to_string()) }
     });
     match ran {
-        Ok(()) => Finding::ok("session", format!("1+1 is 2, {} ms after the server's start", began.elapsed().as_millis())),
+        Ok(()) => {
+            Finding::ok("session", format!("1+1 is 2, {} ms after the server's start", began.elapsed().as_millis()))
+        }
         Err(words) => Finding::failed("session", words, "start `forkpy --log debug` and see what it says"),
     }
 }

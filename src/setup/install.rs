@@ -70,7 +70,8 @@ pub struct Installed {
 impl ClientName {
     /// Where it looks for servers.
     fn file(self) -> Result<PathBuf, SetupError> {
-        let home = || std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or(SetupError::NoHome);
+        let home =
+            || std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or(SetupError::NoHome);
         let config = || match std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
             Some(config) => Ok(config),
             None => home().map(|home| home.join(".config")),
@@ -225,7 +226,10 @@ mod tests {
     fn what_is_there_stays_with_its_comments() {
         let before = "{\n  // mine\n  \"theme\": \"dark\",\n  \"servers\": {\"other\": {\"command\": \"x\"}},\n}\n";
         let after = with_entry(before, &asked(ClientName::Vscode)).expect("JSON with comments");
-        assert!(after.contains("// mine") && after.contains("\"theme\": \"dark\"") && after.contains("\"other\""), "{after}");
+        assert!(
+            after.contains("// mine") && after.contains("\"theme\": \"dark\"") && after.contains("\"other\""),
+            "{after}"
+        );
         assert!(after.contains("\"stdio\"") && after.contains("\"--preload\""), "{after}");
         assert_eq!(with_entry(&after, &asked(ClientName::Vscode)).as_deref(), Ok(after.as_str()));
     }
@@ -250,6 +254,8 @@ mod tests {
             let refused = with_entry(text, &asked(ClientName::ClaudeDesktop)).expect_err("refused");
             assert!(refused.contains(words), "{refused}");
         }
-        assert!(with_entry(" \n", &asked(ClientName::ClaudeCode)).expect("nothing is an empty object").contains("python"));
+        assert!(
+            with_entry(" \n", &asked(ClientName::ClaudeCode)).expect("nothing is an empty object").contains("python")
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Forkpy;
+use crate::support::{Forkpy, Setup};
 
 /// An object that notes every look at it.
 const SLY: &str = "\
@@ -170,4 +170,12 @@ def slow(code, cursor):
 room.complete = slow";
     forkpy.run(code);
     assert_eq!(matches(&mut forkpy, "sorte"), ["sorted"]);
+}
+
+/// jedi keeps files in the user's cache, and failed where that cannot be written: completion fell back to plain names.
+#[test]
+fn a_cache_that_cannot_be_written_does_not_stop_jedi() {
+    let mut forkpy = Setup::new().env("XDG_CACHE_HOME", "/proc/no-cache-here").start();
+    let data = complete(&mut forkpy, "import json; json.dum");
+    assert_eq!((&data["metadata"]["engine"], &data["matches"][0]), (&json!("jedi"), &json!("dump")), "{data}");
 }

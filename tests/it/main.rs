@@ -32,6 +32,7 @@ mod recovery;
 mod resources;
 mod saved;
 mod scripts;
+mod setup;
 mod shutdown;
 mod soak;
 mod spares;

@@ -68,7 +68,9 @@ impl Machine {
         let children = |pid, alive| self.heard.lock().expect("lock").push((pid, alive));
         let search = self.at("bin").into();
         let build_python = self.at("base");
-        Workshop { linked: "3.11", build_python, bundled: false, search, limits, children: &children }.prepare(wish).await
+        Workshop { linked: "3.11", build_python, bundled: false, search, limits, children: &children }
+            .prepare(wish)
+            .await
     }
 
     /// Every child that was announced was also taken back, in turn.

@@ -1,0 +1,14 @@
+# forkpy's image: libc, the bundle's directory, nobody's rights. From a checkout:
+#
+#     cargo run --release -- bundle && docker build -t forkpy .
+#     docker run --rm -i -v "$PWD:/work" forkpy                                    # stdio
+#     docker run --rm -p 127.0.0.1:8000:8000 -e FORKPY_TOKEN=... forkpy --transport http --host 0.0.0.0
+FROM debian:12-slim
+ADD dist/forkpy-*-linux-*.tar.gz /opt/
+RUN ln -s /opt/forkpy-*/bin/forkpy /usr/local/bin/forkpy \
+    && useradd --uid 10001 --create-home forkpy \
+    && install -d -o forkpy -g forkpy /work
+USER 10001:10001
+WORKDIR /work
+# Sessions may start processes that outlive their parents; forkpy reaps them, also as the first process.
+ENTRYPOINT ["/usr/local/bin/forkpy", "--workspace", "/work"]
