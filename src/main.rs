@@ -17,11 +17,13 @@ fn main() -> anyhow::Result<()> {
     bundle::launcher::go_on_unpacked()?;
     bundle::find_certificates();
     if let Some(words) = bundle::python::wanted() {
+        bundle::supply_libraries();
         std::process::exit(bundle::python::run(words));
     }
     let cli = config_file::parse()?;
     match cli.role {
         Some(Role::Zygote { socket, server }) => {
+            bundle::supply_libraries();
             // SAFETY: the server left this descriptor open for this role and tells its number on the command line;
             // nothing else in this process has touched descriptors yet.
             let stream = unsafe { descriptors::inherited_stream(socket) };

@@ -131,6 +131,12 @@ fn finish(root: &Path) -> Result<(), BundleError> {
         }
     }
     let library = library(root)?;
+    for path in manifest::files(&library).map_err(BundleError::file("cannot list", &library))? {
+        // Windows programs that pip copies on Windows.
+        if path.extension().is_some_and(|end| end == "exe") {
+            fs::remove_file(&path).map_err(BundleError::file("cannot remove", &path))?;
+        }
+    }
     let certificates = library.join("site-packages/pip/_vendor/certifi/cacert.pem");
     let own = root.join("lib/cacert.pem");
     fs::copy(&certificates, &own).map_err(BundleError::file("cannot copy", &certificates))?;

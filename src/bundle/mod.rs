@@ -101,6 +101,29 @@ pub fn single_file() -> Option<PathBuf> {
     std::env::var_os(SINGLE_FILE).map(PathBuf::from)
 }
 
+/// Libraries that wheels may expect of a system besides libc's family (the manylinux policy, PEP 600), as far as numpy and its
+/// like do.
+const PROMISED: [&str; 2] = ["libstdc++.so.6", "libz.so.1"];
+/// Where systems keep theirs.
+const SYSTEM_LIBRARIES: [&str; 6] =
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib"];
+
+/// In a bundle, on a system that lacks them: loads the bundle's own. Extension modules find a loaded library by its name,
+/// wherever they look for it themselves.
+pub fn supply_libraries() {
+    let Some(root) = root() else { return };
+    for name in PROMISED {
+        if SYSTEM_LIBRARIES.iter().any(|place| Path::new(place).join(name).exists()) {
+            continue;
+        }
+        if let Ok(path) = std::ffi::CString::new(root.join("lib").join(name).into_os_string().into_encoded_bytes()) {
+            // SAFETY: a path with its NUL; what these libraries run as they are loaded is theirs, and no thread exists. One
+            // that is not to be had is missed by whoever needs it, in words of its own.
+            unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY) };
+        }
+    }
+}
+
 /// Where systems keep the certificates that they trust.
 const SYSTEM_CERTIFICATES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",

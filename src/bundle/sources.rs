@@ -224,6 +224,9 @@ fn libraries(found: &Found, root: &Path, workshop: &Path) -> Result<(), BundleEr
         let Some(name) = module.file_name() else { continue };
         needed.extend(needs(&found.modules.join(name))?);
     }
+    for name in super::PROMISED {
+        needed.insert(name.to_owned(), of_compiler(name)?);
+    }
     let mut changed = Vec::new();
     for (name, path) in needed {
         let copy = lib.join(name);
@@ -237,6 +240,14 @@ fn libraries(found: &Found, root: &Path, workshop: &Path) -> Result<(), BundleEr
         run(Command::new(&patchelf).args(["--set-rpath", place]).arg(&file))?;
     }
     Ok(())
+}
+
+/// A library as the C compiler, which Rust needs anyway, would link it.
+fn of_compiler(name: &str) -> Result<PathBuf, BundleError> {
+    let fail = |how: String| BundleError::Program { program: format!("cc -print-file-name={name}"), how };
+    let output = Command::new("cc").arg(format!("-print-file-name={name}")).output();
+    let path = PathBuf::from(String::from_utf8_lossy(&output.map_err(|error| fail(error.to_string()))?.stdout).trim());
+    if path.is_absolute() { Ok(path) } else { Err(fail("finds none".to_owned())) }
 }
 
 /// Its libraries and theirs, by the names that they are looked up by.

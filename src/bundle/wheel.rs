@@ -51,8 +51,9 @@ pub fn make(
         }
         _ => {}
     }
-    let mut maturin = with_tools("maturin");
-    maturin.current_dir(sources).args(["build", "--profile", "bundle", "--locked", "--target-dir"]).arg(workshop);
+    let mut maturin = Command::new(tools.join("bin/maturin"));
+    maturin.env("PYO3_CONFIG_FILE", config).env_remove("PYO3_PYTHON").current_dir(sources);
+    maturin.args(["build", "--profile", "bundle", "--locked", "--target-dir"]).arg(workshop);
     run(maturin.arg("--out").arg(rooms.join("bare")))?;
     let bare = only(&rooms.join("bare"))?;
     run(with_tools("wheel").args(["unpack", "--dest"]).arg(rooms.join("open")).arg(bare))?;

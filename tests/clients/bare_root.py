@@ -8,6 +8,8 @@ from pathlib import Path
 
 # What `ldd` of a bundle may name.
 LIBC_FAMILY = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libgcc_s.so.1")
+# Empty today, for programs of before glibc 2.34: wheels name them.
+OLD_NAMES = ("libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1")
 USER = 12345
 
 # Mounts go with the namespace. The program's own arguments follow.
@@ -34,7 +36,7 @@ def make(root: Path, program: Path) -> None:
     for device in ("null", "zero", "random", "urandom"):
         (root / "dev" / device).touch()
     places = (Path("/lib/x86_64-linux-gnu"), Path("/lib64"), Path("/usr/lib64"))
-    for library in LIBC_FAMILY:
+    for library in (*LIBC_FAMILY, *OLD_NAMES):
         found = next(place / library for place in places if (place / library).exists())
         shutil.copy(found, root / "lib64" / library)
     # Older programs look for what is part of libc.so.6 today.

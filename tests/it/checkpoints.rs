@@ -198,6 +198,48 @@ fn a_session_survives_every_kind_of_crash_with_its_variables() {
     assert_eq!(crashes["crashes"].as_array().map(Vec::len), Some(5), "{crashes}");
 }
 
+/// A memory cgroup of the first version, which a container or a service has around it; gone with the last process.
+struct MemoryGroup(std::path::PathBuf);
+
+impl MemoryGroup {
+    fn with(bytes: u64, pids: &[i32]) -> std::io::Result<Self> {
+        let path = std::path::PathBuf::from(format!("/sys/fs/cgroup/memory/forkpy-test-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        let group = Self(path);
+        std::fs::write(group.0.join("memory.limit_in_bytes"), bytes.to_string())?;
+        for pid in pids {
+            std::fs::write(group.0.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(group)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let procs = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines() {
+            let _ = std::fs::write("/sys/fs/cgroup/memory/cgroup.procs", pid);
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "what is not tested is said")]
+fn the_kernels_own_oom_killer_takes_the_cell_and_not_the_variables() {
+    let mut forkpy = keeping_last(None);
+    let Ok(_group) = MemoryGroup::with(300 << 20, &forkpy.family()) else {
+        eprintln!("NOT TESTED: no memory cgroup can be made here");
+        return;
+    };
+    let reply = forkpy.run("hoard = bytearray(b'x') * (600 << 20)");
+    assert_eq!((&reply["status"], &reply["death"]["reason"]), (&json!("died"), &json!("out_of_memory")), "{reply}");
+    assert_eq!((&reply["state"], &reply["recovered_from"]), (&json!("restored"), &json!(1)), "{reply}");
+    assert_eq!(forkpy.eval("kept"), "[1, 2]");
+    let crash = forkpy.call("list_crashes", json!({})).data["crashes"][0].take();
+    assert_eq!(crash["reason"], "out_of_memory", "{crash}");
+}
+
 #[test]
 fn a_worker_that_dies_between_cells_is_recovered_and_the_next_reply_says_so() {
     let mut forkpy = keeping_last(None);
