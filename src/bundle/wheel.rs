@@ -64,6 +64,9 @@ pub fn make(
     let whole = rooms.join("whole");
     fs::create_dir_all(&whole).map_err(BundleError::file("cannot make", &whole))?;
     run(with_tools("wheel").args(["pack", "--dest-dir"]).arg(&whole).arg(open))?;
+    // maturin sees that the binary links a Python of its version; it brings that along, and is at home beside any.
+    let packed = only(&whole)?;
+    run(with_tools("wheel").args(["tags", "--python-tag", "py3", "--abi-tag", "none", "--remove"]).arg(packed))?;
     let whole = only(&whole)?;
     let target = output.join(whole.file_name().unwrap_or_default());
     fs::copy(&whole, &target).map_err(BundleError::file("cannot copy", &whole))?;
