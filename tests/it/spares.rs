@@ -73,6 +73,8 @@ fn one_that_dies_is_replaced_and_nobody_gets_it() {
     for round in 0..3 {
         let spare = until_spare(&forkpy);
         processes::signal(spare, Signal::SIGKILL);
+        // A signal takes a moment; the server need not have heard of the end.
+        wait_for("it to be dead", || ['Z', '-'].contains(&processes::state(spare)));
         let name = format!("s{round}");
         forkpy.call("create_session", json!({"session_id": name}));
         assert_eq!(in_session(&mut forkpy, &name, "1 + 1")["results"], json!(["2"]));
