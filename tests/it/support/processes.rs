@@ -61,7 +61,6 @@ fn bytes(pid: i32, key: &str) -> u64 {
     line.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Only ever for a process of the test's own.
 /// Whether every thread of it is in this state: a stopped process' threads stop one by one.
 pub fn all_threads_are(pid: i32, state: char) -> bool {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
@@ -71,6 +70,7 @@ pub fn all_threads_are(pid: i32, state: char) -> bool {
     })
 }
 
+/// Only ever for a process of the test's own.
 pub fn signal(pid: i32, signal: Signal) {
     nix::sys::signal::kill(Pid::from_raw(pid), signal).expect("the process is there");
 }
