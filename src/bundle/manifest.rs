@@ -1,13 +1,15 @@
-//! The list of a bundle's files: what is unpacked is compared with it at every start.
+//! The lists of a bundle's files: what is unpacked is compared with them, with the first at every start.
 //!
 //! A line is `HASH SIZE PATH`. Sizes and times are looked at always; a file whose time is not the packed one is read. What
-//! completion alone reads, the most files by far, is looked at only when all is ([`Thoroughness`]).
+//! pip and completion alone read, the most files by far, stands in the second list and is looked at only when all is
+//! ([`Thoroughness`]).
 
 use std::{
     fmt::Write as _,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
 };
 
 use sha2::{Digest, Sha256};
@@ -15,6 +17,12 @@ use sha2::{Digest, Sha256};
 use super::BundleError;
 
 pub const NAME: &str = "lib/MANIFEST";
+/// The second list.
+const MORE: &str = "lib/MANIFEST.more";
+/// What stands in it.
+const FOR_MORE: [&str; 2] = ["/jedi/third_party/", "/site-packages/pip/"];
+/// Threads that look, at a start: most of it is waiting for the kernel's tables.
+const LOOKERS: usize = 2;
 /// The time of every file that was unpacked and not touched since: 1 January 2000.
 pub const TIME: u64 = 946_684_800;
 
@@ -40,41 +48,58 @@ pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Lists what is in `lib` into it.
+/// Lists what is in `lib`.
 pub fn write(root: &Path) -> Result<(), BundleError> {
     let lib = root.join("lib");
-    let mut text = String::new();
+    let (mut first, mut second) = (String::new(), String::new());
     for path in files(&lib).map_err(BundleError::file("cannot list", &lib))? {
+        let own = path.strip_prefix(root).unwrap_or(&path);
+        if [NAME, MORE].iter().any(|list| own == Path::new(list)) {
+            continue;
+        }
         let bytes = fs::read(&path).map_err(BundleError::file("cannot read", &path))?;
-        let own = path.strip_prefix(root).expect("below it");
-        let _ = writeln!(text, "{} {} {}", hash(&bytes), bytes.len(), own.display());
+        let name = own.to_string_lossy();
+        let text = if FOR_MORE.iter().any(|part| name.contains(part)) { &mut second } else { &mut first };
+        let _ = writeln!(text, "{} {} {name}", hash(&bytes), bytes.len());
     }
-    let path = root.join(NAME);
-    fs::write(&path, text).map_err(BundleError::file("cannot write", &path))
+    for (list, text) in [(NAME, first), (MORE, second)] {
+        let path = root.join(list);
+        fs::write(&path, text).map_err(BundleError::file("cannot write", &path))?;
+    }
+    Ok(())
 }
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Thoroughness {
-    /// At every start: what the interpreter and the standard library are made of.
+    /// At every start: the interpreter, the standard library, and packages but for pip and completion's stubs.
     Start,
     /// Every file, and what is in it.
     All,
 }
 
-/// The stubs of jedi.
-const FOR_COMPLETION: &str = "/jedi/third_party/";
-
-/// Files that are missing or not what was packed. `None`: there is no list, so nothing can be said.
+/// Files that are missing or not what was packed. `None`: there is no list, so nothing can be said. At a start it has two
+/// threads for as long as it takes; there is one before and after.
 pub fn damaged(root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
-    let text = fs::read_to_string(root.join(NAME)).ok()?;
+    let mut text = fs::read_to_string(root.join(NAME)).ok()?;
+    if how == Thoroughness::All {
+        text += &fs::read_to_string(root.join(MORE)).ok()?;
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let share = lines.len().div_ceil(LOOKERS).max(1);
+    let parts: Vec<Option<Vec<PathBuf>>> = thread::scope(|scope| {
+        let lookers = lines.chunks(share).map(|lines| scope.spawn(move || damaged_of(lines, root, how)));
+        let lookers: Vec<_> = lookers.collect();
+        lookers.into_iter().map(|looker| looker.join().ok().flatten()).collect()
+    });
+    Some(parts.into_iter().collect::<Option<Vec<_>>>()?.concat())
+}
+
+fn damaged_of(lines: &[&str], root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
     let mut damaged = Vec::new();
-    for line in text.lines() {
+    for line in lines {
         let (expected, rest) = line.split_once(' ')?;
         let (size, name) = rest.split_once(' ')?;
-        if how == Thoroughness::Start && name.contains(FOR_COMPLETION) {
-            continue;
-        }
         if !is_intact(&root.join(name), size.parse().ok()?, expected, how) {
             damaged.push(PathBuf::from(name));
         }
