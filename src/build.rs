@@ -1,8 +1,14 @@
 //! Build script. Owns what only the build knows: where libpython lies (as an rpath, so that the binary starts without
 //! LD_LIBRARY_PATH), which interpreter it was found through (the base of managed environments), and the list of the
-//! Python files to embed. pyo3 itself chooses the interpreter; `PYO3_PYTHON` names another.
+//! Python files to embed, as text and compiled. pyo3 itself chooses the interpreter; `PYO3_PYTHON` names another.
 
-use std::{env, fmt::Write as _, fs, path::Path};
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const PACKAGE: &str = "python/forkpy_worker";
 
@@ -25,7 +31,7 @@ fn main() {
     }
     println!("cargo:rustc-env=FORKPY_BUILD_PYTHON={}", config.executable().unwrap_or("python3"));
     println!("cargo:rustc-env=FORKPY_PYTHON_VERSION={}.{}", version.major, version.minor);
-    list_sources();
+    list_sources(config.executable().unwrap_or("python3"));
 }
 
 /// libpython is in the binary, all of it: extension modules find its symbols there, also those that nothing here uses.
@@ -37,10 +43,29 @@ fn link_static(directory: &str, library: &str) {
     println!("cargo:rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib");
 }
 
-/// Writes `sources.rs`: an array of (file name, text) of the package.
-fn list_sources() {
+/// Compiles each file as an import would, and prints the number that says which Pythons can read that.
+const COMPILE: &str = "\
+import importlib.util, marshal, pathlib, sys
+folder, out, package = map(pathlib.Path, sys.argv[1:4])
+for file in sorted(folder.glob('*.py')):
+    code = compile(file.read_text('utf-8'), f'<{package}>/{file.name}', 'exec', 0, True)
+    (out / f'{file.name}.code').write_bytes(marshal.dumps(code))
+(out / 'magic').write_bytes(importlib.util.MAGIC_NUMBER)";
+
+/// Writes `sources.rs`: an array of (file name, text, marshalled code) of the package, beside it `magic`.
+fn list_sources(python: &str) {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let folder = Path::new(&root).join(PACKAGE);
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    let package = folder.file_name().expect("a folder has a name");
+    let compiled = Command::new(python)
+        .args(["-I", "-S", "-c", COMPILE])
+        .args([folder.as_os_str(), out.as_os_str(), package])
+        .status();
+    assert!(
+        compiled.as_ref().is_ok_and(|status| status.success()),
+        "{python} could not compile the Python package: {compiled:?}"
+    );
     let mut names: Vec<String> = fs::read_dir(&folder)
         .expect("the Python package is part of the sources")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -49,10 +74,10 @@ fn list_sources() {
     names.sort();
     let mut text = String::from("&[\n");
     for name in names {
-        let path = folder.join(&name);
-        writeln!(text, "    ({name:?}, include_str!({path:?})),").expect("writing to a string");
+        let (path, code) = (folder.join(&name), out.join(format!("{name}.code")));
+        writeln!(text, "    ({name:?}, include_str!({path:?}), include_bytes!({code:?})),")
+            .expect("writing to a string");
     }
     text.push_str("]\n");
-    let out = env::var("OUT_DIR").expect("cargo sets it");
-    fs::write(Path::new(&out).join("sources.rs"), text).expect("the build folder is writable");
+    fs::write(out.join("sources.rs"), text).expect("the build folder is writable");
 }

@@ -1,5 +1,5 @@
-//! The Python package `python/forkpy_worker`, as text: embedded in release builds, read from disk in debug builds, so
-//! that an edit shows at the next start without a compile.
+//! The Python package `python/forkpy_worker`, as text and compiled: embedded in release builds, the text read from disk in
+//! debug builds, so that an edit shows at the next start without a compile.
 //!
 //! Runs in: zygote, once. Knows no Python function names; `worker/python.rs` does.
 
@@ -9,7 +9,11 @@ use std::path::Path;
 pub const PACKAGE: &str = "forkpy_worker";
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/forkpy_worker");
-const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
+/// File name, text, and what the Python of the build compiled it to, marshalled.
+const EMBEDDED: &[(&str, &str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
+
+/// Which Pythons can read the compiled code: `importlib.util.MAGIC_NUMBER`.
+pub const MAGIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/magic"));
 
 /// One module of the package.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct Source {
     pub name: String,
     /// Its text.
     pub text: String,
+    /// The text compiled and marshalled, for a Python of [`MAGIC`]; none where the text is newer.
+    pub code: Option<&'static [u8]>,
     /// What tracebacks show as its file.
     pub origin: String,
     /// Whether it is the package itself.
@@ -27,15 +33,16 @@ pub struct Source {
 /// All modules of the package.
 #[must_use]
 pub fn sources() -> Vec<Source> {
-    EMBEDDED.iter().map(|(file, text)| source(file, text)).collect()
+    EMBEDDED.iter().map(|(file, text, code)| source(file, text, code)).collect()
 }
 
-fn source(file: &str, embedded: &str) -> Source {
+fn source(file: &str, embedded: &str, code: &'static [u8]) -> Source {
     let stem = file.trim_end_matches(".py");
     let is_package = stem == "__init__";
     let name = if is_package { PACKAGE.to_owned() } else { format!("{PACKAGE}.{stem}") };
     let text = from_disk(file).unwrap_or_else(|| embedded.to_owned());
-    Source { name, text, origin: format!("<{PACKAGE}>/{file}"), is_package }
+    let code = (text == embedded).then_some(code);
+    Source { name, text, code, origin: format!("<{PACKAGE}>/{file}"), is_package }
 }
 
 fn from_disk(file: &str) -> Option<String> {

@@ -9,7 +9,7 @@ use std::{
 
 use pyo3::{
     PyResult, Python, ffi,
-    types::{PyAnyMethods, PyDict, PyDictMethods, PyListMethods},
+    types::{PyAnyMethods, PyBytes, PyDict, PyDictMethods, PyListMethods},
 };
 
 use super::ZygoteError;
@@ -84,13 +84,15 @@ fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
     let table = PyDict::new(py);
     let bootstrap_name = format!("{}._bootstrap", embed::PACKAGE);
     for source in sources.iter().filter(|source| source.name != bootstrap_name) {
-        table.set_item(&source.name, (&source.text, &source.origin, source.is_package))?;
+        let code = source.code.map(|code| PyBytes::new(py, code));
+        table.set_item(&source.name, (&source.text, &source.origin, source.is_package, code))?;
     }
     let Some(bootstrap) = sources.iter().find(|source| source.name == bootstrap_name) else {
         return Err(pyo3::exceptions::PyRuntimeError::new_err("the embedded package has no _bootstrap module"));
     };
     let globals = PyDict::new(py);
     globals.set_item("SOURCES", table)?;
+    globals.set_item("MAGIC", PyBytes::new(py, embed::MAGIC))?;
     globals.set_item("__builtins__", py.import("builtins")?)?;
     globals.set_item("__name__", &bootstrap_name)?;
     let code = py.import("builtins")?.getattr("compile")?.call1((&bootstrap.text, &bootstrap.origin, "exec"))?;
