@@ -1,6 +1,7 @@
 """From a cell's text to code objects, `__future__` flags carried from cell to cell.
 
-Owns: the session's compiler flags. May not run anything.
+Owns: the session's compiler flags, and what longer cells were compiled to: agents send the same
+cell again and again. May not run anything.
 Runs in: worker main thread. Uses `compile` alone: importing `ast` would cost the first cell 2 ms.
 """
 
@@ -21,8 +22,14 @@ FUTURES = 0x1FE0000
 
 # Longer code is never a bare expression worth a guess.
 _GLANCE = 200
+# Cells that are kept compiled, and how long each may be. Shorter ones than a glance are compiled as
+# quickly as their code objects get another name.
+_KEPT = 32
+_LONGEST = 100_000
 
 _flags = TOP_LEVEL_AWAIT
+# By text and flags; the newest last.
+_known: dict[tuple[str, int], tuple[CodeType | None, CodeType | None]] = {}
 
 
 def compile_cell(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
@@ -31,6 +38,31 @@ def compile_cell(code: str, filename: str) -> tuple[CodeType | None, CodeType | 
         expression = _as_expression(code, filename)
         if expression is not None:
             return None, expression
+    if not _GLANCE <= len(code) <= _LONGEST:
+        return _afresh(code, filename)
+    key = code, _flags
+    known = _known.pop(key, None)
+    if known is None:
+        known = _afresh(code, filename)
+        while len(_known) >= _KEPT:
+            del _known[next(iter(_known))]
+        _known[key] = known
+        return known
+    _known[key] = known
+    statements, last = (None if part is None else _renamed(part, filename) for part in known)
+    return statements, last
+
+
+def _renamed(code: CodeType, filename: str) -> CodeType:
+    """Give compiled code, and all that is defined in it, the name of another cell."""
+    consts = code.co_consts
+    for place, const in enumerate(consts):
+        if type(const) is type(code):
+            consts = (*consts[:place], _renamed(const, filename), *consts[place + 1 :])
+    return code.replace(co_filename=filename, co_consts=consts)
+
+
+def _afresh(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
     try:
         return _split(code, filename)
     except RecursionError:

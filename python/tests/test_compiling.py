@@ -69,3 +69,47 @@ def test_a_semicolon_hides_the_last_value(code: str, shown: bool | None) -> None
             compiling.compile_cell(code, "<cell 1>")
         return
     assert (compiling.compile_cell(code, "<cell 1>")[1] is not None) is shown
+
+
+def test_a_longer_cell_that_comes_again_is_not_compiled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = (
+        "def outer():\n    def inner():\n        return [x for x in (1, 2)]\n    return inner\n"
+        + "# padding\n" * 30
+        + "outer"
+    )
+    statements, last = compiling.compile_cell(code, "<cell 1>")
+    monkeypatch.setattr(compiling, "compile", None, raising=False)
+    again = compiling.compile_cell(code, "<cell 2>")
+    assert statements is not None and last is not None
+    names: list[str] = []
+
+    def collect(part: object) -> None:
+        if isinstance(part, type(collect.__code__)):
+            names.append(part.co_filename)
+            for const in part.co_consts:
+                collect(const)
+
+    collect(again[0])
+    collect(again[1])
+    assert len(names) >= 4
+    assert set(names) == {"<cell 2>"}
+    # What the first cell defined still says where it came from.
+    assert statements.co_filename == last.co_filename == "<cell 1>"
+
+
+def test_an_error_in_a_cell_that_comes_again_names_the_new_cell() -> None:
+    code = "def fails():\n    return 1 / 0\n" + "# padding\n" * 30 + "fails()"
+    for number in (201, 202):
+        status, _results, error, *_ = cell.run_cell(number, code)
+        assert status == "error"
+        assert error is not None
+        assert f"<cell {number}>" in error[3]
+        assert "return 1 / 0" in error[3]
+
+
+def test_few_cells_are_kept_compiled() -> None:
+    for number in range(100):
+        compiling.compile_cell(f"x = {number}\n" + "# padding\n" * 30, "<test>")
+    assert len(compiling._known) <= 32
