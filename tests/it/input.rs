@@ -186,7 +186,9 @@ fn the_debugger_talks_to_the_client() {
     let cell = forkpy.begin_run(code);
     let asked = question(&mut forkpy);
     let message = asked["params"]["message"].as_str().expect("words");
-    assert!(message.contains("return half") && message.ends_with("(Pdb)"), "{message}");
+    // From 3.13 on it stops at the line that asks for it, before that after it.
+    assert!(message.contains("breakpoint()") || message.contains("return half"), "{message}");
+    assert!(message.ends_with("(Pdb)"), "{message}");
     forkpy.respond(&asked, accept("p half * 10"));
     let asked = question(&mut forkpy);
     assert!(asked["params"]["message"].as_str().expect("words").contains("\n30.0\n(Pdb)"), "{asked}");
