@@ -50,5 +50,7 @@ async def test_the_official_parsers_read_it(tmp_path: Path) -> None:
     assert {family.type for family in families} == {"counter", "gauge", "histogram", "info"}
     assert all(family.documentation for family in families)
     plain_seen = samples(parser.text_string_to_metric_families(plain))
+    # Spare workers are forked behind, also between the two looks.
     counters = {key: value for key, value in seen.items() if key[0].startswith("forkpy_") and "_total" in key[0]}
+    del counters["forkpy_forks_total", ""]
     assert counters.items() <= plain_seen.items()
