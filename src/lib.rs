@@ -53,6 +53,10 @@
 //! A script (`server/scripts.rs`) is a fork of the zygote too, but no worker: `worker/script.rs` runs one file and ends as
 //! `python` does. No frames travel; what the server holds of it are its output pipes, its pidfd and a lifeline.
 //!
+//! Before any of this, `main.rs` lets the single file of a bundle go on as what it unpacks (`bundle/launcher.rs`), and a
+//! program that is called `python` be one (`bundle/python.rs`). `bundle/make.rs` makes bundles; `bench` and `setup` are
+//! clients of servers that they start.
+//!
 //! Limits are `limits.rs`; those that no kernel keeps are kept by `server/guard.rs` and `server/cleaner.rs`. What operators
 //! see comes from `server/telemetry.rs`, `exposition.rs`, `probes.rs` and `service_manager.rs`.
 //!

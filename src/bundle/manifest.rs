@@ -114,3 +114,39 @@ fn is_intact(path: &Path, size: u64, expected: &str, how: Thoroughness) -> bool 
         && found.len() == size
         && (is_untouched || fs::read(path).is_ok_and(|bytes| hash(&bytes) == expected))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(path: &Path) {
+        let packed = std::time::UNIX_EPOCH + std::time::Duration::from_secs(TIME);
+        fs::File::options().write(true).open(path).and_then(|file| file.set_modified(packed)).expect("touched");
+    }
+
+    #[test]
+    fn what_is_missing_or_changed_is_found() {
+        let root = tempfile::tempdir().expect("a folder");
+        let lib = root.path().join("lib/python3.11");
+        fs::create_dir_all(lib.join("site-packages/pip")).expect("made");
+        let names = ["a.py", "b.py", "c.py", "site-packages/pip/d.py"].map(|name| lib.join(name));
+        for name in &names {
+            fs::write(name, "text").expect("written");
+        }
+        write(root.path()).expect("listed");
+        names.iter().for_each(|name| touch(name));
+        let found = |how| damaged(root.path(), how).expect("a list");
+        assert_eq!(found(Thoroughness::All), Vec::<PathBuf>::new());
+
+        // Touched and the same is whole; of the same size and time it is whole at a start, and not to who reads.
+        fs::write(&names[0], "text").expect("written");
+        fs::write(&names[1], "TEXT").expect("written");
+        touch(&names[1]);
+        fs::remove_file(&names[2]).expect("removed");
+        fs::write(&names[3], "").expect("written");
+        let below = |name: &str| PathBuf::from(format!("lib/python3.11/{name}"));
+        assert_eq!(found(Thoroughness::Start), [below("c.py")]);
+        assert_eq!(found(Thoroughness::All), [below("b.py"), below("c.py"), below("site-packages/pip/d.py")]);
+        assert_eq!(damaged(&root.path().join("elsewhere"), Thoroughness::Start), None);
+    }
+}

@@ -89,3 +89,33 @@ impl io::Write for HashInto<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn file(parts: &[&[u8]]) -> File {
+        let mut file = tempfile::tempfile().expect("a file");
+        parts.iter().for_each(|part| file.write_all(part).expect("written"));
+        file
+    }
+
+    #[test]
+    fn a_trailer_is_found_at_the_end_and_nowhere_else() {
+        let (binary, packed) = (b"binary".as_slice(), b"packed library".as_slice());
+        let hash = Sha256::digest([binary, packed].concat()).into();
+        let made = Payload { binary: 6, packed: 14, unpacked: 100, hash };
+        let whole = file(&[binary, packed, &made.trailer()]);
+        let found = Payload::find(&whole).expect("a payload");
+        assert_eq!((found.binary, found.packed, found.unpacked, found.name().len()), (6, 14, 100, 24));
+        assert!(found.is_intact(&whole).expect("read"));
+
+        let changed = file(&[b"BINARY", packed, &made.trailer()]);
+        assert!(!Payload::find(&changed).expect("a payload").is_intact(&changed).expect("read"));
+        for parts in [&[binary][..], &[binary, packed], &[binary, &made.trailer()], &[&made.trailer()[1..]]] {
+            assert!(Payload::find(&file(parts)).is_none());
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Forkpy, processes, wait_for};
+use crate::support::{Forkpy, Setup, processes, wait_for};
 
 /// A child, a grandchild, and a daemon that has detached itself twice.
 const FAMILY: &str = "\
@@ -89,7 +89,8 @@ fn a_client_gone_in_the_middle_of_a_cell_leaves_nothing() {
 
 #[test]
 fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
-    let mut forkpy = Forkpy::start();
+    // One spare worker, there before and after: more would come and go with the need.
+    let mut forkpy = Setup::new().args(&["--max-spares", "1"]).start();
     let round = |forkpy: &mut Forkpy, number: usize| {
         let session = format!("s{number}");
         forkpy.call("create_session", json!({"session_id": session}));
@@ -107,6 +108,7 @@ fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
         forkpy.call("restart_kernel", json!({}));
         forkpy.eval("import sys; 'forkpy_worker.statepickle' in sys.modules") == "True"
     });
+    wait_for("a spare worker", || forkpy.family().into_iter().any(|pid| processes::name(pid) == "fp-spare"));
     let (server, zygote) = (forkpy.server_pid(), forkpy.zygote_pid());
     let look = |forkpy: &Forkpy| {
         let descriptors = [processes::open_files(server), processes::open_files(zygote)];
