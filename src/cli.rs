@@ -1,6 +1,6 @@
 //! Command line and environment names: the one list of them.
 //!
-//! Runs in: server, and far enough in the hidden zygote role to recognise it.
+//! Runs in: server and the roles of its own (bench, install, doctor, …), and far enough in the hidden ones to recognise them.
 
 use std::{
     net::IpAddr,
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "forkpy", version, max_term_width = 100)]
 pub struct Cli {
-    /// Hidden roles.
+    /// What it is to be, if no server.
     #[command(subcommand)]
     pub role: Option<Role>,
 

@@ -1,4 +1,4 @@
-//! Chooses the role of this process and runs it. No runtime and no thread exist before the choice.
+//! Chooses the role of this process and runs it. No runtime exists before the choice, and no thread is left.
 
 use std::io::IsTerminal;
 

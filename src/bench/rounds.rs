@@ -41,7 +41,9 @@ pub fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Res
     let rounds = if args.quick { QUICK_ROUNDS } else { args.rounds };
     let (times, mut sized): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.unit == Unit::Microseconds);
     if args.quick {
-        sized.clear();
+        let left_out =
+            |row: &Row| Skipped { name: row.name.to_owned(), why: "takes longer than --quick allows".to_owned() };
+        skipped.extend(sized.drain(..).map(left_out));
     }
     let bar = bar(&times, &sized, rounds);
     let mut measured = in_rounds(&times, rounds, &mut stage, &bar)?;

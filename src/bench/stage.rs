@@ -2,7 +2,7 @@
 //!
 //! Runs in: bench. Owns every process that is measured; all end with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -147,7 +147,7 @@ impl Stage {
     /// Where servers have their workspaces.
     #[must_use]
     pub fn workspace(&self) -> PathBuf {
-        Path::new(self.workspace.path()).to_owned()
+        self.workspace.path().to_owned()
     }
 
     /// The option that preloads what is installed of numpy, pandas and matplotlib.

@@ -20,10 +20,8 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    tool::Tool,
-    wanted::{Reader, Wanted, normal},
-};
+pub use self::tool::Tool;
+use self::wanted::{Reader, Wanted, normal};
 use super::{
     files::{FileError, Files},
     followed::{Bounds, Course, Followed, Keeping},

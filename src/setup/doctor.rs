@@ -2,7 +2,7 @@
 //!
 //! Runs in: a process of its own. The last check is a server of this very binary that runs a cell.
 
-use std::{fs, io, os::fd::AsFd, path::PathBuf, time::Instant};
+use std::{fs, os::fd::AsFd, path::PathBuf, time::Instant};
 
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
@@ -12,7 +12,8 @@ use crate::{
     bench::{client::Client, floors},
     bundle,
     cli::Cli,
-    sys::{descriptors, pidfd::PidFd},
+    server::packages::Tool,
+    sys::{descriptors, landlock, pidfd::PidFd},
 };
 
 /// Sessions that are promised by default, and what each takes.
@@ -176,14 +177,11 @@ fn memory_file() -> Finding {
     }
 }
 
-/// Not used yet: README, What it is not.
+/// Not used: README, What it is not.
 fn landlock() -> Finding {
-    const VERSION: u32 = 1;
-    // SAFETY: asks for a version: no attributes, no size.
-    let answer = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
-    match answer {
-        abi if abi > 0 => Finding::ok("Landlock", format!("ABI {abi}; forkpy does not restrict sessions by it")),
-        _ => Finding::ok("Landlock", format!("none ({}); forkpy does not need it", io::Error::last_os_error())),
+    match landlock::abi() {
+        Ok(abi) => Finding::ok("Landlock", format!("ABI {abi}; forkpy does not restrict sessions by it")),
+        Err(reason) => Finding::ok("Landlock", format!("none ({reason}); forkpy does not need it")),
     }
 }
 
@@ -230,11 +228,9 @@ fn memory() -> Finding {
 }
 
 fn installer() -> Finding {
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    let uv = std::env::split_paths(&search).map(|folder| folder.join("uv")).find(|path| path.is_file());
-    match uv {
-        Some(path) => Finding::ok("installer", format!("uv, {}", path.display())),
-        None => Finding::ok("installer", "pip of the environment; uv is quicker where it is on PATH"),
+    match Tool::find() {
+        Tool::Uv(path) => Finding::ok("installer", format!("uv, {}", path.display())),
+        Tool::Pip => Finding::ok("installer", "pip of the environment; uv is quicker where it is on PATH"),
     }
 }
 
