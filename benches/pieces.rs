@@ -10,9 +10,9 @@ use forkpy::{
         frame::{self, Assembler},
     },
     server::{
-        new_files::NewFiles,
-        outcome::{CapturedText, CellOutcome, Ending, Fate},
-        render,
+        sessions::outcome::{CapturedText, CellOutcome, Ending, Fate},
+        tools::cells::reply,
+        workspace::watch::NewFiles,
     },
 };
 
@@ -82,8 +82,8 @@ fn rendering(criterion: &mut Criterion) {
             bencher.iter_with_setup(
                 || outcome(&output),
                 |outcome| {
-                    let reply = render::cell("default", outcome, 0);
-                    (render::text(&reply), serde_json::to_string(&reply))
+                    let reply = reply::cell("default", outcome, 0);
+                    (reply::text(&reply), serde_json::to_string(&reply))
                 },
             );
         });

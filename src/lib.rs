@@ -19,34 +19,34 @@
 //! | [`embed`] | zygote, once | – | names of Python functions (`worker/python.rs` knows them) |
 //!
 //! # One call of `run_python_code`, in ten steps
-//! 1. A line (`server/stdio.rs`) or a request (`server/http.rs`: token, Host, Origin, cookie) becomes a message for rmcp.
-//! 2. rmcp calls `server/mcp.rs`, which knows the caller (`server/clients.rs`) and hands over to `server/tools`.
-//! 3. `tools/arguments.rs` checks what was sent; `server/registry.rs` finds the session.
-//! 4. The session's task (`server/session.rs`) takes the cell when its turn comes. No worker yet: `server/zygote_client.rs`
+//! 1. A line (`server/mcp/stdio/mod.rs`) or a request (`server/mcp/http/mod.rs`: token, Host, Origin, cookie) becomes a message for rmcp.
+//! 2. rmcp calls `server/mcp/handler.rs`, which knows the caller (`server/sessions/active.rs`) and hands over to `server/tools`.
+//! 3. `tools/arguments.rs` checks what was sent; `server/sessions/registry.rs` finds the session.
+//! 4. The session's task (`server/sessions/task/mod.rs`) takes the cell when its turn comes. No worker yet: `server/workers/zygote.rs`
 //!    asks the zygote, with five descriptors attached, and waits for the worker's `Hello`.
 //! 5. `zygote/fork.rs` forks between CPython's hooks; `worker/mod.rs` makes the new process its own.
-//! 6. The session sends `RunCell` (`server/session/run.rs`) and listens to reply, output, clock, cancellation and death.
+//! 6. The session sends `RunCell` (`server/sessions/task/cell.rs`) and listens to reply, output, clock, cancellation and death.
 //! 7. The worker's main thread runs it: `worker/gate.rs` names the running cell, `worker/python.rs` calls
 //!    `python/forkpy_worker/cell.py`.
-//! 8. Output flows through pipes into `server/capture.rs`: past `screen.rs` (bars), into head, tail, and a file when it
+//! 8. Output flows through pipes into `server/output/capture.rs`: past `screen.rs` (bars), into head, tail, and a file when it
 //!    is much (`spill.rs`); to a client that wants it at once by `live.rs`.
-//! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/outcome.rs`.
-//! 10. `server/render.rs` makes the structured reply and its text, within what clients accept; `server/pictures.rs` scales
+//! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/sessions/outcome.rs`.
+//! 10. `server/tools/cells/reply.rs` makes the structured reply and its text, within what clients accept; `server/tools/cells/pictures.rs` scales
 //!     what was displayed.
 //!
 //! A cell that asks for input is between 8 and 9: its question comes over the cell socket (`worker/input.rs`), goes to the
-//! client (`server/tools/asking.rs`), and the answer takes the way back.
+//! client (`server/tools/call/asking.rs`), and the answer takes the way back.
 //!
-//! Meanwhile `server/supervisor.rs` samples and pings. What it sees is judged in `server/health` (`verdict.rs`, `alerts.rs`,
+//! Meanwhile `server/watch/supervisor.rs` samples and pings. What it sees is judged in `server/health` (`verdict.rs`, `alerts.rs`,
 //! `recovery.rs`: pure), remembered (`record.rs`, `history.rs`) and told (`report.rs`, to tools and resources). It acts on
 //! nothing itself: a wish goes to the session's task, which makes, proves, buries and replaces workers
-//! (`session/recover.rs`). Evidence comes through the black box (`server/black_box.rs`, `worker/control.rs`,
+//! (`session/recover.rs`). Evidence comes through the black box (`server/workers/black_box.rs`, `worker/control.rs`,
 //! `sys/crash.rs`) and ends in `health/crashes.rs`.
 //!
-//! Tools for files (`server/files.rs`) need no session: they go through one handle on the workspace, on blocking threads.
-//! Resources are `server/resources.rs`, packages `server/packages.rs`, notebooks `server/notebook.rs`.
+//! Tools for files (`server/workspace/handle.rs`) need no session: they go through one handle on the workspace, on blocking threads.
+//! Resources are `server/mcp/resources/mod.rs`, packages `server/environment/packages.rs`, notebooks `server/notebook.rs`.
 //!
-//! `server/spares.rs` has workers made ahead, for sessions to come. A checkpoint is a fork of an idle worker that stands still (`worker/checkpoint.rs`); what it wakes is a fork of it again
+//! `server/workers/spares.rs` has workers made ahead, for sessions to come. A checkpoint is a fork of an idle worker that stands still (`worker/checkpoint.rs`); what it wakes is a fork of it again
 //! (`worker/mod.rs`, `wake`). `sys/sibling.rs` makes it a child of the server and not of the worker; `server/checkpoints`
 //! keeps them; `session/rollback.rs` makes a session go back to one, or on from one when its worker has died.
 //!
@@ -57,8 +57,8 @@
 //! program that is called `python` be one (`bundle/python.rs`). `bundle/make.rs` makes bundles; `bench` and `setup` are
 //! clients of servers that they start.
 //!
-//! Limits are `limits.rs`; those that no kernel keeps are kept by `server/guard.rs` and `server/cleaner.rs`. What operators
-//! see comes from `server/telemetry.rs`, `exposition.rs`, `probes.rs` and `service_manager.rs`.
+//! Limits are `settings/limits.rs`; those that no kernel keeps are kept by `server/watch/guard.rs` and `server/watch/cleaner.rs`. What operators
+//! see comes from `server/counters.rs`, `exposition.rs`, `probes.rs` and `service_manager.rs`.
 //!
 //! # Words
 //! *Session*: the user's lasting thing. *Worker*: the process serving it now. *Zygote*: parent of all workers.
@@ -83,15 +83,10 @@
 
 pub mod bench;
 pub mod bundle;
-pub mod cli;
-pub mod config;
-pub mod config_file;
-pub mod embed;
-pub mod fault;
-pub mod limits;
+pub mod commands;
 pub mod protocol;
 pub mod server;
-pub mod setup;
+pub mod settings;
 pub mod sys;
 pub mod worker;
 pub mod zygote;

@@ -5,9 +5,12 @@ use std::io::IsTerminal;
 use anyhow::Context;
 use forkpy::{
     bench, bundle,
-    cli::{Cli, Role},
-    config::Settings,
-    config_file, server, setup,
+    commands::{
+        self,
+        cli::{Cli, Role},
+    },
+    server,
+    settings::{file, resolve::Settings},
     sys::descriptors,
     zygote,
 };
@@ -20,7 +23,7 @@ fn main() -> anyhow::Result<()> {
         bundle::supply_libraries();
         std::process::exit(bundle::python::run(words));
     }
-    let cli = config_file::parse()?;
+    let cli = file::parse()?;
     match cli.role {
         Some(Role::Zygote { socket, server }) => {
             bundle::supply_libraries();
@@ -32,8 +35,8 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.for_same_python(), &cli.preload)?),
         Some(Role::Install(ref args)) => install(args),
         Some(Role::Doctor(ref args)) => examine(&cli, args),
-        Some(Role::Completions { shell }) => Ok(setup::shell::completions(shell, &mut std::io::stdout())?),
-        Some(Role::Man { ref of }) => Ok(setup::shell::man(of.as_deref(), &mut std::io::stdout())?),
+        Some(Role::Completions { shell }) => Ok(commands::shell::completions(shell, &mut std::io::stdout())?),
+        Some(Role::Man { ref of }) => Ok(commands::shell::man(of.as_deref(), &mut std::io::stdout())?),
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
         Some(Role::Bundle(ref args)) => make_bundle(args),
         Some(Role::Echo) => bench::echo::run().context("the channel broke"),
@@ -53,8 +56,8 @@ fn make_bundle(args: &bundle::make::BundleArgs) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a person asked")]
-fn install(args: &setup::install::InstallArgs) -> anyhow::Result<()> {
-    let done = setup::install::install(args)?;
+fn install(args: &commands::install::InstallArgs) -> anyhow::Result<()> {
+    let done = commands::install::install(args)?;
     let file = done.file.display();
     if args.dry_run {
         eprintln!("{file} would be:");
@@ -71,16 +74,16 @@ fn install(args: &setup::install::InstallArgs) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "a person asked")]
-fn examine(cli: &Cli, args: &setup::doctor::DoctorArgs) -> anyhow::Result<()> {
-    let findings = setup::doctor::examine(cli);
+fn examine(cli: &Cli, args: &commands::doctor::DoctorArgs) -> anyhow::Result<()> {
+    let findings = commands::doctor::examine(cli);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        print!("{}", setup::doctor::text(&findings));
+        print!("{}", commands::doctor::text(&findings));
     }
-    match findings.iter().filter(|finding| finding.grade == setup::doctor::Grade::Failed).count() {
+    match findings.iter().filter(|finding| finding.grade == commands::doctor::Grade::Failed).count() {
         0 => Ok(()),
-        failed => Err(setup::SetupError::Unwell(failed).into()),
+        failed => Err(commands::error::SetupError::Unwell(failed).into()),
     }
 }
 

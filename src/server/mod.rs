@@ -6,45 +6,17 @@
 //! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
 //! whatever is left.
 
-pub mod black_box;
-pub mod capture;
-pub mod checkpoints;
-pub mod children;
-pub mod cleaner;
-pub mod clients;
+pub mod counters;
 pub mod environment;
-pub mod exposition;
-pub mod files;
-pub mod followed;
-pub mod guard;
 pub mod health;
-pub mod http;
-pub mod live;
 pub mod mcp;
-pub mod metrics;
-pub mod new_files;
-pub mod notebook;
-pub mod oom;
-pub mod outcome;
-pub mod packages;
-pub mod pictures;
-pub mod probes;
-pub mod registry;
-pub mod render;
-pub mod resources;
-pub mod screen;
+pub mod output;
 pub mod scripts;
-pub mod service_manager;
-pub mod session;
-pub mod spares;
-pub mod spill;
-pub mod status;
-pub mod stdio;
-pub mod supervisor;
-pub mod telemetry;
+pub mod sessions;
 pub mod tools;
-pub mod worker_link;
-pub mod zygote_client;
+pub mod watch;
+pub mod workers;
+pub mod workspace;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -55,32 +27,35 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    checkpoints::Checkpoints,
-    children::Children,
-    clients::ActiveSessions,
-    environment::{Environment, Wish},
-    files::Files,
-    health::{alerts::Book, crashes::Crashes, report::Ward},
-    mcp::Handler,
-    metrics::Metrics,
-    new_files::Watcher,
-    oom::OomCounter,
-    packages::Packages,
-    probes::Readiness,
-    registry::Registry,
-    resources::{Resources, changes::Changes, workspace},
-    scripts::Scripts,
-    session::Surroundings,
-    spares::Spares,
-    stdio::StdioTransport,
-    tools::asking::Waiting,
-    zygote_client::{Spawner, Zygote},
-};
+use self::{health::alerts::Book, scripts::Scripts};
 use crate::{
-    cli::Transport,
-    config::{Settings, Workspace},
+    commands::cli::Transport,
     protocol::ZygoteSettings,
+    server::{
+        environment::{
+            make::{Environment, Wish},
+            packages::Packages,
+        },
+        mcp::{
+            handler::Handler,
+            http,
+            resources::{self, Resources, changes::Changes, workspace as files_as_resources},
+            stdio::StdioTransport,
+        },
+        sessions::{
+            active::ActiveSessions, checkpoints::Checkpoints, crashes::Crashes, oom::OomCounter, registry::Registry,
+            task::Surroundings,
+        },
+        tools::call::asking::Waiting,
+        watch::{cleaner, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager, supervisor},
+        workers::{
+            children::Children,
+            spares::Spares,
+            zygote::{Spawner, Zygote},
+        },
+        workspace::{handle::Files, watch::Watcher},
+    },
+    settings::resolve::{Settings, Workspace},
     sys::{descriptors, processes, signals},
 };
 
@@ -134,7 +109,7 @@ pub struct Server {
 /// # Errors
 /// [`ServerError`]; whatever was started has been ended.
 pub async fn run(settings: Settings) -> Result<(), ServerError> {
-    telemetry::begin();
+    counters::begin();
     signals::become_subreaper();
     signals::bear_file_size_limit();
     descriptors::raise_open_files();
@@ -144,7 +119,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let zygote = start_zygote(&settings, &children)?;
     let changes = Changes::default();
     let root = &settings.workspace.root;
-    let watcher = Watcher::start_observed(root, workspace::announcer(root.clone(), changes.clone()))?;
+    let watcher = Watcher::start_observed(root, files_as_resources::announcer(root.clone(), changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
     let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone(), children.clone());
     let around = Arc::new(Surroundings {
@@ -168,7 +143,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let keeping = [
         tokio::spawn(guard::watch(Arc::clone(&registry), around.checkpoints.clone())),
         tokio::spawn(cleaner::watch(Arc::clone(&registry))),
-        tokio::spawn(checkpoints::watch::watch(around.checkpoints.clone())),
+        tokio::spawn(watch::checkpoints::watch(around.checkpoints.clone())),
         tokio::spawn(around.spares.clone().keep()),
     ];
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
@@ -181,7 +156,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     ));
     let scripts = Arc::new(Scripts::new(Arc::clone(&around), settings.max_scripts));
     let files = Files::open(&settings.workspace)?;
-    let shown = workspace::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
+    let shown = files_as_resources::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
     let ward = Ward::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
     let resources = Resources::new(vec![Box::new(shown), Box::new(told)], changes);
@@ -263,7 +238,7 @@ fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> 
             let pid = i32::try_from(pid).unwrap_or(0);
             if begins { children.add(pid) } else { children.remove(pid) }
         };
-        let prepared = environment::prepare(&wish, &hook).await;
+        let prepared = environment::make::prepare(&wish, &hook).await;
         let _ = ready.send(match prepared {
             Ok(environment) => {
                 tracing::info!("{}", environment.note);

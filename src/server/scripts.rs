@@ -17,16 +17,18 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    files::OpenScript,
-    followed::{Bounds, Course, Followed, Keeping, Method},
-    live::Live,
-    new_files::NewFiles,
-    outcome::CapturedText,
-    session::Surroundings,
-    zygote_client::{NewScript, ZygoteError},
+use crate::{
+    protocol::{Script, WorkerExit},
+    server::{
+        output::{
+            live::Live,
+            streams::{Bounds, Course, Followed, Keeping, Method},
+        },
+        sessions::{outcome::CapturedText, task::Surroundings},
+        workers::zygote::{NewScript, ZygoteError},
+        workspace::{handle::OpenScript, watch::NewFiles},
+    },
 };
-use crate::protocol::{Script, WorkerExit};
 
 /// How long the exit status of a script that has ended may take to arrive.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);

@@ -4,6 +4,7 @@
 
 pub mod crash;
 pub mod descriptors;
+pub mod fault;
 pub mod landlock;
 pub mod memory;
 pub mod pidfd;

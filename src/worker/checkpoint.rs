@@ -16,13 +16,12 @@ use pyo3::{Python, ffi};
 
 use super::{Assignment, Continued, Workbench, hazards, leave, threads};
 use crate::{
-    fault,
     protocol::{
-        FrameError, FromCheckpoint, FromWorker, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToCheckpoint, blocking,
-        blocking::FrameReader,
+        FrameError, FromCheckpoint, FromWorker, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToCheckpoint,
+        blocking::{self, FrameReader},
     },
     sys::{
-        descriptors,
+        descriptors, fault,
         sibling::{self, Side},
         signals,
     },

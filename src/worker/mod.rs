@@ -30,12 +30,11 @@ pub use python::Functions;
 
 use self::{gate::Gate, input::Requests, quiet::Quiet, rlimits::MemoryLimit};
 use crate::{
-    fault,
     protocol::{
         FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, WorkerLimits,
         ZygoteSettings, blocking, frame,
     },
-    sys::{crash, descriptors, memory, processes, signals},
+    sys::{crash, descriptors, fault, memory, processes, signals},
 };
 
 /// Exit code of a worker that could not even start.

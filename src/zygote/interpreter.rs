@@ -13,7 +13,7 @@ use pyo3::{
 };
 
 use super::ZygoteError;
-use crate::{embed, protocol::ZygoteSettings};
+use crate::{protocol::ZygoteSettings, zygote::embed};
 
 /// Starts the interpreter, installs the embedded package and the environment that children of sessions inherit.
 ///

@@ -4,6 +4,7 @@
 //! at the moment of a fork. Its life: read `Start` → warm up → `Warm` → poll for requests and SIGCHLD until the server's
 //! end of the socket closes, then kill whatever is left and exit.
 
+pub mod embed;
 mod fork;
 mod interpreter;
 mod preload;
@@ -29,12 +30,11 @@ use nix::{
 use pyo3::Python;
 
 use crate::{
-    fault,
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
-    sys::{descriptors, processes, signals},
+    sys::{descriptors, fault, processes, signals},
     worker,
 };
 

@@ -1,4 +1,4 @@
-//! Things that break: at named moments (`src/fault.rs`), by signals, by user code that writes where it should not.
+//! Things that break: at named moments (`src/sys/fault.rs`), by signals, by user code that writes where it should not.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

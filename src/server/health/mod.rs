@@ -2,20 +2,15 @@
 //!
 //! Runs in: server. Pure rooms: `verdict` (evidence → state), `alerts` (values → alerts raised and cleared), `recovery`
 //! (what to do next, and when to give up), `history`, `policy`. Rooms that touch the world: `stacks` (evidence from a
-//! living worker), `crashes` (reports on disk). The loop that drives them is `server/supervisor.rs`; the one that acts on
+//! living worker), `crashes` (reports on disk). The loop that drives them is `server/watch/supervisor.rs`; the one that acts on
 //! a session's worker is the session's own task.
 
 pub mod alerts;
-pub mod crashes;
-pub mod examine;
 pub mod history;
-pub mod policy;
 pub mod record;
 pub mod recovery;
-pub mod report;
-pub mod stacks;
 mod verdict;
 
-pub use policy::{HealthPolicy, RecoveryPolicy};
+pub use crate::settings::policy::{HealthPolicy, RecoveryPolicy};
 pub use record::Record;
 pub use verdict::{Activity, Evidence, HealthStatus, State, Verdict, judge};

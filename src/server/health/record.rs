@@ -10,8 +10,8 @@ use super::{
     alerts::Alarms,
     history::{Deep, History},
     recovery::Ledger,
-    stacks::Stacks,
 };
+use crate::server::workers::stacks::Stacks;
 
 /// Sentences that wait for the session's next reply; more are dropped, the oldest first.
 const MAX_UNSAID: usize = 8;

@@ -199,7 +199,8 @@ fn pause(restarts: u32, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::policy::tests::policy, *};
+    use super::*;
+    use crate::settings::policy::tests::policy;
 
     fn taken(step: Step, verified: bool) -> Taken {
         Taken { step, verified, detail: "died".to_owned(), took: 0.0, when: String::new() }

@@ -32,10 +32,10 @@ pub use self::{
     scripts::RunScript,
 };
 use super::ToolError;
-use crate::{
-    config::{MAX_CODE, MAX_SECONDS},
+use crate::settings::{
     limits::Wished,
-    server::health::policy::PolicyChange,
+    policy::PolicyChange,
+    resolve::{MAX_CODE, MAX_SECONDS},
 };
 
 /// Longest limit of a responsiveness check, seconds.
@@ -222,7 +222,8 @@ fn describe(tool: &str, schema: &JsonObject) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{super::schema, *};
+    use super::*;
+    use crate::server::tools::call::schema;
 
     fn run(given: Value) -> Result<RunPythonCode, String> {
         let Value::Object(given) = given else { unreachable!("tests pass objects") };

@@ -5,21 +5,11 @@
 //! error.
 
 pub mod arguments;
-pub(in crate::server) mod asking;
-mod branches;
-mod checkpoints;
-mod files;
-mod health;
-mod lookup;
-mod notebooks;
-mod packages;
-mod progress;
+pub mod call;
+pub mod cells;
 pub mod results;
-mod run;
-mod saved;
-pub mod schema;
-mod scripts;
-mod sessions;
+pub mod sessions;
+pub mod workspace;
 
 use std::{
     path::Path,
@@ -35,17 +25,27 @@ use rmcp::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{
-    Server,
-    checkpoints::CheckpointError,
-    clients::Client,
-    files::FileError,
-    notebook::NotebookError,
-    packages::PackageError,
-    registry::RegistryError,
-    scripts::ScriptError,
-    session::{Session, SessionError},
-    zygote_client::Stage,
+use self::{
+    call::schema,
+    cells::{branches, lookup, run},
+    sessions::{checkpoints, health, lifecycle, saved},
+    workspace::{
+        files,
+        notebooks::{self, document::NotebookError},
+        packages, scripts,
+    },
+};
+use super::{Server, scripts::ScriptError};
+use crate::server::{
+    environment::packages::PackageError,
+    sessions::{
+        active::Client,
+        checkpoints::CheckpointError,
+        registry::RegistryError,
+        task::{Session, SessionError},
+    },
+    workers::zygote::Stage,
+    workspace::handle::FileError,
 };
 
 /// Why a call was refused.
@@ -336,10 +336,10 @@ pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToo
         "code_completion" => lookup::complete(server, call).await,
         "inspect_object" => lookup::inspect(server, call).await,
         "restart_kernel" => run::restart_kernel(server, call).await,
-        "create_session" => sessions::create(server, &mut call),
-        "switch_session" => sessions::switch(server, &mut call),
-        "list_sessions" => sessions::list(server, &mut call),
-        "delete_session" => sessions::delete(server, &mut call).await,
+        "create_session" => lifecycle::create(server, &mut call),
+        "switch_session" => lifecycle::switch(server, &mut call),
+        "list_sessions" => lifecycle::list(server, &mut call),
+        "delete_session" => lifecycle::delete(server, &mut call).await,
         "checkpoint_session" => checkpoints::checkpoint(server, &mut call).await,
         "list_checkpoints" => checkpoints::list(server, &mut call).await,
         "restore_checkpoint" => checkpoints::restore(server, &mut call).await,

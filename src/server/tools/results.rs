@@ -32,7 +32,7 @@ pub use self::{
     saved::{LoadedSession, SavedSession},
     scripts::ScriptRun,
 };
-use crate::limits::Limits;
+use crate::settings::limits::Limits;
 
 /// `run_python_code`.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]

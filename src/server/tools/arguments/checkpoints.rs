@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::outcome;
+use crate::server::sessions::outcome;
 
 /// What becomes of a session's state when a cell does not end well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]

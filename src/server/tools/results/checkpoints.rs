@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Cell, LimitsInForce};
-use crate::server::checkpoints::Checkpoint;
+use crate::server::sessions::checkpoints::Checkpoint;
 
 /// A checkpoint, as it is listed.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

@@ -9,14 +9,13 @@ use serde::Serialize;
 
 use super::{Exit, LimitsInForce};
 use crate::server::{
-    checkpoints::Automatic,
     health::{
         HealthStatus, RecoveryPolicy, State,
         alerts::{Alert, Kind},
-        crashes::CrashReport,
         recovery::Taken,
-        stacks::Stacks,
     },
+    sessions::{checkpoints::Automatic, crashes::CrashReport},
+    workers::stacks::Stacks,
 };
 
 /// `get_kernel_health`.

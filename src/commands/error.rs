@@ -1,0 +1,35 @@
+//! What people do with forkpy before they use it: enter it into a client's configuration, ask whether this machine will do,
+//! and have their shell and `man` know it.
+//!
+//! Runs in: a process of its own, which serves nothing. May start forkpy servers, as any client does.
+
+use std::path::PathBuf;
+
+/// Why a step was not taken; worded for the person who asked for it.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A client's configuration that is not what that client reads.
+    #[error("{path} is not changed: {reason}")]
+    Configuration {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// There is no home directory to find configurations in.
+    #[error("HOME is not set: name the file with --file")]
+    NoHome,
+    /// Something that sessions need does not work.
+    #[error("{0} of these checks failed: the remedies stand beside them")]
+    Unwell(usize),
+}

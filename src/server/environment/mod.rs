@@ -1,0 +1,9 @@
+//! The environment of sessions: found or made, and the packages in it.
+//!
+//! Runs in: server; what is slow runs in child processes.
+
+pub(crate) mod installer;
+pub mod make;
+pub mod packages;
+pub(crate) mod place;
+pub(crate) mod wanted;

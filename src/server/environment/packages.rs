@@ -1,0 +1,386 @@
+//! Packages of the session environment: what is there, and installing more, with every session told.
+//!
+//! Runs in: server. Owns the one install that may run at a time. Installs by a child process (`packages/tool.rs`) of what
+//! was checked (`packages/wanted.rs`); looks at the environment by a fork of the zygote, which sees what sessions see.
+//! Sessions are told over their control sockets, beside a cell that runs.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::server::environment::installer::Tool;
+use crate::{
+    protocol::WorkerExit,
+    server::{
+        environment::wanted::{Reader, Wanted, normal},
+        output::{
+            live::Live,
+            streams::{Bounds, Course, Followed, Keeping},
+        },
+        scripts::{ScriptError, Scripts},
+        sessions::{outcome::CapturedText, registry::Registry, task::Surroundings},
+        workers::zygote::{self, Stage},
+        workspace::handle::{FileError, Files},
+    },
+    sys::{descriptors, pidfd::Ended, programs},
+    zygote::exit_of,
+};
+
+/// Time in which a session should have forgotten what it cached; one that is hung does it later.
+const REFRESH_LIMIT: Duration = Duration::from_secs(2);
+/// Looks at the environment; the file is where the answer goes.
+const SURVEY: &str =
+    "import sys\nfrom forkpy_worker.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
+
+/// Why nothing was installed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// An empty list.
+    #[error("`packages` names nothing to install: give requirements such as \"numpy\" or \"numpy>=2\"")]
+    Nothing,
+    /// A very long list.
+    #[error("more than {0} requirements in one call")]
+    TooMany(usize),
+    /// One of the items.
+    #[error("cannot install {item:?}{place}: {reason}")]
+    Item {
+        /// As it was given, cut when long.
+        item: String,
+        /// In which file, if in one.
+        place: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A file that was named.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The environment could not be looked at.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// The tool could not be started.
+    #[error("failed to start {tool}: {source}")]
+    Tool {
+        /// Which.
+        tool: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No interpreter.
+    #[error("there is no session environment to install into: {0}")]
+    NoEnvironment(String),
+    /// Somebody stopped it before it began.
+    #[error("nothing was installed: the call was cancelled, or the server is shutting down")]
+    Stopped,
+}
+
+/// What to install.
+#[derive(Debug)]
+pub struct InstallOrder {
+    /// As the client wrote it.
+    pub packages: Vec<String>,
+    /// How long it may take.
+    pub limit: Duration,
+    /// Cancelled when the client takes it back.
+    pub cancel: CancellationToken,
+    /// Who hears of the tool's output at once.
+    pub live: Option<Arc<Live>>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct InstallOutcome {
+    /// `uv` or `pip`.
+    pub tool: &'static str,
+    /// Whose doing the tool's end was.
+    pub course: Course,
+    /// How it ended.
+    pub exit: WorkerExit,
+    /// What it wrote to descriptor 1.
+    pub stdout: CapturedText,
+    /// What it wrote to descriptor 2.
+    pub stderr: CapturedText,
+    /// Time it ran.
+    pub ran: Duration,
+    /// What was asked for and is there now.
+    pub installed: Vec<Package>,
+    /// What is there now and was not before, or in another version.
+    pub changes: Vec<Change>,
+    /// Sessions that have imported what has changed.
+    pub stale: Vec<Stale>,
+    /// Changed packages that every session has from the zygote.
+    pub preloaded: Vec<String>,
+    /// Sessions that could not be told yet.
+    pub untold: Vec<String>,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Package {
+    /// As it calls itself.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Top-level modules, when they were asked for.
+    modules: Vec<String>,
+}
+
+/// One package that is not as it was.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// As it calls itself.
+    pub name: String,
+    /// Version before; none when it was not there.
+    pub before: Option<String>,
+    /// Version now; none when it is gone.
+    pub after: Option<String>,
+}
+
+/// A session that has imported a package which is not as it was.
+#[derive(Debug, Clone)]
+pub struct Stale {
+    /// The session.
+    pub session: String,
+    /// The package.
+    pub change: Change,
+}
+
+#[derive(Debug, Deserialize)]
+struct Survey {
+    packages: Vec<Package>,
+    preloaded: Vec<String>,
+}
+
+/// The environment's packages.
+pub struct Packages {
+    around: Arc<Surroundings>,
+    scripts: Arc<Scripts>,
+    registry: Arc<Registry>,
+    files: Files,
+    /// `--allow-install-options`.
+    free: bool,
+    /// Held by the install that runs.
+    turn: Mutex<()>,
+    stop: CancellationToken,
+}
+
+impl Packages {
+    /// Nothing is looked at before somebody asks.
+    #[must_use]
+    pub fn new(
+        around: Arc<Surroundings>,
+        scripts: Arc<Scripts>,
+        registry: Arc<Registry>,
+        files: Files,
+        free: bool,
+    ) -> Self {
+        Self { around, scripts, registry, files, free, turn: Mutex::default(), stop: CancellationToken::new() }
+    }
+
+    /// Ends the install that runs, and waits for that.
+    pub async fn shut_down(&self) {
+        self.stop.cancel();
+        let _ = self.turn.lock().await;
+    }
+
+    /// What sessions can import, sorted by name.
+    ///
+    /// # Errors
+    /// [`PackageError`] when there is no environment.
+    pub async fn list(&self) -> Result<Vec<Package>, PackageError> {
+        let mut packages = self.survey(false).await?.packages;
+        packages.sort_by_key(|package| normal(&package.name));
+        Ok(packages)
+    }
+
+    /// Installs. Dropping this future ends the tool.
+    ///
+    /// # Errors
+    /// [`PackageError`] when no tool was run; a tool that failed is an outcome.
+    pub async fn install(self: &Arc<Self>, mut order: InstallOrder) -> Result<InstallOutcome, PackageError> {
+        order.cancel = order.cancel.child_token();
+        let _ends_with_us = order.cancel.clone().drop_guard();
+        tokio::spawn(Arc::clone(self).live(order)).await.unwrap_or(Err(PackageError::Stopped))
+    }
+
+    async fn live(self: Arc<Self>, order: InstallOrder) -> Result<InstallOutcome, PackageError> {
+        let InstallOrder { packages, limit, cancel, live } = order;
+        let wanted = self.check(packages).await?;
+        let _turn = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(PackageError::Stopped),
+            () = self.stop.cancelled() => return Err(PackageError::Stopped),
+            turn = self.turn.lock() => turn,
+        };
+        let before = self.survey(true).await?;
+        let python = match self.around.zygote.stage() {
+            Stage::Warm { executable, .. } => executable,
+            Stage::Starting => return Err(PackageError::NoEnvironment("Python is still starting".to_owned())),
+            Stage::Failed(reason) => return Err(PackageError::NoEnvironment(reason)),
+        };
+        let tool = Tool::find();
+        let fail = |source| PackageError::Tool { tool: tool.name(), source };
+        let directory = tempfile::tempdir_in(&self.around.scratch).map_err(fail)?;
+        let mut command = tool.command(&python, &wanted, directory.path()).map_err(fail)?;
+        if self.free {
+            // Whoever may name source trees names them from here.
+            command.current_dir(self.files.root());
+        }
+        let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
+        let began = Instant::now();
+        let mut process = self.spawn(command, live).map_err(fail)?;
+        let course = process.follow(&bounds).await;
+        let ran = began.elapsed();
+        let exit = self.bury(&mut process).await;
+        let [stdout, stderr] = process.finish().await;
+        let after = self.survey(true).await?;
+        let changes = compare(&before.packages, &after.packages);
+        let (stale, untold) = self.tell(&changes, &before, &after).await;
+        let is_preloaded =
+            |name: &str| modules_of(name, [&before, &after]).iter().any(|module| after.preloaded.contains(module));
+        let preloaded = changes.iter().filter(|change| change.before.is_some() && is_preloaded(&change.name));
+        let preloaded = preloaded.map(|change| change.name.clone()).collect();
+        let installed = wanted.names.iter().filter_map(|name| find(&after.packages, name)).cloned().collect();
+        let tool = tool.name();
+        Ok(InstallOutcome { tool, course, exit, stdout, stderr, ran, installed, changes, stale, preloaded, untold })
+    }
+
+    async fn check(&self, packages: Vec<String>) -> Result<Wanted, PackageError> {
+        let (files, free) = (self.files.clone(), self.free);
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut wanted = Reader { files: &files, free, wanted: Wanted::default() }.read(&packages)?;
+            wanted.names.sort_unstable();
+            wanted.names.dedup();
+            Ok(wanted)
+        });
+        checked.await.map_err(FileError::Lost)?
+    }
+
+    async fn survey(&self, modules: bool) -> Result<Survey, PackageError> {
+        let fail = |error: &dyn std::fmt::Display| PackageError::Script(ScriptError::Errand(error.to_string()));
+        let file = tempfile::NamedTempFile::new_in(&self.around.scratch).map_err(|error| fail(&error))?;
+        let what = if modules { "modules" } else { "names" };
+        let arguments = vec![file.path().to_string_lossy().into_owned(), what.to_owned()];
+        self.scripts.errand(SURVEY, arguments).await?;
+        let text = std::fs::read(file.path()).map_err(|error| fail(&error))?;
+        serde_json::from_slice(&text).map_err(|error| fail(&error))
+    }
+
+    fn spawn(&self, mut command: Command, live: Option<Arc<Live>>) -> io::Result<Followed> {
+        let (stdout, stdout_theirs) = descriptors::pipe()?;
+        let (stderr, stderr_theirs) = descriptors::pipe()?;
+        command.stdout(stdout_theirs).stderr(stderr_theirs);
+        programs::lead_and_die_with_us(&mut command);
+        let pid = self.around.children.spawn(&mut command)?;
+        // Its copies of our pipes' other ends.
+        drop(command);
+        let keeping = Keeping {
+            cap: self.around.settings.max_output,
+            outputs: &self.around.outputs,
+            name: "install".to_owned(),
+            live,
+        };
+        zygote::watch(pid).and_then(|pidfd| Followed::new(pid, pidfd, [stdout, stderr], &keeping))
+    }
+
+    /// The tool has ended: learns how, ends what it started, reads what is left, reaps it.
+    async fn bury(&self, process: &mut Followed) -> WorkerExit {
+        let (children, pid) = (self.around.children.clone(), process.pid);
+        let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
+        process.drain();
+        let exit = match process.pidfd.get_ref().ended(true) {
+            Ended::With(status) => exit_of(status),
+            Ended::Running | Ended::NotOurs => WorkerExit::Unknown,
+        };
+        self.around.children.remove(pid);
+        exit
+    }
+
+    /// Lets every interpreter look at the disk anew; who has imported what has changed, and who did not answer.
+    async fn tell(&self, changes: &[Change], before: &Survey, after: &Survey) -> (Vec<Stale>, Vec<String>) {
+        self.around.zygote.refresh();
+        self.around.spares.renew();
+        let replaced: Vec<&Change> = changes.iter().filter(|change| change.before.is_some()).collect();
+        let modules: Vec<String> =
+            replaced.iter().flat_map(|change| modules_of(&change.name, [before, after])).collect();
+        let sessions = self.registry.all();
+        let asked = sessions.iter().filter_map(|session| {
+            let control = session.shared.get().worker?.control;
+            let modules = &modules;
+            Some(async move { (session.id.to_string(), control.refresh(modules, REFRESH_LIMIT).await) })
+        });
+        let (mut stale, mut untold) = (Vec::new(), Vec::new());
+        for (session, imported) in join_all(asked).await {
+            let Some(imported) = imported else {
+                untold.push(session);
+                continue;
+            };
+            let has = |change: &&&Change| {
+                modules_of(&change.name, [before, after]).iter().any(|module| imported.contains(module))
+            };
+            stale.extend(
+                replaced.iter().filter(has).map(|change| Stale { session: session.clone(), change: (*change).clone() }),
+            );
+        }
+        (stale, untold)
+    }
+}
+
+fn find<'a>(packages: &'a [Package], name: &str) -> Option<&'a Package> {
+    packages.iter().find(|package| normal(&package.name) == name)
+}
+
+/// Modules that a package had or has.
+fn modules_of(name: &str, surveys: [&Survey; 2]) -> Vec<String> {
+    let name = normal(name);
+    let found = surveys.into_iter().filter_map(|survey| find(&survey.packages, &name));
+    let mut modules: Vec<String> = found.flat_map(|package| package.modules.clone()).collect();
+    modules.sort_unstable();
+    modules.dedup();
+    modules
+}
+
+fn compare(before: &[Package], after: &[Package]) -> Vec<Change> {
+    let mut both: BTreeMap<String, [Option<&Package>; 2]> = BTreeMap::new();
+    for (place, packages) in [before, after].into_iter().enumerate() {
+        for package in packages {
+            both.entry(normal(&package.name)).or_default()[place] = Some(package);
+        }
+    }
+    let changed = both.into_values().filter_map(|[before, after]| {
+        let version = |package: Option<&Package>| package.map(|package| package.version.clone());
+        let name = after.or(before)?.name.clone();
+        let change = Change { name, before: version(before), after: version(after) };
+        (change.before != change.after).then_some(change)
+    });
+    changed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_new_gone_and_other_versions() {
+        let package = |name: &str, version: &str| Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            modules: Vec::new(),
+        };
+        let before = [package("Same", "1"), package("gone", "1"), package("up_dated", "1")];
+        let after = [package("same", "1"), package("up-dated", "2"), package("new", "1")];
+        let words: Vec<String> = compare(&before, &after)
+            .into_iter()
+            .map(|change| format!("{} {:?} {:?}", change.name, change.before, change.after))
+            .collect();
+        assert_eq!(words, [r#"gone Some("1") None"#, r#"new None Some("1")"#, r#"up-dated Some("1") Some("2")"#]);
+    }
+}

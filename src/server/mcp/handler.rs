@@ -1,0 +1,251 @@
+//! MCP as rmcp knows it: what the server says of itself, and the way from a request to a tool.
+//!
+//! Runs in: server. One [`Handler`] a connection, all of them share the [`Server`]. Every protocol version from
+//! 2024-11-05 to 2026-07-28 is served; what a version lacks is rmcp's affair.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
+
+use axum::http::request::Parts;
+use parking_lot::Mutex;
+use rmcp::{
+    ErrorData, Peer, RoleServer, ServerHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo, CustomRequest,
+        CustomResult, ErrorCode, Implementation, InitializeRequestParams, InitializeResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities,
+        ServerConfig, SubscribeRequestParams, SubscriptionFilter, UnsubscribeRequestParams,
+    },
+    service::{NotificationContext, RequestContext, SubscriptionContext},
+};
+
+use super::{http, resources::changes::Subscriber};
+use crate::server::{
+    Server,
+    sessions::active::Client,
+    tools::{self, Again, Call},
+};
+
+const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a process of its own. Use run_python_code; \
+     variables stay between calls. Files are read and written in the workspace, the working directory of every session. \
+     A cell that takes too long is interrupted and its session keeps its variables; when a worker process dies, the reply \
+     says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
+     sessions with create_session and pass session_id.";
+
+/// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
+/// taken for an unknown method.
+const KNOWN_METHODS: [&str; 8] = [
+    "tools/list",
+    "tools/call",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+];
+
+/// Most streams of a connection between acknowledgement and service, an instant each.
+const MAX_PREPARED: usize = 64;
+
+/// One connection, or one request of the stateless protocol.
+#[derive(Clone)]
+pub struct Handler {
+    server: Arc<Server>,
+    /// What this connection listens to; made at the first wish. Clients of 2026-07-28 have streams instead.
+    listener: Arc<OnceLock<Subscriber>>,
+    /// Streams that are acknowledged and not yet served: what they were asked for, and who listens.
+    prepared: Arc<Mutex<VecDeque<(SubscriptionFilter, Subscriber)>>>,
+}
+
+impl Handler {
+    /// A handler for a new connection.
+    #[must_use]
+    pub fn new(server: Arc<Server>) -> Self {
+        Self { server, listener: Arc::default(), prepared: Arc::default() }
+    }
+}
+
+impl Handler {
+    fn listener(&self, peer: &Peer<RoleServer>) -> &Subscriber {
+        self.listener.get_or_init(|| self.server.resources.connect(peer.clone()))
+    }
+}
+
+/// What the caller can be recognised by: headers over HTTP, the process itself over stdio.
+fn client_of(context: &RequestContext<RoleServer>) -> Client {
+    context.extensions.get::<Parts>().map_or(Client::Process, http::client_of)
+}
+
+impl ServerHandler for Handler {
+    fn get_info(&self) -> ServerConfig {
+        #[expect(deprecated, reason = "logging is deprecated by 2026-07-28 and still right for older clients")]
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_resources()
+            .enable_resources_subscribe()
+            .enable_resources_list_changed()
+            .enable_prompts()
+            .enable_completions()
+            .enable_logging()
+            .build();
+        ServerConfig::new(capabilities)
+            .with_server_info(Implementation::new("forkpy", env!("CARGO_PKG_VERSION")).with_title("forkpy"))
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    /// rmcp keeps the version that the client asked for; what was agreed on is what its later requests are read by.
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        let result = self.negotiate_initialize(&request)?;
+        let mut peer = request;
+        peer.protocol_version = result.protocol_version.clone();
+        context.peer.set_peer_info(peer);
+        Ok(result)
+    }
+
+    /// What rmcp could not read as any request it knows: a method that does not exist, or one whose parameters are wrong.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if KNOWN_METHODS.contains(&method.as_str()) {
+            let words = format!("the parameters of {method} are not what the protocol says");
+            return Err(ErrorData::invalid_params(words, None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("there is no method {method:?}"), None))
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(tools::TOOLS.clone()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let again = Again { request_state: request.request_state, input_responses: request.input_responses };
+        let call = Call { client: client_of(&context), arguments: request.arguments, context, again };
+        match tools::call(&self.server, &request.name, call).await {
+            Some(result) => Ok(result),
+            None => {
+                let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.name).collect();
+                let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));
+                Err(ErrorData::new(ErrorCode::INVALID_PARAMS, words, None))
+            }
+        }
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let contents = self.server.resources.read(&request.uri, context.ct).await;
+        let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
+        Ok(ReadResourceResult::new(contents).into())
+    }
+
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let cursor = request.and_then(|request| request.cursor);
+        let listed = self.server.resources.list(cursor.as_deref(), context.ct).await;
+        let (resources, next_cursor) = listed.map_err(|error| error.to_protocol(None))?;
+        Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(resources) })
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(self.server.resources.templates()))
+    }
+
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let listener = self.listener(&context.peer);
+        let done = self.server.resources.subscribe(listener, &request.uri);
+        done.map_err(|error| error.to_protocol(Some(&request.uri)))
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let listener = self.listener(&context.peer);
+        let done = self.server.resources.unsubscribe(listener, &request.uri);
+        done.map_err(|error| error.to_protocol(Some(&request.uri)))
+    }
+
+    /// A connection that was opened with `initialize` hears when the list changes; others ask for it.
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        self.listener(&context.peer).want_list();
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        let (accepted, subscriber) = self.server.resources.prepare(requested);
+        let mut prepared = self.prepared.lock();
+        prepared.push_back((requested.clone(), subscriber));
+        // Of those whose acknowledgement could not be sent.
+        if prepared.len() > MAX_PREPARED {
+            prepared.pop_front();
+        }
+        Some(accepted)
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let subscriber = {
+            let mut prepared = self.prepared.lock();
+            let index = prepared.iter().position(|(requested, _)| requested == context.requested());
+            index.and_then(|index| prepared.remove(index))
+        };
+        let subscriber = match subscriber {
+            Some((_, subscriber)) => subscriber,
+            None => self.server.resources.prepare(context.requested()).1,
+        };
+        self.server.resources.listen(&context, subscriber).await;
+        Ok(())
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let Reference::Resource(template) = request.r#ref else { return Ok(CompleteResult::default()) };
+        let argument = request.argument;
+        let values = self.server.resources.complete(&template.uri, &argument.name, argument.value).await;
+        let info = CompletionInfo::new(values).map_err(|words| ErrorData::internal_error(words, None))?;
+        Ok(CompleteResult::new(info))
+    }
+
+    #[expect(deprecated, reason = "older clients call it; this server sends no log messages at any level")]
+    async fn set_level(
+        &self,
+        _request: rmcp::model::SetLevelRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        Ok(())
+    }
+}

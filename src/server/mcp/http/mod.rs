@@ -1,0 +1,215 @@
+//! Streamable HTTP at `/mcp`: the door (token, Host, Origin, cookie) in front of rmcp's service; files, probes and metrics
+//! beside it.
+//!
+//! Runs in: server. Owns the listener and the rules of who may call; what is called is `mcp.rs`.
+//!
+//! - Host and Origin are checked, at `/mcp` by rmcp, for files by `http/door.rs`: a page in a browser that was led to this address must not run code here.
+//! - With a token every request must carry `Authorization: Bearer …`, compared in constant time.
+//! - A client of the stateless protocol is recognised by a cookie. It is an address, not a right: random, never logged.
+
+mod door;
+mod download;
+mod failures;
+mod upload;
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use rmcp::transport::streamable_http_server::{
+    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+};
+use subtle::ConstantTimeEq;
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::door::Door;
+use crate::{
+    server::{
+        Server, ServerError,
+        mcp::handler::Handler,
+        sessions::active::Client,
+        watch::{
+            exposition::{Exposition, metrics},
+            readiness::{Readiness, healthz, readyz},
+        },
+    },
+    settings::resolve::{HttpSettings, MAX_REQUEST},
+};
+
+const COOKIE: &str = "forkpy_client";
+const SESSION_HEADER: &str = "mcp-session-id";
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// What the routes for files need.
+struct Shelf {
+    server: Arc<Server>,
+    /// Most bytes of an uploaded file.
+    max_upload: u64,
+}
+
+/// Serves until `stop` is cancelled; tells `serving` when it has begun.
+///
+/// # Errors
+/// [`ServerError::Listen`] when the address cannot be had.
+pub async fn serve(
+    server: Arc<Server>,
+    readiness: Arc<Readiness>,
+    settings: &HttpSettings,
+    serving: oneshot::Sender<()>,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
+    let fail = |source| ServerError::Listen { address: settings.address, source };
+    let listener = TcpListener::bind(settings.address).await.map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    let app = router(server, readiness, settings, stop.clone());
+    tracing::info!("listening on http://{address}/mcp");
+    let _ = serving.send(());
+    tokio::select! {
+        served = axum::serve(listener, app) => served.map_err(fail),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+fn router(server: Arc<Server>, readiness: Arc<Readiness>, settings: &HttpSettings, stop: CancellationToken) -> Router {
+    let config = StreamableHttpServerConfig::default()
+        .with_json_response(true)
+        .with_max_request_body_bytes(MAX_REQUEST)
+        .with_allowed_hosts(allowed_hosts(settings))
+        .with_allowed_origins(allowed_origins(settings))
+        .enforce_origin_validation()
+        .with_cancellation_token(stop);
+    // Sessions of older clients live as long as the server: one that has thought for ten minutes must find its own again.
+    let mut manager = LocalSessionManager::default();
+    manager.session_config.keep_alive = None;
+    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(readiness);
+    let scrapes =
+        Router::new().route("/metrics", get(metrics)).with_state(Arc::new(Exposition::new(Arc::clone(&server))));
+    let shelf = Shelf { server: Arc::clone(&server), max_upload: settings.max_upload };
+    let service = StreamableHttpService::new(move || Ok(Handler::new(Arc::clone(&server))), Arc::new(manager), config);
+    let files = files(shelf, settings);
+    let token: Arc<Option<String>> = Arc::new(settings.token.clone());
+    Router::new()
+        .route_service("/mcp", service)
+        .layer(middleware::from_fn(give_cookie))
+        .merge(scrapes)
+        .merge(files)
+        .layer(middleware::from_fn_with_state(token, demand_token))
+        .merge(probes)
+}
+
+/// Upload and download, behind the door that rmcp has for itself.
+fn files(shelf: Shelf, settings: &HttpSettings) -> Router {
+    let door = Arc::new(Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
+    // Also of bodies that do not say how long they are; the form around the file is small.
+    let body = usize::try_from(shelf.max_upload.saturating_add(upload::FORM)).unwrap_or(usize::MAX);
+    Router::new()
+        .route("/files/upload", post(upload::upload).layer(DefaultBodyLimit::max(body)))
+        .route("/files/download/{*path}", get(download::download))
+        .with_state(Arc::new(shelf))
+        .layer(middleware::from_fn_with_state(door, door::guard))
+}
+
+fn allowed_hosts(settings: &HttpSettings) -> Vec<String> {
+    let mut hosts: Vec<String> = LOOPBACK.iter().map(ToString::to_string).chain(["::1".to_owned()]).collect();
+    match settings.address.ip() {
+        address if address.is_unspecified() => {}
+        IpAddr::V4(address) => hosts.push(address.to_string()),
+        IpAddr::V6(address) => hosts.extend([address.to_string(), format!("[{address}]")]),
+    }
+    hosts.extend(settings.allow_hosts.iter().cloned());
+    hosts
+}
+
+fn allowed_origins(settings: &HttpSettings) -> Vec<String> {
+    let own = LOOPBACK.iter().flat_map(|host| [format!("http://{host}:*"), format!("https://{host}:*")]);
+    own.chain(settings.allow_origins.iter().cloned()).collect()
+}
+
+async fn demand_token(State(token): State<Arc<Option<String>>>, request: Request, next: Next) -> Response {
+    match &*token {
+        Some(token) if !bears(request.headers(), token) => {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"forkpy\"")];
+            let words = "this server demands its bearer token: send `Authorization: Bearer TOKEN`\n";
+            (StatusCode::UNAUTHORIZED, challenge, words).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+fn bears(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, rest) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+    });
+    given.is_some_and(|given| given.as_bytes().ct_eq(token.as_bytes()).into())
+}
+
+/// Gives a cookie to whoever has none.
+async fn give_cookie(request: Request, next: Next) -> Response<Body> {
+    let known = cookie_in(request.headers()).is_some();
+    let mut response = next.run(request).await;
+    if !known && response.status() != StatusCode::FORBIDDEN {
+        let value = uuid::Uuid::new_v4().simple();
+        let cookie = format!("{COOKIE}={value}; Path=/mcp; HttpOnly; SameSite=Strict");
+        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+    }
+    response
+}
+
+fn cookie_in(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(';')).find_map(|pair| {
+        let value = pair.trim().strip_prefix(COOKIE)?.strip_prefix('=')?;
+        let is_ours = value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_ours.then(|| value.to_owned())
+    })
+}
+
+/// What an HTTP request's sender can be recognised by.
+#[must_use]
+pub fn client_of(parts: &Parts) -> Client {
+    let session = parts.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok());
+    match (session, cookie_in(&parts.headers)) {
+        (Some(session), _) => Client::HttpSession(session.to_owned()),
+        (None, Some(cookie)) => Client::Cookie(cookie),
+        (None, None) => Client::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a header"))])
+    }
+
+    #[test]
+    fn the_token_is_needed_whole_and_as_a_bearer_token() {
+        let authorization = |value: &str| bears(&headers(header::AUTHORIZATION, value), "secret");
+        assert!(authorization("Bearer secret") && authorization("bearer secret"));
+        for wrong in ["secret", "Basic secret", "Bearer secre", "Bearer secrets", "Bearer ", ""] {
+            assert!(!authorization(wrong), "{wrong:?}");
+        }
+        assert!(!bears(&HeaderMap::new(), "secret"));
+    }
+
+    #[test]
+    fn only_a_cookie_of_our_making_is_taken() {
+        let found = |value: &str| cookie_in(&headers(header::COOKIE, value));
+        let ours = "0123456789abcdef0123456789abcdef";
+        assert_eq!(found(&format!("a=b; {COOKIE}={ours}; c=d")).as_deref(), Some(ours));
+        assert_eq!(found(&format!("{COOKIE}=short")), None);
+        assert_eq!(found(&format!("x{COOKIE}={ours}")), None);
+    }
+}

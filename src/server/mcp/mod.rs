@@ -1,0 +1,8 @@
+//! MCP towards clients: the two transports, the handler of rmcp, resources.
+//!
+//! Runs in: server. The only room that knows rmcp beside `tools`, and the only one that knows axum.
+
+pub mod handler;
+pub mod http;
+pub mod resources;
+pub mod stdio;

@@ -1,0 +1,218 @@
+//! Resources of MCP: what the server shows under a URI, read, listed and listened to.
+//!
+//! Runs in: server. Owns pages across providers and who listens ([`Changes`]). What a resource is, is its provider's:
+//! files of the workspace are `resources/workspace.rs`. Nothing is only a resource: whatever can be read here a tool gives
+//! as well, for clients that know tools alone.
+//!
+//! A further kind of resource is one more [`Provider`] in the list that `server/mod.rs` makes, and a call of
+//! [`Changes::changed`] where it changes.
+
+pub mod changes;
+pub mod health;
+pub mod listening;
+pub mod workspace;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures::future::BoxFuture;
+use rmcp::{
+    ErrorData,
+    model::{Resource, ResourceContents, ResourceTemplate},
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use self::changes::{Changes, Hold};
+use crate::server::workspace::handle::FileError;
+
+/// Most resources in a page.
+pub const PAGE: usize = 1000;
+/// Bytes of JSON that the contents in one reply may take: official clients refuse an event above 1 MiB.
+pub const MAX_CONTENTS: usize = 850_000;
+
+/// Why a resource could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ResourceError {
+    /// There is none.
+    #[error("there is no resource {uri:?}: {reason}")]
+    Unknown {
+        /// As it was given.
+        uri: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A cursor that no page gave.
+    #[error("cursor {0:?} is not one that a page of this list gave: leave it out to begin again")]
+    Cursor(String),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It changes without anybody being told.
+    #[error("changes of {uri:?} cannot be listened to: {reason}")]
+    NotWatched {
+        /// As it was given.
+        uri: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A subscriber that wants too much.
+    #[error(transparent)]
+    TooMany(#[from] changes::TooMany),
+}
+
+/// A kind of resource.
+pub trait Provider: Send + Sync {
+    /// What the URIs of all its resources begin with, up to and with the `:`.
+    fn scheme(&self) -> &'static str;
+
+    /// How URIs are made that the list may not have.
+    fn templates(&self) -> Vec<ResourceTemplate>;
+
+    /// Resources in an order that stays, those behind the one at which the last page ended.
+    fn list(
+        &self,
+        after: Option<String>,
+        most: usize,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Result<Page, ResourceError>>;
+
+    /// The contents of one, within [`MAX_CONTENTS`].
+    fn read(
+        &self,
+        uri: String,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>>;
+
+    /// The one spelling of a URI whose changes it announces, and what keeps it announcing them.
+    ///
+    /// # Errors
+    /// When there cannot be such a resource, or its changes are not seen.
+    fn watch(&self, uri: &str) -> Result<(String, Option<Hold>), ResourceError>;
+
+    /// Values that a variable of a template may have, given how it begins.
+    fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
+        let _ = (template, variable, begun);
+        Box::pin(std::future::ready(Vec::new()))
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Resources.
+    pub resources: Vec<Resource>,
+    /// Where the next part begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// All resources of the server.
+pub struct Resources {
+    providers: Vec<Box<dyn Provider>>,
+    changes: Changes,
+}
+
+impl Resources {
+    /// These providers, in the order in which they are listed. They announce at `changes`.
+    #[must_use]
+    pub fn new(providers: Vec<Box<dyn Provider>>, changes: Changes) -> Self {
+        Self { providers, changes }
+    }
+
+    /// A resource changed, appeared or went: whoever listens to it is told. May be called at any time, on any thread.
+    pub fn changed(&self, uri: &str) {
+        self.changes.changed(uri);
+    }
+
+    /// There are other resources than before.
+    pub fn list_changed(&self) {
+        self.changes.list_changed();
+    }
+
+    /// A page of the list, and the cursor of the next.
+    ///
+    /// # Errors
+    /// [`ResourceError::Cursor`], and what the providers say.
+    pub async fn list(
+        &self,
+        cursor: Option<&str>,
+        cancel: CancellationToken,
+    ) -> Result<(Vec<Resource>, Option<String>), ResourceError> {
+        let (first, mut after) = match cursor {
+            Some(cursor) => self.place_of(cursor)?,
+            None => (0, None),
+        };
+        let mut found = Vec::new();
+        for (index, provider) in self.providers.iter().enumerate().skip(first) {
+            if found.len() == PAGE {
+                return Ok((found, Some(cursor_of(index, ""))));
+            }
+            let page = provider.list(after.take(), PAGE - found.len(), cancel.clone()).await?;
+            found.extend(page.resources);
+            if let Some(next) = page.next {
+                return Ok((found, Some(cursor_of(index, &next))));
+            }
+        }
+        Ok((found, None))
+    }
+
+    /// The contents of a resource.
+    ///
+    /// # Errors
+    /// [`ResourceError`].
+    pub async fn read(&self, uri: &str, cancel: CancellationToken) -> Result<Vec<ResourceContents>, ResourceError> {
+        self.provider(uri)?.read(uri.to_owned(), cancel).await
+    }
+
+    /// All templates.
+    #[must_use]
+    pub fn templates(&self) -> Vec<ResourceTemplate> {
+        self.providers.iter().flat_map(|provider| provider.templates()).collect()
+    }
+
+    /// Values for a variable of a template, or of what is completed instead of it: the URI itself.
+    pub async fn complete(&self, template: &str, variable: &str, begun: String) -> Vec<String> {
+        match self.provider(template) {
+            Ok(provider) => provider.complete(template, variable, begun).await,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn provider(&self, uri: &str) -> Result<&dyn Provider, ResourceError> {
+        let known = self.providers.iter().find(|provider| uri.starts_with(provider.scheme()));
+        known.map(|provider| &**provider).ok_or_else(|| {
+            let schemes: Vec<_> = self.providers.iter().map(|provider| provider.scheme()).collect();
+            ResourceError::Unknown {
+                uri: uri.to_owned(),
+                reason: format!("resources here begin with {}", schemes.join(" or ")),
+            }
+        })
+    }
+
+    fn place_of(&self, cursor: &str) -> Result<(usize, Option<String>), ResourceError> {
+        let read = || {
+            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+            let (index, after) = text.split_once(' ')?;
+            let index = index.parse().ok().filter(|index| *index < self.providers.len())?;
+            Some((index, (!after.is_empty()).then(|| after.to_owned())))
+        };
+        read().ok_or_else(|| ResourceError::Cursor(cursor.chars().take(200).collect()))
+    }
+}
+
+/// Opaque to clients: a number of a provider and its own words.
+fn cursor_of(provider: usize, after: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{provider} {after}"))
+}
+
+impl ResourceError {
+    /// As the protocol has it.
+    #[must_use]
+    pub fn to_protocol(&self, uri: Option<&str>) -> ErrorData {
+        let data = uri.map(|uri| json!({ "uri": uri }));
+        match self {
+            Self::Unknown { .. } => ErrorData::resource_not_found(self.to_string(), data),
+            Self::File(error) if error.is_not_found() => ErrorData::resource_not_found(self.to_string(), data),
+            Self::File(FileError::Lost(_)) => ErrorData::internal_error(self.to_string(), data),
+            _ => ErrorData::invalid_params(self.to_string(), data),
+        }
+    }
+}

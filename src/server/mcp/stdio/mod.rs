@@ -1,0 +1,677 @@
+//! MCP over standard input and output: one JSON-RPC message a line, each way. A line that is no message is answered.
+//!
+//! Runs in: server. Owns both streams for as long as the connection lasts. Knows JSON-RPC and the order in which a
+//! connection opens; never tools, sessions or what a request asks for.
+//!
+//! Ours rather than rmcp's, because rmcp's drops what it cannot parse without a word, so that the client waits for ever,
+//! and because rmcp's service ends when the first message is one that it does not expect.
+
+mod socket;
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rmcp::{
+    RoleServer,
+    model::{
+        ClientJsonRpcMessage, ClientRequest, ErrorCode, GetMeta, JsonRpcMessage, JsonRpcRequest, ProtocolVersion,
+        RequestId, ServerJsonRpcMessage,
+    },
+    transport::{StdioReader, StdioWriter, Transport, stdio_pipes},
+};
+use serde::{Serialize, de::IgnoredAny};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{Mutex, Notify},
+    task::JoinSet,
+};
+use tokio_util::either::Either;
+
+use self::socket::{SocketReader, SocketWriter};
+use crate::settings::resolve::MAX_REQUEST;
+
+/// Room for one read: what a pipe holds.
+const CHUNK: usize = 64 << 10;
+/// Buffers that grew beyond this for a large message are given back after it.
+const KEEP: usize = 1 << 20;
+/// Longest id that is repeated in a reply to a line that is no message.
+const MAX_ID: usize = 1 << 10;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Why a message did not go out.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// Nobody reads any more, as a rule.
+    #[error("failed to write to the client: {0}")]
+    Write(#[source] io::Error),
+    /// A value that JSON cannot hold.
+    #[error("failed to write a message as JSON: {0}")]
+    Serialise(#[source] serde_json::Error),
+    /// An earlier write failed, or the transport was closed.
+    #[error("the connection to the client is closed")]
+    Closed,
+}
+
+/// JSON-RPC, line by line, over a pair of byte streams.
+#[derive(Debug)]
+pub struct StdioTransport<R, W> {
+    lines: Lines<R>,
+    outgoing: Arc<Outgoing<W>>,
+    /// The reply to a line that was no message, at most one: the next line is read when it is out. A task, because rmcp
+    /// drops the future of `receive` at any time, and because a send must not wait for `receive` to be polled.
+    replies: JoinSet<()>,
+    opening: Opening,
+}
+
+/// The message, or else the reply that says why the line is none; no reply where JSON-RPC wants none.
+type Reading = Result<ClientJsonRpcMessage, Option<Refusal>>;
+
+impl StdioTransport<Either<SocketReader, StdioReader>, Either<SocketWriter, StdioWriter>> {
+    /// Over this process's standard input and output: sockets, pipes, or anything else, in falling order of speed. Must
+    /// be called inside a tokio runtime.
+    #[must_use]
+    pub fn stdio() -> Self {
+        let (reader, writer) = match socket::pair() {
+            Some((reader, writer)) => (Either::Left(reader), Either::Left(writer)),
+            None => {
+                let (reader, writer) = stdio_pipes();
+                (Either::Right(reader), Either::Right(writer))
+            }
+        };
+        Self::new(reader, writer, MAX_REQUEST)
+    }
+}
+
+impl<R, W> StdioTransport<R, W>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    /// Over any two streams. Lines of more than `limit` bytes are refused.
+    #[must_use]
+    pub fn new(reader: R, writer: W, limit: usize) -> Self {
+        Self {
+            lines: Lines::new(reader, limit),
+            outgoing: Arc::new(Outgoing::new(writer)),
+            replies: JoinSet::new(),
+            opening: Opening::Awaited,
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        let reply = refusal.to_line();
+        let outgoing = Arc::clone(&self.outgoing);
+        self.replies.spawn(async move {
+            // A failed write ends the connection by itself.
+            let _ = outgoing.send_line(&reply).await;
+        });
+    }
+}
+
+impl<R, W> Transport<RoleServer> for StdioTransport<R, W>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    type Error = StdioError;
+
+    fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), StdioError>> + Send + 'static {
+        self.opening.answered(&item);
+        let outgoing = Arc::clone(&self.outgoing);
+        async move { outgoing.send(&item).await }
+    }
+
+    async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
+        loop {
+            while self.replies.join_next().await.is_some() {}
+            if self.outgoing.is_closed() {
+                return None;
+            }
+            let line = tokio::select! {
+                biased;
+                line = self.lines.next() => line?,
+                () = self.outgoing.closing.notified() => return None,
+            };
+            let Some(reading) = line.read() else { continue };
+            match reading.and_then(|message| self.opening.admit(message)) {
+                Ok(message) => return Some(message),
+                Err(Some(refusal)) => self.refuse(&refusal),
+                Err(None) => {}
+            }
+        }
+    }
+
+    /// Does not wait: a client that reads nothing must not stop us. The streams go with the transport.
+    async fn close(&mut self) -> Result<(), StdioError> {
+        self.replies.abort_all();
+        self.outgoing.close();
+        Ok(())
+    }
+}
+
+/// The way out, shared by every send.
+#[derive(Debug)]
+struct Outgoing<W> {
+    sink: Mutex<Sink<W>>,
+    closed: AtomicBool,
+    /// Wakes `receive`, the only one that waits for it.
+    closing: Notify,
+}
+
+/// The stream and what has yet to go into it. A send whose future is dropped half way leaves its rest here, and the next
+/// one writes that first: a message is never torn.
+#[derive(Debug)]
+struct Sink<W> {
+    writer: W,
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl<W: AsyncWrite + Unpin> Outgoing<W> {
+    fn new(writer: W) -> Self {
+        let sink = Sink { writer, bytes: Vec::new(), written: 0 };
+        Self { sink: Mutex::new(sink), closed: AtomicBool::new(false), closing: Notify::new() }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.closing.notify_one();
+    }
+
+    async fn send(&self, message: &ServerJsonRpcMessage) -> Result<(), StdioError> {
+        let mut sink = self.sink.lock().await;
+        if self.is_closed() {
+            return Err(StdioError::Closed);
+        }
+        sink.append(message).map_err(StdioError::Serialise)?;
+        self.drain(&mut sink).await
+    }
+
+    async fn send_line(&self, line: &[u8]) -> Result<(), StdioError> {
+        let mut sink = self.sink.lock().await;
+        if self.is_closed() {
+            return Err(StdioError::Closed);
+        }
+        sink.bytes.extend_from_slice(line);
+        self.drain(&mut sink).await
+    }
+
+    async fn drain(&self, sink: &mut Sink<W>) -> Result<(), StdioError> {
+        sink.drain().await.map_err(|error| {
+            self.close();
+            StdioError::Write(error)
+        })
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Sink<W> {
+    fn append(&mut self, message: &impl Serialize) -> Result<(), serde_json::Error> {
+        let before = self.bytes.len();
+        let result = serde_json::to_writer(&mut self.bytes, message);
+        match result {
+            Ok(()) => self.bytes.push(b'\n'),
+            Err(_) => self.bytes.truncate(before),
+        }
+        result
+    }
+
+    async fn drain(&mut self) -> io::Result<()> {
+        while self.written < self.bytes.len() {
+            match self.writer.write(&self.bytes[self.written..]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => self.written += count,
+            }
+        }
+        self.writer.flush().await?;
+        self.bytes.clear();
+        self.bytes.shrink_to(KEEP);
+        self.written = 0;
+        Ok(())
+    }
+}
+
+/// The way in, cut into lines.
+#[derive(Debug)]
+struct Lines<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    /// Where the line that is being read begins.
+    start: usize,
+    /// Up to where there is no newline.
+    searched: usize,
+    limit: usize,
+    /// The line that is being read, once it is too long to be kept.
+    skipping: Option<TooLong>,
+    ended: bool,
+}
+
+/// What is left of a line that was too long.
+#[derive(Debug, Default)]
+struct TooLong {
+    size: usize,
+    outline: Outline,
+}
+
+enum Cut {
+    Whole(Range<usize>),
+    TooLong(TooLong),
+}
+
+/// A line without its newline.
+enum Line<'a> {
+    Whole(&'a [u8]),
+    TooLong { seen: TooLong, limit: usize },
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    fn new(reader: R, limit: usize) -> Self {
+        Self { reader, buffer: Vec::new(), start: 0, searched: 0, limit, skipping: None, ended: false }
+    }
+
+    /// The next line; the last one may lack its newline. `None` at the end. Cancel-safe: what was read stays here.
+    async fn next(&mut self) -> Option<Line<'_>> {
+        loop {
+            let end = match self.newline() {
+                Some(end) => end,
+                None if !self.ended => {
+                    self.skip_if_too_long();
+                    self.fill().await;
+                    continue;
+                }
+                None if self.start == self.buffer.len() && self.skipping.is_none() => return None,
+                None => self.buffer.len(),
+            };
+            return Some(match self.cut(end) {
+                Cut::Whole(range) => Line::Whole(&self.buffer[range]),
+                Cut::TooLong(seen) => Line::TooLong { seen, limit: self.limit },
+            });
+        }
+    }
+
+    fn newline(&mut self) -> Option<usize> {
+        let fresh = &self.buffer[self.searched..];
+        // `contains` looks at many bytes at a time, `position` at one: this tells in large lines.
+        let found = if fresh.contains(&b'\n') { fresh.iter().position(|byte| *byte == b'\n') } else { None };
+        match found {
+            Some(place) => Some(self.searched + place),
+            None => {
+                self.searched = self.buffer.len();
+                None
+            }
+        }
+    }
+
+    fn cut(&mut self, end: usize) -> Cut {
+        let range = self.start..end;
+        self.start = self.buffer.len().min(end + 1);
+        self.searched = self.start;
+        match self.skipping.take() {
+            None if range.len() <= self.limit => Cut::Whole(range),
+            begun => {
+                let mut seen = begun.unwrap_or_default();
+                seen.add(&self.buffer[range]);
+                Cut::TooLong(seen)
+            }
+        }
+    }
+
+    fn skip_if_too_long(&mut self) {
+        if self.skipping.is_some() || self.buffer.len() - self.start > self.limit {
+            self.skipping.get_or_insert_default().add(&self.buffer[self.start..]);
+            self.buffer.clear();
+            self.start = 0;
+            self.searched = 0;
+        }
+    }
+
+    async fn fill(&mut self) {
+        self.make_room();
+        match self.reader.read_buf(&mut self.buffer).await {
+            Ok(0) => self.ended = true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::warn!("failed to read from the client: {error}");
+                self.ended = true;
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        self.buffer.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
+        if self.buffer.len() <= KEEP / 2 {
+            self.buffer.shrink_to(KEEP);
+        }
+        self.buffer.reserve(CHUNK);
+    }
+}
+
+impl TooLong {
+    fn add(&mut self, bytes: &[u8]) {
+        self.size += bytes.len();
+        self.outline.add(bytes);
+    }
+}
+
+impl Line<'_> {
+    /// `None` for a line with nothing in it.
+    fn read(self) -> Option<Reading> {
+        match self {
+            Self::Whole(bytes) => {
+                let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes).trim_ascii();
+                (!text.is_empty()).then(|| parse(text))
+            }
+            Self::TooLong { seen: TooLong { size, outline }, limit } => {
+                let message = format!("the message has {size} bytes; the limit is {limit} bytes");
+                Some(Err(outline.refuse(ErrorCode::INVALID_REQUEST, message)))
+            }
+        }
+    }
+}
+
+fn parse(text: &[u8]) -> Reading {
+    serde_json::from_slice(text).map_err(|error| {
+        // serde's quick look for syntax only: it minds neither surrogates, UTF-8, depth nor the size of numbers.
+        let syntax = serde_json::from_slice::<IgnoredAny>(text).err();
+        let mut outline = Outline::default();
+        outline.add(&text[..syntax.as_ref().map_or(text.len(), |error| sound(text, error))]);
+        let (code, message) = reason(text, syntax, &error);
+        outline.refuse(code, message)
+    })
+}
+
+/// How many bytes come before a mistake in syntax. Beyond it nothing is certain: what looks like an id there may be part
+/// of a string.
+fn sound(text: &[u8], error: &serde_json::Error) -> usize {
+    if error.is_eof() { text.len() } else { error.column().saturating_sub(1).min(text.len()) }
+}
+
+/// Why `text`, for which serde had `error`, is no message.
+fn reason(text: &[u8], syntax: Option<serde_json::Error>, error: &serde_json::Error) -> (ErrorCode, String) {
+    if let Err(error) = std::str::from_utf8(text) {
+        let message = format!("the line is not valid UTF-8 at byte column {}", error.valid_up_to() + 1);
+        return (ErrorCode::PARSE_ERROR, message);
+    }
+    if let Some(error) = syntax {
+        return (ErrorCode::PARSE_ERROR, format!("the line is not valid JSON: {error}"));
+    }
+    if text.starts_with(b"[") {
+        return (ErrorCode::INVALID_REQUEST, "batches are not supported; send one message a line".to_owned());
+    }
+    if let Some(place) = lone_surrogate(text) {
+        let column = place + 1;
+        let message = format!("the text contains a lone surrogate at byte column {column}, which is not valid Unicode");
+        return (ErrorCode::INVALID_PARAMS, message);
+    }
+    if error.is_data() {
+        let message = format!("the line is not a JSON-RPC 2.0 request, notification or response: {error}");
+        return (ErrorCode::INVALID_REQUEST, message);
+    }
+    (ErrorCode::PARSE_ERROR, format!("the line cannot be read: {error}"))
+}
+
+/// The place of the first `\uD800` to `\uDFFF` that is not one of a pair, in valid JSON.
+fn lone_surrogate(text: &[u8]) -> Option<usize> {
+    let mut place = 0;
+    while let Some(step) = text[place..].iter().position(|byte| *byte == b'\\') {
+        place += step;
+        place += match (unit(&text[place..]), text.get(place + 6..).and_then(unit)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => return Some(place),
+            (Some(_), _) => 6,
+            // Another escape; its second byte may be a backslash that begins none.
+            (None, _) => 2,
+        };
+    }
+    None
+}
+
+/// The UTF-16 unit of the `\uXXXX` at the start of `text`.
+fn unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// An error reply to a line that is no message.
+#[derive(Debug)]
+struct Refusal {
+    /// As the client wrote it.
+    id: Option<Vec<u8>>,
+    code: ErrorCode,
+    message: String,
+}
+
+impl Refusal {
+    fn of(id: &RequestId, code: ErrorCode, message: &str) -> Self {
+        Self { id: serde_json::to_vec(id).ok(), code, message: message.to_owned() }
+    }
+
+    /// By hand, because rmcp leaves an id of null out, and cannot repeat an id that it does not accept.
+    fn to_line(&self) -> Vec<u8> {
+        let mut line = br#"{"jsonrpc":"2.0","id":"#.to_vec();
+        line.extend_from_slice(self.id.as_deref().unwrap_or(b"null"));
+        let error = serde_json::json!({ "code": self.code, "message": self.message });
+        line.extend_from_slice(format!(",\"error\":{error}}}\n").as_bytes());
+        line
+    }
+}
+
+/// What a JSON object has at its top level, found in one pass with little memory, from as many pieces as it comes in.
+/// Stops at the first thing that cannot be JSON; what was seen before that stands.
+#[derive(Debug, Default)]
+struct Outline {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// A string has just ended, and only punctuation may follow.
+    after_string: bool,
+    /// Top level: a value is being read, not a key.
+    in_value: bool,
+    /// Top level: the key or the id that is being read.
+    token: Vec<u8>,
+    /// Top level: the value that is being read is the id's.
+    in_id: bool,
+    ids: usize,
+    id: Option<Vec<u8>>,
+    method: bool,
+    answer: bool,
+    state: Extent,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Extent {
+    #[default]
+    Open,
+    Complete,
+    Broken,
+}
+
+impl Outline {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.state == Extent::Broken {
+                return;
+            }
+            self.take(*byte);
+        }
+    }
+
+    fn take(&mut self, byte: u8) {
+        if self.in_string {
+            return self.take_in_string(byte);
+        }
+        let punctuation = matches!(byte, b',' | b':' | b'}' | b']');
+        match byte {
+            b' ' | b'\t' | b'\r' => return,
+            _ if self.state == Extent::Complete || (self.after_string && !punctuation) => self.state = Extent::Broken,
+            b'{' | b'[' => self.open(byte),
+            b'}' | b']' => self.close(byte),
+            b':' if self.depth == 1 && !self.in_value => self.end_key(),
+            b',' if self.depth == 1 => self.end_value(),
+            b',' | b':' if self.depth > 1 => {}
+            b'"' if self.depth > 0 => {
+                self.in_string = true;
+                self.keep(byte);
+            }
+            b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.' if self.depth > 0 => self.keep(byte),
+            _ => self.state = Extent::Broken,
+        }
+        self.after_string = false;
+    }
+
+    fn take_in_string(&mut self, byte: u8) {
+        self.keep(byte);
+        if self.escaped {
+            self.escaped = false;
+        } else if byte == b'\\' {
+            self.escaped = true;
+        } else if byte == b'"' {
+            self.in_string = false;
+            self.after_string = true;
+        } else if byte < b' ' {
+            self.state = Extent::Broken;
+        }
+    }
+
+    /// One byte more than [`MAX_ID`] is kept, by which [`Self::end_value`] knows that there were too many.
+    fn keep(&mut self, byte: u8) {
+        if self.depth == 1 && (self.in_id || !self.in_value) && self.token.len() <= MAX_ID {
+            self.token.push(byte);
+        }
+    }
+
+    fn open(&mut self, byte: u8) {
+        match self.depth {
+            0 if byte == b'[' => self.state = Extent::Broken,
+            // An object is no id: what is kept must not look like one.
+            1 => self.keep(byte),
+            _ => {}
+        }
+        self.depth += 1;
+    }
+
+    fn close(&mut self, byte: u8) {
+        match self.depth {
+            0 => return self.state = Extent::Broken,
+            1 if byte == b'}' => {
+                self.end_value();
+                self.state = Extent::Complete;
+            }
+            1 => self.state = Extent::Broken,
+            _ => {}
+        }
+        self.depth -= 1;
+    }
+
+    fn end_key(&mut self) {
+        // Through serde, because a key may be written with escapes.
+        let key = serde_json::from_slice::<String>(&self.token).unwrap_or_default();
+        self.token.clear();
+        self.in_value = true;
+        self.in_id = key == "id";
+        self.method |= key == "method";
+        self.answer |= key == "result" || key == "error";
+    }
+
+    fn end_value(&mut self) {
+        if self.in_id {
+            self.ids += 1;
+            let value = (self.token.len() <= MAX_ID).then(|| serde_json::from_slice(&self.token).ok()).flatten();
+            let usable = self.ids == 1 && matches!(value, Some(Value::Number(_) | Value::String(_)));
+            self.id = usable.then(|| self.token.clone());
+        }
+        self.token.clear();
+        self.in_value = false;
+        self.in_id = false;
+    }
+
+    /// The reply to the line. A notification gets none. An answer to a request of ours gets one without its id, which
+    /// the client would take for the id of a request of its own.
+    fn refuse(self, code: ErrorCode, message: String) -> Option<Refusal> {
+        let notification = self.state == Extent::Complete && self.method && self.ids == 0;
+        tracing::warn!(code = code.0, notification, "refused a line from the client: {message}");
+        let id = self.id.filter(|_| self.method || !self.answer);
+        (!notification).then_some(Refusal { id, code, message })
+    }
+}
+
+/// How far the connection has opened. Until rmcp has a request with which to begin, it ends the connection at any
+/// message that is not a request; such a message is not shown to it.
+#[derive(Debug)]
+enum Opening {
+    Awaited,
+    /// rmcp has a request of protocol 2026-07-28 or later, and has yet to say whether it knows the version.
+    Offered(RequestId),
+    Done,
+}
+
+impl Opening {
+    fn admit(&mut self, message: ClientJsonRpcMessage) -> Reading {
+        if let JsonRpcMessage::Request(request) = &message {
+            self.admit_request(request)?;
+        } else if matches!(self, Self::Awaited) {
+            tracing::warn!("ignored a notification or response that came before the first request");
+            return Err(None);
+        }
+        Ok(message)
+    }
+
+    fn admit_request(
+        &mut self,
+        JsonRpcRequest { id, request, .. }: &JsonRpcRequest<ClientRequest>,
+    ) -> Result<(), Option<Refusal>> {
+        match request {
+            // What does not parse as an `initialize` becomes a request of an unknown kind.
+            ClientRequest::CustomRequest(custom) if custom.method == "initialize" => {
+                let message = "initialize needs params with protocolVersion, capabilities and clientInfo";
+                return Err(Some(Refusal::of(id, ErrorCode::INVALID_PARAMS, message)));
+            }
+            ClientRequest::InitializeRequest(_) => *self = Self::Done,
+            // rmcp answers these two and goes on waiting.
+            ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_) => {}
+            other if matches!(self, Self::Awaited) => {
+                let meta = other.get_meta();
+                if meta.protocol_version().is_none() {
+                    // The code that protocol 2026-07-28 wants where `_meta` is missing; older ones name none.
+                    let message = "send initialize first, or give every request the _meta of protocol 2026-07-28: \
+                                   io.modelcontextprotocol/protocolVersion and clientCapabilities";
+                    return Err(Some(Refusal::of(id, ErrorCode::INVALID_PARAMS, message)));
+                }
+                if meta.missing_required_keys(&ProtocolVersion::V_2026_07_28).is_empty() {
+                    *self = Self::Offered(id.clone());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// rmcp refuses the first request when it does not know its version, and goes on waiting; so do we.
+    fn answered(&mut self, item: &ServerJsonRpcMessage) {
+        let Self::Offered(offered) = self else { return };
+        match item {
+            JsonRpcMessage::Error(error) if error.id.as_ref() == Some(offered) => {
+                let unknown = error.error.code == ErrorCode::UNSUPPORTED_PROTOCOL_VERSION;
+                *self = if unknown { Self::Awaited } else { Self::Done };
+            }
+            JsonRpcMessage::Response(response) if response.id == *offered => *self = Self::Done,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

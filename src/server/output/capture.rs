@@ -1,0 +1,271 @@
+//! A cell's output under a cap: head and tail in memory, the whole in a file once it is too much.
+//!
+//! Runs in: server. Memory is bounded by the cap whatever a cell prints. What is kept, in the file too, is what a terminal
+//! would show in the end (`screen.rs`): of a progress bar its last state.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    live::{Live, Stream},
+    screen::Screen,
+    spill::Spill,
+};
+use crate::server::{sessions::outcome::CapturedText, workers::link::Output};
+
+/// Most bytes of one stream of one cell that are kept on disk.
+const MAX_FILE: u64 = 1 << 30;
+/// Bytes of one stream after which others have their turn.
+const TURN: usize = 256 << 10;
+
+/// Collects one stream of one cell.
+#[derive(Debug)]
+pub struct Capture {
+    screen: Screen,
+    /// Who hears of it at once.
+    live: Option<(Arc<Live>, Stream)>,
+    /// Bytes that came in.
+    written: u64,
+    /// Bytes since others had their turn.
+    turn: usize,
+    kept: Kept,
+}
+
+/// What came through the screen.
+#[derive(Debug)]
+struct Kept {
+    cap: usize,
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+    /// The whole, once it is too much.
+    spill: Option<Spill>,
+    /// Where the whole goes: directory of outputs and file name.
+    place: (PathBuf, String),
+}
+
+impl Capture {
+    /// Keeps up to `cap` bytes in memory and the whole, if it is more, in `outputs/name`.
+    #[must_use]
+    pub fn new(cap: usize, outputs: &Path, name: String) -> Self {
+        let kept = Kept {
+            cap,
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            total: 0,
+            spill: None,
+            place: (outputs.to_owned(), name),
+        };
+        Self { screen: Screen::default(), live: None, written: 0, turn: 0, kept }
+    }
+
+    /// Lets somebody hear of it while it comes in.
+    pub fn tell(&mut self, live: Arc<Live>, stream: Stream) {
+        self.live = Some((live, stream));
+    }
+
+    /// Waits for output, reads some of it into `buffer` and adds it; waits first for a disk that is behind. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the pipe fails, which a pipe does not.
+    pub async fn read(&mut self, output: &mut Output, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(spill) = &self.kept.spill {
+            spill.catch_up().await;
+        }
+        let count = output.read(buffer).await?;
+        self.turn += count;
+        self.push(&buffer[..count]);
+        Ok(count)
+    }
+
+    /// Lets other tasks have their turn after much output: a pipe that is always full never makes its reader wait.
+    pub async fn pause(&mut self) {
+        if self.turn > TURN {
+            self.turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Adds what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.written += bytes.len() as u64;
+        let kept = &mut self.kept;
+        let Some((live, stream)) = &self.live else { return self.screen.push(bytes, &mut |bytes| kept.push(bytes)) };
+        self.screen.push(bytes, &mut |bytes| {
+            live.add(*stream, bytes);
+            kept.push(bytes);
+        });
+        live.settle(*stream, self.screen.tail());
+    }
+
+    /// The text for a reply, when the file is written.
+    pub async fn finish(mut self) -> CapturedText {
+        self.kept.push(&self.screen.tail().text);
+        CapturedText { total: self.written, ..self.kept.finish().await }
+    }
+}
+
+impl Kept {
+    fn push(&mut self, bytes: &[u8]) {
+        let fits_in_head = (self.cap / 2).saturating_sub(self.head.len()).min(bytes.len());
+        let was_whole = self.is_whole();
+        let before = self.total;
+        self.total += bytes.len() as u64;
+        if was_whole && !self.is_whole() {
+            self.open_spill();
+        }
+        if before < MAX_FILE
+            && let Some(spill) = &self.spill
+        {
+            spill.write(bytes);
+        }
+        let (first, rest) = bytes.split_at(fits_in_head);
+        self.head.extend_from_slice(first);
+        let keep = self.cap - self.cap / 2;
+        let rest = &rest[rest.len().saturating_sub(keep)..];
+        let excess = (self.tail.len() + rest.len()).saturating_sub(keep);
+        self.tail.drain(..excess);
+        self.tail.extend(rest);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.total <= self.cap as u64
+    }
+
+    /// Begins the file with what memory holds, which is everything until now.
+    fn open_spill(&mut self) {
+        let (directory, name) = &self.place;
+        let spill = Spill::begin(directory, name);
+        spill.write(&self.head);
+        let (front, back) = self.tail.as_slices();
+        spill.write(front);
+        spill.write(back);
+        self.spill = Some(spill);
+    }
+
+    async fn finish(self) -> CapturedText {
+        let is_whole = self.is_whole();
+        let Some(spill) = self.spill.filter(|_| !is_whole) else {
+            let mut bytes = self.head;
+            bytes.extend(self.tail);
+            return CapturedText { text: lossy(bytes), total: self.total, file: None };
+        };
+        let head = String::from_utf8_lossy(trim_end(&self.head)).into_owned();
+        let tail_bytes: Vec<u8> = self.tail.into();
+        let tail = String::from_utf8_lossy(trim_start(&tail_bytes)).into_owned();
+        let omitted = self.total.saturating_sub((head.len() + tail.len()) as u64);
+        let (whole, file) = match spill.finish().await {
+            Ok(name) if self.total <= MAX_FILE => {
+                (format!("the whole is in outputs/{name}"), Some(format!("outputs/{name}")))
+            }
+            Ok(name) => (format!("the first {MAX_FILE} bytes are in outputs/{name}"), Some(format!("outputs/{name}"))),
+            Err(reason) => (format!("it could not be saved: {reason}"), None),
+        };
+        let text = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n{tail}", self.total);
+        CapturedText { text, total: self.total, file }
+    }
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// Without a character that the cut went through.
+fn trim_end(bytes: &[u8]) -> &[u8] {
+    let back = bytes.iter().rev().take(4).position(|byte| byte & 0xc0 != 0x80);
+    match back {
+        Some(back) if bytes[bytes.len() - 1 - back] >= 0xc0 => {
+            let start = bytes.len() - 1 - back;
+            if std::str::from_utf8(&bytes[start..]).is_ok() { bytes } else { &bytes[..start] }
+        }
+        _ => bytes,
+    }
+}
+
+fn trim_start(bytes: &[u8]) -> &[u8] {
+    let skip = bytes.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+    &bytes[skip..]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn capture(cap: usize, directory: &Path) -> Capture {
+        Capture::new(cap, directory, "x.txt".to_owned())
+    }
+
+    proptest! {
+        #[test]
+        fn the_file_holds_every_byte_and_memory_stays_under_the_cap(
+            chunks in proptest::collection::vec(
+                proptest::collection::vec(prop_oneof![9 => b' '..=255, 1 => Just(b'\n')], 0..50), 0..20)
+        ) {
+            let directory = tempfile::tempdir().expect("tempdir");
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let _inside = runtime.enter();
+            let mut capture = capture(64, directory.path());
+            for chunk in &chunks {
+                capture.push(chunk);
+                prop_assert!(capture.kept.head.len() + capture.kept.tail.len() <= 64);
+            }
+            let whole = chunks.concat();
+            let text = runtime.block_on(capture.finish());
+            prop_assert_eq!(text.total, whole.len() as u64);
+            if whole.len() > 64 {
+                prop_assert_eq!(std::fs::read(directory.path().join("x.txt")).expect("file"), whole);
+                prop_assert_eq!(text.file.as_deref(), Some("outputs/x.txt"));
+            } else {
+                prop_assert_eq!(text.text, String::from_utf8_lossy(&whole).into_owned());
+                prop_assert!(text.file.is_none());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_through_a_character_leaves_no_replacement_mark() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let mut capture = capture(9, directory.path());
+        capture.push("ääääääääää".as_bytes());
+        assert!(!capture.finish().await.text.contains('\u{fffd}'));
+    }
+
+    #[tokio::test]
+    async fn a_bar_leaves_its_last_state_also_in_the_file() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let mut capture = capture(64, directory.path());
+        for step in 0..1000 {
+            capture.push(format!("\rstep {step}").as_bytes());
+        }
+        capture.push(b"\n");
+        capture.push(&[b'x'; 100]);
+        let text = capture.finish().await;
+        assert_eq!(text.total, 1000 * 6 + 2890 + 101);
+        let whole = std::fs::read_to_string(directory.path().join("x.txt")).expect("file");
+        assert_eq!(whole, format!("step 999\n{}", "x".repeat(100)));
+    }
+
+    #[tokio::test]
+    async fn an_earlier_output_of_the_same_name_stays() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for expected in ["outputs/x.txt", "outputs/x-2.txt"] {
+            let mut capture = capture(8, directory.path());
+            capture.push(&[b'a'; 100]);
+            assert_eq!(capture.finish().await.file.as_deref(), Some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_written_is_said_in_the_text() {
+        let mut capture = Capture::new(8, Path::new("/proc/nowhere"), "x.txt".to_owned());
+        capture.push(&[b'a'; 100]);
+        let text = capture.finish().await;
+        assert!(text.text.contains("could not be saved") && text.file.is_none());
+    }
+}

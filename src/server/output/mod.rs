@@ -1,0 +1,9 @@
+//! What processes write: captured within bounds, shown live, the whole kept in a file.
+//!
+//! Runs in: server. Knows streams and files, no sessions.
+
+pub mod capture;
+pub mod live;
+pub mod screen;
+pub mod spill;
+pub mod streams;

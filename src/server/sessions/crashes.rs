@@ -1,0 +1,214 @@
+//! Crash reports: one JSON file for each worker that died without having been asked to, in `outputs/crashes/`.
+//!
+//! Runs in: server, on blocking threads. Owns that folder, whose newest files are kept. A file there may have been changed
+//! by user code: what does not read as a report is passed over.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::server::workers::stacks::Stacks;
+
+/// Reports that are kept.
+pub const KEPT: usize = 50;
+/// Largest file that is read back.
+const MAX_FILE: u64 = 4 << 20;
+/// Below the outputs.
+const FOLDER: &str = "crashes";
+
+/// Everything known about a death.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CrashReport {
+    /// Name of the report.
+    pub id: String,
+    /// The session.
+    pub session_id: String,
+    /// When it was seen (RFC 3339).
+    pub when: String,
+    /// Process id of the worker.
+    pub pid: i32,
+    /// Why: `died`, `stack_overflow`, `out_of_memory`, `unresponsive`, `hung`, `protocol_broken`, …
+    pub reason: String,
+    /// All of it in a sentence.
+    pub description: String,
+    /// How, apart from why: `by itself`, or `killed by forkpy`.
+    pub method: String,
+    /// Name of the signal that ended it.
+    pub signal: Option<String>,
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// Whether the kernel ran out of memory, and how that is known.
+    pub out_of_memory: OutOfMemory,
+    /// The cell that was running; null when none was.
+    pub cell: Option<LastCell>,
+    /// Seconds the worker had lived.
+    pub uptime: f64,
+    /// Memory and processor use before the end, the oldest first.
+    pub curve: Vec<Point>,
+    /// Stacks, when they could be had.
+    pub stacks: Option<Stacks>,
+}
+
+/// Whether memory ran out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutOfMemory {
+    /// It did.
+    pub happened: bool,
+    /// How that is known.
+    pub evidence: String,
+}
+
+/// What ran last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LastCell {
+    /// Its number.
+    pub number: u64,
+    /// Its code, cut when long.
+    pub code: String,
+    /// Seconds it had run.
+    pub ran_for: f64,
+    /// End of its standard output.
+    pub stdout_tail: String,
+    /// End of its standard error.
+    pub stderr_tail: String,
+}
+
+/// One sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Point {
+    /// Seconds before the end.
+    pub seconds_before: f64,
+    /// Resident memory, bytes.
+    pub memory_usage: u64,
+    /// Percent of one processor.
+    pub cpu_percent: f64,
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Crashes {
+    folder: PathBuf,
+}
+
+impl Crashes {
+    /// Below the outputs of a workspace; made when the first report is written.
+    #[must_use]
+    pub fn new(outputs: &Path) -> Self {
+        Self { folder: outputs.join(FOLDER) }
+    }
+
+    /// Writes a report, whole or not at all, and forgets the oldest beyond [`KEPT`]. Returns its path relative to the
+    /// workspace. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, report: &CrashReport) -> io::Result<String> {
+        fs::create_dir_all(&self.folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        serde_json::to_writer_pretty(&mut file, report)?;
+        let name = format!("{}.json", report.id);
+        file.persist(self.folder.join(&name)).map_err(|error| error.error)?;
+        for old in self.names().into_iter().rev().skip(KEPT) {
+            let _ = fs::remove_file(self.folder.join(old));
+        }
+        Ok(format!("outputs/{FOLDER}/{name}"))
+    }
+
+    /// The newest reports, the newest first. Blocking.
+    #[must_use]
+    pub fn list(&self, wanted: impl Fn(&CrashReport) -> bool, limit: usize) -> Vec<CrashReport> {
+        let names = self.names().into_iter().rev();
+        names.filter_map(|name| self.read(&name)).filter(|report| wanted(report)).take(limit).collect()
+    }
+
+    /// One report by its id. Blocking.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<CrashReport> {
+        let name = format!("{id}.json");
+        self.names().contains(&name).then(|| self.read(&name)).flatten()
+    }
+
+    /// All ids, the newest first. Blocking.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        let names = self.names().into_iter().rev();
+        names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
+    }
+
+    fn read(&self, name: &str) -> Option<CrashReport> {
+        let path = self.folder.join(name);
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|about| about.is_file() && about.len() <= MAX_FILE);
+        is_file.then(|| serde_json::from_slice(&fs::read(path).ok()?).ok()).flatten()
+    }
+
+    /// File names in the order of time: that is how ids begin.
+    fn names(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.ends_with(".json") && !name.starts_with('.'))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+/// An id that sorts by time and names its session: `20261125T010203.456Z-default-4711`.
+#[must_use]
+pub fn id(when: jiff::Timestamp, session: &str, pid: i32) -> String {
+    format!("{}-{session}-{pid}", when.strftime("%Y%m%dT%H%M%S.%3fZ"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(second: i64) -> CrashReport {
+        let when = jiff::Timestamp::from_second(1_790_000_000 + second).expect("a time");
+        CrashReport {
+            id: id(when, "default", 7),
+            session_id: "default".to_owned(),
+            when: when.to_string(),
+            pid: 7,
+            reason: "died".to_owned(),
+            description: "was ended by SIGSEGV".to_owned(),
+            method: "by itself".to_owned(),
+            signal: Some("SIGSEGV".to_owned()),
+            exit_code: None,
+            out_of_memory: OutOfMemory { happened: false, evidence: "the counter did not rise".to_owned() },
+            cell: None,
+            uptime: 1.5,
+            curve: Vec::new(),
+            stacks: None,
+        }
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_come_first() {
+        let outputs = tempfile::tempdir().expect("a folder");
+        let crashes = Crashes::new(outputs.path());
+        for second in 0..60 {
+            crashes.write(&report(second)).expect("written");
+        }
+        let found = crashes.list(|_| true, 100);
+        assert_eq!((found.len(), &found[0]), (KEPT, &report(59)));
+        assert_eq!(crashes.find(&report(30).id), Some(report(30)));
+        assert_eq!(crashes.find(&report(3).id), None, "dropped");
+        assert_eq!(crashes.find("../../etc/passwd"), None);
+    }
+
+    #[test]
+    fn what_is_no_report_is_passed_over() {
+        let outputs = tempfile::tempdir().expect("a folder");
+        let crashes = Crashes::new(outputs.path());
+        crashes.write(&report(1)).expect("written");
+        fs::write(outputs.path().join("crashes/20990101-junk.json"), "{").expect("written");
+        std::os::unix::fs::symlink("/dev/zero", outputs.path().join("crashes/20990101-link.json")).expect("made");
+        assert_eq!(crashes.list(|_| true, 100), [report(1)]);
+    }
+}

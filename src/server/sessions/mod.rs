@@ -1,0 +1,14 @@
+//! Sessions: the names, one task each that owns the state, and how each cell ends.
+//!
+//! Runs in: server. Knows no client and no words for one: tools put outcomes into words.
+
+pub mod active;
+pub mod checkpoints;
+pub mod crashes;
+pub(crate) mod handle;
+pub mod history;
+pub mod oom;
+pub mod outcome;
+pub mod registry;
+pub mod status;
+pub mod task;

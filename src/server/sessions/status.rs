@@ -1,0 +1,189 @@
+//! What everybody may see of a session without asking its task: a snapshot under one short lock.
+//!
+//! Runs in: server. Written by the session's task, read by tools and the supervisor.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::outcome::{Death, DeathReason};
+use crate::server::{
+    health::{HealthPolicy, Record},
+    workers::{black_box::BlackBox, link::Control},
+};
+
+/// A session as seen from outside.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// What the session is doing.
+    pub phase: Phase,
+    /// The process that serves it.
+    pub worker: Option<WorkerView>,
+    /// What its maker said of it.
+    pub description: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was made, for measuring.
+    pub created_at: Instant,
+    /// Last time somebody used it.
+    pub last_activity: Timestamp,
+    /// The same, for measuring.
+    pub used_at: Instant,
+    /// Cells that ran or began to.
+    pub executed: u64,
+    /// Cells waiting.
+    pub waiting: usize,
+    /// Workers it has had beyond the first.
+    pub restarts: u64,
+    /// How the last worker ended, and when.
+    pub last_exit: Option<(Death, Timestamp)>,
+    /// A worker that was killed for a limit, and which: the reason of the death that is about to be heard.
+    pub condemned: Option<(i32, DeathReason)>,
+    /// A worker that has ended and may not have been reaped yet: a zombie is told by it.
+    pub ended: Option<i32>,
+    /// Why the last attempt to make a worker failed.
+    pub trouble: Option<String>,
+    /// Why policy `last` has no checkpoint of what there is now.
+    pub unkept: Option<String>,
+}
+
+impl Status {
+    /// Somebody uses it.
+    pub fn touch(&mut self) {
+        self.last_activity = Timestamp::now();
+        self.used_at = Instant::now();
+    }
+}
+
+/// What the session is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Phase {
+    /// A worker is being made.
+    Starting,
+    /// Waiting for a cell.
+    Idle,
+    /// Running one.
+    Busy {
+        /// Its number.
+        cell: u64,
+        /// Since when.
+        since: Instant,
+    },
+    /// Running one that waits for a line of input, which its client has been asked for.
+    WaitingInput {
+        /// Its number.
+        cell: u64,
+        /// Since when it runs; its time limit counts the waiting too.
+        since: Instant,
+    },
+    /// No worker.
+    Dead,
+}
+
+impl Phase {
+    /// The cell that runs, if one does, and since when.
+    #[must_use]
+    pub fn cell(self) -> Option<(u64, Instant)> {
+        match self {
+            Self::Busy { cell, since } | Self::WaitingInput { cell, since } => Some((cell, since)),
+            Self::Starting | Self::Idle | Self::Dead => None,
+        }
+    }
+}
+
+/// A worker as seen from outside.
+#[derive(Debug, Clone)]
+pub struct WorkerView {
+    /// Process id.
+    pub pid: i32,
+    /// When it was forked.
+    pub born: Instant,
+    /// For pings.
+    pub control: Arc<Control>,
+    /// Its stacks, when asked for or crashed.
+    pub black_box: Arc<BlackBox>,
+}
+
+/// The shared cell.
+#[derive(Debug, Clone)]
+pub struct Shared(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    status: Mutex<Status>,
+    record: Mutex<Record>,
+    /// Told when a start is over, well or not.
+    started: Notify,
+}
+
+impl Shared {
+    /// A session just made.
+    #[must_use]
+    pub fn new(description: String, policy: HealthPolicy) -> Self {
+        let now = Timestamp::now();
+        let status = Mutex::new(Status {
+            phase: Phase::Starting,
+            worker: None,
+            description,
+            created: now,
+            created_at: Instant::now(),
+            last_activity: now,
+            used_at: Instant::now(),
+            executed: 0,
+            waiting: 0,
+            restarts: 0,
+            last_exit: None,
+            condemned: None,
+            ended: None,
+            trouble: None,
+            unkept: None,
+        });
+        let record = Mutex::new(Record::new(policy));
+        Self(Arc::new(Inner { status, record, started: Notify::new() }))
+    }
+
+    /// A copy, by value.
+    #[must_use]
+    pub fn get(&self) -> Status {
+        self.0.status.lock().clone()
+    }
+
+    /// Looks at or changes what is remembered of its health.
+    pub fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        change(&mut self.0.record.lock())
+    }
+
+    /// Changes it.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        let (result, over) = {
+            let mut status = self.0.status.lock();
+            let before = status.phase;
+            let result = change(&mut status);
+            (result, before == Phase::Starting && status.phase != Phase::Starting)
+        };
+        if over {
+            self.0.started.notify_waiters();
+        }
+        result
+    }
+
+    /// A copy, taken when no worker is being made any more, or after `limit`.
+    pub async fn settled(&self, limit: Duration) -> Status {
+        let wait = async {
+            loop {
+                let notified = self.0.started.notified();
+                if self.0.status.lock().phase != Phase::Starting {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, wait).await;
+        self.get()
+    }
+}

@@ -1,0 +1,477 @@
+//! A session's worker comes and goes: made, proven, buried, reported, replaced.
+//!
+//! Runs in: server, in the session's task. What is to be done next, and when to give up, is `health/recovery.rs`; here it
+//! is done. A worker other than the session's first counts only when a ping and an evaluation have come back from it.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{
+    CapturedText, Death, DeathReason, FromWorker, KILLED, Phase, STATUS_LIMIT, Task, ToWorker, Urgent, Worker,
+    WorkerExit, ZygoteError,
+};
+use crate::{
+    server::{
+        counters,
+        health::{
+            RecoveryPolicy,
+            recovery::{Next, Step, Taken},
+        },
+        mcp::resources::health::announce_session,
+        sessions::{
+            crashes::{self, CrashReport, LastCell, OutOfMemory, Point},
+            outcome::signal_name,
+            status::WorkerView,
+        },
+        workers::{
+            link::PingOutcome,
+            stacks::{self, Stacks},
+        },
+    },
+    sys::processes,
+};
+
+/// How long a new worker may take to prove itself.
+const PROOF: Duration = Duration::from_secs(5);
+/// Most bytes of code and of each stream in a report.
+const MAX_TEXT: usize = 4 << 10;
+/// Most samples in a report.
+const MAX_CURVE: usize = 120;
+
+/// Why a session has no worker.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoWorker {
+    /// None could be made.
+    #[error(transparent)]
+    Zygote(#[from] ZygoteError),
+    /// One was made and did not prove itself.
+    #[error("a new worker was made and did not prove itself: {0}")]
+    Unverified(String),
+    /// It died, and policy `manual` leaves it so.
+    #[error("{0}. Its recovery policy is \"manual\": restart_kernel brings a new worker")]
+    Manual(String),
+    /// Nothing more is tried.
+    #[error("it is parked: {0}. restart_kernel tries again")]
+    Parked(String),
+}
+
+/// What is known of a death until its report is written.
+#[derive(Debug)]
+pub(in crate::server::sessions) struct Obituary {
+    death: Death,
+    pid: i32,
+    uptime: Duration,
+    out_of_memory: OutOfMemory,
+    stacks: Option<Stacks>,
+}
+
+/// A cell's code, time and streams, for a report.
+type LastWords<'a> = (&'a str, Duration, &'a CapturedText, &'a CapturedText);
+
+impl Task {
+    /// A worker for a call. One that replaces a dead one is a recovery: the policy is asked, and it must prove itself.
+    pub(super) async fn ensure_worker(&mut self) -> Result<(), NoWorker> {
+        if self.worker.is_some() {
+            return Ok(());
+        }
+        if !self.begun {
+            return self.start_worker().await;
+        }
+        let policy = self.shared.record(|record| record.policy);
+        if policy.recovery == RecoveryPolicy::Manual {
+            let why = self.shared.get().last_exit.map_or_else(
+                || "its worker could not be made".to_owned(),
+                |(death, _)| format!("its worker {}", death.describe()),
+            );
+            return Err(NoWorker::Manual(why));
+        }
+        match self.shared.record(|record| record.ledger.next(Instant::now(), &policy, fastrand::f64())) {
+            Next::Park(reason) => Err(NoWorker::Parked(reason)),
+            Next::After(_) => self.revive().await,
+        }
+    }
+
+    /// Makes a worker and takes it over.
+    async fn start_worker(&mut self) -> Result<(), NoWorker> {
+        self.shared.update(|status| status.phase = Phase::Starting);
+        let limits = self.limits.kept_by_kernel();
+        if let Some(worker) = self.around.spares.take(&self.id, limits) {
+            counters::worker_started(Duration::ZERO);
+            self.worker = Some(worker);
+            self.take_over();
+            return Ok(());
+        }
+        let started = tokio::select! {
+            biased;
+            urgent = next_wish(&mut self.interventions) => {
+                self.later.extend(urgent);
+                Err(ZygoteError::Superseded)
+            }
+            started = Worker::start(&self.around.zygote, &self.id, limits) => started,
+        };
+        match started {
+            Ok(worker) => {
+                counters::worker_started(worker.born.elapsed());
+                self.worker = Some(worker);
+                self.take_over();
+                Ok(())
+            }
+            Err(error) => {
+                if !matches!(error, ZygoteError::Superseded) {
+                    counters::worker_failed();
+                }
+                self.trouble(error.to_string());
+                self.begun |= !matches!(error, ZygoteError::Superseded);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn trouble(&self, words: String) {
+        self.shared.update(|status| {
+            status.phase = Phase::Dead;
+            status.trouble = Some(words);
+        });
+    }
+
+    /// Makes a worker that counts only when it has proven itself.
+    pub(super) async fn start_verified(&mut self) -> Result<(), NoWorker> {
+        self.start_worker().await?;
+        if let Err(reason) = self.verify().await {
+            if self.worker.is_some() {
+                self.kill_with_evidence().await;
+                self.bury(DeathReason::Unverified, None).await;
+                self.file_report(None).await;
+            }
+            self.trouble(format!("a new worker did not prove itself: {reason}"));
+            return Err(NoWorker::Unverified(reason));
+        }
+        Ok(())
+    }
+
+    /// A ping, which needs the interpreter's lock, and an evaluation by the thread that runs cells.
+    pub(super) async fn verify(&mut self) -> Result<(), String> {
+        let Some(worker) = &mut self.worker else { return Err("it has no worker".to_owned()) };
+        match worker.control.ping(PROOF).await {
+            PingOutcome::Pong { value: 2, .. } => {}
+            PingOutcome::Pong { value, .. } => return Err(format!("it evaluates 1+1 to {value}")),
+            PingOutcome::HeartbeatOnly { .. } => return Err("its interpreter does not answer a ping".to_owned()),
+            PingOutcome::Silent { .. } => return Err("it does not answer a ping".to_owned()),
+        }
+        let evaluation = async {
+            worker.requests.write(&ToWorker::Probe).await?;
+            worker.replies.read::<FromWorker>().await
+        };
+        match tokio::time::timeout(PROOF, evaluation).await {
+            Ok(Ok(FromWorker::Probed { value: 2 })) => Ok(()),
+            Ok(Ok(other)) => Err(format!("it answered an evaluation by {other:?}")),
+            Ok(Err(error)) => Err(format!("it did not evaluate 1+1: {error}")),
+            Err(_) => Err(format!("it did not evaluate 1+1 within {} s", PROOF.as_secs())),
+        }
+    }
+
+    /// One restart, entered into the ledger whatever comes of it.
+    pub(super) async fn revive(&mut self) -> Result<(), NoWorker> {
+        let began = Instant::now();
+        let rung = self.shared.record(|record| {
+            record.revival = None;
+            record.ledger.begin(began);
+            if record.policy.recovery == RecoveryPolicy::Auto { record.ledger.rung() } else { Step::Restart }
+        });
+        if rung == Step::Recreate {
+            self.recreate();
+        }
+        let made = self.start_verified().await;
+        if matches!(made, Err(NoWorker::Zygote(ZygoteError::Superseded))) {
+            return made;
+        }
+        let detail = match &made {
+            Ok(()) => "a fresh worker answered a ping and an evaluation".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.enter(rung, made.is_ok(), detail, began);
+        if made.is_ok() {
+            self.shared.record(|record| record.ledger.proven(&record.policy));
+        }
+        made
+    }
+
+    /// The session as new, but for its name, its policy and what is remembered of its health.
+    fn recreate(&mut self) {
+        self.refuse_waiting(DeathReason::Restart);
+        self.background.clear();
+        self.last_cell = 0;
+        self.shared.update(|status| status.executed = 0);
+    }
+
+    pub(super) fn enter(&self, step: Step, verified: bool, detail: String, began: Instant) {
+        let took = began.elapsed().as_secs_f64();
+        let word = step.word();
+        if verified {
+            tracing::info!(session = %self.id, step = word, took, "recovery step verified: {detail}");
+        } else {
+            tracing::warn!(session = %self.id, step = word, took, "recovery step failed: {detail}");
+        }
+        let policy = self.shared.record(|record| record.policy.recovery);
+        counters::recovered(policy.word(), word, verified);
+        let taken = Taken { step, verified, detail, took, when: Timestamp::now().to_string() };
+        self.shared.record(|record| record.ledger.enter(taken));
+        self.announce();
+    }
+
+    pub(super) fn announce(&self) {
+        announce_session(&self.around.changes, &self.id);
+    }
+
+    /// Under policy `auto`, a session without a worker gets the time of its next restart, or is parked.
+    pub(super) fn plan_revival(&mut self) {
+        let alive = self.worker.is_some();
+        let parked = self.shared.record(|record| {
+            record.revival = None;
+            if alive || record.policy.recovery != RecoveryPolicy::Auto {
+                return None;
+            }
+            let was_parked = record.ledger.parked().is_some();
+            let (now, policy) = (Instant::now(), record.policy);
+            match record.ledger.next(now, &policy, fastrand::f64()) {
+                Next::After(pause) => {
+                    record.revival = Some(now + pause);
+                    None
+                }
+                Next::Park(reason) => (!was_parked).then_some(reason),
+            }
+        });
+        if let Some(reason) = parked {
+            tracing::error!(session = %self.id, "parked: {reason}");
+        }
+    }
+
+    /// What becomes of a session whose worker has just died, in a sentence.
+    pub(super) fn what_next(&self) -> &'static str {
+        match self.shared.record(|record| record.policy.recovery) {
+            RecoveryPolicy::Manual => "restart_kernel brings a new worker; until then cells are refused.",
+            RecoveryPolicy::OnDemand => "The next cell gets a new worker.",
+            RecoveryPolicy::Auto => "A new worker is being made.",
+        }
+    }
+
+    /// The supervisor's wish, met while no cell runs.
+    pub(super) async fn heal(&mut self, step: Step) {
+        match step {
+            Step::Collect => self.collect().await,
+            Step::Interrupt => self.unhang().await,
+            Step::Restart | Step::Recreate => {}
+        }
+    }
+
+    async fn collect(&mut self) {
+        let Some(pid) = self.worker.as_ref().map(|worker| worker.pid) else { return };
+        let memory = |pid| processes::look_up(pid).map_or(0, |process| process.memory);
+        let (began, before) = (Instant::now(), memory(pid));
+        let collected = match self.ask(ToWorker::Collect).await {
+            Ok(FromWorker::Collected { objects }) => Ok(objects),
+            Ok(other) => Err(self.unexpected(other).to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let proven = match &collected {
+            Ok(_) => self.verify().await,
+            Err(reason) => Err(reason.clone()),
+        };
+        let after = memory(pid);
+        let detail = match (&collected, &proven) {
+            (Ok(objects), Ok(())) => format!(
+                "memory was above the clean-up threshold: {} MB before, {} MB after collecting {objects} unreachable objects",
+                before >> 20,
+                after >> 20
+            ),
+            (_, Err(reason)) | (Err(reason), _) => format!("garbage could not be collected: {reason}"),
+        };
+        self.shared.record(|record| record.tell(detail.clone()));
+        self.enter(Step::Collect, proven.is_ok(), detail, began);
+    }
+
+    /// Hung without a cell: something else holds the interpreter. One more chance, then a new worker.
+    async fn unhang(&mut self) {
+        let Some(worker) = &self.worker else { return };
+        let grace = self.around.settings.grace.max(Duration::from_millis(100));
+        if matches!(worker.control.ping(grace).await, PingOutcome::Pong { .. }) {
+            return;
+        }
+        self.kill_with_evidence().await;
+        self.bury(DeathReason::Hung, None).await;
+        self.file_report(None).await;
+    }
+
+    /// A hung cell was interrupted and its worker lives: the step is proven and said.
+    pub(super) async fn healed(&mut self, cell: u64, since: Instant) -> String {
+        let proof = self.verify().await;
+        let detail = match &proof {
+            Ok(()) => format!("cell {cell} held the interpreter and was interrupted; its variables are kept"),
+            Err(reason) => format!("cell {cell} was interrupted, and then {reason}"),
+        };
+        self.enter(Step::Interrupt, proof.is_ok(), detail.clone(), since);
+        format!("Session {:?}: the supervisor found it hung (recovery policy \"auto\"): {detail}.", self.id)
+    }
+
+    /// Stacks first, then SIGKILL.
+    pub(super) async fn kill_with_evidence(&mut self) {
+        let Some(view) = self.worker.as_ref().map(Worker::view) else { return };
+        self.evidence = Some(stacks::take(&view).await);
+        self.kill();
+    }
+
+    /// The worker has ended or is about to: learns how, ends what it started, and remembers why variables are gone.
+    pub(super) async fn bury(&mut self, reason: DeathReason, cell: Option<u64>) -> Option<Death> {
+        let worker = self.worker.take()?;
+        let _ = worker.pidfd.readable().await;
+        let pid = worker.pid;
+        self.shared.update(|status| {
+            status.phase = Phase::Dead;
+            status.worker = None;
+            status.ended = Some(pid);
+        });
+        let status = self.around.zygote.exit_of(pid, worker.pidfd.get_ref());
+        let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
+        let (reason, out_of_memory) = self.cause(reason, exit, &worker.view());
+        let death = Death { reason, exit, cell, report: None };
+        let children = self.around.children.clone();
+        let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
+        self.around.zygote.reap(pid);
+        self.around.children.remove(pid);
+        let asked_for = reason.is_ordered();
+        if asked_for {
+            tracing::debug!(session = %self.id, pid, "worker ended as asked");
+        } else {
+            tracing::warn!(session = %self.id, pid, "worker {}", death.describe());
+        }
+        counters::worker_died(&death);
+        self.shared.update(|status| {
+            status.restarts += 1;
+            status.last_exit = Some((death.clone(), Timestamp::now()));
+        });
+        self.announce();
+        if self.last_cell > 0 {
+            self.lost = Some(format!("the previous worker {}", death.describe()));
+        }
+        let seen = self.shared.record(|record| record.last_sight.take()).filter(|(of, _)| *of == pid);
+        let evidence = self.evidence.take().or(seen.map(|(_, stacks)| stacks));
+        if !asked_for || evidence.is_some() {
+            let crashed = worker.control.crash().is_some();
+            let stacks = evidence.or_else(|| crashed.then(|| stacks::of_crash(worker.black_box.read())));
+            let uptime = worker.born.elapsed();
+            self.obituary = Some(Obituary { death: death.clone(), pid, uptime, out_of_memory, stacks });
+        }
+        Some(death)
+    }
+
+    /// The true reason, where the death itself tells more than whoever buries it knows.
+    fn cause(&self, reason: DeathReason, exit: WorkerExit, worker: &WorkerView) -> (DeathReason, OutOfMemory) {
+        let no = |evidence: &str| OutOfMemory { happened: false, evidence: evidence.to_owned() };
+        let condemned = self.shared.update(|status| status.condemned.take());
+        if reason == DeathReason::Itself
+            && let Some((_, limit)) = condemned.filter(|(pid, _)| *pid == worker.pid)
+        {
+            return (limit, no("forkpy ended the worker itself, for its limit"));
+        }
+        if reason != DeathReason::Itself {
+            return (reason, no("forkpy ended the worker itself"));
+        }
+        match worker.control.crash() {
+            Some(crash) if crash.stack_overflow => {
+                (DeathReason::StackOverflow, no("the fatal signal's handler saw the end of the stack"))
+            }
+            Some(_) => (reason, no("the fatal signal's handler reported it")),
+            None if exit != KILLED => (reason, no("the kernel's OOM killer sends SIGKILL, and this was none")),
+            None if self.around.oom.rose() => {
+                let evidence = "SIGKILL, while the kernel's count of OOM kills (oom_kill in /proc/vmstat, of the whole \
+                                machine) rose";
+                (DeathReason::OutOfMemory, OutOfMemory { happened: true, evidence: evidence.to_owned() })
+            }
+            None => (reason, no("SIGKILL, but the kernel's count of OOM kills (/proc/vmstat) did not rise")),
+        }
+    }
+
+    /// Writes the report on the last death, if one is due; its path relative to the workspace.
+    pub(super) async fn file_report(&mut self, last: Option<LastWords<'_>>) -> Option<String> {
+        let obituary = self.obituary.take()?;
+        let report = self.report(obituary, last);
+        let (crashes, session) = (self.around.crashes.clone(), self.id.clone());
+        let written = tokio::task::spawn_blocking(move || crashes.write(&report)).await.ok()?;
+        match written {
+            Ok(path) => {
+                self.shared.update(|status| {
+                    if let Some((death, _)) = &mut status.last_exit {
+                        death.report = Some(path.clone());
+                    }
+                });
+                self.around.changes.list_changed();
+                Some(path)
+            }
+            Err(error) => {
+                tracing::warn!(session = %session, %error, "could not write a crash report");
+                None
+            }
+        }
+    }
+
+    fn report(&self, obituary: Obituary, last: Option<LastWords<'_>>) -> CrashReport {
+        let Obituary { death, pid, uptime, out_of_memory, stacks } = obituary;
+        let (now, when) = (Instant::now(), Timestamp::now());
+        let (_, samples) = self.shared.record(|record| record.history.since(now, Duration::from_secs(3600)));
+        let curve = samples.iter().filter(|sample| sample.pid == pid).rev().take(MAX_CURVE).map(|sample| Point {
+            seconds_before: now.duration_since(sample.at).as_secs_f64(),
+            memory_usage: sample.memory,
+            cpu_percent: sample.cpu_percent,
+        });
+        let mut curve: Vec<Point> = curve.collect();
+        curve.reverse();
+        CrashReport {
+            id: crashes::id(when, &self.id, pid),
+            session_id: self.id.to_string(),
+            when: when.to_string(),
+            pid,
+            reason: death.reason.word().to_owned(),
+            description: death.describe(),
+            method: if death.reason.is_own_doing() { "by itself" } else { "killed by forkpy" }.to_owned(),
+            signal: match death.exit {
+                WorkerExit::Signal(number) => Some(signal_name(number)),
+                WorkerExit::Code(_) | WorkerExit::Unknown => None,
+            },
+            exit_code: match death.exit {
+                WorkerExit::Code(code) => Some(code),
+                WorkerExit::Signal(_) | WorkerExit::Unknown => None,
+            },
+            out_of_memory,
+            cell: death.cell.zip(last).map(|(number, (code, ran, stdout, stderr))| LastCell {
+                number,
+                code: head(code),
+                ran_for: ran.as_secs_f64(),
+                stdout_tail: tail(&stdout.text),
+                stderr_tail: tail(&stderr.text),
+            }),
+            uptime: uptime.as_secs_f64(),
+            curve,
+            stacks,
+        }
+    }
+}
+
+fn head(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
+}
+
+fn tail(text: &str) -> String {
+    text[text.ceil_char_boundary(text.len().saturating_sub(MAX_TEXT))..].to_owned()
+}
+
+/// The next intervention that ends a start: the supervisor's wishes are not for a worker that is being made.
+async fn next_wish(interventions: &mut tokio::sync::mpsc::UnboundedReceiver<Urgent>) -> Option<Urgent> {
+    loop {
+        match interventions.recv().await {
+            Some(Urgent::Heal(_) | Urgent::Reconsider) => {}
+            Some(other) => return Some(other),
+            None => return std::future::pending().await,
+        }
+    }
+}

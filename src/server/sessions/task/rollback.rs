@@ -1,0 +1,280 @@
+//! A session goes back, or on in another process: checkpoints made, restored, and promoted when the worker is gone.
+//!
+//! Runs in: server, in the session's task. What a checkpoint is and who keeps it: `server/checkpoints`. Whichever way a
+//! session comes by a worker from a checkpoint, that worker counts when a ping and an evaluation have come back from it;
+//! until then the old one, where there is one, is left as it is.
+
+use std::{os::fd::AsFd, sync::Arc, time::Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Order, Phase, SessionError, Task, ToWorker, Urgent, Worker};
+use crate::{
+    protocol::FromWorker,
+    server::{
+        counters,
+        health::{
+            RecoveryPolicy,
+            recovery::{Next, Step},
+        },
+        sessions::{
+            checkpoints::{Automatic, Checkpoint, LAST, Making, StoreError},
+            outcome::Recovered,
+        },
+        workers::checkpoint::Birth,
+    },
+};
+
+/// Name of a checkpoint that nobody is to find: it is dropped when its purpose is over.
+const UNNAMED: &str = "-";
+
+/// A checkpoint to make.
+#[derive(Debug)]
+pub struct CheckpointWish {
+    /// Its name; made up when absent.
+    pub name: Option<String>,
+    /// Although there are threads that it will not have.
+    pub force: bool,
+    /// Kept in the table, or in nobody's hands but the caller's.
+    pub kept: bool,
+}
+
+/// What a held session gives its holder, and how it is let go.
+#[derive(Debug)]
+pub struct Hold {
+    /// Gets the session's state as it is now.
+    pub held: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
+    /// Lets the session go, and on from another state if one is sent; the answer says whether that worked.
+    pub release: oneshot::Receiver<Option<Chosen>>,
+}
+
+/// The state from which a session that was held goes on, and who hears whether it did.
+pub type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);
+
+impl Task {
+    /// Makes a checkpoint that was asked for.
+    pub(super) async fn make_checkpoint(&mut self, wish: CheckpointWish) -> Result<Arc<Checkpoint>, SessionError> {
+        if !wish.kept {
+            return self.freeze(UNNAMED, wish.force).await;
+        }
+        let store = self.around.checkpoints.clone();
+        let name = wish.name.unwrap_or_else(|| store.made_up(&self.id, self.last_cell));
+        store.admit(&self.id, &name)?;
+        let checkpoint = self.freeze(&name, wish.force).await?;
+        store.keep(Arc::clone(&checkpoint));
+        Ok(checkpoint)
+    }
+
+    /// Forks the worker into a checkpoint.
+    async fn freeze(&mut self, name: &str, force: bool) -> Result<Arc<Checkpoint>, SessionError> {
+        let fail = |session: &str, error: std::io::Error| SessionError::Worker {
+            session: session.to_owned(),
+            reason: format!("no checkpoint could be made: {error}"),
+        };
+        let (making, theirs) = Making::begin(&self.around.children).map_err(|error| fail(&self.id, error))?;
+        let request = ToWorker::Checkpoint { number: making.number, force };
+        let began = Instant::now();
+        let answer = self.ask_with(request, &[theirs.as_fd()]).await;
+        if let Ok(FromWorker::Checkpointed { pid, missing }) = answer {
+            counters::checkpoint_made(began.elapsed());
+            let birth = Birth { name, session: &self.id, cell: self.last_cell };
+            return making.born(birth, pid, missing).map_err(|error| fail(&self.id, error));
+        }
+        making.give_up();
+        match answer? {
+            FromWorker::Threaded(threads) => {
+                Err(SessionError::Threads { session: self.id.to_string(), threads: threads.join(", ") })
+            }
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// After a cell that ended well, and its reply: policy `last` keeps what there is now.
+    pub(super) async fn keep_last(&mut self) {
+        if self.shared.record(|record| record.policy.checkpoints) != Automatic::Last || self.worker.is_none() {
+            return;
+        }
+        if !self.around.checkpoints.admit_automatic(&self.id) {
+            self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
+            return;
+        }
+        match self.freeze(LAST, false).await {
+            Ok(checkpoint) => {
+                self.shared.update(|status| status.unkept = None);
+                self.fresh = Some(Arc::clone(&checkpoint));
+                // The one before is let go when this one is known to be of use.
+                let store = self.around.checkpoints.clone();
+                tokio::spawn(async move {
+                    if checkpoint.hazards().await.is_ok() {
+                        store.keep(checkpoint);
+                    }
+                });
+            }
+            Err(error) => self.unkept(error.to_string()),
+        }
+    }
+
+    fn unkept(&self, reason: String) {
+        tracing::debug!(session = %self.id, reason, "no checkpoint after this cell");
+        self.shared.update(|status| status.unkept = Some(reason));
+    }
+
+    /// Goes on from a checkpoint; the worker there was is ended, once the new one has proven itself.
+    pub(super) async fn go_on_from(&mut self, from: &Arc<Checkpoint>, keep_random: bool) -> Result<(), SessionError> {
+        let fail = |session: &str, reason: String| SessionError::Worker { session: session.to_owned(), reason };
+        let woken = from.wake(&self.around.zygote, &self.id, keep_random).await;
+        let woken = woken.map_err(|error| fail(&self.id, error.to_string()))?;
+        counters::worker_started(woken.born.elapsed());
+        let old = self.worker.replace(woken);
+        if let Err(reason) = self.verify().await {
+            let unproven = std::mem::replace(&mut self.worker, old);
+            unproven.into_iter().for_each(|worker| self.retire(worker));
+            return Err(fail(
+                &self.id,
+                format!("a worker of checkpoint {:?} did not prove itself: {reason}", from.name),
+            ));
+        }
+        if let Some(old) = old {
+            self.shared.update(|status| status.restarts += 1);
+            self.retire(old);
+        }
+        self.take_over();
+        self.last_cell = self.last_cell.max(from.cell);
+        self.lost = None;
+        Ok(())
+    }
+
+    /// Shows the worker that there is now.
+    pub(super) fn take_over(&mut self) {
+        let view = self.worker.as_ref().map(Worker::view);
+        self.shared.update(|status| {
+            status.phase = Phase::Idle;
+            status.worker = view;
+            status.trouble = None;
+        });
+        self.begun = true;
+        self.announce();
+    }
+
+    /// Ends a worker that is the session's no more, and all it started, behind.
+    fn retire(&self, worker: Worker) {
+        worker.retire(&self.around.zygote, &self.around.children);
+    }
+
+    /// The worker has died by no order of anybody's: goes on from the checkpoint that policy `last` keeps.
+    pub(super) async fn recover_state(&mut self) -> Option<Recovered> {
+        let policy = self.shared.record(|record| record.policy);
+        let ordered = self.shared.get().last_exit.is_some_and(|(death, _)| death.reason.is_ordered());
+        if self.worker.is_some() || ordered || policy.recovery == RecoveryPolicy::Manual {
+            return None;
+        }
+        let last = self.newest().await?;
+        let began = Instant::now();
+        // A session that dies again and again is not kept alive for ever.
+        let parked = self.shared.record(|record| {
+            let parked = matches!(record.ledger.next(began, &policy, 0.0), Next::Park(_));
+            record.ledger.begin(began);
+            parked
+        });
+        if parked {
+            return None;
+        }
+        let lost = (last.cell < self.last_cell).then_some((last.cell + 1, self.last_cell));
+        // It is still there when what it woke did not come up, and may be asked once more.
+        let promoted = match self.go_on_from(&last, false).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.go_on_from(&last, false).await,
+        };
+        let detail = match &promoted {
+            Ok(()) => {
+                format!("went on from the checkpoint after cell {}; it answered a ping and an evaluation", last.cell)
+            }
+            Err(error) => format!("could not go on from the checkpoint after cell {}: {error}", last.cell),
+        };
+        self.enter(Step::Restart, promoted.is_ok(), detail, began);
+        promoted.ok()?;
+        self.shared.record(|record| record.ledger.proven(&policy));
+        Some(Recovered { from: last.cell, lost })
+    }
+
+    /// The newest checkpoint of policy `last` that is of use.
+    async fn newest(&mut self) -> Option<Arc<Checkpoint>> {
+        if let Some(fresh) = self.fresh.take()
+            && fresh.is_valid()
+            && fresh.hazards().await.is_ok()
+        {
+            self.around.checkpoints.keep(Arc::clone(&fresh));
+        }
+        self.around.checkpoints.last(&self.id)
+    }
+
+    /// The state that policy `last` has kept is left behind: gives what there was of it.
+    pub(super) async fn leave_behind(&mut self) -> Option<Arc<Checkpoint>> {
+        let newest = self.newest().await;
+        if let Some(newest) = &newest {
+            newest.revoke();
+            let _ = self.around.checkpoints.delete(&self.id, LAST);
+        }
+        newest
+    }
+
+    /// Stands still for somebody who tries things out on copies.
+    pub(super) async fn hold(&mut self, hold: Hold) {
+        let held = self.freeze(UNNAMED, false).await;
+        let ready = held.is_ok();
+        if hold.held.send(held).is_err() || !ready {
+            return;
+        }
+        let mut release = hold.release;
+        let released = loop {
+            tokio::select! {
+                biased;
+                urgent = self.interventions.recv() => match urgent {
+                    Some(Urgent::Heal(_) | Urgent::Reconsider) => {}
+                    // Carried out when we are back; the holder then finds nobody to answer.
+                    Some(urgent) => {
+                        self.later.push(urgent);
+                        return;
+                    }
+                    None => return,
+                },
+                released = &mut release => break released,
+            }
+        };
+        if let Ok(Some((chosen, answer))) = released {
+            let gone_on = self.go_on_from(&chosen, false).await;
+            let done = gone_on.is_ok();
+            let _ = answer.send(gone_on);
+            if done {
+                self.leave_behind().await;
+                self.keep_last().await;
+            }
+        }
+    }
+
+    /// Answers an order about checkpoints.
+    pub(super) async fn serve_checkpoints(&mut self, order: Order) {
+        match order {
+            Order::Checkpoint { wish, reply } => {
+                let made = self.make_checkpoint(wish).await;
+                let _ = reply.send(made);
+            }
+            Order::Restore { from, keep_random, reply } => {
+                let restored = self.go_on_from(&from, keep_random).await;
+                if restored.is_ok() {
+                    self.leave_behind().await;
+                    self.keep_last().await;
+                }
+                let _ = reply.send(restored);
+            }
+            Order::Hold(hold) => self.hold(hold).await,
+            Order::Cell { .. } | Order::Variables { .. } | Order::State { .. } | Order::Rest { .. } => {}
+        }
+    }
+}
+
+impl From<StoreError> for SessionError {
+    fn from(error: StoreError) -> Self {
+        Self::Checkpoint(error)
+    }
+}

@@ -1,0 +1,280 @@
+//! Questions of running cells on their way to a client: MCP elicitation, in both protocol generations.
+//!
+//! Runs in: server. Older clients get a request of ours during the call. Those of 2026-07-28 get an `InputRequiredResult`
+//! and call again; between the two calls the cell waits in its worker, and its [`Flight`] here under a name that only the
+//! client knows. A call that brings such a name never runs code: it finds its cell, or is refused.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rmcp::{
+    Peer, RoleServer, ServiceError,
+    model::{
+        ClientResult, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
+        InputRequest, InputRequests, InputRequiredResult, InputResponses, PrimitiveSchemaDefinition, ProtocolVersion,
+        ServerRequest, StringSchema,
+    },
+    service::{PeerRequestOptions, RequestContext, RequestHandle},
+};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    protocol::Answer,
+    server::sessions::{
+        outcome::CellOutcome,
+        task::{Question, Session, SessionError},
+    },
+};
+
+/// The field of the form, and the name of the question among [`InputRequests`].
+const FIELD: &str = "input";
+/// Most cells that wait for a second call at a time.
+const MAX_WAITING: usize = 256;
+/// The outcome of a cell that ended while it waited is kept so long for its client.
+const KEEP: Duration = Duration::from_secs(600);
+/// Longest title of the form's field, in characters.
+const MAX_TITLE: usize = 100;
+
+/// How a client is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By a request during the call.
+    Request,
+    /// By a result that makes it call again.
+    Result,
+}
+
+/// How this call's client can be asked, if it says that it can show a form.
+pub fn way(context: &RequestContext<RoleServer>) -> Option<Way> {
+    let offered = context.client_capabilities()?.elicitation?;
+    if offered.form.is_none() && offered.url.is_some() {
+        return None;
+    }
+    // Dates of one format: in the order of their letters.
+    let stateless = context.protocol_version()?.as_str() >= ProtocolVersion::V_2026_07_28.as_str();
+    Some(if stateless { Way::Result } else { Way::Request })
+}
+
+/// A cell under way, as its calls see it. Dropped, it is taken back.
+#[derive(Debug)]
+pub struct Flight {
+    session: Session,
+    outcome: oneshot::Receiver<CellOutcome>,
+    questions: mpsc::UnboundedReceiver<Question>,
+    cancel: CancellationToken,
+    open: Option<Question>,
+    sent: Option<Sent>,
+}
+
+/// A question that an older client has been asked.
+#[derive(Debug)]
+struct Sent {
+    handle: RequestHandle<RoleServer>,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Flight {
+    pub fn new(
+        session: Session,
+        outcome: oneshot::Receiver<CellOutcome>,
+        questions: mpsc::UnboundedReceiver<Question>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self { session, outcome, questions, cancel, open: None, sent: None }
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Waits for the end, or for a question (`None`), which is the open one then. When the call is cancelled, so is the
+    /// cell.
+    pub async fn step(&mut self, call: &CancellationToken) -> Result<Option<CellOutcome>, SessionError> {
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut self.outcome => {
+                    self.take_back("the cell has ended").await;
+                    return outcome.map(Some).map_err(|_| SessionError::Deleted(self.session.id.to_string()));
+                }
+                () = call.cancelled(), if !self.cancel.is_cancelled() => self.cancel.cancel(),
+                Some(question) = self.questions.recv() => {
+                    self.take_back("the code asks something else now").await;
+                    self.open = Some(question);
+                    return Ok(None);
+                }
+                answer = answer_to(&mut self.sent) => {
+                    if let Some(sent) = self.sent.take() {
+                        let _ = sent.answer.send(answer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the open question as a request.
+    pub async fn send(&mut self, peer: &Peer<RoleServer>) {
+        let Some(params) = self.form() else { return };
+        let Some(question) = self.open.take() else { return };
+        let request = ServerRequest::ElicitRequest(ElicitRequest::new(params));
+        match peer.send_cancellable_request(request, PeerRequestOptions::no_options()).await {
+            Ok(handle) => self.sent = Some(Sent { handle, answer: question.answer }),
+            Err(error) => drop(question.answer.send(failed(&error))),
+        }
+    }
+
+    /// Tells the client that its answer is not wanted any more, if it has been asked.
+    async fn take_back(&mut self, reason: &str) {
+        if let Some(sent) = self.sent.take() {
+            let _ = sent.handle.cancel(Some(reason.to_owned())).await;
+        }
+    }
+
+    /// The open question as a form of one field, which may stay empty: so may a line of input.
+    fn form(&self) -> Option<ElicitRequestParams> {
+        let question = self.open.as_ref()?;
+        let title = question.prompt.trim().trim_end_matches([':', '>', '?']).trim();
+        let mut field = StringSchema::new();
+        field.title =
+            Some(if title.is_empty() || title.chars().count() > MAX_TITLE { FIELD } else { title }.to_owned().into());
+        let field = PrimitiveSchemaDefinition::String(field);
+        Some(ElicitRequestParams::FormElicitationParams {
+            meta: None,
+            message: message(&self.session.id, question),
+            requested_schema: ElicitationSchema::new([(FIELD.to_owned(), field)].into()),
+        })
+    }
+}
+
+/// Who asks, then what the code has written, which ends with its prompt.
+fn message(session: &str, question: &Question) -> String {
+    let Question { cell, prompt, output, .. } = question;
+    let header = format!("Python code (session {session:?}, cell {cell}) waits for a line of input.");
+    let shown = if output.ends_with(prompt.as_str()) { output.clone() } else { format!("{output}\n{prompt}") };
+    let shown = shown.trim();
+    if shown.is_empty() { header } else { format!("{header}\n\n{shown}") }
+}
+
+async fn answer_to(sent: &mut Option<Sent>) -> Answer {
+    match sent {
+        Some(sent) => match (&mut sent.handle.rx).await {
+            Ok(Ok(ClientResult::ElicitResult(result))) => answer(&result),
+            Ok(Ok(_)) => Answer::Failed("the client answered with something else than elicitation's result".to_owned()),
+            Ok(Err(error)) => failed(&error),
+            Err(_) => Answer::Failed("the connection to the client is closed".to_owned()),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn failed(error: &ServiceError) -> Answer {
+    Answer::Failed(format!("the client did not ask its user: {error}"))
+}
+
+fn answer(result: &ElicitResult) -> Answer {
+    match result.action {
+        ElicitationAction::Accept => {
+            let value = result.content.as_ref().map_or(&Value::Null, |content| &content[FIELD]);
+            Answer::Line(match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.strip_suffix('\n').unwrap_or(text).to_owned(),
+                other => other.to_string(),
+            })
+        }
+        ElicitationAction::Decline => Answer::Declined,
+        _ => Answer::Cancelled,
+    }
+}
+
+/// Cells whose client is to call again, by the name that it was given.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<HashMap<String, (Instant, Flight)>>);
+
+impl Waiting {
+    /// Keeps a cell whose question is open; gives what its client is told.
+    pub fn put(&self, flight: Flight) -> InputRequiredResult {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let request = flight.form().map(|params| InputRequest::Elicitation(ElicitRequest::new(params)));
+        let mut cells = self.0.lock();
+        cells.retain(|_, (since, flight)| since.elapsed() < KEEP || flight.outcome.is_empty());
+        if cells.len() >= MAX_WAITING
+            && let Some(oldest) = cells.iter().min_by_key(|(_, (since, _))| *since).map(|(name, _)| name.clone())
+        {
+            cells.remove(&oldest);
+        }
+        cells.insert(name.clone(), (Instant::now(), flight));
+        let requests = request.map(|request| InputRequests::from([(FIELD.to_owned(), request)]));
+        InputRequiredResult::new(requests, Some(name))
+    }
+
+    /// Finds the cell of a client that calls again, once, and passes its answer on. Without an answer that can be read
+    /// the question stays open.
+    pub fn take(&self, name: &str, responses: Option<&InputResponses>) -> Option<Flight> {
+        let (_, mut flight) = self.0.lock().remove(name)?;
+        let response = responses.and_then(|responses| responses.get(FIELD));
+        if let Some(result) = response.and_then(|value| serde_json::from_value::<ElicitResult>(value.clone()).ok())
+            && let Some(question) = flight.open.take()
+        {
+            let _ = question.answer.send(answer(&result));
+        }
+        Some(flight)
+    }
+}
+
+impl Flight {
+    /// Whether it still waits for the answer to a question that its client has been told.
+    pub fn is_open(&self) -> bool {
+        self.open.as_ref().is_some_and(|question| !question.answer.is_closed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn result(value: Value) -> Answer {
+        answer(&serde_json::from_value(value).expect("a result"))
+    }
+
+    #[test]
+    fn every_answer_is_a_line_or_a_reason() {
+        let line = |text: &str| Answer::Line(text.to_owned());
+        assert_eq!(result(json!({"action": "accept", "content": {"input": "Ada"}})), line("Ada"));
+        assert_eq!(result(json!({"action": "accept", "content": {"input": "Ada\n"}})), line("Ada"));
+        assert_eq!(result(json!({"action": "accept", "content": {"input": 7}})), line("7"));
+        assert_eq!(result(json!({"action": "accept", "content": {}})), line(""));
+        assert_eq!(result(json!({"action": "accept"})), line(""));
+        assert_eq!(result(json!({"action": "decline"})), Answer::Declined);
+        assert_eq!(result(json!({"action": "cancel"})), Answer::Cancelled);
+    }
+
+    #[test]
+    fn a_message_says_who_asks_and_shows_the_prompt_once() {
+        let words = |prompt: &str, output: &str| {
+            let question = Question {
+                cell: 3,
+                prompt: prompt.to_owned(),
+                output: output.to_owned(),
+                answer: oneshot::channel().0,
+            };
+            message("a", &question)
+        };
+        let header = "Python code (session \"a\", cell 3) waits for a line of input.";
+        assert_eq!(words("Name? ", "1) x\nName? "), format!("{header}\n\n1) x\nName?"));
+        assert_eq!(words("Name? ", ""), format!("{header}\n\nName?"));
+        assert_eq!(words("", ""), header);
+    }
+}

@@ -1,0 +1,8 @@
+//! What every tool call has: its schema, progress, questions to the user, links.
+//!
+//! Runs in: server.
+
+pub(in crate::server) mod asking;
+pub mod links;
+pub(crate) mod progress;
+pub mod schema;

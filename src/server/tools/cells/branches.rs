@@ -1,0 +1,191 @@
+//! `run_branches`: one session copied once for each candidate, all run from the same state, one kept or none.
+//!
+//! Runs in: server. The session stands still meanwhile (`session/rollback.rs`, `Hold`); each branch is a session of its own
+//! that only `Registry::branches` knows, so that guard and shutdown see it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use rmcp::model::CallToolResult;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::{
+    Server,
+    sessions::history::Recorded,
+    sessions::{
+        checkpoints::Checkpoint,
+        outcome::{CellOutcome, DeathReason, Ending, OnError},
+        registry::Fork,
+        task::{CellOrder, CheckpointWish, Chosen, Hold, Session, SessionError},
+    },
+    tools::{
+        Call, ToolError,
+        arguments::{self, Keep, KeepRule, RunBranches},
+        call::progress,
+        cells::reply,
+        reply,
+        results::{Branch, Branches},
+        sessions::checkpoints::warnings,
+    },
+};
+
+/// Most branches of one call.
+const MAX_BRANCHES: usize = 256;
+
+/// A branch that has run.
+struct Run {
+    session: Session,
+    code: String,
+    outcome: CellOutcome,
+}
+
+pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: RunBranches = call.read("run_branches")?;
+    if asked.codes.is_empty() || asked.codes.len() > MAX_BRANCHES {
+        return Err(ToolError::Argument(format!("`codes` must have between 1 and {MAX_BRANCHES} branches")));
+    }
+    for code in &asked.codes {
+        arguments::checked_code(code)?;
+    }
+    let keep = asked.keep.unwrap_or(Keep::Rule(KeepRule::None));
+    if let Keep::Number(number) = keep
+        && number as usize >= asked.codes.len()
+    {
+        let last = asked.codes.len() - 1;
+        return Err(ToolError::Argument(format!("`keep` is {number}, and the branches are 0 to {last}")));
+    }
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let limit = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
+    let timeout = session.limits.cell_limit(limit);
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let at_once = asked.max_parallel.map_or(processors, |count| count.max(1) as usize);
+    let deleted = || SessionError::Deleted(session.id.to_string());
+
+    let (held, holding) = oneshot::channel();
+    let (release, released) = oneshot::channel();
+    session.hold(Hold { held, release: released })?;
+    let from = holding.await.map_err(|_| deleted())??;
+    let mut notices = warnings(&from).await?;
+    let context = &call.context;
+    let work = branch_all(server, &session, &from, asked.codes, timeout, at_once, &context.ct);
+    let runs = progress::told(context, || format!("session {:?}: branches run", session.id), None, work).await;
+
+    let kept = match choose(keep, &runs) {
+        Ok(None) => None,
+        Ok(Some(index)) => match keep_branch(&runs[index], release).await {
+            Ok(()) => {
+                if let Ok(run) = &runs[index]
+                    && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome)
+                {
+                    session.history.add(recorded);
+                }
+                Some(index as u64)
+            }
+            Err(reason) => {
+                notices.push(format!("branch {index} could not be kept, and the session is as before: {reason}"));
+                None
+            }
+        },
+        Err(reason) => {
+            notices.push(reason);
+            None
+        }
+    };
+    let branches = end_all(server, runs).await;
+    reply(&Branches { session_id: session.id.to_string(), branches, kept, notices })
+}
+
+async fn branch_all(
+    server: &Server,
+    session: &Session,
+    from: &Arc<Checkpoint>,
+    codes: Vec<String>,
+    timeout: Option<Duration>,
+    at_once: usize,
+    cancel: &CancellationToken,
+) -> Vec<Result<Run, String>> {
+    let runs = codes.into_iter().enumerate().map(|(index, code)| async move {
+        let id = format!("{}.branch-{index}", session.id);
+        let fork = Fork { id: &id, description: String::new(), source: session, from };
+        let branch = server.registry.branch(fork).await.map_err(|error| error.to_string())?;
+        let order = CellOrder {
+            code: code.clone(),
+            timeout,
+            cancel: cancel.clone(),
+            asked: Instant::now(),
+            live: None,
+            on_error: OnError::Keep,
+            questions: None,
+        };
+        let outcome = branch.run(order).map_err(|error| error.to_string())?;
+        let outcome = outcome.await.map_err(|_| "the server is ending".to_owned())?;
+        Ok(Run { session: branch, code, outcome })
+    });
+    stream::iter(runs).buffered(at_once).collect().await
+}
+
+/// The branch to keep, by the rule; in words why there is none.
+fn choose(keep: Keep, runs: &[Result<Run, String>]) -> Result<Option<usize>, String> {
+    let well = |run: &Result<Run, String>| run.as_ref().is_ok_and(|run| matches!(run.outcome.ending, Ending::Finished));
+    match keep {
+        Keep::Rule(KeepRule::None) => Ok(None),
+        Keep::Rule(KeepRule::First) => {
+            runs.iter().position(well).map(Some).ok_or_else(|| "no branch ended well, so none is kept".to_owned())
+        }
+        Keep::Number(number) => match runs.get(number as usize) {
+            Some(run) if well(run) => Ok(Some(number as usize)),
+            _ => Err(format!("branch {number} did not end well, so the session is as before")),
+        },
+        Keep::Rule(rule @ (KeepRule::Max | KeepRule::Min)) => {
+            let sign = if rule == KeepRule::Max { 1.0 } else { -1.0 };
+            let values = runs.iter().enumerate().filter(|(_, run)| well(run));
+            let scored = values.filter_map(|(index, run)| Some((index, sign * number_of(run.as_ref().ok()?)?)));
+            // The first of equals.
+            let best = scored.fold(None, |best: Option<(usize, f64)>, next| match best {
+                Some(best) if best.1 >= next.1 => Some(best),
+                _ => Some(next),
+            });
+            best.map(|(index, _)| Some(index)).ok_or_else(|| {
+                "no branch ended well with a number as the value of its last expression, so none is kept".to_owned()
+            })
+        }
+    }
+}
+
+/// The value of the last expression as a number: `0.93`, `np.float64(0.93)`.
+fn number_of(run: &Run) -> Option<f64> {
+    let text = run.outcome.results.last()?.trim();
+    let inner = text.rsplit_once('(').map_or(text, |(_, rest)| rest.trim_end_matches(')'));
+    inner.parse().ok().filter(|number: &f64| !number.is_nan())
+}
+
+/// The session goes on from what the branch has become.
+async fn keep_branch(run: &Result<Run, String>, release: oneshot::Sender<Option<Chosen>>) -> Result<(), String> {
+    let run = run.as_ref().map_err(Clone::clone)?;
+    let wish = CheckpointWish { name: None, force: false, kept: false };
+    let chosen = run.session.checkpoint(wish).await.map_err(|error| error.to_string())?;
+    let (answer, answered) = oneshot::channel();
+    let gone = || "the session was restarted or deleted meanwhile".to_owned();
+    release.send(Some((chosen, answer))).map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())?.map_err(|error| error.to_string())
+}
+
+async fn end_all(server: &Server, runs: Vec<Result<Run, String>>) -> Vec<Branch> {
+    let ended = runs.into_iter().enumerate().map(|(index, run)| async move {
+        let index = index as u64;
+        match run {
+            Ok(Run { session, outcome, .. }) => {
+                session.end(DeathReason::Delete).await;
+                server.registry.end_branch(&session.id);
+                let cell = reply::cell(&session.id, outcome, 0);
+                Branch { index, outcome: Some(cell), refused: None }
+            }
+            Err(reason) => Branch { index, outcome: None, refused: Some(reason) },
+        }
+    });
+    futures::future::join_all(ended).await
+}

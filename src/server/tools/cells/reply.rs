@@ -1,0 +1,296 @@
+//! From a cell's outcome to what a client reads: the structured reply, and the same as text for people and models.
+//!
+//! Runs in: server. Pure.
+
+use std::fmt::Write as _;
+
+use crate::{
+    protocol::{CellError, Display, WorkerExit},
+    server::{
+        sessions::outcome::{CapturedText, CellOutcome, Death, Ending, Fate, Method, signal_name},
+        tools::results::{Cell, CellException, Exit, Shown},
+    },
+};
+
+/// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
+pub const MAX_REPLY: usize = 900_000;
+
+/// The structured reply, beside pictures that take `pictures` bytes of JSON.
+#[must_use]
+pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
+    let number = outcome.cell;
+    let notice = match (sentence(&outcome.ending), outcome.notice) {
+        (Some(ending), Some(notice)) => Some(format!("{ending} {notice}")),
+        (ending, notice) => ending.or(notice),
+    };
+    let (exit_code, death) = match &outcome.ending {
+        Ending::Exited(code) => (Some(*code), None),
+        Ending::Died(death) => (exit_code(death.exit), Some(exit(death, None))),
+        _ => (None, None),
+    };
+    let error = outcome.error.map(|error| exception(error, number));
+    let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file } = outcome.stdout;
+    let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file } = outcome.stderr;
+    let mut reply = Cell {
+        status: outcome.ending.status(),
+        session_id: session.to_owned(),
+        cell: (number > 0).then_some(number),
+        stdout,
+        stderr,
+        results: outcome.displays.iter().filter_map(words).chain(outcome.results).collect(),
+        outputs: outcome.displays.iter().flat_map(files).map(|(_, file)| file).collect(),
+        displays: outcome.displays.iter().map(shown).collect(),
+        new_files: outcome.new_files.paths,
+        new_files_omitted: outcome.new_files.omitted as u64,
+        new_files_incomplete: outcome.new_files.incomplete,
+        execution_time: outcome.ran.as_secs_f64(),
+        queued_time: outcome.queued.as_secs_f64(),
+        error,
+        exit_code,
+        death,
+        state: match outcome.fate {
+            Fate::Kept => "kept",
+            Fate::Lost => "lost",
+            Fate::Restored => "restored",
+            Fate::RolledBack => "rolled_back",
+        },
+        recovered_from: outcome.recovered.map(|recovered| recovered.from),
+        lost_cells: outcome.recovered.and_then(|recovered| recovered.lost),
+        notice,
+        alerts: outcome.alerts,
+        background: (!outcome.background.is_empty()).then_some(outcome.background),
+        stdout_bytes,
+        stderr_bytes,
+        stdout_file,
+        stderr_file,
+    };
+    fit(&mut reply, MAX_REPLY.saturating_sub(pictures));
+    reply
+}
+
+/// An exception, with the number of its cell.
+#[must_use]
+pub fn exception(error: CellError, cell: u64) -> CellException {
+    let CellError { kind, message, line, traceback, hint } = error;
+    CellException { kind, message, line, cell, traceback, hint }
+}
+
+fn words(display: &Display) -> Option<String> {
+    (!display.text.trim().is_empty()).then(|| display.text.clone())
+}
+
+fn files(display: &Display) -> impl Iterator<Item = (String, String)> {
+    display.data.iter().filter_map(|data| Some((data.mime.clone(), data.file.clone()?)))
+}
+
+fn shown(display: &Display) -> Shown {
+    Shown {
+        is_result: display.is_result,
+        display_id: display.id.clone(),
+        update: display.update,
+        files: files(display).collect(),
+    }
+}
+
+/// The same for people and models.
+#[must_use]
+pub fn text(reply: &Cell) -> String {
+    let mut text = String::with_capacity(reply.stdout.len() + reply.stderr.len() + 64);
+    if let Some(background) = &reply.background {
+        section(&mut text, "background output since the last cell", background);
+    }
+    text.push_str(&reply.stdout);
+    if !reply.stderr.is_empty() {
+        section(&mut text, "stderr", &reply.stderr);
+    }
+    for result in &reply.results {
+        if text.is_empty() { text.push_str(result) } else { section(&mut text, "result", result) }
+    }
+    if !reply.outputs.is_empty() {
+        section(&mut text, "outputs", &reply.outputs.join("\n"));
+    }
+    if !reply.new_files.is_empty() {
+        let mut files = reply.new_files.join("\n");
+        if reply.new_files_omitted > 0 {
+            let _ = write!(files, "\nand {} more", reply.new_files_omitted);
+        }
+        section(&mut text, "new files", &files);
+    }
+    if let Some(notice) = &reply.notice {
+        section(&mut text, reply.status, notice);
+    }
+    if !reply.alerts.is_empty() {
+        section(&mut text, "health", &reply.alerts.join("\n"));
+    }
+    if text.is_empty() {
+        text.push_str("(no output)");
+    }
+    text
+}
+
+/// A part of the text, under a title.
+pub fn section(text: &mut String, title: &str, body: &str) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let _ = write!(text, "--- {title} ---\n{body}");
+}
+
+/// One sentence on an ending that is not plain from the output; the worker's death has its own in the notice.
+fn sentence(ending: &Ending) -> Option<String> {
+    let interrupted = "it was interrupted; the session's variables are as it left them";
+    let killed = "no interrupt reached it, so its worker was killed";
+    match ending {
+        Ending::Finished | Ending::Raised | Ending::Interrupted | Ending::Died(_) => None,
+        Ending::Exited(code) => {
+            Some(format!("The code called sys.exit (code {code}), which ended this cell and not the session."))
+        }
+        Ending::TimedOut { limit, method } => {
+            let how = if *method == Method::Kill { killed } else { interrupted };
+            Some(format!("The time limit of {} s was over: {how}.", limit.as_secs_f64()))
+        }
+        Ending::CpuUsedUp { limit, method } => {
+            let how = if *method == Method::Kill { killed } else { interrupted };
+            Some(format!("The cell has used its limit of {} s of processor time: {how}.", limit.as_secs_f64()))
+        }
+        Ending::Cancelled { method: Method::NotStarted } => {
+            Some("The call was cancelled before its turn came: the code was not run.".to_owned())
+        }
+        Ending::Cancelled { method } => {
+            let how = if *method == Method::Kill { killed } else { interrupted };
+            Some(format!("The cell was cancelled: {how}."))
+        }
+        Ending::Refused { reason } => Some(format!("Not run: {reason}.")),
+    }
+}
+
+/// A worker's end, for a reply.
+#[must_use]
+pub fn exit(death: &Death, when: Option<String>) -> Exit {
+    Exit {
+        reason: death.reason.word(),
+        signal: match death.exit {
+            WorkerExit::Signal(number) => Some(signal_name(number)),
+            _ => None,
+        },
+        exit_code: exit_code(death.exit),
+        cell: death.cell,
+        description: death.describe(),
+        when,
+        report: death.report.clone(),
+    }
+}
+
+fn exit_code(exit: WorkerExit) -> Option<i32> {
+    match exit {
+        WorkerExit::Code(code) => Some(code),
+        WorkerExit::Signal(_) | WorkerExit::Unknown => None,
+    }
+}
+
+/// Shortens texts that a reply holds twice, structured and shown, until it stays below [`MAX_REPLY`].
+pub fn fit_texts(texts: &mut [&mut String]) {
+    let mut keep = 200_000;
+    while 2 * texts.iter().map(|text| json_length(text)).sum::<usize>() > MAX_REPLY && keep > 100 {
+        texts.iter_mut().for_each(|text| shorten(text, keep));
+        keep /= 2;
+    }
+}
+
+/// Shortens the long texts until the reply stays below [`MAX_REPLY`]: control characters grow sixfold in JSON.
+fn fit(reply: &mut Cell, most: usize) {
+    let mut keep = 200_000;
+    while weight(reply) > most && keep > 100 {
+        let mut texts = vec![&mut reply.stdout, &mut reply.stderr];
+        texts.extend(&mut reply.results);
+        texts.extend(&mut reply.background);
+        if let Some(error) = &mut reply.error {
+            texts.extend([&mut error.traceback, &mut error.message]);
+        }
+        texts.into_iter().for_each(|text| shorten(text, keep));
+        keep /= 2;
+    }
+}
+
+/// Bytes of JSON that a reply comes to, its text block included.
+fn weight(reply: &Cell) -> usize {
+    let shown = [&reply.stdout, &reply.stderr].into_iter().chain(&reply.results).chain(&reply.background);
+    let twice: usize = shown.map(|text| json_length(text)).sum();
+    let once: usize = reply.error.iter().map(|error| json_length(&error.traceback) + json_length(&error.message)).sum();
+    let paths: usize = reply.new_files.iter().chain(&reply.outputs).map(|path| 3 * path.len() + 40).sum();
+    2 * twice + once + paths + 200 * reply.displays.len() + 2048
+}
+
+fn json_length(text: &str) -> usize {
+    text.bytes()
+        .map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+            0..=0x1f => 6,
+            _ => 1,
+        })
+        .sum()
+}
+
+fn shorten(text: &mut String, keep: usize) {
+    if text.len() <= keep {
+        return;
+    }
+    let head = text.floor_char_boundary(keep / 2);
+    let tail = text.ceil_char_boundary(text.len() - keep / 2);
+    let left_out = tail - head;
+    let shorter = format!("{}\n[... {left_out} bytes left out of this reply ...]\n{}", &text[..head], &text[tail..]);
+    *text = shorter;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::sessions::task::refusal;
+
+    fn outcome(ending: Ending) -> CellOutcome {
+        CellOutcome { cell: 3, ending, ..refusal(String::new(), Duration::ZERO) }
+    }
+
+    fn captured(text: String) -> CapturedText {
+        CapturedText { total: text.len() as u64, text, file: None }
+    }
+
+    #[test]
+    fn people_read_output_then_result() {
+        let mut done = outcome(Ending::Finished);
+        done.stdout = captured("hello\n".to_owned());
+        done.results = vec!["42".to_owned()];
+        let reply = cell("default", done, 0);
+        assert_eq!(text(&reply), "hello\n--- result ---\n42");
+        assert_eq!((reply.status, reply.state, reply.cell), ("ok", "kept", Some(3)));
+        let mut plain = outcome(Ending::Finished);
+        plain.results = vec!["2".to_owned()];
+        assert_eq!(text(&cell("default", plain, 0)), "2");
+        assert_eq!(text(&cell("default", outcome(Ending::Finished), 0)), "(no output)");
+    }
+
+    #[test]
+    fn a_time_out_says_what_became_of_the_variables() {
+        let limit = Duration::from_secs(2);
+        let words = |method| cell("a", outcome(Ending::TimedOut { limit, method }), 0).notice.expect("a notice");
+        assert!(
+            words(Method::Interrupt).contains("limit of 2 s") && words(Method::Interrupt).contains("variables are")
+        );
+        assert!(words(Method::Kill).contains("killed"));
+    }
+
+    #[test]
+    fn control_characters_by_the_hundred_thousand_stay_below_what_clients_accept() {
+        let mut done = outcome(Ending::Finished);
+        done.stdout = captured("\u{1}".repeat(400_000));
+        done.stderr = captured("ä\n".repeat(130_000));
+        done.results = vec!["\u{2}".repeat(40_000)];
+        let reply = cell("default", done, 0);
+        let json = serde_json::to_string(&reply).expect("JSON").len();
+        let shown = serde_json::to_string(&text(&reply)).expect("JSON").len();
+        assert!(json + shown < 1 << 20, "{json} + {shown}");
+        assert!(reply.stdout.contains("left out of this reply"));
+    }
+}

@@ -1,0 +1,139 @@
+//! Tools that copy sessions, and take them back to what they were.
+//!
+//! Runs in: server. Thin: `server/checkpoints` keeps them, `session/rollback.rs` makes and restores them.
+
+use std::sync::Arc;
+
+use rmcp::model::CallToolResult;
+
+use crate::{
+    server::{
+        Server,
+        sessions::{
+            checkpoints::{self, Checkpoint, StoreError},
+            registry::Fork,
+            task::{CheckpointWish, SessionError},
+        },
+        tools::{
+            Call, ToolError,
+            arguments::{CheckpointSession, DeleteCheckpoint, ForkSession, ListCheckpoints, RestoreCheckpoint},
+            now, reply,
+            results::{
+                CheckpointEntry, CheckpointList, DeletedCheckpoint, ForkedSession, LimitsInForce, MadeCheckpoint,
+                RestoredCheckpoint,
+            },
+        },
+    },
+    sys::processes,
+};
+
+/// Longest description, characters.
+const MAX_DESCRIPTION: usize = 2000;
+
+pub(in crate::server) async fn checkpoint(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let asked: CheckpointSession = call.read("checkpoint_session")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    if let Some(name) = asked.name.as_ref().filter(|name| !checkpoints::is_name(name)) {
+        return Err(SessionError::from(StoreError::BadName(name.chars().take(80).collect())).into());
+    }
+    let wish = CheckpointWish { name: asked.name, force: asked.force.unwrap_or(false), kept: true };
+    let made = session.checkpoint(wish).await?;
+    let warnings = warnings(&made).await?;
+    reply(&MadeCheckpoint {
+        status: "created",
+        session_id: session.id.to_string(),
+        checkpoint: measured(made).await,
+        warnings,
+        timestamp: now(),
+    })
+}
+
+pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let asked: ListCheckpoints = call.read("list_checkpoints")?;
+    let session = asked.session_id.as_deref().map(|id| server.registry.get(id)).transpose()?;
+    let held = server.around.checkpoints.of(session.as_ref().map(|session| &session.id));
+    let mut entries = Vec::with_capacity(held.len());
+    for checkpoint in held {
+        entries.push(measured(checkpoint).await);
+    }
+    reply(&CheckpointList {
+        total: entries.len() as u64,
+        memory: entries.iter().map(|entry| entry.memory).sum(),
+        memory_limit: server.around.checkpoints.bounds().memory,
+        checkpoints: entries,
+    })
+}
+
+pub(in crate::server) async fn restore(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let asked: RestoreCheckpoint = call.read("restore_checkpoint")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let from = server.around.checkpoints.get(&session.id, &asked.name).map_err(SessionError::from)?;
+    let warnings = warnings(&from).await?;
+    session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false)).await?;
+    reply(&RestoredCheckpoint {
+        status: "restored",
+        session_id: session.id.to_string(),
+        checkpoint: from.name.to_string(),
+        after_cell: (from.cell > 0).then_some(from.cell),
+        pid: session.shared.get().worker.map(|worker| worker.pid),
+        warnings,
+        timestamp: now(),
+    })
+}
+
+pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let asked: ForkSession = call.read("fork_session")?;
+    let source = server.session(&call.client, asked.session_id.as_deref())?;
+    let description = asked.description.unwrap_or_default();
+    if description.chars().count() > MAX_DESCRIPTION {
+        return Err(ToolError::Argument(format!("`description` may have {MAX_DESCRIPTION} characters")));
+    }
+    server.registry.may_create(&asked.new_session_id)?;
+    let from = match &asked.checkpoint {
+        Some(name) => server.around.checkpoints.get(&source.id, name).map_err(SessionError::from)?,
+        None => {
+            let wish = CheckpointWish { name: None, force: asked.force.unwrap_or(false), kept: false };
+            source.checkpoint(wish).await?
+        }
+    };
+    let warnings = warnings(&from).await?;
+    let fork = Fork { id: &asked.new_session_id, description, source: &source, from: &from };
+    let session = server.registry.fork(fork).await?;
+    reply(&ForkedSession {
+        status: "created",
+        session_id: session.id.to_string(),
+        forked_from: source.id.to_string(),
+        checkpoint: asked.checkpoint,
+        after_cell: (from.cell > 0).then_some(from.cell),
+        warnings,
+        limits: LimitsInForce::from(&session.limits),
+        timestamp: now(),
+    })
+}
+
+pub(in crate::server) fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let asked: DeleteCheckpoint = call.read("delete_checkpoint")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let deleted = server.around.checkpoints.delete(&session.id, &asked.name).map_err(SessionError::from)?;
+    reply(&DeletedCheckpoint { status: "deleted", session_id: session.id.to_string(), name: deleted.name.to_string() })
+}
+
+/// What a checkpoint does not hold.
+pub(in crate::server) async fn warnings(checkpoint: &Checkpoint) -> Result<Vec<String>, ToolError> {
+    let mut warnings = checkpoint.hazards().await?;
+    if !checkpoint.missing.is_empty() {
+        let threads = checkpoint.missing.join(", ");
+        warnings.insert(0, format!("threads do not survive a fork, and the copy has none of these: {threads}"));
+    }
+    Ok(warnings)
+}
+
+/// With what it holds now; the kernel walks its page tables for that.
+async fn measured(checkpoint: Arc<Checkpoint>) -> CheckpointEntry {
+    let pid = checkpoint.pid;
+    let memory = tokio::task::spawn_blocking(move || processes::private_memory(pid)).await.ok().flatten();
+    if let Some(memory) = memory {
+        checkpoint.note_memory(memory);
+    }
+    CheckpointEntry::new(&checkpoint, memory.unwrap_or_else(|| checkpoint.memory()))
+}

@@ -1,0 +1,94 @@
+//! Tools that write a session's variables to a file of the workspace, and read them back, on another day or elsewhere.
+//!
+//! Runs in: server. The worker sees a file of forkpy's own, in the scratch directory; the workspace's is opened and written
+//! here, through the one handle on it (`server/workspace/handle.rs`). What is in the file is `python/forkpy_worker/statefile.py`'s.
+
+use std::{fs::File, path::PathBuf};
+
+use rmcp::model::CallToolResult;
+
+use crate::server::{
+    Server,
+    sessions::task::{Session, SessionError},
+    tools::{
+        Call, ToolError,
+        arguments::{LoadSession, SaveSession},
+        call::progress,
+        reply,
+        results::{LoadedSession, SavedSession},
+        workspace::files::blocking,
+    },
+    workspace::handle::FileError,
+};
+
+/// A file of ours for one call; removed with this value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(server: &Server) -> Self {
+        Self(server.around.scratch.join(format!("{}.saved", uuid::Uuid::new_v4().simple())))
+    }
+
+    fn name(&self) -> String {
+        self.0.to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+pub(in crate::server) async fn save(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: SaveSession = call.read("save_session")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let scratch = Scratch::new(server);
+    let report = waiting(&call, &session, session.save_to(scratch.name())).await?;
+    let (files, source, path) = (server.files.clone(), scratch.0.clone(), asked.path);
+    let written = blocking(move || {
+        let mut source = File::open(source).map_err(|error| FileError::reading(&path, error))?;
+        files.write_from(&path, &mut source)
+    })
+    .await?;
+    reply(&SavedSession {
+        status: "saved",
+        session_id: session.id.to_string(),
+        path: written.path,
+        size: written.size,
+        saved: report.names,
+        skipped: report.skipped.into_iter().collect(),
+    })
+}
+
+pub(in crate::server) async fn load(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: LoadSession = call.read("load_session")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let scratch = Scratch::new(server);
+    let (files, target, path) = (server.files.clone(), scratch.0.clone(), asked.path.clone());
+    blocking(move || {
+        let mut source = files.open_regular(&path)?;
+        let copied = File::create(target).and_then(|mut target| std::io::copy(&mut source, &mut target));
+        copied.map(drop).map_err(|error| FileError::reading(&path, error))
+    })
+    .await?;
+    let loaded = waiting(&call, &session, session.load_from(scratch.name())).await;
+    let report = loaded.map_err(|error| match error {
+        SessionError::Worker { session, reason } => {
+            SessionError::Worker { session, reason: format!("{:?} was not loaded: {reason}", asked.path) }
+        }
+        other => other,
+    })?;
+    reply(&LoadedSession {
+        status: "loaded",
+        session_id: session.id.to_string(),
+        path: asked.path,
+        loaded: report.names,
+        replaced: report.replaced,
+        skipped: report.skipped.into_iter().collect(),
+    })
+}
+
+async fn waiting<T>(call: &Call, session: &Session, work: impl Future<Output = T>) -> T {
+    progress::told(&call.context, || format!("session {:?}: variables are carried", session.id), None, work).await
+}

@@ -1,0 +1,253 @@
+//! `export_notebook` and `run_notebook`.
+//!
+//! Runs in: server. Brings sessions, files and the notebook format together; what may be large is read and written on
+//! blocking threads.
+
+pub mod document;
+pub mod html;
+pub mod outputs;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use rmcp::model::CallToolResult;
+
+use crate::{
+    server::{
+        Server,
+        sessions::{
+            outcome::{CellOutcome, Ending, Fate},
+            task::{CellOrder, SessionError},
+        },
+        tools::{
+            Call, ToolError,
+            arguments::{self, ExportNotebook, Format, OnError, RunNotebook},
+            call::{links, progress},
+            cells::reply,
+            reply, reply_with_text,
+            results::{CellException, ExportedNotebook, NotebookFailure, NotebookRun},
+            workspace::notebooks::{
+                document::{Document, NotebookError, Step},
+                outputs::Output,
+            },
+        },
+        workers::zygote::Stage,
+        workspace::handle::{Body, FileError, Files, Written},
+    },
+    settings::resolve::MAX_CODE,
+};
+
+/// Largest notebook that is read.
+const MAX_NOTEBOOK: u64 = 64 << 20;
+/// Bytes of outputs that are kept of one run; pictures and displays beyond them are left out.
+const MAX_OUTPUTS: usize = 64 << 20;
+/// Failures that a reply names.
+const MAX_FAILURES: usize = 20;
+
+pub(in crate::server) async fn export(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
+    let asked: ExportNotebook = call.read("export_notebook")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let ends_in_html = asked.path.as_ref().is_some_and(|path| path.ends_with(".html") || path.ends_with(".htm"));
+    let format = asked.format.unwrap_or(if ends_in_html { Format::Html } else { Format::Ipynb });
+    let word = if format == Format::Html { "html" } else { "ipynb" };
+    let path = asked.path.unwrap_or_else(|| format!("outputs/{}.{word}", session.id));
+    let python = match server.around.zygote.stage() {
+        Stage::Warm { python, .. } => Some(python),
+        Stage::Starting | Stage::Failed(_) => None,
+    };
+    let (cells, left_out) = session.history.cells();
+    let count = cells.len() as u64;
+    let (files, id) = (server.files.clone(), session.id.clone());
+    let written = blocking(move || {
+        let document = Document::new(&id, python.as_deref(), &cells, left_out);
+        let text = match format {
+            Format::Ipynb => document.text(),
+            Format::Html => html::page(&id, &document),
+        };
+        write(&files, &path, text)
+    })
+    .await?;
+    let mut reply = reply(&ExportedNotebook {
+        full_path: written.full_path.to_string_lossy().into_owned(),
+        format: word,
+        session_id: session.id.to_string(),
+        cells: count,
+        cells_left_out: left_out,
+        size: written.size,
+        path: written.path.clone(),
+    })?;
+    links::add(&mut reply, &call.context, server.files.root(), [written.path.as_str()]);
+    Ok(reply)
+}
+
+pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
+    let asked: RunNotebook = call.read("run_notebook")?;
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
+    let (files, path) = (server.files.clone(), asked.path.clone());
+    let parameters = asked.parameters.unwrap_or_default();
+    let (document, steps) = blocking(move || {
+        let mut document = Document::read(&path, &files.text(&path, MAX_NOTEBOOK)?)?;
+        document.inject(&parameters)?;
+        let steps = document.begin();
+        if let Some(step) = steps.iter().find(|step| step.code.len() > MAX_CODE || step.code.contains('\0')) {
+            let reason = format!("cell {}: its code is too long, or holds a NUL character", step.index);
+            return Err(NotebookError::Shape { path, reason }.into());
+        }
+        Ok((document, steps))
+    })
+    .await?;
+    let total = steps.len();
+    let live = progress::live(&call.context);
+    let mut run = Run { document, goes_on: asked.on_error == Some(OnError::Continue), ..Run::default() };
+    let at = AtomicUsize::new(0);
+    let doing = || format!("notebook {:?}: cell {} of {total}", asked.path, at.load(Ordering::Relaxed));
+    let began = Instant::now();
+    let work = async {
+        for step in steps {
+            at.fetch_add(1, Ordering::Relaxed);
+            let order = CellOrder {
+                code: step.code.clone(),
+                timeout,
+                cancel: call.context.ct.clone(),
+                asked: Instant::now(),
+                live: live.clone(),
+                on_error: Default::default(),
+                questions: None,
+            };
+            let deleted = || SessionError::Deleted(session.id.to_string());
+            let outcome = match session.run(order) {
+                Ok(answer) => answer.await.map_err(|_| deleted()),
+                Err(error) => Err(error),
+            };
+            if !run.take(&step, outcome) {
+                break;
+            }
+        }
+    };
+    progress::told(&call.context, doing, live.clone(), work).await;
+    let execution_time = began.elapsed().as_secs_f64();
+    let output = asked.output_path.unwrap_or_else(|| asked.path.clone());
+    let (document, files) = (run.document, server.files.clone());
+    let written = blocking(move || write(&files, &output, document.text())).await?;
+    let value = NotebookRun {
+        status: run.status.unwrap_or("ok"),
+        path: asked.path,
+        output_path: written.path,
+        session_id: session.id.to_string(),
+        executed: run.executed,
+        total: total as u64,
+        failures: run.failures,
+        execution_time,
+        notice: (!run.notices.is_empty()).then(|| run.notices.join(" ")),
+    };
+    let failed = run.stopped_by_tool;
+    let mut reply = reply_with_text(&value, text(&value), failed)?;
+    links::add(&mut reply, &call.context, server.files.root(), [value.output_path.as_str()]);
+    Ok(reply)
+}
+
+/// A notebook that is being run.
+#[derive(Default)]
+struct Run {
+    document: Document,
+    goes_on: bool,
+    executed: u64,
+    /// How the first cell ended that did not end well.
+    status: Option<&'static str>,
+    failures: Vec<NotebookFailure>,
+    notices: Vec<String>,
+    /// Bytes of outputs so far.
+    kept: usize,
+    /// It ended by something else than the code's own doing.
+    stopped_by_tool: bool,
+}
+
+impl Run {
+    /// Takes over what came of a cell; false when no further one is to be run.
+    fn take(&mut self, step: &Step, outcome: Result<CellOutcome, SessionError>) -> bool {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.note(error.to_string());
+                self.fail(step.index, "refused", None);
+                self.stopped_by_tool = true;
+                return false;
+            }
+        };
+        let mut outputs = outputs::of(&outcome);
+        self.document.replace_shown(&mut outputs);
+        self.bound(&mut outputs);
+        self.document.set(step.index, outcome.cell, &outputs);
+        self.executed += u64::from(outcome.cell > 0);
+        if let Some(notice) = &outcome.notice {
+            self.note(notice.clone());
+        }
+        let status = outcome.ending.status();
+        let is_own = matches!(outcome.ending, Ending::Raised);
+        if status == "ok" || (is_own && step.may_raise) {
+            return true;
+        }
+        if let Ending::Refused { reason } = &outcome.ending {
+            self.note(reason.clone());
+        }
+        self.stopped_by_tool |= outcome.ending.is_tool_error();
+        let number = outcome.cell;
+        self.fail(step.index, status, outcome.error.map(|error| reply::exception(error, number)));
+        // Whoever goes on after errors does not go on in a session that has lost everything, or after a cancellation.
+        self.goes_on
+            && matches!(outcome.ending, Ending::Raised | Ending::Exited(_) | Ending::TimedOut { .. })
+            && outcome.fate == Fate::Kept
+    }
+
+    fn fail(&mut self, index: usize, status: &'static str, error: Option<CellException>) {
+        self.status.get_or_insert(status);
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(NotebookFailure { index: index as u64, status, error });
+        }
+    }
+
+    fn note(&mut self, words: String) {
+        if self.notices.len() < MAX_FAILURES && !self.notices.contains(&words) {
+            self.notices.push(words);
+        }
+    }
+
+    /// Leaves out displays beyond what one notebook is to hold.
+    fn bound(&mut self, outputs: &mut [Output]) {
+        for output in outputs {
+            if self.kept + output.size() > MAX_OUTPUTS && output.leave_out_data() {
+                self.note(format!("Displays beyond {} MiB are not in the notebook.", MAX_OUTPUTS >> 20));
+            }
+            self.kept += output.size();
+        }
+    }
+}
+
+fn text(run: &NotebookRun) -> String {
+    let mut text = format!(
+        "{}: {} of {} code cells of {} were run in session {:?}; written to {}",
+        run.status, run.executed, run.total, run.path, run.session_id, run.output_path
+    );
+    for failure in &run.failures {
+        let words = failure.error.as_ref().map_or_else(String::new, |error| error.traceback.clone());
+        reply::section(&mut text, &format!("cell {}: {}", failure.index, failure.status), &words);
+    }
+    if let Some(notice) = &run.notice {
+        reply::section(&mut text, "notice", notice);
+    }
+    text
+}
+
+fn write(files: &Files, path: &str, content: String) -> Result<Written, ToolError> {
+    Ok(files.write(path, &Body { content, base64: false, encoding: None })?)
+}
+
+/// The server's one thread waits for no disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ToolError> + Send + 'static,
+) -> Result<T, ToolError> {
+    tokio::task::spawn_blocking(work).await.map_err(FileError::Lost)?
+}

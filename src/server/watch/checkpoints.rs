@@ -1,0 +1,37 @@
+//! Watches how checkpoints grow: what a session changes, its checkpoints hold alone from then on.
+//!
+//! Runs in: server, one task; the kernel's figures are read on a blocking thread.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    server::{counters, sessions::checkpoints::Checkpoints},
+    sys::processes,
+};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+/// A look that took long is followed by a pause so many times as long.
+const SHARE: u32 = 50;
+
+/// Runs until the task is dropped.
+pub async fn watch(checkpoints: Checkpoints) {
+    loop {
+        let began = Instant::now();
+        let held = checkpoints.of(None);
+        let count = held.len();
+        if count > 0 {
+            let _ = tokio::task::spawn_blocking(move || {
+                for checkpoint in held {
+                    if let Some(memory) = processes::private_memory(checkpoint.pid) {
+                        checkpoint.note_memory(memory);
+                    }
+                }
+            })
+            .await;
+            checkpoints.relieve();
+        }
+        counters::checkpoints(count, checkpoints.memory());
+        tokio::time::sleep(PAUSE.max(began.elapsed() * SHARE)).await;
+    }
+}

@@ -1,0 +1,76 @@
+//! Ends sessions that nobody has used for long, or that are too old, where such limits are set.
+//!
+//! Runs in: server, one task. A session that runs a cell, has calls waiting or is starting is never touched: looking at it
+//! and taking it out of the table are one step without an await, and the server has one thread, so a call either is
+//! there before and keeps the session, or comes after and is told what became of it.
+//!
+//! `default` cannot be deleted: its worker is ended instead, and the next cell is told that the variables are gone. That
+//! order takes its place in the session's queue like a call, and is dropped when calls came with it.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    server::{
+        counters,
+        sessions::{
+            outcome::DeathReason,
+            registry::{DEFAULT, Registry},
+            status::{Phase, Status},
+            task::Session,
+        },
+    },
+    settings::limits::Limits,
+};
+
+/// Between two looks: a hundredth of the shortest time that is set, within these.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Runs until the task is dropped.
+pub async fn watch(registry: Arc<Registry>) {
+    loop {
+        let all = registry.all();
+        let times = all.iter().flat_map(|session| [session.limits.idle, session.limits.age]).flatten();
+        let pause = times.min().map_or(LONGEST, |time| (time / 100).clamp(SHORTEST, LONGEST));
+        for session in all {
+            if let Some(why) = due(&session.limits, &session.shared.get()) {
+                clean_up(&registry, &session, why);
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Why this session is to be cleaned up now, if it is.
+fn due(limits: &Limits, status: &Status) -> Option<DeathReason> {
+    if status.waiting > 0 || !matches!(status.phase, Phase::Idle | Phase::Dead) {
+        return None;
+    }
+    if let Some(limit) = limits.idle
+        && status.used_at.elapsed() >= limit
+    {
+        return Some(DeathReason::Idle { limit });
+    }
+    let limit = limits.age?;
+    (status.created_at.elapsed() >= limit).then_some(DeathReason::Age { limit })
+}
+
+fn clean_up(registry: &Registry, session: &Session, why: DeathReason) {
+    if *session.id == *DEFAULT {
+        let status = session.shared.get();
+        // What is old about it is its worker.
+        let Some(worker) = status.worker else { return };
+        let young = matches!(why, DeathReason::Age { limit } if worker.born.elapsed() < limit);
+        if !young && session.rest(why) {
+            tracing::info!(session = %session.id, "{}", why.cleaned_up());
+            counters::session_cleaned(why.word());
+        }
+        return;
+    }
+    if registry.forget(&session.id, why.cleaned_up()) {
+        tracing::info!(session = %session.id, "{}", why.cleaned_up());
+        counters::session_cleaned(why.word());
+        let session = session.clone();
+        tokio::spawn(async move { session.end(why).await });
+    }
+}

@@ -1,0 +1,129 @@
+//! `/healthz` and `/readyz`, for whoever runs this server: is it up, and can it make a session.
+//!
+//! Runs in: server. Open to callers without the token: it tells nothing but yes or no, and why not.
+//!
+//! Readiness is proven, not assumed: a worker is forked, says hello, and is ended again (some milliseconds). One proof at
+//! a time, and one good for a second: a probe in a loop costs no more than a probe a second.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use tokio::sync::Mutex;
+
+use crate::{
+    protocol::WorkerLimits,
+    server::{
+        sessions::task::Surroundings,
+        workers::{
+            link::Worker,
+            zygote::{Stage, ZygoteError},
+        },
+    },
+};
+
+/// How long a fork may take to count as ready.
+const LIMIT: Duration = Duration::from_secs(3);
+/// How long an answer is good.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// What `/readyz` needs.
+pub struct Readiness {
+    around: Arc<Surroundings>,
+    last: Mutex<Option<(Instant, Result<Duration, Unready>)>>,
+}
+
+/// Why no worker could be made.
+#[derive(Debug, Clone)]
+struct Unready {
+    reason: String,
+    /// The zygote has answered: it is the system that refuses.
+    answered: bool,
+}
+
+impl Readiness {
+    /// Nothing proven yet.
+    #[must_use]
+    pub fn new(around: Arc<Surroundings>) -> Self {
+        Self { around, last: Mutex::new(None) }
+    }
+
+    /// How long a worker took just now.
+    ///
+    /// # Errors
+    /// The reason why there was none.
+    pub async fn proof(&self) -> Result<Duration, String> {
+        self.look(GOOD_FOR).await.map_err(|unready| unready.reason)
+    }
+
+    /// Whether the server does its part now: the zygote answers, be it with the system's refusal.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub async fn works(&self) -> Result<(), String> {
+        match self.look(Duration::ZERO).await {
+            Ok(_) | Err(Unready { answered: true, .. }) => Ok(()),
+            Err(Unready { reason, .. }) => Err(reason),
+        }
+    }
+
+    /// Proves it, unless there is a proof no older than `good_for`.
+    async fn look(&self, good_for: Duration) -> Result<Duration, Unready> {
+        let silent = |reason: &str| Err(Unready { reason: reason.to_owned(), answered: false });
+        match self.around.zygote.stage() {
+            Stage::Warm { .. } => {}
+            Stage::Starting => return silent("Python is starting"),
+            Stage::Failed(reason) => return silent(&reason),
+        }
+        let mut last = self.last.lock().await;
+        if let Some((when, answer)) = &*last
+            && when.elapsed() < good_for
+        {
+            return answer.clone();
+        }
+        let answer = prove(&self.around).await;
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    }
+}
+
+/// `GET /healthz`: the server answers, so it is alive.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: 200 when a worker could be made just now, else 503 with the reason.
+pub async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+    match readiness.proof().await {
+        Ok(took) => format!("ready: a worker was made in {:.1} ms\n", took.as_secs_f64() * 1e3).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
+    let began = Instant::now();
+    let worker =
+        match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe", WorkerLimits::default())).await {
+            Ok(Ok(worker)) => worker,
+            Ok(Err(error)) => {
+                return Err(Unready { answered: matches!(error, ZygoteError::Fork(_)), reason: error.to_string() });
+            }
+            Err(_) => {
+                let reason = format!("no worker came up within {} s", LIMIT.as_secs());
+                return Err(Unready { reason, answered: false });
+            }
+        };
+    let took = began.elapsed();
+    worker.kill();
+    let _ = worker.pidfd.readable().await;
+    let _ = tokio::time::timeout(LIMIT, around.zygote.exit_of(worker.pid, worker.pidfd.get_ref())).await;
+    around.zygote.reap(worker.pid);
+    around.children.remove(worker.pid);
+    Ok(took)
+}

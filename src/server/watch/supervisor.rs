@@ -1,0 +1,261 @@
+//! Looks at every session, remembers what it saw, raises alerts, and asks the session's task to act where the policy says.
+//!
+//! Runs in: server, one task; `/proc` is read on a blocking thread. It never touches a worker: a death is heard by the
+//! session's own task, and so is a wish of the supervisor's.
+//!
+//! What costs: a busy session is read and pinged every second. An idle one is left asleep but for one look and one ping in
+//! each interval, unless somebody used it meanwhile. The deep look (proportional memory, subprocesses) walks the whole
+//! process table once for all sessions whose turn it is, every five seconds at most.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    server::{
+        counters,
+        health::{
+            HealthPolicy, Record, State, Verdict,
+            alerts::{Change, Kind, Measure},
+            history::{Deep, Sample},
+            recovery::{Step, plan},
+        },
+        mcp::resources::health::announce_alert,
+        sessions::{
+            registry::Registry,
+            status::{Phase, Status},
+            task::{Session, Surroundings},
+        },
+        watch::{
+            examine,
+            readings::{Metrics, Reading},
+        },
+    },
+    settings::policy::MB,
+};
+
+/// Longest pause between two rounds.
+const ROUND: Duration = Duration::from_secs(1);
+/// Shortest pause between two walks over the process table.
+const DEEP_ROUND: Duration = Duration::from_secs(5);
+/// A wish that has had no effect is made again after the grace time and this.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One session in one round.
+struct Look {
+    session: Session,
+    pid: i32,
+    born: Instant,
+    deep: bool,
+}
+
+struct Supervisor {
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    around: Arc<Surroundings>,
+    walked: Instant,
+}
+
+/// Runs until the task is dropped.
+pub async fn watch(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<Surroundings>) {
+    let mut ticks = tokio::time::interval(around.health.interval.min(ROUND));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut supervisor = Supervisor { registry, metrics, around, walked: Instant::now() };
+    loop {
+        ticks.tick().await;
+        supervisor.round().await;
+    }
+}
+
+impl Supervisor {
+    async fn round(&mut self) {
+        let (looks, without) = self.whose_turn();
+        let (readings, deep) = self.read(&looks).await;
+        for look in looks {
+            let seen = readings.get(&look.pid).map(|reading| self.seen(&look, reading, deep.get(&look.pid).copied()));
+            self.judge(&look.session, seen);
+            tokio::task::yield_now().await;
+        }
+        without.iter().for_each(|session| self.judge(session, None));
+        self.around.oom.look();
+    }
+
+    /// Sessions to be read now, and those that have no worker to read.
+    fn whose_turn(&mut self) -> (Vec<Look>, Vec<Session>) {
+        let now = Instant::now();
+        let walk = now.duration_since(self.walked) >= DEEP_ROUND.min(self.around.health.interval);
+        let (mut looks, mut without, mut living) = (Vec::new(), Vec::new(), Vec::new());
+        for session in self.registry.all() {
+            let status = session.shared.get();
+            let Some(worker) = &status.worker else {
+                without.push(session);
+                continue;
+            };
+            living.push(worker.pid);
+            let busy = status.phase != Phase::Idle || worker.control.unanswered().is_some();
+            let (pid, born) = (worker.pid, worker.born);
+            let (due, deep) = session.shared.record(|record| {
+                let examined = record.examined.unwrap_or(status.created_at);
+                let over = now.duration_since(examined) >= record.policy.interval;
+                let deep = walk && (busy || over);
+                let used = record.history.last().is_none_or(|sample| sample.pid == pid && sample.at < status.used_at);
+                if deep {
+                    record.examined = Some(now);
+                }
+                (busy || used || deep, deep)
+            });
+            if matches!(status.phase, Phase::Busy { since, .. } if now.duration_since(since) >= ROUND) || deep {
+                worker.control.probe();
+            }
+            if due {
+                looks.push(Look { session, pid, born, deep });
+            }
+        }
+        if walk {
+            self.walked = now;
+        }
+        self.metrics.retain(&living);
+        (looks, without)
+    }
+
+    async fn read(&self, looks: &[Look]) -> (HashMap<i32, Reading>, HashMap<i32, Deep>) {
+        if looks.is_empty() {
+            return (HashMap::new(), HashMap::new());
+        }
+        let all: Vec<i32> = looks.iter().map(|look| look.pid).collect();
+        let deep: Vec<i32> = looks.iter().filter(|look| look.deep).map(|look| look.pid).collect();
+        let metrics = Arc::clone(&self.metrics);
+        let read = move || {
+            let readings = all.into_iter().filter_map(|pid| Some((pid, metrics.read(pid)?))).collect();
+            (readings, if deep.is_empty() { HashMap::new() } else { examine::deep(&deep) })
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// What is remembered of a look; its state is to be judged yet.
+    fn seen(&self, look: &Look, reading: &Reading, deep: Option<Deep>) -> Sample {
+        let cpu_percent = self.metrics.cpu_percent(look.pid, reading, look.born);
+        Sample {
+            at: Instant::now(),
+            pid: look.pid,
+            state: State::Idle,
+            memory: reading.memory,
+            cpu: reading.cpu,
+            cpu_percent,
+            threads: reading.threads,
+            deep,
+        }
+    }
+
+    /// One verdict on a session as it is now: remembered with what was seen, and what follows from it, alerts and wishes.
+    fn judge(&self, session: &Session, seen: Option<Sample>) {
+        let status = session.shared.get();
+        let policy = session.shared.record(|record| record.policy);
+        let verdict = examine::verdict(&self.around.zygote, &self.metrics, session, &status, policy.hung_after);
+        let waited = status.worker.as_ref().and_then(|worker| worker.control.unanswered());
+        let waited = waited.map_or(Duration::ZERO, |ping| ping.waited);
+        let now = Instant::now();
+        let (changes, wish) = session.shared.record(|record| {
+            if let Some(sample) = seen {
+                record.history.push(Sample { state: verdict.state, ..sample });
+            }
+            let measures = measures(record, &verdict, &status, waited);
+            let changes = record.alarms.take(measures, now, policy.interval);
+            (changes, self.wish(record, verdict.state, waited, now))
+        });
+        for change in changes {
+            self.tell(session, change);
+        }
+        if let Some(step) = wish {
+            tracing::info!(session = %session.id, step = step.word(), "{}", verdict.reason);
+            session.heal(step);
+        }
+    }
+
+    fn wish(&self, record: &mut Record, state: State, waited: Duration, now: Instant) -> Option<Step> {
+        let crossed = record.alarms.is_raised(Kind::MemoryCleanup);
+        record.collected &= crossed;
+        let step = plan(&record.policy, state, waited, crossed && !record.collected)?;
+        if step == Step::Collect {
+            record.collected = true;
+        } else if record.wished.is_some_and(|then| now.duration_since(then) < self.around.settings.grace + PATIENCE) {
+            return None;
+        } else {
+            record.wished = Some(now);
+        }
+        Some(step)
+    }
+
+    fn tell(&self, session: &Session, change: Change) {
+        let when = Timestamp::now().to_string();
+        announce_alert(&self.around.changes, &session.id);
+        match change {
+            Change::Raised(measure) => {
+                counters::alert_raised(measure.kind.word());
+                let alert = self.around.alerts.raise(&session.id, &measure, when);
+                tracing::warn!(session = %session.id, alert = alert.id, kind = measure.kind.word(), "{}", measure.words);
+                session.shared.record(|record| record.tell(measure.words));
+            }
+            Change::Cleared(kind) => {
+                self.around.alerts.clear(&session.id, kind, &when);
+                tracing::info!(session = %session.id, kind = kind.word(), "alert is over");
+            }
+        }
+    }
+}
+
+/// The values of a session that have thresholds.
+fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duration) -> Vec<Measure> {
+    let HealthPolicy { memory_alert, memory_cleanup, cpu_alert, hung_after, interval, .. } = record.policy;
+    let memory = status.worker.as_ref().and_then(|worker| {
+        let sample = record.history.last().filter(|sample| sample.pid == worker.pid)?;
+        let started = record.history.last_deep(worker.pid).map_or(0, |(_, deep)| deep.subprocess_memory);
+        Some(sample.memory + started)
+    });
+    let memory = as_f64(memory.unwrap_or(0));
+    let mut measures = vec![
+        above(Kind::Memory, memory, as_f64(memory_alert), |value, limit| {
+            format!("memory: {:.0} MB, above the alert threshold of {:.0} MB", value / MB, limit / MB)
+        }),
+        above(Kind::MemoryCleanup, memory, as_f64(memory_cleanup), |value, limit| {
+            format!("memory: {:.0} MB, above the clean-up threshold of {:.0} MB", value / MB, limit / MB)
+        }),
+        so(Kind::Unhealthy, matches!(verdict.state, State::Dead | State::Zombie) && !rests(status), &verdict.reason),
+        so(Kind::Stopped, verdict.state == State::Stopped, &verdict.reason),
+        so(Kind::Parked, record.ledger.parked().is_some(), record.ledger.parked().unwrap_or_default()),
+    ];
+    let hung = if verdict.state == State::Hung { waited.as_secs_f64() } else { 0.0 };
+    measures.push(above(Kind::Unresponsive, hung, hung_after.as_secs_f64(), |_, _| verdict.reason.clone()));
+    // Not known, not judged: an alert that is up stays up until the mean is known again.
+    if let Some(cpu) = record.history.mean_cpu(interval).or_else(|| status.worker.is_none().then_some(0.0)) {
+        measures.push(above(Kind::Cpu, cpu, cpu_alert, |value, limit| {
+            let seconds = interval.as_secs_f64();
+            format!("processor: {value:.0} % over {seconds} s, above the threshold of {limit:.0} %")
+        }));
+    }
+    measures
+}
+
+/// Its worker was let go because nobody used it: no worker, and no illness.
+fn rests(status: &Status) -> bool {
+    status.worker.is_none() && status.last_exit.as_ref().is_some_and(|(death, _)| death.reason.is_rest())
+}
+
+fn above(kind: Kind, value: f64, threshold: f64, words: impl FnOnce(f64, f64) -> String) -> Measure {
+    let words = if threshold > 0.0 && value >= threshold { words(value, threshold) } else { String::new() };
+    Measure { kind, value, threshold, words }
+}
+
+fn so(kind: Kind, is_so: bool, words: &str) -> Measure {
+    let words = if is_so { words.to_owned() } else { String::new() };
+    Measure { kind, value: f64::from(u8::from(is_so)), threshold: 1.0, words }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "byte counts need no more than 52 bits")]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}

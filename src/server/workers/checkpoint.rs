@@ -1,0 +1,307 @@
+//! One checkpoint: a process that stands still, and the socket by which it is asked for workers.
+//!
+//! Runs in: server. The process is the server's own child (`sys/sibling.rs`), so that it outlives the worker it is of and
+//! the zygote that one came from. It is registered among our children before anybody can take it for a stray.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use tokio::sync::Mutex;
+
+use crate::{
+    protocol::{
+        FrameError, FromCheckpoint, MAX_ZYGOTE, PROTOCOL_VERSION, ToCheckpoint,
+        asynchronous::{FrameReader, FrameWriter, framed},
+    },
+    server::{
+        sessions::checkpoints::LAST,
+        workers::{
+            children::{Children, Expected},
+            link::Worker,
+            zygote::{Ends, Zygote, watch},
+        },
+    },
+    sys::pidfd::PidFd,
+};
+
+/// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
+const LIMIT: Duration = Duration::from_secs(30);
+
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// Why a checkpoint is none, or wakes nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Its process has ended.
+    #[error("checkpoint {name:?} cannot be used: {reason}")]
+    Broken {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A checkpoint that is being made: its number, and our end of its socket.
+#[derive(Debug)]
+pub struct Making {
+    /// Its number within the server.
+    pub number: u64,
+    link: UnixStream,
+    expected: Expected,
+    children: Children,
+}
+
+impl Making {
+    /// Begins: the other end goes to the worker.
+    ///
+    /// # Errors
+    /// When the server is out of descriptors.
+    pub fn begin(children: &Children) -> io::Result<(Self, UnixStream)> {
+        let (link, theirs) = UnixStream::pair()?;
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let making = Self { number, link, expected: children.expect(), children: children.clone() };
+        Ok((making, theirs))
+    }
+
+    /// The worker has died or refused: a checkpoint that exists all the same ends, for its socket is closed.
+    pub fn give_up(self) {
+        let Self { children, link, expected, .. } = self;
+        drop((link, expected));
+        tokio::task::spawn_blocking(move || children.end_strays());
+    }
+
+    /// The worker has forked it, and goes on.
+    ///
+    /// # Errors
+    /// When its process is not there, or the server is out of descriptors.
+    pub fn born(self, of: Birth<'_>, pid: i32, missing: Vec<String>) -> io::Result<Arc<Checkpoint>> {
+        self.children.add(pid);
+        let killer = PidFd::open(pid).inspect_err(|_| self.children.remove(pid))?;
+        let ended = watch(pid)?;
+        let alive = Arc::new(AtomicBool::new(true));
+        let (children, lives) = (self.children.clone(), Arc::clone(&alive));
+        tokio::spawn(async move {
+            let _ = ended.readable().await;
+            lives.store(false, Ordering::Release);
+            let _ = ended.get_ref().ended(true);
+            children.remove(pid);
+        });
+        let (reader, mut writer) = framed(self.link, MAX_ZYGOTE, MAX_ZYGOTE)?;
+        // It has read nothing yet, so this goes through; an error shows when it is used.
+        let _ = writer.write_with(&ToCheckpoint::Settle, &[]);
+        Ok(Arc::new(Checkpoint {
+            number: self.number,
+            name: Arc::from(of.name),
+            session: Arc::clone(of.session),
+            cell: of.cell,
+            made: Timestamp::now(),
+            made_at: Instant::now(),
+            pid,
+            missing,
+            children: self.children.clone(),
+            link: Mutex::new(Link { reader, writer, state: State::Settling }),
+            killer,
+            alive,
+            memory: AtomicU64::new(0),
+            revoked: AtomicBool::new(false),
+        }))
+    }
+}
+
+/// What a checkpoint is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The session.
+    pub session: &'a Arc<str>,
+    /// The last cell that had run.
+    pub cell: u64,
+}
+
+/// A frozen copy of a session. Dropped, its process ends.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Number within the server: older ones have lower ones.
+    pub number: u64,
+    /// Its name within the session.
+    pub name: Arc<str>,
+    /// Whose it is.
+    pub session: Arc<str>,
+    /// The last cell that had run.
+    pub cell: u64,
+    /// When it was made.
+    pub made: Timestamp,
+    /// When it was made, for measuring.
+    pub made_at: Instant,
+    /// Its process.
+    pub pid: i32,
+    /// Threads that it has not.
+    pub missing: Vec<String>,
+    children: Children,
+    link: Mutex<Link>,
+    killer: PidFd,
+    alive: Arc<AtomicBool>,
+    memory: AtomicU64,
+    revoked: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Link {
+    reader: FrameReader,
+    writer: FrameWriter,
+    state: State,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Settling,
+    /// Ready; what it does not hold, in words.
+    Frozen(Vec<String>),
+    Broken(String),
+}
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        // Its task hears of the end and reaps it.
+        let _ = self.killer.signal(Signal::SIGKILL);
+    }
+}
+
+impl Checkpoint {
+    /// Whether policy `last` made it.
+    #[must_use]
+    pub fn is_automatic(&self) -> bool {
+        *self.name == *LAST
+    }
+
+    /// It is of a state that the session has left: it is not to be kept.
+    pub fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
+    /// Whether it may be kept.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        !self.revoked.load(Ordering::Acquire)
+    }
+
+    /// Whether its process lives.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Bytes that it held alone when that was last looked at.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Notes what it holds alone.
+    pub fn note_memory(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What it does not hold, in words; waits until it has looked.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when its process did not come that far.
+    pub async fn hazards(&self) -> Result<Vec<String>, CheckpointError> {
+        let mut link = self.link.lock().await;
+        link.settled().await.map_err(|reason| self.broken(reason))
+    }
+
+    /// Has it fork a worker for `session`. Not broken off when the caller stops waiting: the worker is then ended.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub async fn wake(
+        self: &Arc<Self>,
+        zygote: &Zygote,
+        session: &str,
+        keep_random: bool,
+    ) -> Result<Worker, CheckpointError> {
+        let (own, zygote, session) = (Arc::clone(self), zygote.clone(), session.to_owned());
+        let woken = tokio::spawn(async move { own.fork_worker(&zygote, session, keep_random).await });
+        let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
+        woken.map_err(|reason| self.broken(reason))
+    }
+
+    fn broken(&self, reason: String) -> CheckpointError {
+        CheckpointError::Broken { name: self.name.to_string(), reason }
+    }
+
+    async fn fork_worker(&self, zygote: &Zygote, session: String, keep_random: bool) -> Result<Worker, String> {
+        let born = Instant::now();
+        let mut link = self.link.lock().await;
+        link.settled().await?;
+        let (ends, theirs) = Ends::new().map_err(|error| error.to_string())?;
+        let expected = self.children.expect();
+        let passed: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
+        let pid = link.wake(ToCheckpoint::Wake { session, keep_random }, &passed).await?;
+        drop((passed, link));
+        drop(theirs);
+        let lease = zygote.lease_of_own(pid);
+        self.children.add(pid);
+        drop(expected);
+        let pidfd = watch(pid).map_err(|error| error.to_string())?;
+        Worker::greet(ends.with(lease, pidfd), born).await
+    }
+}
+
+impl Link {
+    async fn settled(&mut self) -> Result<Vec<String>, String> {
+        if matches!(self.state, State::Settling) {
+            self.state = match self.read().await {
+                Ok(FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards }) => State::Frozen(hazards),
+                Ok(_) => State::Broken("it did not speak our protocol version".to_owned()),
+                Err(reason) => State::Broken(reason),
+            };
+        }
+        match &self.state {
+            State::Frozen(hazards) => Ok(hazards.clone()),
+            State::Broken(reason) => Err(reason.clone()),
+            State::Settling => Err("it is not ready".to_owned()),
+        }
+    }
+
+    async fn wake(&mut self, wish: ToCheckpoint, passed: &[std::os::fd::BorrowedFd<'_>]) -> Result<i32, String> {
+        let sent = self.writer.write_with(&wish, passed).map_err(|error| error.to_string());
+        let answer = match sent {
+            Ok(()) => self.read().await,
+            Err(reason) => Err(reason),
+        };
+        match answer {
+            Ok(FromCheckpoint::Woken { pid }) => Ok(pid),
+            // It stands as before, and may be asked again.
+            Ok(FromCheckpoint::WakeFailed { message }) => Err(format!("no worker could be forked of it: {message}")),
+            Ok(FromCheckpoint::Frozen { .. }) => self.give_up("it spoke out of turn".to_owned()),
+            Err(reason) => self.give_up(reason),
+        }
+    }
+
+    fn give_up(&mut self, reason: String) -> Result<i32, String> {
+        self.state = State::Broken(reason.clone());
+        Err(reason)
+    }
+
+    async fn read(&mut self) -> Result<FromCheckpoint, String> {
+        match tokio::time::timeout(LIMIT, self.reader.read()).await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(FrameError::Closed | FrameError::Io(_))) => Err("its process has ended".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("its process did not answer within {} s", LIMIT.as_secs())),
+        }
+    }
+}

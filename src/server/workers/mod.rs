@@ -1,0 +1,11 @@
+//! The processes: the zygote, workers, spare workers, checkpoints, and how each begins, is talked to and ends.
+//!
+//! Runs in: server. Knows what a process is and not what it is for: sessions do.
+
+pub mod black_box;
+pub mod checkpoint;
+pub mod children;
+pub mod link;
+pub mod spares;
+pub mod stacks;
+pub mod zygote;

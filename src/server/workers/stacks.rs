@@ -1,0 +1,48 @@
+//! Evidence from a worker that lives, or is about to be killed: Python stacks and what each thread waits for.
+//!
+//! Runs in: server. Asks the worker by its control socket and reads `/proc` on a blocking thread. Bounded in time: some
+//! 0.4 s when the worker answers nothing at all.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    protocol::DumpRoute,
+    server::{sessions::status::WorkerView, workers::black_box::Dump},
+    sys::threads::{self, Thread},
+};
+
+/// A ping that has waited this long says that the interpreter is held.
+const HELD: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stacks {
+    /// Stacks of all Python threads as faulthandler writes them, the most recent call first; empty when none came.
+    pub python: String,
+    /// How they were read: `interpreter` (exact), `signal` (native code held the interpreter), `crash` (by the handler of
+    /// a fatal signal), `none`.
+    pub route: String,
+    /// Threads of the process as the kernel sees them.
+    pub threads: Vec<Thread>,
+}
+
+/// Takes them from a living worker.
+pub async fn take(worker: &WorkerView) -> Stacks {
+    let pid = worker.pid;
+    let native = tokio::task::spawn_blocking(move || threads::of(pid));
+    let held = worker.control.unanswered().is_some_and(|ping| ping.waited >= HELD);
+    let Dump { text, route } = worker.black_box.dump(&worker.control, held).await;
+    let route = match route {
+        Some(DumpRoute::Interpreter) => "interpreter",
+        Some(DumpRoute::Signal) => "signal",
+        None => "none",
+    };
+    Stacks { python: text, route: route.to_owned(), threads: native.await.unwrap_or_default() }
+}
+
+/// What the handler of a fatal signal left behind.
+#[must_use]
+pub fn of_crash(python: String) -> Stacks {
+    Stacks { python, route: "crash".to_owned(), threads: Vec::new() }
+}

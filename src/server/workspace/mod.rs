@@ -1,0 +1,14 @@
+//! The workspace: its files through one handle, what changes in it, and how a file is named as a URI.
+//!
+//! Runs in: server, most of it on blocking threads. Knows no session, no client and no tool.
+
+pub(crate) mod after;
+pub mod handle;
+pub(crate) mod list;
+pub(crate) mod read;
+pub(crate) mod receive;
+pub(crate) mod script;
+pub mod uri;
+pub mod watch;
+pub(crate) mod whole;
+pub(crate) mod write;

@@ -1,0 +1,77 @@
+//! URIs of files: `file:///` and the absolute path, percent-encoded.
+//!
+//! Runs in: server. Pure; whether a path stays in the workspace is for the handle in `server/workspace/handle.rs` to say.
+//!
+//! `file:` because that is what clients have a use for: one on the same machine opens it, one elsewhere reads it through
+//! `resources/read`. A file has one spelling that announcements use; others that mean the same are understood.
+
+use std::path::Path;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// What stays as it is: the unreserved characters, and the separator.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+const SCHEME: &str = "file://";
+
+/// The URI of a path relative to `root`.
+#[must_use]
+pub fn of(root: &Path, relative: &str) -> String {
+    let path = root.join(relative);
+    format!("{SCHEME}{}", utf8_percent_encode(&path.to_string_lossy(), ENCODED))
+}
+
+/// The path relative to `root` that a URI means, or why it means none.
+///
+/// # Errors
+/// A reason that fits behind the URI.
+pub fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
+    let rest = uri.strip_prefix(SCHEME).ok_or("it does not begin with file://")?;
+    let rest = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !rest.starts_with('/') {
+        return Err("it names another machine");
+    }
+    if rest.contains(['?', '#']) {
+        return Err("it has a query or a fragment");
+    }
+    let path = percent_decode_str(rest).decode_utf8().map_err(|_| "its path is not valid UTF-8")?;
+    let below = Path::new(&*path).strip_prefix(root).map_err(|_| "it is not in the workspace")?;
+    below.to_str().map(str::to_owned).ok_or("its path is not valid UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_survives_its_uri() {
+        let root = Path::new("/work space");
+        for path in ["a", "a/b c", "ü/漢", "100%", "a?b#c", "a\nb", "-._~", "a:b@c,(d)"] {
+            let uri = of(root, path);
+            assert!(uri.is_ascii() && uri.starts_with("file:///work%20space/"), "{uri}");
+            assert_eq!(relative(root, &uri).as_deref(), Ok(path), "{uri}");
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_understood_and_what_is_elsewhere_is_not() {
+        let root = Path::new("/ws");
+        assert_eq!(relative(root, "file:///ws/a(b)").as_deref(), Ok("a(b)"));
+        assert_eq!(relative(root, "file://localhost/ws/%61").as_deref(), Ok("a"));
+        assert_eq!(relative(root, "file:///ws").as_deref(), Ok(""));
+        // The handle refuses these.
+        assert_eq!(relative(root, "file:///ws/../etc/passwd").as_deref(), Ok("../etc/passwd"));
+        for uri in [
+            "file:///etc/passwd",
+            "file:///wsx/a",
+            "file://host/ws/a",
+            "file:a",
+            "a",
+            "http:///ws/a",
+            "file:///ws/%ff",
+            "",
+            "file:///ws/a?b",
+        ] {
+            assert!(relative(root, uri).is_err(), "{uri}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Settings: what flags, environment variables and the settings file say, checked once.
+//!
+//! Runs in: server, and commands before they start one. Knows no server and no session.
+
+pub mod file;
+pub mod limits;
+pub mod policy;
+pub mod resolve;

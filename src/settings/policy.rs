@@ -1,0 +1,164 @@
+//! Thresholds and recovery policy: of the server, and of each session where it has its own.
+//!
+//! Runs in: server. Pure. The defaults are the numbers of the health monitoring document: alert at 500 MB, clean up at
+//! 1 GB, alert at 80 % of a processor, restart after 5 s without an answer, look every 30 s.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::server::sessions::checkpoints::Automatic;
+
+/// What happens to a session whose worker is dead or hung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryPolicy {
+    /// A dead session stays dead, and refuses cells, until restart_kernel
+    Manual,
+    /// The next cell gets a fresh worker, verified, and is told so
+    OnDemand,
+    /// Dead sessions get a fresh worker at once; hung ones are interrupted, then restarted
+    Auto,
+}
+
+impl RecoveryPolicy {
+    /// The word that clients see.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::OnDemand => "on-demand",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// Everything that can be chosen about a session's health.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HealthPolicy {
+    /// Resident memory from which an alert is raised, bytes; 0 is never.
+    pub memory_alert: u64,
+    /// Resident memory from which garbage is collected and freed memory returned, bytes; 0 is never.
+    pub memory_cleanup: u64,
+    /// Percent of one processor, as a mean over `interval`, from which an alert is raised; 0 is never.
+    pub cpu_alert: f64,
+    /// How long a ping may go unanswered before the interpreter counts as hung.
+    pub hung_after: Duration,
+    /// How often an idle session is examined and pinged; busy ones are looked at every second.
+    pub interval: Duration,
+    /// What is done about a dead or hung one.
+    pub recovery: RecoveryPolicy,
+    /// Restarts within `restart_window` after which the session is parked as dead.
+    pub restart_budget: u32,
+    /// See `restart_budget`.
+    pub restart_window: Duration,
+    /// Checkpoints that are made without being asked for.
+    pub checkpoints: Automatic,
+}
+
+/// Changes to a policy; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyChange {
+    /// MB of resident memory from which an alert is raised; 0 is never.
+    pub memory_alert: Option<f64>,
+    /// MB of resident memory from which garbage is collected and freed memory returned to the system; 0 is never.
+    pub memory_cleanup: Option<f64>,
+    /// Percent of one processor, as a mean over the interval, from which an alert is raised; 0 is never.
+    pub cpu_alert: Option<f64>,
+    /// Seconds that a ping may go unanswered before the interpreter counts as hung.
+    pub hung_after: Option<f64>,
+    /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
+    /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
+    pub recovery: Option<RecoveryPolicy>,
+    /// `last`: after each cell that ended well a checkpoint replaces the one before, and when the worker dies the session
+    /// goes on from it, with its variables. `off`: no checkpoint is made without being asked for.
+    pub checkpoints: Option<Automatic>,
+}
+
+/// Bytes in the MB of settings.
+pub const MB: f64 = 1024.0 * 1024.0;
+/// Most MB that make sense.
+const MAX_MB: f64 = 1e9;
+
+impl HealthPolicy {
+    /// The policy with changes applied.
+    ///
+    /// # Errors
+    /// Which value is out of range, and what is allowed.
+    pub fn changed(mut self, change: &PolicyChange) -> Result<Self, String> {
+        if let Some(megabytes) = change.memory_alert {
+            self.memory_alert = bytes("memory_alert", megabytes)?;
+        }
+        if let Some(megabytes) = change.memory_cleanup {
+            self.memory_cleanup = bytes("memory_cleanup", megabytes)?;
+        }
+        if let Some(percent) = change.cpu_alert {
+            self.cpu_alert = within("cpu_alert", percent, 0.0, 1e6)?;
+        }
+        if let Some(seconds) = change.hung_after {
+            self.hung_after = Duration::from_secs_f64(within("hung_after", seconds, 0.1, 86400.0)?);
+        }
+        if let Some(recovery) = change.recovery {
+            self.recovery = recovery;
+        }
+        if let Some(checkpoints) = change.checkpoints {
+            self.checkpoints = checkpoints;
+        }
+        Ok(self)
+    }
+}
+
+fn bytes(name: &str, megabytes: f64) -> Result<u64, String> {
+    let megabytes = within(name, megabytes, 0.0, MAX_MB)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and 1e15")]
+    Ok((megabytes * MB) as u64)
+}
+
+fn within(name: &str, value: f64, low: f64, high: f64) -> Result<f64, String> {
+    if (low..=high).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("health.{name} must be between {low} and {high}, not {value}"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn policy() -> HealthPolicy {
+        HealthPolicy {
+            memory_alert: 500 << 20,
+            memory_cleanup: 1 << 30,
+            cpu_alert: 80.0,
+            hung_after: Duration::from_secs(5),
+            interval: Duration::from_secs(30),
+            recovery: RecoveryPolicy::OnDemand,
+            restart_budget: 5,
+            restart_window: Duration::from_secs(300),
+            checkpoints: Automatic::Off,
+        }
+    }
+
+    #[test]
+    fn a_change_touches_what_it_names_and_nothing_else() {
+        let change = PolicyChange { memory_alert: Some(1.5), ..PolicyChange::default() };
+        let changed = policy().changed(&change).expect("fine");
+        assert_eq!(changed, HealthPolicy { memory_alert: 3 << 19, ..policy() });
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        for change in [
+            PolicyChange { memory_alert: Some(-1.0), ..PolicyChange::default() },
+            PolicyChange { hung_after: Some(f64::NAN), ..PolicyChange::default() },
+            PolicyChange { cpu_alert: Some(f64::INFINITY), ..PolicyChange::default() },
+        ] {
+            let error = policy().changed(&change).expect_err("refused");
+            assert!(error.starts_with("health."), "{error}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Settings as the server uses them: the command line, resolved and checked.
+//!
+//! Runs in: server. Reads files and the environment once, at start.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    commands::cli::{Cli, Transport},
+    server::{health::HealthPolicy, sessions::checkpoints::Bounds},
+    settings::limits::Limits,
+};
+
+/// Longest time-out that may be asked for: a week, in seconds.
+pub const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
+/// Largest code of one cell, bytes.
+pub const MAX_CODE: usize = 16 << 20;
+/// Largest request, bytes: one line on stdio, one body over HTTP.
+pub const MAX_REQUEST: usize = 64 << 20;
+
+/// What checkpoints may hold on a machine that does not say how much memory it has.
+const DEFAULT_MEMORY: u64 = 1 << 30;
+
+/// Why the command line cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The workspace cannot be made or used.
+    #[error("failed to prepare the workspace {path}: {source}")]
+    Workspace {
+        /// Which directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A path that Python cannot take.
+    #[error("path {0:?} is not valid UTF-8")]
+    NotUtf8(PathBuf),
+    /// The token file cannot be used.
+    #[error("failed to read the token from {path}: {reason}")]
+    Token {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Open to the network without a token.
+    #[error(
+        "refusing to listen on {0} without a token: anyone who reaches it could run code here. \
+         Set FORKPY_TOKEN or --token-file, or listen on 127.0.0.1"
+    )]
+    OpenToTheWorld(IpAddr),
+}
+
+/// The workspace and its three folders.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// Absolute path.
+    pub root: PathBuf,
+}
+
+/// Limits and times of sessions.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Most sessions at a time.
+    pub max_sessions: usize,
+    /// Time for a cell that names none; `None` is for ever.
+    pub timeout: Option<Duration>,
+    /// From interrupt to kill.
+    pub grace: Duration,
+    /// Cells that may wait in one session.
+    pub queue: usize,
+    /// Bytes of each stream in a reply.
+    pub max_output: usize,
+    /// Limits of every session that has no tighter ones.
+    pub limits: Limits,
+    /// Of checkpoints.
+    pub checkpoints: Bounds,
+    /// Most workers that wait for a session.
+    pub max_spares: usize,
+}
+
+/// How HTTP is served.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// What clients must show.
+    pub token: Option<String>,
+    /// Further Host names.
+    pub allow_hosts: Vec<String>,
+    /// Further origins.
+    pub allow_origins: Vec<String>,
+    /// Most bytes of an uploaded file.
+    pub max_upload: u64,
+}
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where sessions work.
+    pub workspace: Workspace,
+    /// How clients come.
+    pub transport: Transport,
+    /// HTTP, when that is how.
+    pub http: HttpSettings,
+    /// Limits.
+    pub sessions: SessionSettings,
+    /// `--python`.
+    pub python: Option<PathBuf>,
+    /// `--venv`.
+    pub venv: Option<PathBuf>,
+    /// `VIRTUAL_ENV`.
+    pub virtual_env: Option<PathBuf>,
+    /// Where managed environments are.
+    pub env_dir: PathBuf,
+    /// First on `sys.path`.
+    pub python_path: Vec<PathBuf>,
+    /// Imported before forks.
+    pub preload: Vec<String>,
+    /// Scripts that may run at a time.
+    pub max_scripts: usize,
+    /// Thresholds and recovery of sessions that name none.
+    pub health: HealthPolicy,
+    /// Clients may name indexes, URLs and source trees to install from.
+    pub allow_install_options: bool,
+}
+
+impl Settings {
+    /// Checks and completes the command line; makes the workspace.
+    ///
+    /// # Errors
+    /// [`ConfigError`], in words for the person who typed the command.
+    pub fn resolve(cli: Cli) -> Result<Self, ConfigError> {
+        let workspace = Workspace::make(&cli.workspace)?;
+        let token = read_token(cli.token_file.as_deref())?;
+        if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() {
+            return Err(ConfigError::OpenToTheWorld(cli.host));
+        }
+        let env_dir = cli.env_dir.unwrap_or_else(default_env_dir);
+        Ok(Self {
+            workspace,
+            transport: cli.transport,
+            http: HttpSettings {
+                address: SocketAddr::new(cli.host, cli.port),
+                token,
+                allow_hosts: cli.allow_hosts,
+                allow_origins: cli.allow_origins,
+                max_upload: cli.max_upload,
+            },
+            sessions: SessionSettings {
+                max_sessions: cli.max_sessions as usize,
+                timeout: (cli.timeout > 0.0).then(|| Duration::from_secs_f64(cli.timeout)),
+                grace: Duration::from_secs_f64(cli.grace),
+                queue: cli.queue as usize,
+                max_output: cli.max_output as usize,
+                limits: cli.limits.into(),
+                checkpoints: bounds(&cli.checkpoints),
+                max_spares: cli.max_spares as usize,
+            },
+            health: health_policy(&cli.health, &cli.checkpoints),
+            python: cli.python,
+            venv: cli.venv,
+            virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
+            env_dir,
+            python_path: cli.pythonpath.into_iter().filter(|path| !path.as_os_str().is_empty()).collect(),
+            preload: cli.preload.into_iter().filter(|name| !name.is_empty()).collect(),
+            max_scripts: cli.max_scripts as usize,
+            allow_install_options: cli.allow_install_options,
+        })
+    }
+}
+
+impl Workspace {
+    fn make(path: &Path) -> Result<Self, ConfigError> {
+        let fail = |source| ConfigError::Workspace { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(fail)?;
+        let root = path.canonicalize().map_err(fail)?;
+        let workspace = Self { root };
+        for folder in [workspace.outputs(), workspace.scripts(), workspace.uploads()] {
+            std::fs::create_dir_all(folder).map_err(fail)?;
+        }
+        if workspace.root.to_str().is_none() {
+            return Err(ConfigError::NotUtf8(workspace.root));
+        }
+        Ok(workspace)
+    }
+
+    /// Files made on behalf of sessions.
+    #[must_use]
+    pub fn outputs(&self) -> PathBuf {
+        self.root.join("outputs")
+    }
+
+    /// Saved scripts.
+    #[must_use]
+    pub fn scripts(&self) -> PathBuf {
+        self.root.join("scripts")
+    }
+
+    /// Files that clients sent.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+}
+
+fn bounds(cli: &crate::commands::cli::CheckpointOptions) -> Bounds {
+    let ram = sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram());
+    let quarter =
+        || sysinfo::System::new_with_specifics(ram).map_or(DEFAULT_MEMORY, |system| system.total_memory() / 4);
+    Bounds {
+        per_session: cli.max_checkpoints as usize,
+        all: cli.max_checkpoints_total as usize,
+        memory: cli.checkpoint_memory.map_or_else(quarter, |megabytes| megabytes << 20),
+    }
+}
+
+fn health_policy(
+    cli: &crate::commands::cli::HealthOptions,
+    checkpoints: &crate::commands::cli::CheckpointOptions,
+) -> HealthPolicy {
+    HealthPolicy {
+        memory_alert: cli.memory_alert << 20,
+        memory_cleanup: cli.memory_cleanup << 20,
+        cpu_alert: cli.cpu_alert,
+        hung_after: Duration::from_secs_f64(cli.hung_after),
+        interval: Duration::from_secs_f64(cli.health_interval),
+        recovery: cli.recovery,
+        restart_budget: cli.restart_budget,
+        restart_window: Duration::from_secs_f64(cli.restart_window),
+        checkpoints: checkpoints.checkpoints,
+    }
+}
+
+fn read_token(file: Option<&Path>) -> Result<Option<String>, ConfigError> {
+    let (text, path) = match file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Token { path: path.to_owned(), reason: error.to_string() })?;
+            (text, path.to_owned())
+        }
+        None => match std::env::var("FORKPY_TOKEN") {
+            Ok(text) => (text, PathBuf::from("FORKPY_TOKEN")),
+            Err(_) => return Ok(None),
+        },
+    };
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.is_empty() || !token.chars().all(|character| character.is_ascii_graphic()) {
+        let reason = "the first line must be a token of visible ASCII characters".to_owned();
+        return Err(ConfigError::Token { path, reason });
+    }
+    Ok(Some(token.to_owned()))
+}
+
+/// Where managed environments are kept, unless another place is named.
+pub(crate) fn default_env_dir() -> PathBuf {
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from).join(".local/share");
+    data.unwrap_or_else(home).join("forkpy").join("envs")
+}
