@@ -139,7 +139,8 @@ fn ten_thousand_entries_come_in_pages_that_are_stable() {
     let first = list(&mut forkpy, json!({"path": "many"}));
     assert_eq!((first["files"].as_array().expect("a list").len(), &first["next_offset"]), (1000, &json!(1000)));
     let huge = forkpy.call("list_files", json!({"path": "many", "limit": 1_000_000, "tree": true}));
-    assert!(huge.text.len() < 450_000 && huge.data["truncated"] == true, "{}", huge.text.len());
+    let drawn = huge.data["tree"].as_str().expect("a drawing").lines().count();
+    assert!(huge.text.len() < 450_000 && drawn == 10_001, "{drawn} lines, {}", huge.text.len());
 }
 
 #[test]
@@ -159,8 +160,15 @@ fn trees_depth_and_filters() {
     assert_eq!(files["files"], json!(["p/file", "p/q/r/s/deep"]));
     let tree = list(&mut forkpy, json!({"path": "p/q/r", "tree": true}));
     assert!(tree.get("files").is_none());
-    let deep = json!({"name": "s", "type": "directory", "children": [{"name": "deep", "type": "file"}]});
-    assert_eq!(tree["tree"], json!({"name": "p/q/r", "type": "directory", "children": [deep]}));
+    assert_eq!(tree["tree"], "r/\n└── s/\n    └── deep");
+    let drawn = list(&mut forkpy, json!({"path": "p", "tree": true, "max_depth": 2}));
+    assert_eq!(drawn["tree"], "p/\n├── q/\n│   └── r/\n└── file");
+    let workspace = list(&mut forkpy, json!({"tree": true, "max_depth": 1}));
+    let name = forkpy.workspace.file_name().expect("a name").to_string_lossy().into_owned();
+    let lines = ["├── dir/", "├── outputs/", "├── p/", "├── scripts/", "├── uploads/", "├── link-dir", "└── p.txt"];
+    assert_eq!(workspace["tree"], format!("{name}/\n{}", lines.join("\n")));
+    let second = list(&mut forkpy, json!({"path": "p", "tree": true, "max_depth": 9, "offset": 3, "limit": 1}));
+    assert_eq!(second["tree"], "p/\n└── q/\n    └── r/\n        └── s/\n            └── deep");
     let whole = list(&mut forkpy, json!({"recursive": true, "include_files": false}));
     assert_eq!(whole["files"], json!(["dir/", "outputs/", "p/", "p/q/", "p/q/r/", "scripts/", "uploads/"]));
     let links = list(&mut forkpy, json!({"recursive": true})).to_string();
@@ -194,16 +202,21 @@ fn pages_of_text_cut_no_character_and_join_to_the_whole() {
     let mut forkpy = Forkpy::start();
     let whole = "aé漢😀\n\"\\".repeat(40);
     write(&mut forkpy, "t", &whole);
-    for max_bytes in [1, 4, 5, 7, 100] {
+    for max_bytes in [4, 5, 7, 100] {
         let (mut joined, mut offset) = (String::new(), json!(0));
         while offset.is_u64() {
             let got = read(&mut forkpy, json!({"path": "t", "max_bytes": max_bytes, "offset": offset}));
-            assert!(got["bytes_read"].as_u64().expect("a number") <= max_bytes.max(4), "{got}");
+            assert!(got["bytes_read"].as_u64().expect("a number") <= max_bytes, "{got}");
             joined.push_str(got["text"].as_str().unwrap_or_else(|| panic!("bytes: {got}")));
             offset = got["next_offset"].clone();
         }
         assert_eq!(joined, whole, "{max_bytes}");
     }
+    // Fewer bytes than a character has: they come as they are.
+    let two = read(&mut forkpy, json!({"path": "t", "max_bytes": 2}));
+    assert_eq!((&two["text"], &two["bytes_read"], &two["next_offset"]), (&json!("a"), &json!(1), &json!(1)));
+    let half = read(&mut forkpy, json!({"path": "t", "max_bytes": 2, "offset": 3}));
+    assert_eq!((&half["base64"], &half["bytes_read"], &half["next_offset"]), (&json!("5rw="), &json!(2), &json!(5)));
     let mut bytes = whole.into_bytes();
     bytes.pop();
     bytes.extend("é".as_bytes().split_at(1).0);

@@ -26,6 +26,8 @@ pub struct Survey {
     pub files: bool,
     /// Directories.
     pub directories: bool,
+    /// Directories before everything else, and upper and lower case together, as people read a drawing of a directory.
+    pub directories_first: bool,
     /// Entries before the page.
     pub skip: usize,
     /// Most entries of the page.
@@ -46,7 +48,7 @@ pub struct Entry {
 pub struct Listing {
     /// The directory, relative to the workspace; `.` is the workspace.
     pub root: String,
-    /// The page, in order: sorted by name within a directory, what a directory holds right after it.
+    /// The page, in order: sorted within a directory, what a directory holds right after it.
     pub entries: Vec<Entry>,
     /// How many entries there are on all pages.
     pub total: usize,
@@ -105,7 +107,14 @@ impl Walk<'_> {
             self.seen += 1;
             names.push((entry.file_name().to_string_lossy().into_owned(), entry.file_type().ok()));
         }
-        names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        if self.survey.directories_first {
+            let key = |(name, kind): &(String, Option<FileType>)| {
+                (!kind.is_some_and(|kind| kind.is_dir()), name.to_lowercase(), name.clone())
+            };
+            names.sort_by_cached_key(key);
+        } else {
+            names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        }
         Ok(names)
     }
 

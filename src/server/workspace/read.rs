@@ -19,8 +19,6 @@ pub const REPLY_BUDGET: usize = 850_000;
 const DEFAULT_BYTES: u64 = 100_000;
 /// Text is in a reply twice: as JSON, and as a string of JSON.
 const MOST_TEXT: u64 = REPLY_BUDGET as u64 / 2;
-/// A character has up to four bytes: with fewer there would be no progress.
-const LEAST_BYTES: u64 = 4;
 /// Largest picture that comes as one; base64 makes a third more of it.
 const MOST_IMAGE: u64 = 550_000;
 const CHUNK: usize = 1 << 16;
@@ -89,7 +87,7 @@ impl Files {
             Some((first, _)) => find_line(&file, path, first, cancel)?,
             None => selection.offset,
         };
-        let most = selection.max_bytes.unwrap_or(DEFAULT_BYTES).clamp(LEAST_BYTES, MOST_TEXT);
+        let most = selection.max_bytes.unwrap_or(DEFAULT_BYTES).min(MOST_TEXT);
         let mut bytes = read_at(&file, offset, most).map_err(fail)?;
         let image = match selection.lines {
             None if offset == 0 && size <= MOST_IMAGE => image_type(&bytes),
@@ -214,10 +212,12 @@ fn further_lines(content: &Content) -> u64 {
 /// Text or bytes, and how many of them a reply can hold.
 fn judge(mut bytes: Vec<u8>, at_end: bool, image: Option<&Image>) -> (Content, usize) {
     if image.is_none() {
-        // A character that the end of the piece cuts in half belongs to the next piece.
+        // A character that the end of the piece cuts in half belongs to the next piece, unless there is nothing before
+        // it: such a piece is bytes, since an empty one would bring no progress.
         if let Err(error) = std::str::from_utf8(&bytes)
             && error.error_len().is_none()
             && !at_end
+            && error.valid_up_to() > 0
         {
             bytes.truncate(error.valid_up_to());
         }
@@ -296,7 +296,8 @@ mod tests {
     fn a_cut_character_is_left_for_the_next_piece_and_at_the_end_makes_bytes() {
         let cut = "aé".as_bytes()[..2].to_vec();
         assert!(matches!(judge(cut.clone(), false, None), (Content::Text(text), 1) if text == "a"));
-        assert!(matches!(judge(cut, true, None), (Content::Bytes(_), 2)));
+        assert!(matches!(judge(cut.clone(), true, None), (Content::Bytes(_), 2)));
+        assert!(matches!(judge(cut[1..].to_vec(), false, None), (Content::Bytes(_), 1)));
         let (content, length) = judge(vec![1; 425_000], false, None);
         assert!(matches!(content, Content::Text(_)) && length * 13 <= REPLY_BUDGET, "{length}");
     }

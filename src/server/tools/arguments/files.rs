@@ -12,7 +12,7 @@ pub struct ListFiles {
     pub path: Option<String>,
     /// Also what lies below, down to max_depth. Default false.
     pub recursive: Option<bool>,
-    /// Nested nodes under `tree` instead of paths under `files`; recursive. Default false.
+    /// A drawing under `tree`, as the program tree makes it, instead of paths under `files`; recursive. Default false.
     pub tree: Option<bool>,
     /// Levels of a recursive listing, 1 to 50. Default 3.
     pub max_depth: Option<u32>,
@@ -31,7 +31,7 @@ pub struct ListFiles {
 pub struct ReadFile {
     /// File, relative to the workspace.
     pub path: String,
-    /// Most bytes to read. Default 100000; at least 4, at most some 400000 (300000 when it is not text).
+    /// Most bytes to read. Default 100000; at most some 400000 (300000 when it is not text).
     pub max_bytes: Option<u64>,
     /// First byte to read. Default 0.
     pub offset: Option<u64>,

@@ -13,10 +13,10 @@ pub struct Files {
     /// Paths relative to the workspace; directories end in '/'. Absent when a tree was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<String>>,
-    /// The directory as nested nodes: `name`, `type` (`file`, `directory`, `symlink`, `other`), and in directories
-    /// `children`. Absent unless asked for.
+    /// The directory as a drawing: one line for each entry, directories first and with '/' at their end. Absent unless
+    /// asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tree: Option<serde_json::Value>,
+    pub tree: Option<String>,
     /// Entries that there are, on all pages.
     pub total: u64,
     /// Entries left out at the beginning.

@@ -5,8 +5,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rmcp::model::{CallToolResult, ContentBlock};
-use serde_json::{Value, json};
 
+use super::drawing::Drawing;
 use crate::server::{
     Server,
     tools::{
@@ -24,9 +24,8 @@ use crate::server::{
 
 const DEFAULT_DEPTH: u32 = 3;
 const DEFAULT_LIMIT: u64 = 1000;
-/// What an entry takes in a reply beside its name, bytes: as a path, and as a node of a tree.
+/// What a path takes in a reply beside its letters, bytes.
 const PATH_FRAME: usize = 16;
-const NODE_FRAME: usize = 130;
 
 pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: ListFiles = call.read("list_files")?;
@@ -42,6 +41,7 @@ pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<
     let tree = asked.tree.unwrap_or(false);
     let recursive = tree || asked.recursive.unwrap_or(false);
     let survey = Survey {
+        directories_first: tree,
         // Clients send an empty path for the workspace as well as none.
         path: asked.path.filter(|path| !path.is_empty()).unwrap_or_else(|| ".".to_owned()),
         depth: if recursive { max_depth } else { 1 },
@@ -52,7 +52,8 @@ pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<
     };
     let (files, cancel) = (server.files.clone(), call.context.ct.clone());
     let listing = blocking(move || files.list(&survey, &cancel)).await?;
-    reply(&page(listing, offset, recursive, tree))
+    let drawing = tree.then(|| Drawing::new(server.files.root(), &listing.root));
+    reply(&page(listing, offset, recursive, drawing))
 }
 
 pub(in crate::server) async fn read(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
@@ -141,23 +142,25 @@ fn lines(asked: &ReadFile) -> Result<Option<(u64, Option<u64>)>, ToolError> {
     }
 }
 
-fn page(listing: Listing, offset: u64, recursive: bool, tree: bool) -> FilesPage {
+fn page(listing: Listing, offset: u64, recursive: bool, mut drawing: Option<Drawing>) -> FilesPage {
     let Listing { root, entries, total, too_deep, unreadable, incomplete } = listing;
     let total = total as u64;
     let mut cost = 0;
     let shown: Vec<Entry> = entries
         .into_iter()
         .take_while(|entry| {
-            cost += json_cost(&entry.path) + if tree { NODE_FRAME } else { PATH_FRAME };
+            cost += match &mut drawing {
+                Some(drawing) => drawing.add(&entry.path),
+                None => json_cost(&entry.path) + PATH_FRAME,
+            };
             cost <= REPLY_BUDGET
         })
         .collect();
     let next = offset.saturating_add(shown.len() as u64);
     let truncated = next < total;
-    let (files, tree) = if tree {
-        (None, Some(nested(&root, &shown)))
-    } else {
-        (Some(shown.into_iter().map(|entry| entry.path).collect()), None)
+    let (files, tree) = match drawing {
+        Some(drawing) => (None, Some(drawing.finish(shown.len()))),
+        None => (Some(shown.into_iter().map(|entry| entry.path).collect()), None),
     };
     FilesPage {
         root,
@@ -172,35 +175,6 @@ fn page(listing: Listing, offset: u64, recursive: bool, tree: bool) -> FilesPage
         notice: incomplete.then(|| {
             format!("only the first {MAX_WALK} entries were looked at: list a directory further down for the others")
         }),
-    }
-}
-
-/// Nodes for entries, and for the directories on the way to them. Entries come in order, so a directory that is there
-/// already is the last child of its parent.
-fn nested(root: &str, entries: &[Entry]) -> Value {
-    let mut tree = node(root, "directory");
-    let prefix = if root == "." { String::new() } else { format!("{root}/") };
-    for entry in entries {
-        let below = entry.path.strip_prefix(&prefix).unwrap_or(&entry.path);
-        let names: Vec<&str> = below.split('/').filter(|name| !name.is_empty()).collect();
-        let mut place = &mut tree;
-        for (index, name) in names.iter().enumerate() {
-            let kind = if index + 1 == names.len() { entry.kind } else { "directory" };
-            let Some(children) = place["children"].as_array_mut() else { break };
-            if children.last().is_none_or(|last| last["name"] != *name) {
-                children.push(node(name, kind));
-            }
-            let Some(last) = children.last_mut() else { break };
-            place = last;
-        }
-    }
-    tree
-}
-
-fn node(name: &str, kind: &str) -> Value {
-    match kind {
-        "directory" => json!({"name": name, "type": kind, "children": []}),
-        _ => json!({"name": name, "type": kind}),
     }
 }
 

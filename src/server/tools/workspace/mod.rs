@@ -2,6 +2,7 @@
 //!
 //! Runs in: server.
 
+mod drawing;
 pub(crate) mod files;
 pub(crate) mod notebooks;
 pub(crate) mod packages;
