@@ -8,6 +8,7 @@ the text compiled by a Python of `MAGIC`, if there is that).
 
 from __future__ import annotations
 
+import builtins
 import marshal
 import sys
 from _frozen_importlib import ModuleSpec
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     SOURCES: dict[str, tuple[str, str, bool, bytes | None]] = {}
     MAGIC = b""
+
+
+# What `builtins` holds at the start. The package's own code goes on whatever cells do to `builtins`.
+BUILTINS = dict(builtins.__dict__)
 
 
 class EmbeddedFinder:
@@ -46,6 +51,7 @@ class EmbeddedFinder:
             code = marshal.loads(compiled)
         else:
             code = compile(text, origin, "exec", 0, True)
+        module.__dict__["__builtins__"] = BUILTINS
         exec(code, module.__dict__)
 
     def get_source(self, name: str) -> str:

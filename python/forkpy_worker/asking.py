@@ -57,7 +57,7 @@ def install(ask: Callable[..., Any]) -> None:
 
 def stream() -> Stream:
     """Make a standard input that asks."""
-    return Stream(BufferedReader(Lines()), "utf-8", "surrogateescape")
+    return Stream(Reader(Lines()), "utf-8", "surrogateescape")
 
 
 def may_ask() -> bool:
@@ -133,11 +133,22 @@ class Lines(RawIOBase):
         return b"" if kind == "declined" else f"{text}\n".encode("utf-8", "surrogateescape")
 
 
+class Reader(BufferedReader):
+    """`sys.stdin.buffer`. It stays open: a text layer over it closes it when the layer is dropped."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Stream(TextIOWrapper):
     """`sys.stdin`. It stays open: `exit()` closes it, and ends no session."""
 
     def close(self) -> None:
         """Do nothing."""
+
+    def detach(self) -> Any:
+        """Give what is below, and keep it."""
+        return self.buffer
 
     def ask(self, prompt: str) -> str:
         """Give a line for `input()`."""

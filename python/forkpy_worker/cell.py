@@ -8,10 +8,11 @@ tuple says so or it leaves through `run_cell` and Rust says it. The next cell ne
 
 from __future__ import annotations
 
+import builtins
 from _signal import SIGINT, default_int_handler, getsignal
 from _signal import signal as _set_handler
 
-from forkpy_worker import compiling, history, place, sources, streams
+from forkpy_worker import arrivals, compiling, history, place, sources, streams
 from forkpy_worker.place import namespace
 
 TYPE_CHECKING = False
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 MAX_RESULT = 40_000
 
 
-_LOOP_WANTED = frozenset(("create_task", "ensure_future", "get_running_loop"))
-_LOOP_UNWANTED = frozenset(("run", "Runner", "run_until_complete", "run_forever"))
+# How often a report is begun anew when something is raised in the middle of it.
+_TRIES = 3
 
 # Values of these types have nothing to show but their `repr`.
 _PLAIN = frozenset(
@@ -43,20 +44,45 @@ _PLAIN = frozenset(
 def run_cell(cell: int, code: str) -> Report:
     """Run a cell in `__main__` and say how it ended: ok, error, exited or interrupted."""
     filename = f"<cell {cell}>"
-    _prepare(cell, filename, code)
+    try:
+        _prepare(cell, filename, code)
+    except BaseException as exception:
+        # A signal's handler, at the very last moment before the cell.
+        arrivals.keep(exception)
+        _prepare(cell, filename, code)
     try:
         value = _evaluate(cell, code, filename)
+        if place.swallowed:
+            raise place.swallowed.pop(0)
         results = [] if value is None else _show(value, cell)
         outcome: Outcome = "ok", results, None, None
     except BaseException as exception:
-        from forkpy_worker import report
-
-        outcome = report.outcome(exception, filename)
-    finally:
-        streams.flush()
-    if place.after_cell or place.displays:
+        outcome = _report(exception, filename)
+    streams.flush()
+    if place.after_cell or place.displays or place.notices or place.swallowed:
         return (*outcome, _displays(), _notice())
     return (*outcome, [], None)
+
+
+def _report(exception: BaseException, filename: str) -> Outcome:
+    """Say how it ended; what is raised meanwhile (a timer's handler, a second interrupt) is told apart."""
+    from forkpy_worker import report
+
+    _tell_swallowed()
+    for _ in range(_TRIES):
+        try:
+            return report.outcome(exception, filename)
+        except BaseException as another:  # noqa: PERF203
+            arrivals.keep(another)
+    return "error", [], (type(exception).__name__, "", None, "", None), None
+
+
+def _tell_swallowed() -> None:
+    """Tell of errors that were only shown, beside the one that the cell ends with."""
+    while place.swallowed:
+        from forkpy_worker import report
+
+        report.warn("Before that:", place.swallowed.pop(0))
 
 
 def rehearse() -> None:
@@ -87,6 +113,12 @@ def _prepare(cell: int, filename: str, code: str) -> None:
         _call_all(place.before_cell)
     # Each cell is a new file: what line 1 of another cell warned of is not yet said here.
     namespace.pop("__warningregistry__", None)
+    if namespace.get("__builtins__") is not builtins:
+        # Replaced, deleted, or the whole namespace was cleared.
+        namespace["__builtins__"] = builtins
+        namespace.setdefault("__name__", "__main__")
+    if not streams.are_ours():
+        streams.mend()
 
 
 def _evaluate(cell: int, code: str, filename: str) -> Any:
@@ -97,28 +129,39 @@ def _evaluate(cell: int, code: str, filename: str) -> Any:
         return awaiting.run(cell, statements, last)
     if statements is not None:
         eval(statements, namespace)
-    return None if last is None else eval(last, namespace)
+    value = None if last is None else eval(last, namespace)
+    if place.lent_loop:
+        from forkpy_worker import awaiting
+
+        awaiting.run_what_is_ready()
+    return value
 
 
 def _compile(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
     try:
-        return compiling.compile_cell(code, filename)
+        # `In [1]: x = 2` is Python too, and nobody means that.
+        if not code.startswith("In ["):
+            return compiling.compile_cell(code, filename)
+        refused: SyntaxError | None = None
     except SyntaxError as error:
         refused = error
-    from forkpy_worker import habits
+    from forkpy_worker import straighten
 
     # Outside of `except`: what is raised there is not to be told as a second error.
-    return habits.compile_cell(code, filename, refused)
+    straight = straighten.straighten(code)
+    if straight != code or refused is None:
+        sources.remember(filename, straight)
+        try:
+            return compiling.compile_cell(straight, filename)
+        except SyntaxError as error:
+            refused = error
+    from forkpy_worker import habits
+
+    return habits.compile_cell(straight, filename, refused)
 
 
 def _awaits(code: CodeType | None) -> bool:
-    if code is None:
-        return False
-    if code.co_flags & compiling.CO_COROUTINE:
-        return True
-    # These want a running loop, and notebooks have one. `asyncio.run` wants none.
-    names = code.co_names
-    return bool(names) and not _LOOP_WANTED.isdisjoint(names) and _LOOP_UNWANTED.isdisjoint(names)
+    return code is not None and bool(code.co_flags & compiling.CO_COROUTINE)
 
 
 def _show(value: Any, cell: int) -> list[str]:
@@ -143,7 +186,12 @@ def _show(value: Any, cell: int) -> list[str]:
 
 def _displays() -> list[Any]:
     """Take what was displayed, figures that are still open included."""
-    _call_all(place.after_cell)
+    try:
+        _call_all(place.after_cell)
+        _tell_swallowed()
+    except BaseException as exception:
+        # An interrupt, when the cell was over.
+        arrivals.keep(exception)
     streams.flush()
     shown = place.displays[:]
     del place.displays[: len(shown)]

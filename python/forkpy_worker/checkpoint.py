@@ -8,7 +8,6 @@ Runs in: worker main thread (`threads`, `before`), checkpoint (`hazards`), worke
 
 from __future__ import annotations
 
-import os
 import sys
 
 from forkpy_worker import asking, place, session
@@ -105,10 +104,12 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def wake(session_id: str, ask: Callable[..., Any], keep_random: bool) -> None:
+def wake(
+    session_id: str, ask: Callable[..., Any], interrupts: Callable[[], int], keep_random: bool
+) -> None:
     """Make this fork of a checkpoint the session's."""
     place.session_id = session_id
-    place.pid = os.getpid()
+    session.begin(interrupts)
     asking.install(ask)
     awaiting = sys.modules.get("forkpy_worker.awaiting")
     if awaiting is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import builtins
 import re
 
-from forkpy_worker import compiling, place, stand_ins
+from forkpy_worker import compiling, loud, place, stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def _make() -> Any:
 def _shell_class() -> Any:
     from IPython.core.interactiveshell import InteractiveShell
 
-    class SessionShell(InteractiveShell):
-        # The child writes to the session's own descriptors, in order with all else.
-        system = InteractiveShell.system_raw
-
+    class SessionShell(loud.Loud, InteractiveShell):
         def init_user_ns(self) -> None:
             """Put nothing among the session's variables but what magics look for."""
             history = self.history_manager
@@ -131,13 +128,21 @@ def _before() -> None:
     from IPython.core.interactiveshell import ExecutionInfo
 
     info = ExecutionInfo("", False, False, False, None)
-    _shell.events.trigger("pre_execute")
-    _shell.events.trigger("pre_run_cell", info)
+    _shell.aside = True
+    try:
+        _shell.events.trigger("pre_execute")
+        _shell.events.trigger("pre_run_cell", info)
+    finally:
+        _shell.aside = False
 
 
 def _after() -> None:
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
     info = ExecutionInfo("", False, False, False, None)
-    _shell.events.trigger("post_execute")
-    _shell.events.trigger("post_run_cell", ExecutionResult(info))
+    _shell.aside = True
+    try:
+        _shell.events.trigger("post_execute")
+        _shell.events.trigger("post_run_cell", ExecutionResult(info))
+    finally:
+        _shell.aside = False

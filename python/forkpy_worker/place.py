@@ -11,7 +11,10 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    # name of an exception's type, and its traceback as text
+    Words: TypeAlias = tuple[str, str]
 
 # The module is kept too: a cell may replace sys.modules["__main__"], and a module that dies
 # takes the contents of its namespace with it.
@@ -21,6 +24,8 @@ namespace: dict[str, Any] = main.__dict__
 session_id = ""
 # The worker's; children that its code forks have another.
 pid = 0
+# The thread that runs cells; none where there is no session.
+thread = 0
 outputs = ""
 
 # Number of the cell that runs, or ran last.
@@ -33,3 +38,13 @@ after_cell: list[Callable[[], None]] = []
 displays: list[Any] = []
 # Sentences about the session that the next report carries.
 notices: list[str] = []
+# The session's asyncio loop, made when it is first wanted, and whether it was given to a cell that does not await.
+loop: Any = None
+lent_loop = False
+# Exceptions that something between the cell and us has caught and shown instead of raising them: IPython does.
+swallowed: list[BaseException] = []
+
+
+def interrupts() -> int:
+    """Say how many interrupts were sent to the cell that runs; Rust puts its own in this place."""
+    return 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from forkpy_worker.cell import Outcome
+    from forkpy_worker.place import Words
 
 # What the reply carries; descriptor 2 gets the whole, and the server caps that.
 MAX_MESSAGE = 10_000
@@ -42,7 +43,7 @@ def outcome(exception: BaseException, filename: str) -> Outcome:
     if hint is not None:
         words += f"Hint: {hint}\n"
     _remember_last(exception)
-    _to_stderr(words)
+    to_stderr(words)
     line = _line(exception, filename)
     status = "interrupted" if isinstance(exception, KeyboardInterrupt) else "error"
     traceback = cut(clean(words), MAX_TRACEBACK)
@@ -61,15 +62,20 @@ def exit_code(exception: BaseException) -> int | None:
         sys.excepthook(type(exception), exception, exception.__traceback__)
     except BaseException:
         # The script's own hook failed: the words must come all the same.
-        _to_stderr(_format(exception))
+        to_stderr(_format(exception))
     streams.flush()
     return None if isinstance(exception, KeyboardInterrupt) else 1
 
 
 def warn(words: str, exception: BaseException) -> None:
     """Tell of an exception that did not end the cell."""
+    to_stderr(f"{words}\n{words_of(exception)[1]}")
+
+
+def words_of(exception: BaseException) -> Words:
+    """Give the name of its type and its traceback, as the next reply tells it."""
     _drop_own_frames(exception)
-    _to_stderr(f"{words}\n{_format(exception)}")
+    return _type_name(exception), cut(clean(_format(exception)), MAX_TRACEBACK)
 
 
 def _drop_own_frames(exception: BaseException) -> None:
@@ -119,17 +125,21 @@ def _type_name(exception: BaseException) -> str:
 
 
 def _hint(exception: BaseException, filename: str) -> str | None:
-    """Say what installs a module, or IPython for its syntax, when it is not there."""
+    """Say what helps: the tool that installs a module, or IPython for its syntax, or a restart."""
     try:
         if isinstance(exception, SyntaxError) and exception.filename == filename:
             from forkpy_worker import habits
 
             return habits.hint(sources.text_of(filename))
-        if not isinstance(exception, ModuleNotFoundError):
-            return None
-        from forkpy_worker import missing
+        if isinstance(exception, ModuleNotFoundError):
+            from forkpy_worker import missing
 
-        return missing.hint(exception)
+            return missing.hint(exception)
+        if isinstance(exception, (TypeError, NameError, ImportError, AttributeError)):
+            from forkpy_worker import damaged
+
+            return damaged.hint()
+        return None
     except Exception:
         # The cell raised it itself, with attributes of its own making.
         return None
@@ -171,7 +181,8 @@ def _remember_last(exception: BaseException) -> None:
     sys.last_exc = exception  # type: ignore[attr-defined,unused-ignore]
 
 
-def _to_stderr(words: str) -> None:
+def to_stderr(words: str) -> None:
+    """Write to descriptor 2, whatever stands for it in `sys`."""
     streams.flush()
     try:
         streams.write_all(2, words.encode("utf-8", "backslashreplace"))
@@ -192,7 +203,7 @@ def _exit_code(exception: SystemExit) -> int:
         # As C's int holds it.
         return (int.__index__(code) + (1 << 31)) % (1 << 32) - (1 << 31)
     try:
-        _to_stderr(f"{code}\n")
+        to_stderr(f"{code}\n")
     except Exception:
         return 1
     return 1

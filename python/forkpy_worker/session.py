@@ -13,7 +13,9 @@ import builtins
 import os
 import sys
 
-from forkpy_worker import asking, history, place, sources, stand_ins, streams
+from _thread import get_ident
+
+from forkpy_worker import arrivals, asking, history, place, sources, stand_ins, streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def start(session_id: str, workspace: str, outputs: str, ask: Callable[..., Any]) -> None:
+def start(
+    session_id: str,
+    workspace: str,
+    outputs: str,
+    ask: Callable[..., Any],
+    interrupts: Callable[[], int],
+) -> None:
     """Make this process the session's."""
     place.session_id = session_id
-    place.pid = os.getpid()
+    begin(interrupts)
     place.outputs = outputs
     _fresh_main()
     os.chdir(workspace)
@@ -37,6 +45,13 @@ def start(session_id: str, workspace: str, outputs: str, ask: Callable[..., Any]
     sources.watch()
     reseed()
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def begin(interrupts: Callable[[], int]) -> None:
+    """Remember what is this process' own, which a copy of another's memory has not."""
+    place.pid = os.getpid()
+    place.thread = get_ident()
+    place.interrupts = interrupts  # type: ignore[assignment]
 
 
 def become(session_id: str) -> None:
@@ -67,7 +82,7 @@ def reseed() -> None:
 
 def finish() -> None:
     """Do what an ending `python` does, but wait for no thread; nothing may raise."""
-    for step in (_run_exit_callbacks, streams.flush):
+    for step in (arrivals.last_words, _run_exit_callbacks, streams.flush):
         try:
             step()
         except BaseException:  # noqa: PERF203

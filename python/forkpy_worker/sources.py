@@ -63,7 +63,11 @@ def _register(linecache: ModuleType, filename: str, text: str) -> None:
     if cache is not None:
         # An mtime of None makes `linecache.checkcache` leave the entry alone. StringIO, because
         # str.splitlines also splits at form feeds and others that are no line ends to Python.
-        cache[filename] = (len(text), None, StringIO(text, None).readlines(), filename)
+        lines = StringIO(text, None).readlines()
+        if lines and not lines[-1].endswith("\n"):
+            # As `linecache` does it: carets below the last line are counted with its end.
+            lines[-1] += "\n"
+        cache[filename] = (len(text), None, lines, filename)
 
 
 def _forget_oldest(linecache: ModuleType | None) -> None:

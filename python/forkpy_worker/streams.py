@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from io import BufferedReader, FileIO, TextIOWrapper
+from io import FileIO, TextIOWrapper
 from os import write as _write
 
 from forkpy_worker import asking
@@ -37,7 +37,14 @@ _stderr: Any = None
 
 
 class Descriptor(FileIO):
-    """A raw file on a descriptor whose `write` comes back only when all is written."""
+    """A raw file on a descriptor whose `write` comes back only when all is written.
+
+    It stays open: a second text layer that code puts over it, `io.TextIOWrapper(sys.stdout.buffer)`,
+    closes what is below it as soon as the layer is dropped.
+    """
+
+    def close(self) -> None:
+        """Do nothing: nothing waits here, and the descriptor is not ours to close."""
 
     def write(self, data: Any, /) -> int:
         """Write all of it, also to a pipe that a child process made non-blocking (node does)."""
@@ -76,7 +83,7 @@ def install(ask: Callable[..., Any] | None = None) -> None:
     """
     global _stdin, _stdout, _stderr
     if ask is None:
-        reader = BufferedReader(_named(FileIO(0, "r", closefd=False), "<stdin>"))
+        reader = asking.Reader(_named(FileIO(0, "r", closefd=False), "<stdin>"))
         _stdin = TextIOWrapper(reader, "utf-8", "surrogateescape")
     else:
         asking.install(ask)
@@ -105,19 +112,50 @@ class Writer(TextIOWrapper):
         """Flush, and stay open."""
         self.flush()
 
+    def detach(self) -> Any:
+        """Give what is below, and keep it: `codecs.getwriter("utf-8")(sys.stdout.detach())`."""
+        self.flush()
+        return self.buffer
+
 
 def _named(raw: FileIO, name: str) -> FileIO:
     raw.name = name
     return raw
 
 
+def mend() -> None:
+    """Put our streams back where code has left something that cannot be written to."""
+    if not _is_usable(sys.__dict__.get("stdout")):
+        sys.stdout = _stdout
+    if not _is_usable(sys.__dict__.get("stderr")):
+        sys.stderr = _stderr
+    if sys.__dict__.get("stdin") is None:
+        sys.stdin = _stdin
+
+
+def _is_usable(stream: Any) -> bool:
+    if stream is _stdout or stream is _stderr:
+        return True
+    try:
+        # `closed` of a text layer whose buffer was detached raises.
+        return callable(stream.write) and not getattr(stream, "closed", False)
+    except Exception:
+        return False
+
+
+def are_ours() -> bool:
+    """Whether both streams are those that `install` made."""
+    names = sys.__dict__
+    return names.get("stdout") is _stdout and names.get("stderr") is _stderr
+
+
 def flush() -> None:
     """Flush what cells may have put in the streams' places; what is broken stays so."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
+            sys.__dict__[name].flush()
         except Exception:  # noqa: PERF203
-            # Closed, replaced by None or by anything: the cell's own affair.
+            # Closed, deleted, replaced by None or by anything: `mend` sees to it.
             continue
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Module -> the module of this package whose `fit(module)` is called when it has been imported.
 FITTED = {
+    "asyncio": "forkpy_worker.fit_asyncio",
     "matplotlib": "forkpy_worker.fit_matplotlib",
     "matplotlib.pyplot": "forkpy_worker.fit_matplotlib",
     "pandas": "forkpy_worker.fit_pandas",

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,6 +320,8 @@ pub struct CellReport {
     pub notice: Option<String>,
     /// The exception, if one ended it.
     pub error: Option<CellError>,
+    /// An interrupt was sent to it while it ran, whatever its code made of that.
+    pub interrupted: bool,
     /// Time inside the worker, seconds.
     pub seconds: f64,
 }

@@ -101,6 +101,13 @@ pub fn redirect(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     }
 }
 
+/// Whether a number of the table is in use.
+#[must_use]
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes a number and no memory; one that is not open is an error.
+    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+}
+
 /// Sets or clears close-on-exec.
 ///
 /// # Errors
@@ -135,7 +142,14 @@ pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
 /// # Errors
 /// When it cannot be opened.
 pub fn null_stdin() -> io::Result<()> {
-    redirect(std::fs::File::open("/dev/null")?.as_fd(), 0)
+    let null = std::fs::File::open("/dev/null")?;
+    if null.as_raw_fd() == 0 {
+        // It was closed, and the file got its number: there it stays.
+        close_on_exec(null.as_fd(), false)?;
+        std::mem::forget(null);
+        return Ok(());
+    }
+    redirect(null.as_fd(), 0)
 }
 
 /// Takes the buffers away from C's stdout and stderr: what C code prints then stays in order with Python's output and

@@ -6,11 +6,16 @@
 //! while holding the lock that names the running cell, and the main thread, once it has taken the name away, lets a
 //! signal already under way arrive and throws it out before anything else runs.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
-use pyo3::{PyResult, Python};
+use pyo3::{
+    Bound, IntoPyObject, Py, PyAny, PyResult, Python,
+    exceptions::PyKeyboardInterrupt,
+    types::{PyCFunction, PyDict, PyTuple},
+};
 
+use super::python::Functions;
 use crate::{
     protocol::{CellReport, CellStatus},
     sys::signals::ThreadHandle,
@@ -29,8 +34,10 @@ struct State {
     ended: u64,
     /// An interrupt that came before its cell.
     early: Option<u64>,
-    /// A signal was sent to the running cell.
-    signalled: bool,
+    /// Signals sent to the running cell.
+    sent: u32,
+    /// No cell runs, but perhaps a handler of the session's own: it hears the interrupt of a cell to come.
+    between: bool,
 }
 
 impl Gate {
@@ -41,22 +48,55 @@ impl Gate {
     /// Control thread: interrupts `cell` if it runs, keeps the wish if it is still to come, forgets it if it is over.
     pub fn interrupt(&self, cell: u64) {
         let mut state = self.state.lock();
-        if state.running == Some(cell) {
-            state.signalled = true;
-            self.main.interrupt();
-        } else if cell > state.ended {
+        let runs = state.running == Some(cell);
+        if !runs && cell > state.ended {
             state.early = Some(cell);
+        }
+        if runs || state.between {
+            state.sent += 1;
+            self.main.interrupt();
+        }
+    }
+
+    /// Interrupts sent to the cell that runs.
+    pub fn sent(&self) -> u32 {
+        self.state.lock().sent
+    }
+
+    /// Main thread: lets what has arrived since the last request be raised, and told.
+    pub fn between(&self, py: Python<'_>, functions: &Functions) {
+        self.state.lock().between = true;
+        functions.settle(py);
+        let sent = {
+            let mut state = self.state.lock();
+            state.between = false;
+            std::mem::take(&mut state.sent)
+        };
+        if sent > 0 {
+            settle_signals(py, functions);
         }
     }
 
     /// Main thread: runs `body` as `cell`. Whatever happens, one report comes back and no interrupt stays behind.
-    pub fn guard(&self, py: Python<'_>, cell: u64, body: impl FnOnce() -> PyResult<CellReport>) -> CellReport {
+    pub fn guard(
+        &self,
+        py: Python<'_>,
+        functions: &Functions,
+        cell: u64,
+        body: impl FnOnce() -> PyResult<CellReport>,
+    ) -> CellReport {
         let started = Instant::now();
-        let result = if self.begin(cell) { body() } else { Ok(interrupted()) };
-        if self.end(cell) {
-            settle_signals(py);
+        let begins = self.begin(cell) && {
+            functions.settle(py);
+            self.sent() == 0
+        };
+        let result = if begins { body() } else { Ok(interrupted()) };
+        let sent = self.end(cell);
+        if sent > 0 {
+            settle_signals(py, functions);
         }
         let mut report = result.unwrap_or_else(|error| super::python::report_of(py, &error));
+        report.interrupted = sent > 0;
         report.seconds = started.elapsed().as_secs_f64();
         report
     }
@@ -68,16 +108,16 @@ impl Gate {
             return false;
         }
         state.running = Some(cell);
-        state.signalled = false;
+        state.sent = 0;
         true
     }
 
-    /// True when a signal was sent to this cell and may still be under way.
-    fn end(&self, cell: u64) -> bool {
+    /// How many signals were sent to this cell; one may still be under way.
+    fn end(&self, cell: u64) -> u32 {
         let mut state = self.state.lock();
         state.running = None;
         state.ended = state.ended.max(cell);
-        std::mem::take(&mut state.signalled)
+        std::mem::take(&mut state.sent)
     }
 }
 
@@ -88,12 +128,24 @@ fn interrupted() -> CellReport {
         displays: Vec::new(),
         notice: None,
         error: None,
+        interrupted: false,
         seconds: 0.0,
     }
 }
 
 /// The signal was sent before `end`; a system call delivers it, CPython's check consumes it.
-fn settle_signals(py: Python<'_>) {
+fn settle_signals(py: Python<'_>, functions: &Functions) {
     std::thread::yield_now();
-    let _ = py.check_signals();
+    match py.check_signals() {
+        Err(other) if !other.is_instance_of::<PyKeyboardInterrupt>(py) => functions.keep_arrival(py, &other),
+        _ => {}
+    }
+}
+
+/// What Python asks by how many interrupts the running cell was sent.
+pub fn function(py: Python<'_>, gate: Arc<Gate>) -> PyResult<Py<PyAny>> {
+    let sent = move |arguments: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| -> PyResult<Py<PyAny>> {
+        Ok(gate.sent().into_pyobject(arguments.py())?.into_any().unbind())
+    };
+    Ok(PyCFunction::new_closure(py, Some(c"interrupts"), None, sent)?.into_any().unbind())
 }

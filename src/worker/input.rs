@@ -64,13 +64,14 @@ impl Requests {
         })
     }
 
-    /// Waits for the next request. An answer for which a cell no longer waited is none.
-    pub fn next_request(&self) -> Result<ToWorker, FrameError> {
-        let mut reader = self.reader.lock();
+    /// Waits for the next request. An answer for which a cell no longer waited is none. `interrupted` is called when a
+    /// signal has come, or a part of a request.
+    pub fn next_request(&self, py: Python<'_>, interrupted: impl Fn()) -> Result<ToWorker, FrameError> {
         loop {
-            match reader.read()? {
-                ToWorker::Input { .. } => {}
-                request => return Ok(request),
+            match py.detach(|| self.reader.lock().read_some(true))? {
+                Some(ToWorker::Input { .. }) => {}
+                Some(request) => return Ok(request),
+                None => interrupted(),
             }
         }
     }

@@ -9,6 +9,7 @@ mod control;
 mod gate;
 mod hazards;
 mod input;
+mod outputs;
 mod python;
 mod quiet;
 mod rlimits;
@@ -28,7 +29,7 @@ use std::{
 use pyo3::Python;
 pub use python::Functions;
 
-use self::{gate::Gate, input::Requests, quiet::Quiet, rlimits::MemoryLimit};
+use self::{gate::Gate, input::Requests, outputs::Outputs, quiet::Quiet, rlimits::MemoryLimit};
 use crate::{
     protocol::{
         FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, WorkerLimits,
@@ -76,6 +77,7 @@ struct Workbench<'a> {
     settings: &'a ZygoteSettings,
     requests: Arc<Requests>,
     gate: Arc<Gate>,
+    outputs: Outputs,
     quiet: Quiet,
     memory: Option<MemoryLimit>,
     /// Its own, which a fork of it has to close.
@@ -125,27 +127,29 @@ fn live(
 ) -> Result<(), FrameError> {
     let session = assignment.session.clone();
     let limits = assignment.limits;
-    let (cell, control, black_box) = settle(assignment, from.is_none())?;
+    let (cell, control, black_box, outputs) = settle(assignment, from.is_none())?;
     let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
     let requests = Arc::new(Requests::new(&cell)?);
     let ask = input::function(py, Arc::clone(&requests)).map_err(std::io::Error::other)?;
+    let calls = (ask, gate::function(py, Arc::clone(&gate)).map_err(std::io::Error::other)?);
     match &from {
         None => {
             functions
-                .start(py, &session, &settings.workspace, &settings.outputs, ask)
+                .start(py, &session, &settings.workspace, &settings.outputs, calls)
                 .map_err(std::io::Error::other)?;
             crash::install(control.as_raw_fd(), |signal, stack_overflow| {
                 frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
             })?;
         }
         Some(from) => {
-            functions.wake(py, &session, ask, from.keep_random).map_err(std::io::Error::other)?;
+            functions.wake(py, &session, calls, from.keep_random).map_err(std::io::Error::other)?;
             crash::adopt(control.as_raw_fd());
         }
     }
     crash::arm_dump(functions.arm_dump(py, black_box.as_raw_fd()).map_err(std::io::Error::other)?);
     let mut descriptors = vec![cell.as_raw_fd(), black_box.as_raw_fd()];
     descriptors.extend(requests.descriptors());
+    descriptors.extend(outputs.descriptors());
     let quiet = Quiet::default();
     let (pinger, answerer) = (functions.pinger(py, black_box), functions.answerer(py));
     descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer, limits.memory.is_some())?);
@@ -162,7 +166,8 @@ fn live(
     if woken || session.is_empty() {
         functions.rehearse(py);
     }
-    let bench = Workbench { session, pid, limits, functions, settings, requests, gate, quiet, memory, descriptors };
+    let bench =
+        Workbench { session, pid, limits, functions, settings, requests, gate, outputs, quiet, memory, descriptors };
     let served = serve(py, &cell, bench);
     functions.finish(py);
     served
@@ -170,7 +175,7 @@ fn live(
 
 /// Makes the process its own: session leader, own output, no signal state of whoever it is a fork of. A fork of the zygote
 /// has none of its descriptors either; one of a checkpoint keeps those that the session's code has opened.
-fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixStream, OwnedFd), FrameError> {
+fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixStream, OwnedFd, Outputs), FrameError> {
     nix::unistd::setsid().map_err(std::io::Error::from)?;
     if of_zygote {
         signals::reset_after_fork();
@@ -185,15 +190,13 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     let cell = descriptors::move_high(assignment.cell)?;
     let control = descriptors::move_high(assignment.control)?;
     let black_box = descriptors::move_high(assignment.black_box)?;
+    let outputs = Outputs::new(descriptors::move_high(assignment.stdout)?, descriptors::move_high(assignment.stderr)?);
     if of_zygote {
-        // Closed below, with all others.
-        std::mem::forget((assignment.stdout, assignment.stderr));
-    }
-    if of_zygote {
+        let [stdout, stderr] = outputs.borrowed();
         // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
-        unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd()]) };
+        unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd(), stdout, stderr]) };
     }
-    Ok((UnixStream::from(cell), UnixStream::from(control), black_box))
+    Ok((UnixStream::from(cell), UnixStream::from(control), black_box, outputs))
 }
 
 /// What `ps` shows.
@@ -204,7 +207,7 @@ fn set_title(session: &str) {
 /// Request, reply, request, reply, until the server closes its side.
 fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<(), FrameError> {
     loop {
-        let request = match py.detach(|| bench.requests.next_request()) {
+        let request = match bench.requests.next_request(py, || bench.gate.between(py, bench.functions)) {
             Ok(request) => request,
             Err(FrameError::Closed) => return Ok(()),
             Err(error) => return Err(error),
@@ -260,11 +263,15 @@ fn send(cell: &UnixStream, reply: FromWorker) -> Result<(), FrameError> {
 
 fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorker {
     let Workbench { functions, gate, requests, .. } = bench;
+    if !matches!(request, ToWorker::RunCell { .. }) {
+        gate.between(py, functions);
+    }
     match request {
         ToWorker::RunCell { cell, code, may_ask } => {
             requests.cell_begins(cell, may_ask);
-            let report = gate.guard(py, cell, || functions.run_cell(py, cell, &code));
+            let report = gate.guard(py, functions, cell, || functions.run_cell(py, cell, &code));
             requests.cell_ends();
+            bench.outputs.mend();
             FromWorker::CellDone { cell, report }
         }
         ToWorker::ListVariables => match functions.list_variables(py) {

@@ -14,11 +14,20 @@ use crate::protocol::{
 };
 use crate::sys::reserve;
 
+/// Most exceptions that are taken between two requests: a timer may raise again and again.
+const MAX_ARRIVALS: usize = 16;
+/// What helps when forkpy's own Python fails.
+const BROKEN: &str = "forkpy's own code failed in this session: a cell has changed something that all code needs (builtins, \
+                      sys, the recursion limit). restart_kernel gives a whole Python; with preserve_state: true it keeps \
+                      the variables that it can.";
+
 /// The embedded package's functions.
 #[derive(Debug)]
 pub struct Functions {
     start: Py<PyAny>,
     finish: Py<PyAny>,
+    look: Py<PyAny>,
+    keep: Py<PyAny>,
     run_cell: Py<PyAny>,
     rehearse: Py<PyAny>,
     become_session: Py<PyAny>,
@@ -65,6 +74,8 @@ impl Functions {
         Ok(Self {
             start: find("session", "start")?,
             finish: find("session", "finish")?,
+            look: find("arrivals", "look")?,
+            keep: find("arrivals", "keep")?,
             run_cell: find("cell", "run_cell")?,
             rehearse: find("cell", "rehearse")?,
             become_session: find("session", "become")?,
@@ -88,16 +99,31 @@ impl Functions {
     }
 
     /// Makes this process the session's: namespace, streams, working directory, randomness.
-    /// `ask` is what `input()` asks with.
+    /// `ask` is what `input()` asks with, `interrupts` says how many were sent to the running cell.
     pub(super) fn start(
         &self,
         py: Python<'_>,
         session: &str,
         workspace: &str,
         outputs: &str,
-        ask: Py<PyAny>,
+        (ask, interrupts): (Py<PyAny>, Py<PyAny>),
     ) -> PyResult<()> {
-        self.start.call1(py, (session, workspace, outputs, ask)).map(drop)
+        self.start.call1(py, (session, workspace, outputs, ask, interrupts)).map(drop)
+    }
+
+    /// Lets what has arrived between two requests be raised, and keeps it: a signal's handler, an asynchronous exception.
+    pub(super) fn settle(&self, py: Python<'_>) {
+        for _ in 0..MAX_ARRIVALS {
+            match self.look.call0(py) {
+                Ok(_) => return,
+                Err(arrived) => self.keep_arrival(py, &arrived),
+            }
+        }
+    }
+
+    /// Has the next cell tell of what was raised outside of any.
+    pub(super) fn keep_arrival(&self, py: Python<'_>, arrived: &PyErr) {
+        let _ = self.keep.call1(py, (arrived.value(py),));
     }
 
     /// Runs `atexit` callbacks and flushes; never fails.
@@ -118,7 +144,7 @@ impl Functions {
         let error =
             error.map(|(kind, message, line, traceback, hint)| CellError { kind, message, line, traceback, hint });
         let displays = displays.into_iter().map(display).collect();
-        Ok(CellReport { status, results, displays, notice, error, seconds: 0.0 })
+        Ok(CellReport { status, results, displays, notice, error, interrupted: false, seconds: 0.0 })
     }
 
     /// Gives a worker that was made for no session its session.
@@ -186,8 +212,14 @@ impl Functions {
     }
 
     /// Makes a fork of a checkpoint the session's.
-    pub(super) fn wake(&self, py: Python<'_>, session: &str, ask: Py<PyAny>, keep_random: bool) -> PyResult<()> {
-        self.wake.call1(py, (session, ask, keep_random)).map(drop)
+    pub(super) fn wake(
+        &self,
+        py: Python<'_>,
+        session: &str,
+        (ask, interrupts): (Py<PyAny>, Py<PyAny>),
+        keep_random: bool,
+    ) -> PyResult<()> {
+        self.wake.call1(py, (session, ask, interrupts, keep_random)).map(drop)
     }
 
     /// The ping's evaluation, in the main thread.
@@ -240,13 +272,16 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     let interrupted = error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py);
     let kind = error.get_type(py).name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
     let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok()).unwrap_or_default();
-    let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback, hint: None };
+    let full = error.is_instance_of::<pyo3::exceptions::PyMemoryError>(py);
+    let hint = (!interrupted && !full).then(|| BROKEN.to_owned());
+    let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback, hint };
     CellReport {
         status: if interrupted { CellStatus::Interrupted } else { CellStatus::Error },
         results: Vec::new(),
         displays: Vec::new(),
         notice: None,
         error: Some(report),
+        interrupted: false,
         seconds: 0.0,
     }
 }
