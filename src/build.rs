@@ -47,12 +47,15 @@ fn link_static(directory: &str, library: &str) {
 const COMPILE: &str = "\
 import importlib.util, marshal, pathlib, sys
 folder, out, package = map(pathlib.Path, sys.argv[1:4])
-for file in sorted(folder.glob('*.py')):
-    code = compile(file.read_text('utf-8'), f'<{package}>/{file.name}', 'exec', 0, True)
-    (out / f'{file.name}.code').write_bytes(marshal.dumps(code))
+for file in sorted(folder.rglob('*.py')):
+    name = file.relative_to(folder)
+    code = compile(file.read_text('utf-8'), f'<{package}>/{name}', 'exec', 0, True)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / f'{name}.code').write_bytes(marshal.dumps(code))
 (out / 'magic').write_bytes(importlib.util.MAGIC_NUMBER)";
 
-/// Writes `sources.rs`: an array of (file name, text, marshalled code) of the package, beside it `magic`.
+/// Writes `sources.rs`: an array of (file, text, marshalled code) of the package, beside it `magic`. The file is told as
+/// below the package's folder, with `/` between the names.
 fn list_sources(python: &str) {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let folder = Path::new(&root).join(PACKAGE);
@@ -66,11 +69,8 @@ fn list_sources(python: &str) {
         compiled.as_ref().is_ok_and(|status| status.success()),
         "{python} could not compile the Python package: {compiled:?}"
     );
-    let mut names: Vec<String> = fs::read_dir(&folder)
-        .expect("the Python package is part of the sources")
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "py"))
-        .collect();
+    let mut names = Vec::new();
+    python_files(&folder, "", &mut names);
     names.sort();
     let mut text = String::from("&[\n");
     for name in names {
@@ -80,4 +80,18 @@ fn list_sources(python: &str) {
     }
     text.push_str("]\n");
     fs::write(out.join("sources.rs"), text).expect("the build folder is writable");
+}
+
+/// Finds the Python files of a folder and of the folders in it.
+fn python_files(folder: &Path, below: &str, names: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("the Python package is part of the sources") {
+        let entry = entry.expect("the folder is readable");
+        let name = entry.file_name().into_string().expect("Python modules have names in UTF-8");
+        let path = entry.path();
+        if path.is_dir() {
+            python_files(&path, &format!("{below}{name}/"), names);
+        } else if path.extension().is_some_and(|extension| extension == "py") {
+            names.push(format!("{below}{name}"));
+        }
+    }
 }

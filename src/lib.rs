@@ -27,7 +27,7 @@
 //! 5. `zygote/fork.rs` forks between CPython's hooks; `worker/mod.rs` makes the new process its own.
 //! 6. The session sends `RunCell` (`server/sessions/task/cell.rs`) and listens to reply, output, clock, cancellation and death.
 //! 7. The worker's main thread runs it: `worker/gate.rs` names the running cell, `worker/python.rs` calls
-//!    `python/forkpy_worker/cell.py`.
+//!    `python/forkpy_worker/cell/run.py`.
 //! 8. Output flows through pipes into `server/output/capture.rs`: past `screen.rs` (bars), into head, tail, and a file when it
 //!    is much (`spill.rs`); to a client that wants it at once by `live.rs`.
 //! 9. One ending: the reply, an interrupt, a kill, or a death that the zygote reports; as one type, `server/sessions/outcome.rs`.

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import pytest
 
-from forkpy_worker import asking
+from forkpy_worker.base import asking
 
 Answers: TypeAlias = list[tuple[str, str]]
 

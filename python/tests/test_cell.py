@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from forkpy_worker import cell, state, variables
+from forkpy_worker.cell import run as cell
+from forkpy_worker.variables import state, variables
 
 
 def main_names() -> dict:

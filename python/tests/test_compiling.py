@@ -4,7 +4,8 @@ import __future__
 
 import pytest
 
-from forkpy_worker import cell, compiling
+from forkpy_worker.cell import run as cell
+from forkpy_worker.code import compiling
 
 
 def test_the_future_bits_are_those_of_the_future_module() -> None:

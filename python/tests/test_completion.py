@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from forkpy_worker import completion, inspection, place
+from forkpy_worker.base import place
+from forkpy_worker.lookup import completion, inspection
 
 
 def matches(code: str) -> list[str]:

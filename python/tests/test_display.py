@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
-from forkpy_worker import cell, display, formats, ipython_display, place, readable, stand_ins
+from forkpy_worker.base import place
+from forkpy_worker.cell import run as cell
+from forkpy_worker.display import display, formats, readable
+from forkpy_worker.libraries import ipython_display, stand_ins
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="

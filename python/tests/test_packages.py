@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from forkpy_worker import packages
+from forkpy_worker.session import packages
 
 if TYPE_CHECKING:
     from pathlib import Path

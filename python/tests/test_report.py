@@ -1,6 +1,6 @@
 """What is said of a cell that did not end well."""
 
-from forkpy_worker import cell
+from forkpy_worker.cell import run as cell
 
 
 def test_an_exception_whose_words_fail_is_reported_all_the_same() -> None:
@@ -28,6 +28,6 @@ def test_exit_codes_follow_pythons_rules() -> None:
 
 
 def test_input_is_refused_in_clear_words() -> None:
-    from forkpy_worker import streams
+    from forkpy_worker.base import streams
 
     assert "no standard input" in streams.NO_INPUT

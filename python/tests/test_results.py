@@ -4,7 +4,10 @@ import pathlib
 
 import pytest
 
-from forkpy_worker import cell, details, place, results, summaries
+from forkpy_worker.base import place
+from forkpy_worker.cell import run as cell
+from forkpy_worker.display import results
+from forkpy_worker.variables import details, summaries
 
 
 def test_a_long_result_keeps_head_and_tail_and_goes_to_a_file(

@@ -1,7 +1,7 @@
 //! What a checkpoint shares with the world, and so does not hold: said, not hidden.
 //!
 //! Runs in: checkpoint, its only thread, once, when the worker has gone on. Open descriptors are read from `/proc`; what
-//! only Python knows (tasks, locks) comes from `python/forkpy_worker/checkpoint.py`.
+//! only Python knows (tasks, locks) comes from `python/forkpy_worker/session/checkpoint.py`.
 
 use std::{
     fs::{self, File},

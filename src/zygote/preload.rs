@@ -13,7 +13,7 @@ use crate::sys::processes;
 /// # Errors
 /// When the embedded package itself fails.
 pub fn stage_one(py: Python<'_>, modules: &[String]) -> PyResult<Vec<(String, String)>> {
-    let warm = py.import("forkpy_worker.warm")?;
+    let warm = py.import("forkpy_worker.session.warm")?;
     let mut rejected = Vec::new();
     for module in modules {
         let reason: Option<String> = warm.getattr("preload")?.call1((module,))?.extract()?;
@@ -37,7 +37,7 @@ pub fn stage_one(py: Python<'_>, modules: &[String]) -> PyResult<Vec<(String, St
 /// # Errors
 /// When the embedded package itself fails.
 pub fn second_stage(py: Python<'_>) -> PyResult<VecDeque<String>> {
-    Ok(py.import("forkpy_worker.warm")?.getattr("COMMON")?.extract::<Vec<String>>()?.into())
+    Ok(py.import("forkpy_worker.session.warm")?.getattr("COMMON")?.extract::<Vec<String>>()?.into())
 }
 
 /// Imports one of them; after the last one the collector is told that all this is here to stay. A Python built without
@@ -45,6 +45,6 @@ pub fn second_stage(py: Python<'_>) -> PyResult<VecDeque<String>> {
 pub fn import_behind(py: Python<'_>, module: &str, last: bool) {
     let _ = py.import(module);
     if last {
-        let _ = py.import("forkpy_worker.warm").and_then(|warm| warm.getattr("settle")?.call0());
+        let _ = py.import("forkpy_worker.session.warm").and_then(|warm| warm.getattr("settle")?.call0());
     }
 }

@@ -143,7 +143,7 @@ fn an_answer_that_takes_too_long_is_broken_off() {
     // The first has more time.
     assert_eq!(matches(&mut forkpy, "sorte"), ["sorted"]);
     let code = "\
-import forkpy_worker.completion as room
+import forkpy_worker.lookup.completion as room
 real = room.complete
 def slow(code, cursor):
     while True: pass
@@ -162,7 +162,7 @@ fn the_first_answer_has_more_time() {
     let mut forkpy = Forkpy::start();
     let code = "\
 import time
-import forkpy_worker.completion as room
+import forkpy_worker.lookup.completion as room
 real = room.complete
 def slow(code, cursor):
     time.sleep(7)

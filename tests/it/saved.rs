@@ -93,7 +93,7 @@ fn damaged_and_foreign_files_are_refused_before_anything_is_changed() {
 fn a_file_of_another_python_is_refused_by_name() {
     let mut forkpy = Forkpy::start();
     forkpy.run("x = 1");
-    let other = "import forkpy_worker.statefile as f\nold, f.PYTHON = f.PYTHON, '2.7'";
+    let other = "import forkpy_worker.variables.statefile as f\nold, f.PYTHON = f.PYTHON, '2.7'";
     forkpy.run(other);
     save(&mut forkpy, "old");
     forkpy.run("f.PYTHON = old");

@@ -106,7 +106,7 @@ fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
     // The zygote imports more while it is idle, and has grown to its size when the last of it is there.
     wait_for("the zygote's own imports", || {
         forkpy.call("restart_kernel", json!({}));
-        forkpy.eval("import sys; 'forkpy_worker.statepickle' in sys.modules") == "True"
+        forkpy.eval("import sys; 'forkpy_worker.variables.statepickle' in sys.modules") == "True"
     });
     wait_for("a spare worker", || forkpy.family().into_iter().any(|pid| processes::name(pid) == "fp-spare"));
     let (server, zygote) = (forkpy.server_pid(), forkpy.zygote_pid());

@@ -39,7 +39,7 @@ use crate::{
 const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 /// Looks at the environment; the file is where the answer goes.
 const SURVEY: &str =
-    "import sys\nfrom forkpy_worker.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
+    "import sys\nfrom forkpy_worker.session.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
 
 /// Why nothing was installed.
 #[derive(Debug, thiserror::Error)]

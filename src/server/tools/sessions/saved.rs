@@ -1,7 +1,8 @@
 //! Tools that write a session's variables to a file of the workspace, and read them back, on another day or elsewhere.
 //!
 //! Runs in: server. The worker sees a file of forkpy's own, in the scratch directory; the workspace's is opened and written
-//! here, through the one handle on it (`server/workspace/handle.rs`). What is in the file is `python/forkpy_worker/statefile.py`'s.
+//! here, through the one handle on it (`server/workspace/handle.rs`). What is in the file is
+//! `python/forkpy_worker/variables/statefile.py`'s.
 
 use std::{fs::File, path::PathBuf};
 

@@ -1,0 +1,1 @@
+"""What every other room stands on: where the session is, its streams, its questions."""

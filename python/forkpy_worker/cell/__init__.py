@@ -1,0 +1,1 @@
+"""Running one cell, from its text to the tuple that Rust reads."""

@@ -1,0 +1,1 @@
+"""What a cell shows beside what it prints: pictures, tables, results."""

@@ -1,0 +1,188 @@
+"""From an object to its representations, as notebooks choose them.
+
+Owns: the order of preference among them. An object's own methods may do anything: each stands in a
+`try`, and one that raises is told of on descriptor 2 and costs its own representation only.
+Runs in: worker, in the thread that displays.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+    from typing import Any, TypeAlias
+
+    # mime type -> text or bytes, or what JSON can carry
+    Data: TypeAlias = dict[str, Any]
+    # by mime type or, for all of them, by name
+    Metadata: TypeAlias = dict[str, Any]
+
+METHODS = {
+    "text/html": "_repr_html_",
+    "text/markdown": "_repr_markdown_",
+    "image/svg+xml": "_repr_svg_",
+    "image/png": "_repr_png_",
+    "image/jpeg": "_repr_jpeg_",
+    "application/pdf": "_repr_pdf_",
+    "text/latex": "_repr_latex_",
+    "application/json": "_repr_json_",
+    "application/javascript": "_repr_javascript_",
+}
+# Objects that have every attribute somebody asks for have this one too.
+_CANARY = "_ipython_canary_method_should_not_exist_"
+
+
+def is_rich(value: Any) -> bool:
+    """Whether a value has more to show than its `repr`."""
+    if isinstance(value, type):
+        return False
+    if _by_type(type(value)) is not None:
+        return True
+    return any(method(value, name) is not None for name in _NAMES)
+
+
+_NAMES = ("_ipython_display_", "_repr_mimebundle_", *METHODS.values())
+
+
+def method(value: Any, name: str) -> Callable[..., Any] | None:
+    """Give an object's own method; None for classes and for objects that have any attribute."""
+    try:
+        if isinstance(value, type) or getattr(value, _CANARY, None) is not None:
+            return None
+        found = getattr(value, name, None)
+    except Exception:
+        return None
+    return found if callable(found) else None
+
+
+def bundle(
+    value: Any, include: Container[str] | None = None, exclude: Container[str] | None = None
+) -> tuple[Data, Metadata]:
+    """Give all representations of a value."""
+    data: Data = {}
+    metadata: Metadata = {}
+
+    offered = _call(value, "_repr_mimebundle_", include=include, exclude=exclude)
+    if offered is not None:
+        _take("", offered, data, metadata)
+    for mime, name in METHODS.items():
+        # Pillow would compress the picture twice.
+        if mime in data or (mime == "image/jpeg" and "image/png" in data):
+            continue
+        found = _call(value, name) if _wanted(mime, include, exclude) else None
+        if found is not None:
+            _take(mime, found, data, metadata)
+    special = _by_type(type(value))
+    if special is not None:
+        special(value, data)
+    if "text/plain" not in data:
+        data["text/plain"] = plain(value)
+    return {k: v for k, v in data.items() if _wanted(k, include, exclude)}, metadata
+
+
+def _wanted(mime: str, include: Container[str] | None, exclude: Container[str] | None) -> bool:
+    return (include is None or mime in include) and not (exclude and mime in exclude)
+
+
+def _take(mime: str, offered: Any, data: Data, metadata: Metadata) -> None:
+    """Enter what a method gave: a bundle, or one representation, or either with metadata."""
+    if isinstance(offered, tuple) and len(offered) == 2:
+        offered, more = offered
+        if isinstance(more, dict) and more:
+            metadata.update(more if mime == "" else {mime: more})
+    if mime:
+        data[mime] = offered
+    elif isinstance(offered, dict):
+        data.update({key: value for key, value in offered.items() if isinstance(key, str)})
+
+
+def _call(value: Any, name: str, **options: Any) -> Any:
+    found = method(value, name)
+    if found is None:
+        return None
+    try:
+        return found(**options)
+    except NotImplementedError:
+        return None
+    except Exception as error:
+        from forkpy_worker.report import report
+
+        report.warn(f"{name} of {type(value).__name__} failed:", error)
+        return None
+
+
+def plain(value: Any) -> str:
+    """Give the text of a value."""
+    if _named(type(value), "pandas", "DataFrame"):
+        from forkpy_worker.libraries import fit_pandas
+
+        return fit_pandas.text(value)
+    return repr(value)
+
+
+def _by_type(kind: type) -> Callable[[Any, Data], None] | None:
+    """Find what we know of a library's objects that they do not say themselves."""
+    for base in kind.__mro__:
+        found = _KNOWN.get(base.__name__)
+        if found is not None and base.__module__.partition(".")[0] == found[0]:
+            return found[1]
+    return None
+
+
+def _named(kind: type, library: str, name: str) -> bool:
+    return any(
+        base.__name__ == name and base.__module__.partition(".")[0] == library
+        for base in kind.__mro__
+    )
+
+
+def _figure(value: Any, data: Data) -> None:
+    from forkpy_worker.libraries import fit_matplotlib
+
+    image = fit_matplotlib.png(value)
+    if image is not None:
+        data["image/png"] = image
+
+
+def _chart(value: Any, data: Data) -> None:
+    """Vega-Altair: a page for people, and a picture where the environment has what draws it."""
+    try:
+        data["text/html"] = value.to_html()
+        if "vl_convert" in sys.modules or _installed("vl_convert"):
+            from io import BytesIO
+
+            file = BytesIO()
+            value.save(file, format="png")
+            data["image/png"] = file.getvalue()
+    except Exception as error:
+        from forkpy_worker.report import report
+
+        report.warn("the chart could not be drawn:", error)
+    kind = type(value).__name__
+    data["text/plain"] = f"<altair.{kind} of {_mark(value)}>"
+
+
+def _mark(value: Any) -> str:
+    mark = getattr(value, "mark", None)
+    name = mark if isinstance(mark, str) else getattr(mark, "type", None)
+    encoding = getattr(value, "encoding", None)
+    fields = []
+    for channel in ("x", "y", "color", "size", "row", "column"):
+        shorthand = getattr(getattr(encoding, channel, None), "shorthand", None)
+        if isinstance(shorthand, str):
+            fields.append(f"{channel}={shorthand}")
+    return " ".join([str(name) if isinstance(name, str) else "several marks", *fields])
+
+
+def _installed(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+_KNOWN: dict[str, tuple[str, Callable[[Any, Data], None]]] = {
+    "Figure": ("matplotlib", _figure),
+    "TopLevelMixin": ("altair", _chart),
+}

@@ -1,0 +1,66 @@
+"""Results that do not go over the wire as they are: too long, or no UTF-8.
+
+Owns: the files `cell-<N>-result.txt` in the session's outputs folder; never overwrites one, since
+sessions share the folder and count their cells alike.
+Runs in: worker main thread.
+"""
+
+from __future__ import annotations
+
+import os
+
+from forkpy_worker.base import place
+from forkpy_worker.cell.run import MAX_RESULT
+
+_MAX_FILES = 1000
+
+
+def fit(text: str, cell: int) -> str:
+    """Make a result's text fit for the reply."""
+    text = clean(text)
+    return text if len(text) <= MAX_RESULT else _shorten(text, cell)
+
+
+def clean(text: str) -> str:
+    """Make it a plain str that UTF-8 can carry; a lone surrogate becomes its escape."""
+    text = "".join((text,))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def cut(text: str, length: int) -> str:
+    """Keep head and tail of a text that is longer than `length`."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+
+
+def _shorten(text: str, cell: int) -> str:
+    try:
+        where = f"the whole is in {_save(text, cell)}"
+    except OSError as error:
+        where = f"the whole could not be saved: {error}"
+    # Room for the marker, so that the reply stays within what it promises.
+    half = (MAX_RESULT - len(where) - 80) // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n... {left_out} characters left out; {where} ...\n{text[-half:]}"
+
+
+def _save(text: str, cell: int) -> str:
+    """Write the text to a file of its own and give its name, relative to the workspace."""
+    os.makedirs(place.outputs, exist_ok=True)
+    for number in range(1, _MAX_FILES):
+        name = f"cell-{cell}-result.txt" if number == 1 else f"cell-{cell}-result-{number}.txt"
+        path = os.path.join(place.outputs, name)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            continue
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        return f"outputs/{name}"
+    raise FileExistsError(f"{_MAX_FILES} files of this name exist")

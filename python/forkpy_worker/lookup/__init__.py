@@ -1,0 +1,1 @@
+"""Completion and inspection: the answers to questions about code that does not run."""

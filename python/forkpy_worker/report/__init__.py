@@ -1,0 +1,1 @@
+"""How a cell ended, in words: tracebacks, error messages, hints."""

@@ -1,0 +1,129 @@
+"""What a fork of a living session needs of Python: a look before it, and a new life after it.
+
+Owns: the state of the random generators that a checkpoint remembers. May not walk over all objects:
+that would touch, and so copy, every page that the checkpoint shares with its session.
+Runs in: worker main thread (`threads`, `before`), checkpoint (`hazards`), worker just woken
+(`wake`).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from forkpy_worker.base import asking, place
+from forkpy_worker.session import session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# Names in a sentence.
+_NAMED = 5
+
+# Modules whose threads come again when they are wanted: tqdm's makes stalled bars speak.
+_WATCHERS = frozenset(("tqdm._monitor",))
+
+_random: Any = None
+_numpy: Any = None
+
+
+def threads() -> tuple[list[str], int]:
+    """Name the Python threads that will be missed in a fork; and count those `threading` knows.
+
+    A thread that only watches is not missed.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return [], 0
+    main = threading.main_thread()
+    # Ours (pings, completion) show up as dummies as soon as Python code in them asks for itself.
+    known = [
+        thread
+        for thread in threading.enumerate()
+        if thread is not main and not isinstance(thread, threading._DummyThread)
+    ]
+    missed = [thread.name for thread in known if type(thread).__module__ not in _WATCHERS]
+    return missed, len(known)
+
+
+def before() -> None:
+    """Remember what the fork's hooks change."""
+    global _random, _numpy
+    random, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
+    _random = None if random is None else random.getstate()
+    _numpy = None if numpy is None else numpy.get_state()
+
+
+def hazards() -> list[str]:
+    """Say what of the session is shared with, or only in, the worker that goes on."""
+    found = []
+    for look in (_tasks, _locks):
+        try:
+            found += look()
+        except Exception:  # noqa: PERF203
+            # Objects of the session's own may do anything when looked at.
+            continue
+    return found
+
+
+def _tasks() -> list[str]:
+    awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
+    names = [] if awaiting is None else awaiting.paused()
+    if not names:
+        return []
+    return [
+        f"asyncio tasks are paused ({_few(names)}): each copy of the session goes on with its own, "
+        "and what they are connected to is shared"
+    ]
+
+
+def _locks() -> list[str]:
+    import _thread
+
+    kinds = (_thread.LockType, _thread.RLock)
+    held = [
+        name
+        for name, value in list(place.namespace.items())
+        if isinstance(value, kinds) and _is_held(value)
+    ]
+    if not held:
+        return []
+    return [f"locks are held ({_few(held)}): a copy finds them held, and by nobody if by a thread"]
+
+
+def _is_held(lock: Any) -> bool:
+    locked = getattr(lock, "locked", None)
+    if locked is not None:
+        return bool(locked())
+    # RLock before 3.14: only its text tells.
+    return repr(lock).startswith("<locked")
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def wake(
+    session_id: str, ask: Callable[..., Any], interrupts: Callable[[], int], keep_random: bool
+) -> None:
+    """Make this fork of a checkpoint the session's."""
+    place.session_id = session_id
+    session.begin(interrupts)
+    asking.install(ask)
+    awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
+    if awaiting is not None:
+        awaiting.renew()
+    if keep_random:
+        _remember()
+    else:
+        session.reseed()
+
+
+def _remember() -> None:
+    random, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
+    if random is not None and _random is not None:
+        random.setstate(_random)
+    if numpy is not None and _numpy is not None:
+        numpy.set_state(_numpy)

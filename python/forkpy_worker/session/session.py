@@ -1,0 +1,98 @@
+"""A session's begin and end.
+
+Owns: what a fresh `python` process would have set up for a script and a fork of the zygote has not:
+`__main__`, working directory, streams, randomness, the SIGINT handler.
+May not import what a fork cannot wait for: `start` is part of every session's birth.
+Runs in: worker main thread, once after the fork (`start`), once before the end (`finish`).
+"""
+
+from __future__ import annotations
+
+import _signal  # `signal` would bring `enum` along
+import builtins
+import os
+import sys
+from _thread import get_ident
+
+from forkpy_worker.base import asking, place, streams
+from forkpy_worker.cell import arrivals, history
+from forkpy_worker.code import sources
+from forkpy_worker.libraries import stand_ins
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def start(
+    session_id: str,
+    workspace: str,
+    outputs: str,
+    ask: Callable[..., Any],
+    interrupts: Callable[[], int],
+) -> None:
+    """Make this process the session's."""
+    place.session_id = session_id
+    begin(interrupts)
+    place.outputs = outputs
+    _fresh_main()
+    os.chdir(workspace)
+    sys.argv = [""]
+    sys.path[:] = [workspace, *(entry for entry in sys.path if entry not in ("", workspace))]
+    streams.install(ask)
+    asking.install_debugger()
+    stand_ins.install()
+    history.install()
+    sources.watch()
+    reseed()
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def begin(interrupts: Callable[[], int]) -> None:
+    """Remember what is this process' own, which a copy of another's memory has not."""
+    place.pid = os.getpid()
+    place.thread = get_ident()
+    place.interrupts = interrupts  # type: ignore[assignment]
+
+
+def become(session_id: str) -> None:
+    """Give a worker that was made for no session its session."""
+    place.session_id = session_id
+
+
+def _fresh_main() -> None:
+    sys.modules["__main__"] = place.main
+    namespace = place.namespace
+    namespace.clear()
+    namespace["__name__"] = "__main__"
+    namespace["__doc__"] = None
+    namespace["__package__"] = None
+    namespace["__loader__"] = None
+    namespace["__spec__"] = None
+    namespace["__builtins__"] = builtins
+
+
+def reseed() -> None:
+    """Two forks of one zygote must not draw the same numbers."""
+    # CPython's fork hook does it for `random`, unless somebody forked without the hooks.
+    for name in ("random", "numpy.random"):
+        module = sys.modules.get(name)
+        if module is not None:
+            module.seed()
+
+
+def finish() -> None:
+    """Do what an ending `python` does, but wait for no thread; nothing may raise."""
+    for step in (arrivals.last_words, _run_exit_callbacks, streams.flush):
+        try:
+            step()
+        except BaseException:  # noqa: PERF203
+            # The process ends here either way; the other step shall have its turn.
+            continue
+
+
+def _run_exit_callbacks() -> None:
+    import atexit
+
+    atexit._run_exitfuncs()

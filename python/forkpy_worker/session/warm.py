@@ -1,0 +1,117 @@
+"""What the zygote imports so that workers need not.
+
+Owns: which modules are warm. May leave no thread and no open descriptor behind: a fork would lose
+the one and share the other.
+Runs in: zygote.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+# What most sessions need sooner or later, and what this package imports when first used. The
+# zygote imports it one by one while nobody waits for a fork.
+COMMON = (
+    "traceback",
+    "linecache",
+    "pickle",
+    "inspect",
+    "threading",
+    "subprocess",
+    "json",
+    "asyncio",
+    "warnings",
+    "signal",
+    "select",
+    "atexit",
+    "random",
+    "math",
+    "datetime",
+    "decimal",
+    "dataclasses",
+    "typing",
+    "pathlib",
+    "tempfile",
+    "shutil",
+    "collections",
+    "functools",
+    "itertools",
+    "re",
+    "csv",
+    "textwrap",
+    "contextlib",
+    "copy",
+    "string",
+    "statistics",
+    "forkpy_worker.report.report",
+    "forkpy_worker.display.results",
+    "forkpy_worker.cell.awaiting",
+    "forkpy_worker.variables.summaries",
+    "forkpy_worker.variables.details",
+    "forkpy_worker.variables.statefile",
+    "forkpy_worker.variables.statepickle",
+    "base64",
+    "hashlib",
+    "html.parser",
+    "forkpy_worker.display.formats",
+    "forkpy_worker.display.readable",
+    "forkpy_worker.display.display",
+)
+
+# Read once, when the library is imported. A pool of threads must not exist when the zygote forks.
+_WHILE_IMPORTING = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def stage_one() -> None:
+    """Import what the first plain cell needs, and no more: a client waits for this."""
+    from forkpy_worker.cell import run  # noqa: F401
+    from forkpy_worker.lookup import answers  # noqa: F401
+    from forkpy_worker.session import probe, session  # noqa: F401
+    from forkpy_worker.variables import state, variables  # noqa: F401
+
+    watch()
+
+    settle()
+
+
+def preload(module: str) -> str | None:
+    """Import a module by name; None when that worked, else the reason in one line."""
+    watch()
+    added = [name for name in _WHILE_IMPORTING if name not in os.environ]
+    for name in added:
+        os.environ[name] = _WHILE_IMPORTING[name]
+    try:
+        __import__(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exception:
+        # SystemExit too: some modules are scripts.
+        return _one_line(exception)
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+    return None
+
+
+def watch() -> None:
+    """Fit libraries to sessions from now on."""
+    from forkpy_worker.libraries import watches
+
+    watches.install()
+
+
+def settle() -> None:
+    """Tell the collector that all this is here to stay, so that it dirties no shared page."""
+    gc.collect()
+    gc.freeze()
+
+
+def _one_line(exception: BaseException) -> str:
+    text = str(exception).strip().partition("\n")[0]
+    name = type(exception).__name__
+    return f"{name}: {text}" if text else name

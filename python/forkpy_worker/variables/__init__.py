@@ -1,0 +1,1 @@
+"""The session's variables: their summaries, and how they are saved and loaded."""
