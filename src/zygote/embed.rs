@@ -9,7 +9,7 @@ use std::path::Path;
 pub const PACKAGE: &str = "forkpy_worker";
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/forkpy_worker");
-/// File name, text, and what the Python of the build compiled it to, marshalled.
+/// File below the package's folder, text, and what the Python of the build compiled it to, marshalled.
 const EMBEDDED: &[(&str, &str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
 
 /// Which Pythons can read the compiled code: `importlib.util.MAGIC_NUMBER`.
@@ -26,7 +26,7 @@ pub struct Source {
     pub code: Option<&'static [u8]>,
     /// What tracebacks show as its file.
     pub origin: String,
-    /// Whether it is the package itself.
+    /// Whether it has modules of its own: the package itself and each room of it.
     pub is_package: bool,
 }
 
@@ -37,9 +37,10 @@ pub fn sources() -> Vec<Source> {
 }
 
 fn source(file: &str, embedded: &str, code: &'static [u8]) -> Source {
-    let stem = file.trim_end_matches(".py");
-    let is_package = stem == "__init__";
-    let name = if is_package { PACKAGE.to_owned() } else { format!("{PACKAGE}.{stem}") };
+    let path = format!("{PACKAGE}/{}", file.trim_end_matches(".py"));
+    let folder = path.strip_suffix("/__init__");
+    let is_package = folder.is_some();
+    let name = folder.unwrap_or(&path).replace('/', ".");
     let text = from_disk(file).unwrap_or_else(|| embedded.to_owned());
     let code = (text == embedded).then_some(code);
     Source { name, text, code, origin: format!("<{PACKAGE}>/{file}"), is_package }
