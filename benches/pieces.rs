@@ -10,7 +10,8 @@ use forkpy::{
         frame::{self, Assembler},
     },
     server::{
-        sessions::outcome::{CapturedText, CellOutcome, Ending, Fate},
+        output::captured::CapturedText,
+        sessions::outcome::{CellOutcome, Ending, Fate},
         tools::cells::reply,
         workspace::watch::NewFiles,
     },

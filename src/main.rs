@@ -10,7 +10,7 @@ use forkpy::{
         cli::{Cli, Role},
     },
     server,
-    settings::{file, resolve::Settings},
+    settings::{file, options::ServeOptions, resolve::Settings},
     sys::descriptors,
     zygote,
 };
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
         bundle::supply_libraries();
         std::process::exit(bundle::python::run(words));
     }
-    let cli = file::parse()?;
+    let cli = file::parse(Cli::settings_file)?;
     match cli.role {
         Some(Role::Zygote { socket, server }) => {
             bundle::supply_libraries();
@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<()> {
             let stream = unsafe { descriptors::inherited_stream(socket) };
             zygote::run(stream, server).context("the zygote ended")
         }
-        Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.for_same_python(), &cli.preload)?),
+        Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),
         Some(Role::Install(ref args)) => install(args),
         Some(Role::Doctor(ref args)) => examine(&cli, args),
         Some(Role::Completions { shell }) => Ok(commands::shell::completions(shell, &mut std::io::stdout())?),
@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
         Some(Role::Bundle(ref args)) => make_bundle(args),
         Some(Role::Echo) => bench::echo::run().context("the channel broke"),
-        None => serve(cli),
+        None => serve(cli.serve),
     }
 }
 
@@ -89,9 +89,9 @@ fn examine(cli: &Cli, args: &commands::doctor::DoctorArgs) -> anyhow::Result<()>
 
 /// One thread: a cell's way through the server then needs no hand-over, and children whose life is tied to the thread
 /// that made them live as long as the server.
-fn serve(cli: Cli) -> anyhow::Result<()> {
-    log_to_stderr(&cli.log)?;
-    let settings = Settings::resolve(cli)?;
+fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    log_to_stderr(&options.log)?;
+    let settings = Settings::resolve(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(server::run(settings));
     runtime.shutdown_background();

@@ -1,20 +1,16 @@
-//! Command line and environment names: the one list of them.
+//! The command line: the roles this program has, and the options of a server (`settings/options.rs`).
 //!
 //! Runs in: server and the roles of its own (bench, install, doctor, …), and far enough in the hidden ones to recognise them.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 use crate::{
     bench::BenchArgs,
     bundle::make::BundleArgs,
     commands::{doctor::DoctorArgs, install::InstallArgs},
-    server::{health::RecoveryPolicy, sessions::checkpoints::Automatic},
-    settings::limits::LimitArgs,
+    settings::options::ServeOptions,
 };
 
 /// Runs Python for MCP clients, in persistent sessions that are watched.
@@ -28,184 +24,17 @@ pub struct Cli {
     #[command(subcommand)]
     pub role: Option<Role>,
 
-    /// TOML file with any of these options under their long names; the command line and the environment win over it
-    #[arg(long, value_name = "FILE", env = "FORKPY_CONFIG")]
-    pub config: Option<PathBuf>,
-
-    /// What is logged to standard error, as tracing filters: error, warn, info, debug, forkpy=debug
-    #[arg(long, value_name = "FILTER", env = "FORKPY_LOG", default_value = "forkpy=info,rmcp=error")]
-    pub log: String,
-
-    /// Directory that sessions work in; made when missing, with outputs/, scripts/ and uploads/ inside
-    #[arg(long, value_name = "DIR", env = "MCP_WORKSPACE_DIR", default_value = "workspace")]
-    pub workspace: PathBuf,
-
-    /// How clients reach the server
-    #[arg(long, value_enum, env = "FORKPY_TRANSPORT", default_value = "stdio")]
-    pub transport: Transport,
-
-    /// Address to listen on (http); one that is not loopback needs a token
-    #[arg(long, value_name = "ADDRESS", env = "FORKPY_HOST", default_value = "127.0.0.1", help_heading = "HTTP")]
-    pub host: IpAddr,
-
-    /// Port to listen on (http); 0 takes a free one and logs it
-    #[arg(long, value_name = "PORT", env = "FORKPY_PORT", default_value_t = 8000, help_heading = "HTTP")]
-    pub port: u16,
-
-    /// File whose first line is the bearer token that HTTP clients must send; FORKPY_TOKEN holds the token itself
-    #[arg(long, value_name = "FILE", env = "FORKPY_TOKEN_FILE", help_heading = "HTTP")]
-    pub token_file: Option<PathBuf>,
-
-    /// Host name clients may use in the Host header, besides loopback names; may be repeated
-    #[arg(long = "allow-host", value_name = "HOST[:PORT]", help_heading = "HTTP")]
-    pub allow_hosts: Vec<String>,
-
-    /// Browser origin that may call, besides loopback ones; may be repeated
-    #[arg(long = "allow-origin", value_name = "SCHEME://HOST[:PORT]", help_heading = "HTTP")]
-    pub allow_origins: Vec<String>,
-
-    /// Largest file that may be uploaded, in bytes
-    #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_UPLOAD", default_value_t = 1 << 30, help_heading = "HTTP")]
-    pub max_upload: u64,
-
-    /// Python executable whose environment sessions use; its version must be the one forkpy was built with
-    #[arg(long, value_name = "EXE", env = "FORKPY_PYTHON", help_heading = "Python")]
-    pub python: Option<PathBuf>,
-
-    /// Virtual environment that sessions use (else VIRTUAL_ENV, else one that forkpy makes and manages)
-    #[arg(long, value_name = "DIR", env = "FORKPY_VENV", help_heading = "Python")]
-    pub venv: Option<PathBuf>,
-
-    /// Directories put first on sys.path, separated by ':'
-    #[arg(long, value_name = "DIRS", env = "FORKPY_PYTHONPATH", value_delimiter = ':', help_heading = "Python")]
-    pub pythonpath: Vec<PathBuf>,
-
-    /// Modules imported once, before any session is forked: sessions then have them at no cost
-    #[arg(long, value_name = "LIST", env = "FORKPY_PRELOAD", value_delimiter = ',', help_heading = "Python")]
-    pub preload: Vec<String>,
-
-    /// Where managed environments are kept
-    #[arg(long, value_name = "DIR", env = "FORKPY_ENV_DIR", help_heading = "Python")]
-    pub env_dir: Option<PathBuf>,
-
-    /// Most sessions at a time, the default one included
-    #[arg(long, value_name = "N", env = "FORKPY_MAX_SESSIONS", default_value_t = 64,
-          value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Sessions")]
-    pub max_sessions: u32,
-
-    /// Time a cell may run when the call does not say, in seconds; 0 means for ever
-    #[arg(long, value_name = "SECONDS", env = "FORKPY_TIMEOUT", default_value_t = 600.0, value_parser = seconds,
-          help_heading = "Sessions")]
-    pub timeout: f64,
-
-    /// Time between an interrupt and killing the worker, in seconds
-    #[arg(long, value_name = "SECONDS", env = "FORKPY_GRACE", default_value_t = 3.0, value_parser = seconds,
-          help_heading = "Sessions")]
-    pub grace: f64,
-
-    /// Cells that may wait in one session
-    #[arg(long, value_name = "N", env = "FORKPY_QUEUE", default_value_t = 64,
-          value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Sessions")]
-    pub queue: u32,
-
-    /// Most workers that are forked ahead, for sessions to come; one as a rule, more when sessions come faster
-    #[arg(long, value_name = "N", env = "FORKPY_MAX_SPARES", default_value_t = 4,
-          value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Sessions")]
-    pub max_spares: u32,
-
-    /// Bytes of a cell's or script's output that a reply holds for each stream; the whole goes to a file
-    #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_OUTPUT", default_value_t = 40_000,
-          value_parser = clap::value_parser!(u32).range(1_000..=400_000), help_heading = "Sessions")]
-    pub max_output: u32,
-
-    /// Scripts that may run at a time; further ones wait
-    #[arg(long, value_name = "N", env = "FORKPY_MAX_SCRIPTS", default_value_t = 8,
-          value_parser = clap::value_parser!(u32).range(1..=1_000), help_heading = "Scripts")]
-    pub max_scripts: u32,
-
-    /// Let install_dependencies take options, URLs, version control and source trees: clients may then install from anywhere
-    #[arg(long, env = "FORKPY_ALLOW_INSTALL_OPTIONS", value_parser = clap::builder::BoolishValueParser::new(),
-          num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "Packages")]
-    pub allow_install_options: bool,
-
-    /// How sessions are watched.
+    /// How a server is to be.
     #[command(flatten)]
-    pub health: HealthOptions,
-
-    /// Frozen copies of sessions.
-    #[command(flatten)]
-    pub checkpoints: CheckpointOptions,
-
-    /// What sessions may take.
-    #[command(flatten)]
-    pub limits: LimitArgs,
+    pub serve: ServeOptions,
 }
 
-/// Thresholds and recovery; a session may have its own (create_session, configure_health).
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Health")]
-pub struct HealthOptions {
-    /// Resident memory of a session from which an alert is raised, in MB; 0 is never
-    #[arg(long, value_name = "MB", env = "FORKPY_MEMORY_ALERT", default_value_t = 500,
-          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
-    pub memory_alert: u64,
-
-    /// Resident memory from which garbage is collected and freed memory returned to the system, in MB; 0 is never
-    #[arg(long, value_name = "MB", env = "FORKPY_MEMORY_CLEANUP", default_value_t = 1024,
-          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
-    pub memory_cleanup: u64,
-
-    /// Percent of one processor, as a mean over --health-interval, from which an alert is raised; 0 is never
-    #[arg(long, value_name = "PERCENT", env = "FORKPY_CPU_ALERT", default_value_t = 80.0, value_parser = percent)]
-    pub cpu_alert: f64,
-
-    /// Time without an answer to a ping after which an interpreter counts as hung, in seconds
-    #[arg(long, value_name = "SECONDS", env = "FORKPY_HUNG_AFTER", default_value_t = 5.0, value_parser = interval)]
-    pub hung_after: f64,
-
-    /// How often an idle session is examined and pinged, in seconds; busy ones are looked at every second
-    #[arg(long, value_name = "SECONDS", env = "FORKPY_HEALTH_INTERVAL", default_value_t = 30.0,
-          value_parser = interval)]
-    pub health_interval: f64,
-
-    /// What is done about a dead or hung session
-    #[arg(long, value_enum, env = "FORKPY_RECOVERY", default_value = "on-demand")]
-    pub recovery: RecoveryPolicy,
-
-    /// Restarts within --restart-window, without a cell that ended well, after which a session is parked as dead
-    #[arg(long, value_name = "N", env = "FORKPY_RESTART_BUDGET", default_value_t = 5,
-          value_parser = clap::value_parser!(u32).range(0..=10_000))]
-    pub restart_budget: u32,
-
-    /// See --restart-budget, in seconds
-    #[arg(long, value_name = "SECONDS", env = "FORKPY_RESTART_WINDOW", default_value_t = 300.0,
-          value_parser = interval)]
-    pub restart_window: f64,
-}
-
-/// Frozen copies of sessions.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Checkpoints")]
-pub struct CheckpointOptions {
-    /// Checkpoints that are made without being asked for
-    #[arg(long, value_enum, env = "FORKPY_CHECKPOINTS", default_value = "off")]
-    pub checkpoints: Automatic,
-
-    /// Checkpoints that may be asked for in one session
-    #[arg(long, value_name = "N", env = "FORKPY_MAX_CHECKPOINTS", default_value_t = 16,
-          value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    pub max_checkpoints: u32,
-
-    /// Checkpoints at a time in all, the automatic ones included, which give way to others
-    #[arg(long, value_name = "N", env = "FORKPY_MAX_CHECKPOINTS_TOTAL", default_value_t = 128,
-          value_parser = clap::value_parser!(u32).range(0..=10_000))]
-    pub max_checkpoints_total: u32,
-
-    /// MB of memory that checkpoints may hold alone: what their sessions have changed since. Half of it for one session.
-    /// A quarter of the machine's memory when left out
-    #[arg(long, value_name = "MB", env = "FORKPY_CHECKPOINT_MEMORY",
-          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    pub checkpoint_memory: Option<u64>,
+impl Cli {
+    /// The settings file, when it is to be a server.
+    #[must_use]
+    pub fn settings_file(&self) -> Option<PathBuf> {
+        self.serve.config.clone().filter(|_| self.role.is_none())
+    }
 }
 
 /// What this process is to be.
@@ -250,56 +79,4 @@ pub enum Role {
     /// The other end of `bench`'s floors.
     #[command(name = "__echo", hide = true)]
     Echo,
-}
-
-impl Cli {
-    /// Those options that make the sessions' Python what it is, for a server of the same kind.
-    #[must_use]
-    pub fn for_same_python(&self) -> Vec<String> {
-        let mut args = Vec::new();
-        let mut push = |name: &str, value: &Path| {
-            args.extend([name.to_owned(), value.to_string_lossy().into_owned()]);
-        };
-        for (name, value) in [("--config", &self.config), ("--python", &self.python), ("--venv", &self.venv)] {
-            if let Some(value) = value {
-                push(name, value);
-            }
-        }
-        self.pythonpath.iter().for_each(|dir| push("--pythonpath", dir));
-        self.preload.iter().for_each(|module| push("--preload", Path::new(module)));
-        args
-    }
-}
-
-/// How clients reach the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Transport {
-    /// JSON-RPC lines on standard input and output
-    Stdio,
-    /// Streamable HTTP at /mcp
-    Http,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=crate::settings::resolve::MAX_SECONDS).contains(&value) => Ok(value),
-        Ok(_) => Err(format!("must be between 0 and {}", crate::settings::resolve::MAX_SECONDS)),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A time between two looks: not nothing, and no more than a week.
-fn interval(text: &str) -> Result<f64, String> {
-    match seconds(text)? {
-        value if value >= 0.1 => Ok(value),
-        _ => Err("must be at least 0.1".to_owned()),
-    }
-}
-
-fn percent(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=1e6).contains(&value) => Ok(value),
-        Ok(_) => Err("must be between 0 and 1000000".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }

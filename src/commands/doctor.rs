@@ -134,10 +134,10 @@ fn interpreter() -> Finding {
 
 /// Where managed environments go, unless another one is named.
 fn managed(cli: &Cli) -> Finding {
-    if let Some(named) = cli.venv.as_ref().or(cli.python.as_ref()) {
+    if let Some(named) = cli.serve.venv.as_ref().or(cli.serve.python.as_ref()) {
         return Finding::ok("environment", format!("{}, as the options say", named.display()));
     }
-    let place = cli.env_dir.clone().unwrap_or_else(crate::settings::resolve::default_env_dir);
+    let place = cli.serve.env_dir.clone().unwrap_or_else(crate::settings::resolve::default_env_dir);
     let existing = place.ancestors().find(|path| path.exists()).unwrap_or(&place);
     match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
         Ok(()) => Finding::ok("environment", format!("managed, in {}", place.display())),
@@ -238,8 +238,8 @@ fn installer() -> Finding {
 fn session(cli: &Cli) -> Finding {
     let began = Instant::now();
     let ran = tempfile::tempdir().map_err(|error| error.to_string()).and_then(|workspace| {
-        let mut args = cli.for_same_python();
-        if let Some(place) = &cli.env_dir {
+        let mut args = cli.serve.for_same_python();
+        if let Some(place) = &cli.serve.env_dir {
             args.extend(["--env-dir".to_owned(), place.to_string_lossy().into_owned()]);
         }
         let mut client = Client::forkpy(&workspace.path().join("w"), &args).map_err(|error| error.to_string())?;

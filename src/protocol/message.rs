@@ -3,6 +3,7 @@
 //! Runs in: all three processes. Adding a variant at an end or changing a field means a new [`PROTOCOL_VERSION`]:
 //! server, zygote and worker are one binary, so a mismatch can only be a broken deployment, and is refused as one.
 
+use nix::sys::wait::WaitStatus;
 use serde::{Deserialize, Serialize};
 
 /// Version of the message enums, checked at each handshake.
@@ -151,6 +152,18 @@ pub enum WorkerExit {
     Signal(i32),
     /// Nobody could read the status.
     Unknown,
+}
+
+impl WorkerExit {
+    /// From what `waitid` says.
+    #[must_use]
+    pub fn of(status: WaitStatus) -> Self {
+        match status {
+            WaitStatus::Exited(_, code) => Self::Code(code),
+            WaitStatus::Signaled(_, signal, _) => Self::Signal(signal as i32),
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// Server → worker, cell socket.

@@ -17,8 +17,6 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::server::sessions::outcome::{CellOutcome, Death};
-
 /// One label and its value; every value is a word of ours.
 type Label = [(&'static str, &'static str); 1];
 type Counters = Family<Label, Counter>;
@@ -129,15 +127,12 @@ pub fn begin() {
 /// What telemetry wants of an outcome; taken before the outcome goes to its client.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
-    status: &'static str,
-    queued: Duration,
-    ran: Duration,
-}
-
-impl From<&CellOutcome> for Ended {
-    fn from(outcome: &CellOutcome) -> Self {
-        Self { status: outcome.ending.status(), queued: outcome.queued, ran: outcome.ran }
-    }
+    /// The word for how.
+    pub status: &'static str,
+    /// Time it waited for its turn.
+    pub queued: Duration,
+    /// Time it ran.
+    pub ran: Duration,
 }
 
 /// A cell got its outcome.
@@ -165,8 +160,8 @@ pub fn worker_failed() {
 }
 
 /// A session's worker is gone.
-pub fn worker_died(death: &Death) {
-    METERS.deaths.get_or_create(&[("reason", death.reason.word())]).inc();
+pub fn worker_died(reason: &'static str) {
+    METERS.deaths.get_or_create(&[("reason", reason)]).inc();
 }
 
 /// The zygote forked, or said why not.

@@ -6,8 +6,16 @@
 //! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
 //! whatever is left.
 
+use crate::{
+    server::{events::Changes, mcp::error::ServerError},
+    settings::options::Transport,
+};
+
+use crate::server::tools::call::server::Server;
+
 pub mod counters;
 pub mod environment;
+pub mod events;
 pub mod health;
 pub mod mcp;
 pub mod output;
@@ -18,7 +26,7 @@ pub mod watch;
 pub mod workers;
 pub mod workspace;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -29,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::{health::alerts::Book, scripts::Scripts};
 use crate::{
-    commands::cli::Transport,
     protocol::ZygoteSettings,
     server::{
         environment::{
@@ -37,10 +44,9 @@ use crate::{
             packages::Packages,
         },
         mcp::{
-            handler::Handler,
             http,
-            resources::{self, Resources, changes::Changes, workspace as files_as_resources},
-            stdio::StdioTransport,
+            resources::{self, Resources, workspace as files_as_resources},
+            stdio,
         },
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, crashes::Crashes, oom::OomCounter, registry::Registry,
@@ -53,56 +59,14 @@ use crate::{
             spares::Spares,
             zygote::{Spawner, Zygote},
         },
-        workspace::{handle::Files, watch::Watcher},
+        workspace::{announce, handle::Files, watch::Watcher},
     },
-    settings::resolve::{Settings, Workspace},
+    settings::resolve::Settings,
     sys::{descriptors, processes, signals},
 };
 
 /// Clients kill a server that has not ended two seconds after they closed its input.
 const FAREWELL: Duration = Duration::from_millis(1500);
-
-/// Why the server ended other than by its client's wish.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// The address.
-    #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A system call at the start.
-    #[error("failed to start the server: {0}")]
-    Start(#[from] io::Error),
-}
-
-/// What all connections share.
-pub struct Server {
-    /// Sessions by name.
-    pub registry: Arc<Registry>,
-    /// Active sessions of clients.
-    pub active: ActiveSessions,
-    /// What sessions need.
-    pub around: Arc<Surroundings>,
-    /// Readings of workers.
-    pub metrics: Arc<Metrics>,
-    /// The health of sessions.
-    pub health: Ward,
-    /// Packages of the session environment.
-    pub packages: Arc<Packages>,
-    /// Scripts that run now.
-    pub scripts: Arc<Scripts>,
-    /// Cells whose client is to call again with an answer.
-    pub waiting: Waiting,
-    /// The directories.
-    pub workspace: Workspace,
-    /// What is in them.
-    pub files: Files,
-    /// What clients see under a URI.
-    pub resources: Resources,
-}
 
 /// Serves until the client goes or a signal comes.
 ///
@@ -119,7 +83,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let zygote = start_zygote(&settings, &children)?;
     let changes = Changes::default();
     let root = &settings.workspace.root;
-    let watcher = Watcher::start_observed(root, files_as_resources::announcer(root.clone(), changes.clone()))?;
+    let watcher = Watcher::start_observed(root, announce::announcer(changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
     let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone(), children.clone());
     let around = Arc::new(Surroundings {
@@ -159,7 +123,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let shown = files_as_resources::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
     let ward = Ward::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
-    let resources = Resources::new(vec![Box::new(shown), Box::new(told)], changes);
+    let resources = Arc::new(Resources::new(vec![Box::new(shown), Box::new(told)], changes));
     let packages = Arc::new(Packages::new(
         Arc::clone(&around),
         Arc::clone(&scripts),
@@ -178,14 +142,13 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         metrics,
         health: ward,
         files,
-        resources,
         workspace: settings.workspace,
     });
     let served = match settings.transport {
-        Transport::Http => http::serve(server, readiness, &settings.http, serving, stop).await,
+        Transport::Http => http::serve((server, resources), readiness, &settings.http, serving, stop).await,
         Transport::Stdio => {
             let _ = serving.send(());
-            serve_stdio(server, stop).await;
+            stdio::serve(server, resources, stop).await;
             Ok(())
         }
     };
@@ -199,13 +162,6 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
     served
-}
-
-/// Served directly, without rmcp's opening: a client may then change to the other protocol generation on the same pipe.
-async fn serve_stdio(server: Arc<Server>, stop: CancellationToken) {
-    let transport = StdioTransport::stdio();
-    let running = rmcp::service::serve_directly_with_ct(Handler::new(server), transport, None, stop);
-    let _ = running.waiting().await;
 }
 
 /// A token that SIGTERM, SIGINT and SIGHUP cancel.

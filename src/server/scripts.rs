@@ -21,10 +21,11 @@ use crate::{
     protocol::{Script, WorkerExit},
     server::{
         output::{
+            captured::CapturedText,
             live::Live,
             streams::{Bounds, Course, Followed, Keeping, Method},
         },
-        sessions::{outcome::CapturedText, task::Surroundings},
+        sessions::task::Surroundings,
         workers::zygote::{NewScript, ZygoteError},
         workspace::{handle::OpenScript, watch::NewFiles},
     },

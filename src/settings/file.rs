@@ -8,10 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
+use clap::{Arg, ArgAction, Command, Parser, error::ErrorKind};
 use toml::{Table, Value};
-
-use crate::commands::cli::Cli;
 
 /// Why a settings file cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -54,20 +52,20 @@ pub enum FileError {
     },
 }
 
-/// Reads the command line, and the settings file if one is named there or in the environment. Ends the process for a wrong
+/// Reads the command line, and the settings file if `named` finds one in them. Ends the process for a wrong
 /// command line, as clap does.
 ///
 /// # Errors
 /// [`FileError`], in words for the person who wrote the file.
-pub fn parse() -> Result<Cli, FileError> {
-    let first = Cli::parse();
-    let Some(path) = first.config.clone().filter(|_| first.role.is_none()) else { return Ok(first) };
-    let command = with_file(Cli::command(), &path)?;
-    let parsed = command.try_get_matches().and_then(|found| Cli::from_arg_matches(&found));
+pub fn parse<C: Parser>(named: impl Fn(&C) -> Option<PathBuf>) -> Result<C, FileError> {
+    let first = C::parse();
+    let Some(path) = named(&first) else { return Ok(first) };
+    let command = with_file(C::command(), &path)?;
+    let parsed = command.try_get_matches().and_then(|found| C::from_arg_matches(&found));
     Ok(parsed.unwrap_or_else(|error| {
         // The command line alone was fine, so the file it is.
         let words = format!("in settings file {}: {error}", path.display());
-        Cli::command().error(ErrorKind::InvalidValue, words).exit()
+        C::command().error(ErrorKind::InvalidValue, words).exit()
     }))
 }
 

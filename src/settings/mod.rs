@@ -4,5 +4,6 @@
 
 pub mod file;
 pub mod limits;
+pub mod options;
 pub mod policy;
 pub mod resolve;

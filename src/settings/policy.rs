@@ -9,8 +9,6 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::server::sessions::checkpoints::Automatic;
-
 /// What happens to a session whose worker is dead or hung.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -123,6 +121,38 @@ fn within(name: &str, value: f64, low: f64, high: f64) -> Result<f64, String> {
     } else {
         Err(format!("health.{name} must be between {low} and {high}, not {value}"))
     }
+}
+
+/// Whether forkpy makes checkpoints by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Automatic {
+    /// Only those that are asked for
+    Off,
+    /// After each cell that ended well one replaces the one before; a session whose worker dies goes on from it
+    Last,
+}
+
+impl Automatic {
+    /// The word that clients see.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Last => "last",
+        }
+    }
+}
+
+/// How many there may be, and how large they may grow.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Of one session, those that were asked for.
+    pub per_session: usize,
+    /// Of all sessions, the automatic ones included.
+    pub all: usize,
+    /// Bytes that all of them hold alone, and half of it those of one session.
+    pub memory: u64,
 }
 
 #[cfg(test)]

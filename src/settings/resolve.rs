@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    commands::cli::{Cli, Transport},
-    server::{health::HealthPolicy, sessions::checkpoints::Bounds},
-    settings::limits::Limits,
+use crate::settings::{
+    limits::Limits,
+    options::{CheckpointOptions, HealthOptions, ServeOptions, Transport},
+    policy::{Bounds, HealthPolicy},
 };
 
 /// Longest time-out that may be asked for: a week, in seconds.
@@ -21,6 +21,10 @@ pub const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 pub const MAX_CODE: usize = 16 << 20;
 /// Largest request, bytes: one line on stdio, one body over HTTP.
 pub const MAX_REQUEST: usize = 64 << 20;
+
+/// Variables that sessions do not see: the key to the HTTP door, and what lets a process speak to the service manager in the
+/// server's name.
+pub(crate) const HIDDEN: [&str; 4] = ["FORKPY_TOKEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// What checkpoints may hold on a machine that does not say how much memory it has.
 const DEFAULT_MEMORY: u64 = 1 << 30;
@@ -134,7 +138,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`], in words for the person who typed the command.
-    pub fn resolve(cli: Cli) -> Result<Self, ConfigError> {
+    pub fn resolve(cli: ServeOptions) -> Result<Self, ConfigError> {
         let workspace = Workspace::make(&cli.workspace)?;
         let token = read_token(cli.token_file.as_deref())?;
         if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() {
@@ -208,7 +212,7 @@ impl Workspace {
     }
 }
 
-fn bounds(cli: &crate::commands::cli::CheckpointOptions) -> Bounds {
+fn bounds(cli: &CheckpointOptions) -> Bounds {
     let ram = sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram());
     let quarter =
         || sysinfo::System::new_with_specifics(ram).map_or(DEFAULT_MEMORY, |system| system.total_memory() / 4);
@@ -219,10 +223,7 @@ fn bounds(cli: &crate::commands::cli::CheckpointOptions) -> Bounds {
     }
 }
 
-fn health_policy(
-    cli: &crate::commands::cli::HealthOptions,
-    checkpoints: &crate::commands::cli::CheckpointOptions,
-) -> HealthPolicy {
+fn health_policy(cli: &HealthOptions, checkpoints: &CheckpointOptions) -> HealthPolicy {
     HealthPolicy {
         memory_alert: cli.memory_alert << 20,
         memory_cleanup: cli.memory_cleanup << 20,

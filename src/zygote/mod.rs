@@ -245,7 +245,7 @@ impl Zygote {
         for (pid, child) in self.children.iter_mut().filter(|(_, child)| **child == Child::Running) {
             let exit = match waitid(Id::Pid(Pid::from_raw(*pid)), flags) {
                 Ok(WaitStatus::StillAlive) => continue,
-                Ok(status) => exit_of(status),
+                Ok(status) => WorkerExit::of(status),
                 Err(_) => WorkerExit::Unknown,
             };
             *child = Child::Reported;
@@ -302,15 +302,5 @@ impl Birth {
             Self::Worker(assignment) => worker::run(py, assignment, functions, settings),
             Self::Script(errand) => worker::script::run(py, errand, functions, settings),
         }
-    }
-}
-
-/// The protocol's word for a wait status.
-#[must_use]
-pub fn exit_of(status: WaitStatus) -> WorkerExit {
-    match status {
-        WaitStatus::Exited(_, code) => WorkerExit::Code(code),
-        WaitStatus::Signaled(_, signal, _) => WorkerExit::Signal(signal as i32),
-        _ => WorkerExit::Unknown,
     }
 }

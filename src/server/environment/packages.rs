@@ -23,16 +23,16 @@ use crate::{
     server::{
         environment::wanted::{Reader, Wanted, normal},
         output::{
+            captured::CapturedText,
             live::Live,
             streams::{Bounds, Course, Followed, Keeping},
         },
         scripts::{ScriptError, Scripts},
-        sessions::{outcome::CapturedText, registry::Registry, task::Surroundings},
+        sessions::{registry::Registry, task::Surroundings},
         workers::zygote::{self, Stage},
         workspace::handle::{FileError, Files},
     },
     sys::{descriptors, pidfd::Ended, programs},
-    zygote::exit_of,
 };
 
 /// Time in which a session should have forgotten what it cached; one that is hung does it later.
@@ -297,7 +297,7 @@ impl Packages {
         let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
         process.drain();
         let exit = match process.pidfd.get_ref().ended(true) {
-            Ended::With(status) => exit_of(status),
+            Ended::With(status) => WorkerExit::of(status),
             Ended::Running | Ended::NotOurs => WorkerExit::Unknown,
         };
         self.around.children.remove(pid);

@@ -11,7 +11,7 @@ use super::{
     history::{Deep, History},
     recovery::Ledger,
 };
-use crate::server::workers::stacks::Stacks;
+use crate::server::health::evidence::Stacks;
 
 /// Sentences that wait for the session's next reply; more are dropped, the oldest first.
 const MAX_UNSAID: usize = 8;

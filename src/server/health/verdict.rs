@@ -27,7 +27,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::server::{sessions::status::Phase, watch::readings::Reading, workers::link::Unanswered};
+use crate::server::health::evidence::{Phase, Reading, Unanswered};
 
 /// The document's three statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]

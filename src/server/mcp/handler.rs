@@ -22,11 +22,12 @@ use rmcp::{
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 
-use super::{http, resources::changes::Subscriber};
+use super::http;
+use super::resources::Resources;
 use crate::server::{
-    Server,
+    events::Subscriber,
     sessions::active::Client,
-    tools::{self, Again, Call},
+    tools::{self, Again, Call, call::server::Server},
 };
 
 const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a process of its own. Use run_python_code; \
@@ -55,6 +56,7 @@ const MAX_PREPARED: usize = 64;
 #[derive(Clone)]
 pub struct Handler {
     server: Arc<Server>,
+    resources: Arc<Resources>,
     /// What this connection listens to; made at the first wish. Clients of 2026-07-28 have streams instead.
     listener: Arc<OnceLock<Subscriber>>,
     /// Streams that are acknowledged and not yet served: what they were asked for, and who listens.
@@ -64,14 +66,14 @@ pub struct Handler {
 impl Handler {
     /// A handler for a new connection.
     #[must_use]
-    pub fn new(server: Arc<Server>) -> Self {
-        Self { server, listener: Arc::default(), prepared: Arc::default() }
+    pub fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
+        Self { server, resources, listener: Arc::default(), prepared: Arc::default() }
     }
 }
 
 impl Handler {
     fn listener(&self, peer: &Peer<RoleServer>) -> &Subscriber {
-        self.listener.get_or_init(|| self.server.resources.connect(peer.clone()))
+        self.listener.get_or_init(|| self.resources.connect(peer.clone()))
     }
 }
 
@@ -154,7 +156,7 @@ impl ServerHandler for Handler {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let contents = self.server.resources.read(&request.uri, context.ct).await;
+        let contents = self.resources.read(&request.uri, context.ct).await;
         let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
         Ok(ReadResourceResult::new(contents).into())
     }
@@ -165,7 +167,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
         let cursor = request.and_then(|request| request.cursor);
-        let listed = self.server.resources.list(cursor.as_deref(), context.ct).await;
+        let listed = self.resources.list(cursor.as_deref(), context.ct).await;
         let (resources, next_cursor) = listed.map_err(|error| error.to_protocol(None))?;
         Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(resources) })
     }
@@ -175,7 +177,7 @@ impl ServerHandler for Handler {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Ok(ListResourceTemplatesResult::with_all_items(self.server.resources.templates()))
+        Ok(ListResourceTemplatesResult::with_all_items(self.resources.templates()))
     }
 
     async fn subscribe(
@@ -184,7 +186,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         let listener = self.listener(&context.peer);
-        let done = self.server.resources.subscribe(listener, &request.uri);
+        let done = self.resources.subscribe(listener, &request.uri);
         done.map_err(|error| error.to_protocol(Some(&request.uri)))
     }
 
@@ -194,7 +196,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         let listener = self.listener(&context.peer);
-        let done = self.server.resources.unsubscribe(listener, &request.uri);
+        let done = self.resources.unsubscribe(listener, &request.uri);
         done.map_err(|error| error.to_protocol(Some(&request.uri)))
     }
 
@@ -204,7 +206,7 @@ impl ServerHandler for Handler {
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        let (accepted, subscriber) = self.server.resources.prepare(requested);
+        let (accepted, subscriber) = self.resources.prepare(requested);
         let mut prepared = self.prepared.lock();
         prepared.push_back((requested.clone(), subscriber));
         // Of those whose acknowledgement could not be sent.
@@ -222,9 +224,9 @@ impl ServerHandler for Handler {
         };
         let subscriber = match subscriber {
             Some((_, subscriber)) => subscriber,
-            None => self.server.resources.prepare(context.requested()).1,
+            None => self.resources.prepare(context.requested()).1,
         };
-        self.server.resources.listen(&context, subscriber).await;
+        self.resources.listen(&context, subscriber).await;
         Ok(())
     }
 
@@ -235,7 +237,7 @@ impl ServerHandler for Handler {
     ) -> Result<CompleteResult, ErrorData> {
         let Reference::Resource(template) = request.r#ref else { return Ok(CompleteResult::default()) };
         let argument = request.argument;
-        let values = self.server.resources.complete(&template.uri, &argument.name, argument.value).await;
+        let values = self.resources.complete(&template.uri, &argument.name, argument.value).await;
         let info = CompletionInfo::new(values).map_err(|words| ErrorData::internal_error(words, None))?;
         Ok(CompleteResult::new(info))
     }

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server. The only room that knows rmcp beside `tools`, and the only one that knows axum.
 
+pub(crate) mod error;
 pub mod handler;
 pub mod http;
 pub mod resources;

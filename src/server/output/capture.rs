@@ -15,7 +15,7 @@ use super::{
     screen::Screen,
     spill::Spill,
 };
-use crate::server::{sessions::outcome::CapturedText, workers::link::Output};
+use crate::server::output::{captured::CapturedText, pipe::Output};
 
 /// Most bytes of one stream of one cell that are kept on disk.
 const MAX_FILE: u64 = 1 << 30;

@@ -3,7 +3,9 @@
 //! Runs in: server. Knows streams and files, no sessions.
 
 pub mod capture;
+pub mod captured;
 pub mod live;
+pub(crate) mod pipe;
 pub mod screen;
 pub mod spill;
 pub mod streams;

@@ -16,9 +16,9 @@ use super::{
     capture::Capture,
     live::{Live, Stream},
 };
-pub use crate::server::sessions::outcome::Method;
+pub use crate::server::output::captured::Method;
 use crate::{
-    server::{sessions::outcome::CapturedText, workers::link::Output},
+    server::output::{captured::CapturedText, pipe::Output},
     sys::pidfd::PidFd,
 };
 

@@ -4,46 +4,15 @@
 //! session and name, and its bounds. A checkpoint that nobody holds any more ends its process. Sessions make them and go on
 //! from them in `session/rollback.rs`.
 
+use crate::server::workers::checkpoint::LAST;
+
+use crate::settings::policy::Bounds;
+
 use std::{collections::BTreeMap, sync::Arc};
 
-use clap::ValueEnum;
 use parking_lot::Mutex;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 pub use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making};
-
-/// Whether forkpy makes checkpoints by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Automatic {
-    /// Only those that are asked for
-    Off,
-    /// After each cell that ended well one replaces the one before; a session whose worker dies goes on from it
-    Last,
-}
-
-impl Automatic {
-    /// The word that clients see.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Last => "last",
-        }
-    }
-}
-
-/// How many there may be, and how large they may grow.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Of one session, those that were asked for.
-    pub per_session: usize,
-    /// Of all sessions, the automatic ones included.
-    pub all: usize,
-    /// Bytes that all of them hold alone, and half of it those of one session.
-    pub memory: u64,
-}
 
 /// Why a checkpoint is not kept, or not found.
 #[derive(Debug, thiserror::Error)]
@@ -97,9 +66,6 @@ pub enum StoreError {
         limit: u64,
     },
 }
-
-/// Name of the one that policy `last` keeps.
-pub const LAST: &str = "last";
 
 /// The table.
 #[derive(Debug, Clone)]

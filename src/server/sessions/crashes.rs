@@ -11,7 +11,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::server::workers::stacks::Stacks;
+use crate::server::health::evidence::Stacks;
 
 /// Reports that are kept.
 pub const KEPT: usize = 50;

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-use crate::server::{
-    sessions::outcome::{CellOutcome, Ending},
-    tools::workspace::notebooks::outputs::{self, Output},
+use crate::server::sessions::{
+    outcome::{CellOutcome, Ending},
+    outputs::{self, Output},
 };
 
 /// Most cells that are kept.

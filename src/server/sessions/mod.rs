@@ -9,6 +9,7 @@ pub(crate) mod handle;
 pub mod history;
 pub mod oom;
 pub mod outcome;
+pub mod outputs;
 pub mod registry;
 pub mod status;
 pub mod task;

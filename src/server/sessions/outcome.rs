@@ -2,10 +2,13 @@
 //!
 //! Runs in: server. Pure data and pure functions: no I/O, no MCP.
 
+use crate::server::output::captured::{CapturedText, Method};
+
 use std::time::Duration;
 
 use crate::{
     protocol::{CellError, Display, WorkerExit},
+    server::counters::Ended,
     server::workspace::watch::NewFiles,
 };
 
@@ -44,15 +47,12 @@ pub struct CellOutcome {
     pub alerts: Vec<String>,
 }
 
-/// One stream of a cell.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CapturedText {
-    /// At most the cap, head and tail.
-    pub text: String,
-    /// Bytes written in all.
-    pub total: u64,
-    /// File with the whole, relative to the workspace, when `text` is not all.
-    pub file: Option<String>,
+impl CellOutcome {
+    /// What is counted of it; taken before the outcome goes to its client.
+    #[must_use]
+    pub fn measured(&self) -> Ended {
+        Ended { status: self.ending.status(), queued: self.queued, ran: self.ran }
+    }
 }
 
 /// How a cell ended.
@@ -92,17 +92,6 @@ pub enum Ending {
         /// Why.
         reason: String,
     },
-}
-
-/// How forkpy ended a cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// It had not begun.
-    NotStarted,
-    /// KeyboardInterrupt; the worker lives on.
-    Interrupt,
-    /// SIGKILL after the interrupt had not arrived within the grace time.
-    Kill,
 }
 
 /// Why and how a worker ended.

@@ -10,14 +10,14 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::checkpoints::{Automatic, Checkpoint, CheckpointError};
+use super::checkpoints::{Checkpoint, CheckpointError};
 use crate::{
     server::{
         health::HealthPolicy,
         sessions::task::{Session, Surroundings},
         workers::link::Worker,
     },
-    settings::limits::Limits,
+    settings::{limits::Limits, policy::Automatic},
 };
 
 /// The session that always exists.

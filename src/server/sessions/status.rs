@@ -2,6 +2,10 @@
 //!
 //! Runs in: server. Written by the session's task, read by tools and the supervisor.
 
+use crate::server::workers::view::WorkerView;
+
+use crate::server::health::evidence::Phase;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -12,10 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::outcome::{Death, DeathReason};
-use crate::server::{
-    health::{HealthPolicy, Record},
-    workers::{black_box::BlackBox, link::Control},
-};
+use crate::server::health::{HealthPolicy, Record};
 
 /// A session as seen from outside.
 #[derive(Debug, Clone)]
@@ -58,55 +59,6 @@ impl Status {
         self.last_activity = Timestamp::now();
         self.used_at = Instant::now();
     }
-}
-
-/// What the session is doing.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Phase {
-    /// A worker is being made.
-    Starting,
-    /// Waiting for a cell.
-    Idle,
-    /// Running one.
-    Busy {
-        /// Its number.
-        cell: u64,
-        /// Since when.
-        since: Instant,
-    },
-    /// Running one that waits for a line of input, which its client has been asked for.
-    WaitingInput {
-        /// Its number.
-        cell: u64,
-        /// Since when it runs; its time limit counts the waiting too.
-        since: Instant,
-    },
-    /// No worker.
-    Dead,
-}
-
-impl Phase {
-    /// The cell that runs, if one does, and since when.
-    #[must_use]
-    pub fn cell(self) -> Option<(u64, Instant)> {
-        match self {
-            Self::Busy { cell, since } | Self::WaitingInput { cell, since } => Some((cell, since)),
-            Self::Starting | Self::Idle | Self::Dead => None,
-        }
-    }
-}
-
-/// A worker as seen from outside.
-#[derive(Debug, Clone)]
-pub struct WorkerView {
-    /// Process id.
-    pub pid: i32,
-    /// When it was forked.
-    pub born: Instant,
-    /// For pings.
-    pub control: Arc<Control>,
-    /// Its stacks, when asked for or crashed.
-    pub black_box: Arc<BlackBox>,
 }
 
 /// The shared cell.

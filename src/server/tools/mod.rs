@@ -35,7 +35,7 @@ use self::{
         packages, scripts,
     },
 };
-use super::{Server, scripts::ScriptError};
+use super::scripts::ScriptError;
 use crate::server::{
     environment::packages::PackageError,
     sessions::{
@@ -44,6 +44,7 @@ use crate::server::{
         registry::RegistryError,
         task::{Session, SessionError},
     },
+    tools::call::server::Server,
     workers::zygote::Stage,
     workspace::handle::FileError,
 };

@@ -2,16 +2,17 @@
 //!
 //! Runs in: server. Pure data; `schema.rs` makes the published schemas from it.
 
+use crate::server::watch::shapes::{Exit, LimitsInForce};
+
 mod checkpoints;
 mod files;
-mod health;
 mod lookup;
 mod notebooks;
 mod packages;
 mod saved;
 mod scripts;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -22,17 +23,16 @@ pub use self::{
         RestoredCheckpoint,
     },
     files::{DeletedFile, FilePiece, Files, SavedScript, WrittenFile},
-    health::{
-        ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, HeldCheckpoints, Recovery,
-        Responsiveness, Series, SeriesBucket, SeriesSample, Thresholds,
-    },
     lookup::{Completion, Found, Inspection, Matches},
     notebooks::{ExportedNotebook, NotebookFailure, NotebookRun},
     packages::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},
     saved::{LoadedSession, SavedSession},
     scripts::ScriptRun,
 };
-use crate::settings::limits::Limits;
+pub use crate::server::watch::shapes::{
+    ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, HeldCheckpoints, Recovery,
+    Responsiveness, Series, SeriesBucket, SeriesSample, Thresholds,
+};
 
 /// `run_python_code`.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
@@ -130,26 +130,6 @@ pub struct CellException {
     pub hint: Option<String>,
 }
 
-/// How a worker process ended.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Exit {
-    /// `died`, `stack_overflow`, `out_of_memory`, `unresponsive`, `hung`, `unverified`, `protocol_broken`, `restart`,
-    /// `delete`, `memory_limit`, `cpu_limit`, `process_limit`, `idle`, `age`.
-    pub reason: &'static str,
-    /// Name of the signal, `SIGSEGV` say.
-    pub signal: Option<String>,
-    /// Exit code.
-    pub exit_code: Option<i32>,
-    /// The cell that was running.
-    pub cell: Option<u64>,
-    /// All of it in words.
-    pub description: String,
-    /// When it was seen (RFC 3339).
-    pub when: Option<String>,
-    /// The crash report, relative to the workspace.
-    pub report: Option<String>,
-}
-
 /// `list_variables`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Variables {
@@ -217,40 +197,6 @@ pub struct CreatedSession {
     pub limits: LimitsInForce,
     /// When (RFC 3339).
     pub timestamp: String,
-}
-
-/// Limits that a session is kept to; null where there is none.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct LimitsInForce {
-    /// MiB of memory beyond what the interpreter starts with.
-    pub memory_mb: Option<u64>,
-    /// Seconds of processor time of one cell.
-    pub cpu_seconds: Option<f64>,
-    /// Processes beside the interpreter.
-    pub processes: Option<u32>,
-    /// Open files of each process.
-    pub open_files: Option<u32>,
-    /// Longest time of a cell.
-    pub cell_seconds: Option<f64>,
-    /// Deleted when unused for so long.
-    pub idle_seconds: Option<f64>,
-    /// Deleted when so old and at rest.
-    pub age_seconds: Option<f64>,
-}
-
-impl From<&Limits> for LimitsInForce {
-    fn from(limits: &Limits) -> Self {
-        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-        Self {
-            memory_mb: limits.memory.map(|bytes| bytes >> 20),
-            cpu_seconds: seconds(limits.cpu),
-            processes: limits.processes,
-            open_files: limits.open_files,
-            cell_seconds: seconds(limits.cell_time),
-            idle_seconds: seconds(limits.idle),
-            age_seconds: seconds(limits.age),
-        }
-    }
 }
 
 /// Facts about a session.

@@ -12,10 +12,11 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     server::{
         counters,
+        health::evidence::Phase,
         sessions::{
             outcome::DeathReason,
             registry::{DEFAULT, Registry},
-            status::{Phase, Status},
+            status::Status,
             task::Session,
         },
     },

@@ -12,13 +12,11 @@ use crate::{
     server::{
         health::{
             Activity, Evidence, Verdict,
+            evidence::Phase,
             history::{Deep, History},
             judge,
         },
-        sessions::{
-            status::{Phase, Status},
-            task::Session,
-        },
+        sessions::{status::Status, task::Session},
         watch::readings::Metrics,
         workers::zygote::{Stage, Zygote},
     },

@@ -1,49 +1,55 @@
-//! `GET /metrics`: what `telemetry.rs` counts and what can be seen now, as Prometheus and its like read it.
+//! What `counters.rs` counts and what can be seen now, as Prometheus and its like read it.
 //!
-//! Runs in: server. Behind the token, when there is one: unlike the probes it tells how much is done here, and every
-//! scraper can send one. Answers in OpenMetrics text to whoever asks for that, else in Prometheus' own (0.0.4).
+//! Runs in: server. Writes OpenMetrics text, or Prometheus' own (0.0.4); `mcp/http/operators.rs` serves it.
 //!
 //! A look at a session costs some tens of microseconds; between two of them others have their turn.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
-};
 use prometheus_client::encoding::{prometheus_text, text};
 
 use crate::{
     server::{
-        Server,
         counters::{self, Snapshot},
         health::State as SessionState,
-        watch::examine,
-        workers::zygote::Stage,
+        sessions::registry::Registry,
+        watch::{examine, readings::Metrics},
+        workers::zygote::{Stage, Zygote},
     },
     sys::{processes, usage},
 };
 
-const OPENMETRICS: &str = "application/openmetrics-text";
-const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// What `/metrics` needs.
 pub struct Exposition {
-    server: Arc<Server>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    zygote: Zygote,
     began: Instant,
 }
 
 impl Exposition {
     /// The server's age is counted from here.
     #[must_use]
-    pub fn new(server: Arc<Server>) -> Self {
-        Self { server, began: Instant::now() }
+    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, zygote: Zygote) -> Self {
+        Self { registry, metrics, zygote, began: Instant::now() }
+    }
+
+    /// All of it as text: in OpenMetrics' format, or in Prometheus' own.
+    ///
+    /// # Errors
+    /// When it cannot be written, which writing to a string does not.
+    pub async fn text(&self, open: bool) -> Result<String, fmt::Error> {
+        let seen = self.look().await;
+        let mut text = String::with_capacity(16 << 10);
+        counters::expose(&seen, |registry| {
+            if open { text::encode(&mut text, registry) } else { prometheus_text::encode(&mut text, registry) }
+        })?;
+        Ok(text)
     }
 
     async fn look(&self) -> Snapshot {
         let own = usage::own();
-        let stage = self.server.around.zygote.stage();
+        let stage = self.zygote.stage();
         let mut seen = Snapshot {
             sessions: SessionState::ALL.iter().map(|state| (state.word(), 0)).collect(),
             server_memory: whole(own.resident),
@@ -58,11 +64,10 @@ impl Exposition {
         if let Stage::Warm { pid, .. } = stage {
             seen.zygote_memory = whole(processes::look_up(pid).map_or(0, |process| process.memory));
         }
-        for session in self.server.registry.all() {
+        for session in self.registry.all() {
             let status = session.shared.get();
             let limit = session.shared.record(|record| record.policy.hung_after);
-            let around = &self.server.around;
-            let state = examine::verdict(&around.zygote, &self.server.metrics, &session, &status, limit).state;
+            let state = examine::verdict(&self.zygote, &self.metrics, &session, &status, limit).state;
             match seen.sessions.iter_mut().find(|(word, _)| *word == state.word()) {
                 Some((_, count)) => *count += 1,
                 None => seen.sessions.push((state.word(), 1)),
@@ -73,24 +78,6 @@ impl Exposition {
             tokio::task::yield_now().await;
         }
         seen
-    }
-}
-
-/// Answers a scrape.
-pub async fn metrics(State(exposition): State<Arc<Exposition>>, headers: HeaderMap) -> Response {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let open = accepts.into_iter().any(|value| value.contains(OPENMETRICS));
-    let seen = exposition.look().await;
-    let mut body = String::with_capacity(16 << 10);
-    let written = counters::expose(&seen, |registry| {
-        if open { text::encode(&mut body, registry) } else { prometheus_text::encode(&mut body, registry) }
-    });
-    match written {
-        Ok(()) => ([(header::CONTENT_TYPE, if open { OPENMETRICS_TYPE } else { prometheus_text::CONTENT_TYPE })], body)
-            .into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write the metrics: {error}\n")).into_response()
-        }
     }
 }
 

@@ -11,4 +11,5 @@ pub mod readiness;
 pub mod readings;
 pub mod report;
 pub mod service_manager;
+pub mod shapes;
 pub mod supervisor;

@@ -10,11 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -90,19 +85,6 @@ impl Readiness {
         let answer = prove(&self.around).await;
         *last = Some((Instant::now(), answer.clone()));
         answer
-    }
-}
-
-/// `GET /healthz`: the server answers, so it is alive.
-pub async fn healthz() -> &'static str {
-    "ok\n"
-}
-
-/// `GET /readyz`: 200 when a worker could be made just now, else 503 with the reason.
-pub async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
-    match readiness.proof().await {
-        Ok(took) => format!("ready: a worker was made in {:.1} ms\n", took.as_secs_f64() * 1e3).into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }
 

@@ -6,6 +6,8 @@
 //! The rate is computed here, from accumulated processor time between two readings: sysinfo's own `cpu_usage` needs a
 //! refresh of the whole machine in between, and gives nothing at the first call.
 
+use crate::server::health::evidence::Reading;
+
 use std::{
     collections::{HashMap, VecDeque},
     io,
@@ -21,19 +23,6 @@ use crate::sys::processes;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(250);
 /// Readings kept of each process.
 const HISTORY: usize = 4;
-
-/// One look at a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
-    /// Resident memory, bytes.
-    pub memory: u64,
-    /// Threads.
-    pub threads: u64,
-    /// Processor time since its start.
-    pub cpu: Duration,
-    /// State letter of `/proc/PID/stat`.
-    pub state: char,
-}
 
 /// Reads processes.
 #[derive(Debug)]

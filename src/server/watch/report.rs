@@ -17,16 +17,16 @@ use crate::{
         health::{
             HealthPolicy, HealthStatus, Record, State, Verdict,
             alerts::{Alert, Kind},
+            evidence::Phase,
             history::Deep,
         },
         sessions::{
             crashes::CrashReport,
             registry::Registry,
-            status::{Phase, Status},
+            status::Status,
             task::{Session, Surroundings},
         },
-        tools::{cells::reply, results},
-        watch::readings::Metrics,
+        watch::{readings::Metrics, shapes},
         workers::zygote::Stage,
     },
     sys::processes,
@@ -72,23 +72,23 @@ impl Ward {
     }
 
     /// The health of one session, freshly looked at.
-    pub async fn look(&self, session: &Session) -> results::Health {
+    pub async fn look(&self, session: &Session) -> shapes::Health {
         self.glance(session).await;
         look_deeper(session).await;
         self.report(session, &session.shared.get())
     }
 
     /// All sessions at once.
-    pub async fn look_at_all(&self) -> results::HealthReport {
+    pub async fn look_at_all(&self) -> shapes::HealthReport {
         let all = self.registry.all();
         join_all(all.iter().map(|session| self.glance(session))).await;
-        let sessions: BTreeMap<String, results::Health> =
+        let sessions: BTreeMap<String, shapes::Health> =
             all.iter().map(|session| (session.id.to_string(), self.report(session, &session.shared.get()))).collect();
-        let named = |wanted: &dyn Fn(&results::Health) -> bool| -> Vec<String> {
+        let named = |wanted: &dyn Fn(&shapes::Health) -> bool| -> Vec<String> {
             sessions.iter().filter(|(_, health)| wanted(health)).map(|(name, _)| name.clone()).collect()
         };
         let unhealthy = named(&|health| health.status != HealthStatus::Healthy);
-        results::HealthReport {
+        shapes::HealthReport {
             healthy: (sessions.len() - unhealthy.len()) as u64,
             unhealthy,
             hung: named(&|health| health.state == State::Hung),
@@ -153,13 +153,13 @@ impl Ward {
 
     /// The health of a session, as it is now.
     #[must_use]
-    pub fn report(&self, session: &Session, status: &Status) -> results::Health {
+    pub fn report(&self, session: &Session, status: &Status) -> shapes::Health {
         let view = session.shared.record(|record| HealthView::of(record, status));
         let judged = self.verdict(session, status, view.policy.hung_after);
         let worker = status.worker.as_ref().filter(|_| judged.state != State::Zombie && judged.pid.is_some());
         let reading = worker.and_then(|worker| self.metrics.read(worker.pid));
         let (cell, running) = status.phase.cell().map(|(cell, since)| (cell, since.elapsed().as_secs_f64())).unzip();
-        results::Health {
+        shapes::Health {
             status: judged.status,
             pid: judged.pid,
             memory_usage: reading.map(|reading| reading.memory),
@@ -175,7 +175,7 @@ impl Ward {
             cell_running_for: running,
             memory_peak: worker.and_then(|worker| processes::peak_memory(worker.pid)),
             restarts: status.restarts,
-            last_exit: status.last_exit.as_ref().map(|(death, when)| reply::exit(death, Some(when.to_string()))),
+            last_exit: status.last_exit.as_ref().map(|(death, when)| shapes::exit(death, Some(when.to_string()))),
             trouble: status.trouble.clone(),
             proportional_memory: view.deep.map(|deep| deep.proportional),
             swapped_memory: view.deep.map(|deep| deep.swap),
@@ -184,15 +184,15 @@ impl Ward {
             alerts: view.alerts,
             recovery: view.recovery,
             thresholds: thresholds(&view.policy),
-            limits: results::LimitsInForce::from(&session.limits),
+            limits: shapes::LimitsInForce::from(&session.limits),
             checkpoints: self.checkpoints(session, status),
             history: None,
         }
     }
 
-    fn checkpoints(&self, session: &Session, status: &Status) -> results::HeldCheckpoints {
+    fn checkpoints(&self, session: &Session, status: &Status) -> shapes::HeldCheckpoints {
         let held = self.around.checkpoints.of(Some(&session.id));
-        results::HeldCheckpoints {
+        shapes::HeldCheckpoints {
             count: held.len() as u64,
             memory: held.iter().map(|checkpoint| checkpoint.memory()).sum(),
             last: held.iter().find(|checkpoint| checkpoint.is_automatic()).map(|checkpoint| checkpoint.cell),
@@ -225,7 +225,7 @@ struct HealthView {
     policy: HealthPolicy,
     deep: Option<Deep>,
     alerts: Vec<Kind>,
-    recovery: results::Recovery,
+    recovery: shapes::Recovery,
 }
 
 impl HealthView {
@@ -241,7 +241,7 @@ impl HealthView {
             policy: record.policy,
             deep: worker.and_then(|worker| newest(record.history.last_deep(worker.pid), record.glimpse)),
             alerts: record.alarms.raised(),
-            recovery: results::Recovery {
+            recovery: shapes::Recovery {
                 policy: record.policy.recovery,
                 state,
                 restarts_counted: record.ledger.used(),
@@ -261,8 +261,8 @@ fn newest(one: Option<(Instant, Deep)>, other: Option<(Instant, Deep)>) -> Optio
 
 /// A policy, for a reply.
 #[must_use]
-pub fn thresholds(policy: &HealthPolicy) -> results::Thresholds {
-    results::Thresholds {
+pub fn thresholds(policy: &HealthPolicy) -> shapes::Thresholds {
+    shapes::Thresholds {
         memory_alert: policy.memory_alert,
         memory_cleanup: policy.memory_cleanup,
         cpu_alert: policy.cpu_alert,
@@ -278,15 +278,15 @@ pub fn thresholds(policy: &HealthPolicy) -> results::Thresholds {
 /// What a session's state is, from a look at its process now.
 /// The past of a session.
 #[must_use]
-pub fn series(session: &Session, span: Duration) -> results::Series {
+pub fn series(session: &Session, span: Duration) -> shapes::Series {
     let (now, wall) = (Instant::now(), jiff::Timestamp::now());
     let (buckets, samples) = session.shared.record(|record| record.history.since(now, span));
     let time = |at: Instant| (wall - jiff::SignedDuration::try_from(now - at).unwrap_or_default()).to_string();
-    results::Series {
+    shapes::Series {
         span: span.as_secs_f64(),
         samples: samples
             .iter()
-            .map(|sample| results::SeriesSample {
+            .map(|sample| shapes::SeriesSample {
                 time: time(sample.at),
                 state: sample.state,
                 pid: sample.pid,
@@ -299,7 +299,7 @@ pub fn series(session: &Session, span: Duration) -> results::Series {
             .collect(),
         buckets: buckets
             .iter()
-            .map(|bucket| results::SeriesBucket {
+            .map(|bucket| shapes::SeriesBucket {
                 from: time(bucket.from),
                 to: time(bucket.to),
                 samples: bucket.samples,

@@ -16,7 +16,8 @@ use sd_notify::NotifyState;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::server::{
-    sessions::{registry::Registry, status::Phase},
+    health::evidence::Phase,
+    sessions::registry::Registry,
     watch::readiness::Readiness,
     workers::zygote::{Stage, Zygote},
 };
@@ -28,13 +29,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// A manager that does not read must not hold up our end.
 const SEND_LIMIT: Duration = Duration::from_millis(500);
 
-/// The variables that are for this process and none of a session's business.
-pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-
 /// Whether somebody listens.
 #[must_use]
 pub fn is_there() -> bool {
-    std::env::var_os(VARIABLES[0]).is_some_and(|path| !path.is_empty())
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
 }
 
 /// Runs until the task is dropped. `serving` is told when the transport takes calls.

@@ -21,19 +21,16 @@ use crate::{
         health::{
             HealthPolicy, Record, State, Verdict,
             alerts::{Change, Kind, Measure},
+            evidence::{Phase, Reading},
             history::{Deep, Sample},
             recovery::{Step, plan},
         },
-        mcp::resources::health::announce_alert,
         sessions::{
             registry::Registry,
-            status::{Phase, Status},
+            status::Status,
             task::{Session, Surroundings},
         },
-        watch::{
-            examine,
-            readings::{Metrics, Reading},
-        },
+        watch::{examine, readings::Metrics},
     },
     settings::policy::MB,
 };
@@ -192,7 +189,7 @@ impl Supervisor {
 
     fn tell(&self, session: &Session, change: Change) {
         let when = Timestamp::now().to_string();
-        announce_alert(&self.around.changes, &session.id);
+        self.around.changes.alert(&session.id);
         match change {
             Change::Raised(measure) => {
                 counters::alert_raised(measure.kind.word());

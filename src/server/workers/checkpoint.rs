@@ -22,13 +22,10 @@ use crate::{
         FrameError, FromCheckpoint, MAX_ZYGOTE, PROTOCOL_VERSION, ToCheckpoint,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
-    server::{
-        sessions::checkpoints::LAST,
-        workers::{
-            children::{Children, Expected},
-            link::Worker,
-            zygote::{Ends, Zygote, watch},
-        },
+    server::workers::{
+        children::{Children, Expected},
+        link::Worker,
+        zygote::{Ends, Zygote, watch},
     },
     sys::pidfd::PidFd,
 };
@@ -305,3 +302,6 @@ impl Link {
         }
     }
 }
+
+/// Name of the one that policy `last` keeps.
+pub const LAST: &str = "last";

@@ -3,13 +3,14 @@
 //! Runs in: server. Owned by the session's task; the [`Control`] part is shared with whoever asks for health, so that a
 //! ping never waits behind a cell.
 
+use crate::server::{output::pipe::Output, workers::view::WorkerView};
+
+use crate::server::health::evidence::Unanswered;
+
 use std::{
     collections::HashMap,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::unix::net::UnixStream,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,14 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::Signal,
-    unistd::read,
-};
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::Mutex as AsyncMutex, sync::oneshot};
+use tokio::{io::unix::AsyncFd, sync::Mutex as AsyncMutex, sync::oneshot};
 
 use super::{black_box::BlackBox, children::Children};
 use crate::{
@@ -35,7 +31,6 @@ use crate::{
     },
     server::{
         counters,
-        sessions::status::WorkerView,
         workers::zygote::{NewWorker, Zygote, ZygoteError},
     },
     sys::pidfd::PidFd,
@@ -69,14 +64,6 @@ pub struct Worker {
     pub born: Instant,
 }
 
-/// Read end of an output pipe.
-#[derive(Debug)]
-pub struct Output {
-    pipe: pipe::Receiver,
-    /// Every writer is gone: a cell may close descriptor 1, which ends its output and nothing else.
-    ended: bool,
-}
-
 /// What a fatal signal's handler reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crash {
@@ -106,15 +93,6 @@ struct Waiting {
     asked: Instant,
     heard: bool,
     pong: oneshot::Sender<i64>,
-}
-
-/// The oldest ping that has no answer yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unanswered {
-    /// How long it has waited.
-    pub waited: Duration,
-    /// Whether the control thread has said that it is alive.
-    pub heartbeat: bool,
 }
 
 /// Bytes of names in one frame; a worker reads control frames of up to 4 KiB.
@@ -211,44 +189,6 @@ impl Worker {
     /// Kills the process; its end is then heard as any other.
     pub fn kill(&self) {
         let _ = self.pidfd.get_ref().signal(Signal::SIGKILL);
-    }
-}
-
-impl Output {
-    /// Reads from this pipe, on the reactor.
-    ///
-    /// # Errors
-    /// When the reactor does not take it.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
-        fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self { pipe: pipe::Receiver::from_owned_fd(descriptor)?, ended: false })
-    }
-
-    /// Waits for output and reads some of it; waits for ever once every writer is gone. Cancel-safe.
-    ///
-    /// # Errors
-    /// When the pipe fails, which a pipe does not.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while !self.ended {
-            self.pipe.readable().await?;
-            match self.pipe.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(0) => self.ended = true,
-                other => return other,
-            }
-        }
-        std::future::pending().await
-    }
-
-    /// Reads what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
-    /// than the reply that made us look. `None` when there is nothing more.
-    pub fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match read(self.pipe.as_fd(), buffer) {
-            Ok(count) if count > 0 => Some(count),
-            Err(Errno::EINTR) => self.read_now(buffer),
-            _ => None,
-        }
     }
 }
 

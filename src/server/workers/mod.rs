@@ -8,4 +8,5 @@ pub mod children;
 pub mod link;
 pub mod spares;
 pub mod stacks;
+pub(crate) mod view;
 pub mod zygote;

@@ -3,29 +3,16 @@
 //! Runs in: server. Asks the worker by its control socket and reads `/proc` on a blocking thread. Bounded in time: some
 //! 0.4 s when the worker answers nothing at all.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use crate::server::{health::evidence::Stacks, workers::view::WorkerView};
 
 use crate::{
     protocol::DumpRoute,
-    server::{sessions::status::WorkerView, workers::black_box::Dump},
-    sys::threads::{self, Thread},
+    server::workers::black_box::Dump,
+    sys::threads::{self},
 };
 
 /// A ping that has waited this long says that the interpreter is held.
 const HELD: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Stacks {
-    /// Stacks of all Python threads as faulthandler writes them, the most recent call first; empty when none came.
-    pub python: String,
-    /// How they were read: `interpreter` (exact), `signal` (native code held the interpreter), `crash` (by the handler of
-    /// a fatal signal), `none`.
-    pub route: String,
-    /// Threads of the process as the kernel sees them.
-    pub threads: Vec<Thread>,
-}
 
 /// Takes them from a living worker.
 pub async fn take(worker: &WorkerView) -> Stacks {

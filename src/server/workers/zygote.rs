@@ -29,12 +29,12 @@ use crate::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, asynchronous::FrameReader, frame,
     },
-    server::{counters, watch::service_manager},
+    server::counters,
+    settings::resolve::HIDDEN,
     sys::{
         descriptors,
         pidfd::{Ended, PidFd},
     },
-    zygote::exit_of,
 };
 
 /// How long a warm zygote may take for one fork before it is taken for stuck.
@@ -323,7 +323,7 @@ impl Zygote {
                 return exit;
             }
             if let Ended::With(status) = pidfd.ended(true) {
-                return exit_of(status);
+                return WorkerExit::of(status);
             }
             if changed.changed().await.is_err() {
                 return WorkerExit::Unknown;
@@ -386,15 +386,12 @@ fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
         .arg("__zygote")
         .arg(format!("--socket={}", socket.as_raw_fd()))
         .arg(format!("--server={}", std::process::id()))
-        // The key to the HTTP door is none of a session's business.
-        .env_remove("FORKPY_TOKEN")
-        // Nor is it to speak to the service manager for us.
-        .env_remove(service_manager::VARIABLES[0])
-        .env_remove(service_manager::VARIABLES[1])
-        .env_remove(service_manager::VARIABLES[2])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
+    for name in HIDDEN {
+        command.env_remove(name);
+    }
     children.spawn(&mut command)
 }
 

@@ -3,6 +3,7 @@
 //! Runs in: server, most of it on blocking threads. Knows no session, no client and no tool.
 
 pub(crate) mod after;
+pub(in crate::server) mod announce;
 pub mod handle;
 pub(crate) mod list;
 pub(crate) mod read;

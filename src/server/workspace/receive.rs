@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use cap_fs_ext::DirExt;
 use cap_std::fs::Dir;
 use cap_tempfile::TempFile;

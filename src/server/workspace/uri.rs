@@ -38,6 +38,12 @@ pub fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
     below.to_str().map(str::to_owned).ok_or("its path is not valid UTF-8")
 }
 
+/// The media type that a name tells of.
+#[must_use]
+pub fn mime_of(path: &str) -> Option<&'static str> {
+    mime_guess::from_path(path).first_raw()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::{Shelf, failures::failure};
-use crate::server::{mcp::resources::workspace::mime_of, workspace::handle::FileError};
+use crate::server::workspace::{handle::FileError, uri::mime_of};
 
 /// Read at a time.
 const CHUNK: usize = 128 << 10;

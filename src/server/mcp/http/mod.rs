@@ -10,6 +10,7 @@
 mod door;
 mod download;
 mod failures;
+pub(crate) mod operators;
 mod upload;
 
 use std::{net::IpAddr, sync::Arc};
@@ -33,13 +34,15 @@ use tokio_util::sync::CancellationToken;
 use self::door::Door;
 use crate::{
     server::{
-        Server, ServerError,
-        mcp::handler::Handler,
-        sessions::active::Client,
-        watch::{
-            exposition::{Exposition, metrics},
-            readiness::{Readiness, healthz, readyz},
+        mcp::{
+            error::ServerError,
+            handler::Handler,
+            http::operators::{healthz, metrics, readyz},
+            resources::Resources,
         },
+        sessions::active::Client,
+        tools::call::server::Server,
+        watch::{exposition::Exposition, readiness::Readiness},
     },
     settings::resolve::{HttpSettings, MAX_REQUEST},
 };
@@ -60,7 +63,7 @@ struct Shelf {
 /// # Errors
 /// [`ServerError::Listen`] when the address cannot be had.
 pub async fn serve(
-    server: Arc<Server>,
+    (server, resources): (Arc<Server>, Arc<Resources>),
     readiness: Arc<Readiness>,
     settings: &HttpSettings,
     serving: oneshot::Sender<()>,
@@ -69,7 +72,7 @@ pub async fn serve(
     let fail = |source| ServerError::Listen { address: settings.address, source };
     let listener = TcpListener::bind(settings.address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
-    let app = router(server, readiness, settings, stop.clone());
+    let app = router((server, resources), readiness, settings, stop.clone());
     tracing::info!("listening on http://{address}/mcp");
     let _ = serving.send(());
     tokio::select! {
@@ -78,7 +81,12 @@ pub async fn serve(
     }
 }
 
-fn router(server: Arc<Server>, readiness: Arc<Readiness>, settings: &HttpSettings, stop: CancellationToken) -> Router {
+fn router(
+    (server, resources): (Arc<Server>, Arc<Resources>),
+    readiness: Arc<Readiness>,
+    settings: &HttpSettings,
+    stop: CancellationToken,
+) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_json_response(true)
         .with_max_request_body_bytes(MAX_REQUEST)
@@ -90,10 +98,12 @@ fn router(server: Arc<Server>, readiness: Arc<Readiness>, settings: &HttpSetting
     let mut manager = LocalSessionManager::default();
     manager.session_config.keep_alive = None;
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(readiness);
-    let scrapes =
-        Router::new().route("/metrics", get(metrics)).with_state(Arc::new(Exposition::new(Arc::clone(&server))));
+    let zygote = server.around.zygote.clone();
+    let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
+    let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
     let shelf = Shelf { server: Arc::clone(&server), max_upload: settings.max_upload };
-    let service = StreamableHttpService::new(move || Ok(Handler::new(Arc::clone(&server))), Arc::new(manager), config);
+    let handler = move || Ok(Handler::new(Arc::clone(&server), Arc::clone(&resources)));
+    let service = StreamableHttpService::new(handler, Arc::new(manager), config);
     let files = files(shelf, settings);
     let token: Arc<Option<String>> = Arc::new(settings.token.clone());
     Router::new()

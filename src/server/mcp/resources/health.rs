@@ -10,8 +10,11 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Page, Provider, ResourceError, changes::Changes, changes::Hold};
-use crate::server::watch::report::Ward;
+use super::{Page, Provider, ResourceError};
+use crate::server::{
+    events::{Hold, Subject},
+    watch::report::Ward,
+};
 
 /// Everything at once.
 const REPORT: &str = "health://report";
@@ -113,10 +116,16 @@ impl Provider for HealthOfSessions {
         })
     }
 
-    fn watch(&self, uri: &str) -> Result<(String, Option<Hold>), ResourceError> {
+    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         // A session that is still to be made can be listened to; a crash report never changes.
-        if uri == REPORT || uri == ALERTS || uri.strip_prefix(SESSIONS).is_some_and(|name| !name.is_empty()) {
-            return Ok((uri.to_owned(), None));
+        let subject = match uri.strip_prefix(SESSIONS) {
+            _ if uri == REPORT => Some(Subject::Health),
+            _ if uri == ALERTS => Some(Subject::Alerts),
+            Some(name) if !name.is_empty() => Some(Subject::Session(name.to_owned())),
+            _ => None,
+        };
+        if let Some(subject) = subject {
+            return Ok((subject, None));
         }
         if uri.starts_with(CRASHES) {
             return Err(ResourceError::NotWatched { uri: uri.to_owned(), reason: "a crash report never changes" });
@@ -135,21 +144,5 @@ impl Provider for HealthOfSessions {
             };
             all.into_iter().filter(|value| value.starts_with(&begun)).collect()
         })
-    }
-}
-
-/// Something has happened to a session.
-pub fn announce_session(changes: &Changes, name: &str) {
-    if changes.is_heard() {
-        changes.changed(&format!("{SESSIONS}{name}"));
-        changes.changed(REPORT);
-    }
-}
-
-/// An alert was raised or cleared.
-pub fn announce_alert(changes: &Changes, name: &str) {
-    if changes.is_heard() {
-        changes.changed(ALERTS);
-        announce_session(changes, name);
     }
 }

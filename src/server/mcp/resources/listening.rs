@@ -9,10 +9,8 @@ use rmcp::{
     service::{SubscriptionContext, SubscriptionSink},
 };
 
-use super::{
-    ResourceError, Resources,
-    changes::{News, Queue, REST, Subscriber},
-};
+use super::{ResourceError, Resources};
+use crate::server::events::{News, Queue, REST, Subscriber};
 
 impl Resources {
     /// A subscriber whose news go to a connection, as long as it is not dropped.
@@ -29,8 +27,8 @@ impl Resources {
     /// # Errors
     /// [`ResourceError`] when there is nothing to listen to, or too much.
     pub fn subscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
-        let (uri, hold) = self.provider(asked)?.watch(asked)?;
-        Ok(subscriber.add(uri, asked, hold)?)
+        let (subject, hold) = self.provider(asked)?.watch(asked)?;
+        Ok(subscriber.add(subject, asked, hold)?)
     }
 
     /// Takes it back.
@@ -38,8 +36,8 @@ impl Resources {
     /// # Errors
     /// [`ResourceError`] when there cannot be such a resource.
     pub fn unsubscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
-        let (uri, _) = self.provider(asked)?.watch(asked)?;
-        subscriber.remove(&uri, asked);
+        let (subject, _) = self.provider(asked)?.watch(asked)?;
+        subscriber.remove(&subject, asked);
         Ok(())
     }
 
@@ -90,7 +88,7 @@ impl Way {
         if news.list_changed && !self.list_changed().await {
             return false;
         }
-        for uri in news.uris {
+        for uri in news.names {
             if !self.updated(uri).await {
                 return false;
             }

@@ -5,9 +5,8 @@
 //! as well, for clients that know tools alone.
 //!
 //! A further kind of resource is one more [`Provider`] in the list that `server/mod.rs` makes, and a call of
-//! [`Changes::changed`] where it changes.
+//! [`Changes`] where it changes.
 
-pub mod changes;
 pub mod health;
 pub mod listening;
 pub mod workspace;
@@ -21,8 +20,10 @@ use rmcp::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::changes::{Changes, Hold};
-use crate::server::workspace::handle::FileError;
+use crate::server::{
+    events::{self, Changes, Hold, Subject},
+    workspace::handle::FileError,
+};
 
 /// Most resources in a page.
 pub const PAGE: usize = 1000;
@@ -56,7 +57,7 @@ pub enum ResourceError {
     },
     /// A subscriber that wants too much.
     #[error(transparent)]
-    TooMany(#[from] changes::TooMany),
+    TooMany(#[from] events::TooMany),
 }
 
 /// A kind of resource.
@@ -82,11 +83,11 @@ pub trait Provider: Send + Sync {
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>>;
 
-    /// The one spelling of a URI whose changes it announces, and what keeps it announcing them.
+    /// What a URI stands for among the events, and what keeps it announced.
     ///
     /// # Errors
     /// When there cannot be such a resource, or its changes are not seen.
-    fn watch(&self, uri: &str) -> Result<(String, Option<Hold>), ResourceError>;
+    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError>;
 
     /// Values that a variable of a template may have, given how it begins.
     fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
@@ -111,20 +112,10 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// These providers, in the order in which they are listed. They announce at `changes`.
+    /// These providers, in the order in which they are listed. Who listens, listens to `changes`.
     #[must_use]
     pub fn new(providers: Vec<Box<dyn Provider>>, changes: Changes) -> Self {
         Self { providers, changes }
-    }
-
-    /// A resource changed, appeared or went: whoever listens to it is told. May be called at any time, on any thread.
-    pub fn changed(&self, uri: &str) {
-        self.changes.changed(uri);
-    }
-
-    /// There are other resources than before.
-    pub fn list_changed(&self) {
-        self.changes.list_changed();
     }
 
     /// A page of the list, and the cursor of the next.

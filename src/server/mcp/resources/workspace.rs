@@ -3,6 +3,11 @@
 //! Runs in: server. Listed are the regular files that are also watched: nothing in hidden directories, `node_modules` and
 //! `__pycache__`. Read can be every file that `read_file` reads, if it fits into one reply.
 
+use crate::server::{
+    events::{Hold, Subject},
+    workspace::uri::mime_of,
+};
+
 use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -10,14 +15,11 @@ use futures::future::BoxFuture;
 use rmcp::model::{Resource, ResourceContents, ResourceTemplate};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    MAX_CONTENTS, Page, Provider, ResourceError,
-    changes::{Changes, Hold},
-};
+use super::{MAX_CONTENTS, Page, Provider, ResourceError};
 use crate::server::workspace::{
     handle::{FileError, Files, FoundFile},
     uri,
-    watch::{Happening, Watcher, is_watched},
+    watch::{Watcher, is_watched},
 };
 
 /// Values that a completion may have, by the protocol.
@@ -96,7 +98,7 @@ impl Provider for WorkspaceFiles {
         })
     }
 
-    fn watch(&self, asked: &str) -> Result<(String, Option<Hold>), ResourceError> {
+    fn watch(&self, asked: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         let path = self.relative(asked)?;
         let no = |reason| Err(ResourceError::NotWatched { uri: asked.to_owned(), reason });
         if Path::new(&path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
@@ -111,7 +113,7 @@ impl Provider for WorkspaceFiles {
         let plain: std::path::PathBuf = Path::new(&path).components().collect();
         let directory = plain.parent().unwrap_or(Path::new(""));
         let hold = Watcher::watch_writes(&self.watcher, directory);
-        Ok((uri::of(self.files.root(), &plain.to_string_lossy()), Some(Box::new(hold))))
+        Ok((Subject::File(plain.to_string_lossy().into_owned()), Some(Box::new(hold))))
     }
 
     fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
@@ -132,12 +134,6 @@ fn resource(root: &Path, found: FoundFile) -> Resource {
     let mut resource = Resource::new(uri::of(root, &found.path), found.path.clone()).with_size(found.size);
     resource.mime_type = mime_of(&found.path).map(str::to_owned);
     resource
-}
-
-/// The media type that a name tells of.
-#[must_use]
-pub fn mime_of(path: &str) -> Option<&'static str> {
-    mime_guess::from_path(path).first_raw()
 }
 
 fn contents(uri: String, path: &str, bytes: Vec<u8>) -> Result<ResourceContents, FileError> {
@@ -165,23 +161,4 @@ fn contents(uri: String, path: &str, bytes: Vec<u8>) -> Result<ResourceContents,
 fn is_never_text(mime: &str) -> bool {
     let svg = mime == "image/svg+xml";
     !svg && ["image/", "audio/", "font/"].iter().any(|kind| mime.starts_with(kind))
-}
-
-/// What the watcher calls: announces what happens to files.
-pub fn announcer(root: std::path::PathBuf, changes: Changes) -> impl Fn(&Path, Happening) + Send + 'static {
-    move |path, happening| {
-        if happening != Happening::Written {
-            changes.list_changed();
-        }
-        // A cell that makes thousands of files waits for no URIs that nobody asked for.
-        if !changes.is_watched() {
-            return;
-        }
-        let of = |path: &Path| uri::of(&root, &path.to_string_lossy());
-        match happening {
-            Happening::Appeared | Happening::Gone | Happening::Written => changes.changed(&of(path)),
-            Happening::TreeGone => changes.changed_below(&format!("{}/", of(path))),
-            Happening::Unknown => changes.changed_below(&uri::of(&root, "")),
-        }
-    }
 }

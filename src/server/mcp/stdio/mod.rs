@@ -32,10 +32,11 @@ use tokio::{
     sync::{Mutex, Notify},
     task::JoinSet,
 };
-use tokio_util::either::Either;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 use self::socket::{SocketReader, SocketWriter};
-use crate::settings::resolve::MAX_REQUEST;
+use super::{handler::Handler, resources::Resources};
+use crate::{server::tools::call::server::Server, settings::resolve::MAX_REQUEST};
 
 /// Room for one read: what a pipe holds.
 const CHUNK: usize = 64 << 10;
@@ -671,6 +672,13 @@ impl Opening {
             _ => {}
         }
     }
+}
+
+/// Served directly, without rmcp's opening: a client may then change to the other protocol generation on the same pipe.
+pub(in crate::server) async fn serve(server: Arc<Server>, resources: Arc<Resources>, stop: CancellationToken) {
+    let transport = StdioTransport::stdio();
+    let running = rmcp::service::serve_directly_with_ct(Handler::new(server, resources), transport, None, stop);
+    let _ = running.waiting().await;
 }
 
 #[cfg(test)]

@@ -26,26 +26,30 @@ pub use self::{
 use super::{
     checkpoints::{Checkpoint, Checkpoints},
     oom::OomCounter,
-    outcome::{CapturedText, CellOutcome, Death, DeathReason, Ending, Fate, Method, OnError, Recovered},
-    status::{Phase, Shared},
+    outcome::{CellOutcome, Death, DeathReason, Ending, Fate, OnError, Recovered},
+    status::Shared,
 };
 pub use crate::server::sessions::handle::{CellOrder, Question, Restarted, Session, SessionError};
 use crate::{
     protocol::{Answer, FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
     server::{
         counters,
-        health::{HealthPolicy, alerts::Book},
-        mcp::resources::changes::Changes,
-        sessions::history::{History, Recorded},
+        events::Changes,
+        health::{
+            HealthPolicy,
+            alerts::Book,
+            evidence::{Phase, Stacks},
+        },
+        output::captured::{CapturedText, Method},
         sessions::{
             crashes::Crashes,
             handle::{Order, Urgent},
+            history::{History, Recorded},
         },
         workers::{
             children::Children,
             link::Worker,
             spares::Spares,
-            stacks::Stacks,
             zygote::{Zygote, ZygoteError},
         },
         workspace::watch::{NewFiles, Watcher},
@@ -223,7 +227,7 @@ impl Task {
                 let code = cell.code.clone();
                 let outcome = self.run_cell(cell, queued).await;
                 self.settle();
-                let ended = counters::Ended::from(&outcome);
+                let ended = outcome.measured();
                 let went_well = matches!(outcome.ending, Ending::Finished);
                 let recorded = Recorded::new(code, &outcome);
                 let _ = reply.send(outcome);
@@ -420,7 +424,7 @@ impl Task {
             match order {
                 Order::Cell { cell, reply } => {
                     let outcome = refusal(words, cell.asked.elapsed());
-                    counters::cell_ended(counters::Ended::from(&outcome));
+                    counters::cell_ended(outcome.measured());
                     drop(reply.send(outcome));
                 }
                 Order::Variables { reply } => {

@@ -16,17 +16,17 @@ use crate::{
         counters,
         health::{
             RecoveryPolicy,
+            evidence::Stacks,
             recovery::{Next, Step, Taken},
         },
-        mcp::resources::health::announce_session,
         sessions::{
             crashes::{self, CrashReport, LastCell, OutOfMemory, Point},
             outcome::signal_name,
-            status::WorkerView,
         },
         workers::{
             link::PingOutcome,
-            stacks::{self, Stacks},
+            stacks::{self},
+            view::WorkerView,
         },
     },
     sys::processes,
@@ -221,7 +221,7 @@ impl Task {
     }
 
     pub(super) fn announce(&self) {
-        announce_session(&self.around.changes, &self.id);
+        self.around.changes.session(&self.id);
     }
 
     /// Under policy `auto`, a session without a worker gets the time of its next restart, or is parked.
@@ -345,7 +345,7 @@ impl Task {
         } else {
             tracing::warn!(session = %self.id, pid, "worker {}", death.describe());
         }
-        counters::worker_died(&death);
+        counters::worker_died(death.reason.word());
         self.shared.update(|status| {
             status.restarts += 1;
             status.last_exit = Some((death.clone(), Timestamp::now()));

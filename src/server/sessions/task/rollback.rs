@@ -18,11 +18,12 @@ use crate::{
             recovery::{Next, Step},
         },
         sessions::{
-            checkpoints::{Automatic, Checkpoint, LAST, Making, StoreError},
+            checkpoints::{Checkpoint, Making, StoreError},
             outcome::Recovered,
         },
-        workers::checkpoint::Birth,
+        workers::checkpoint::{Birth, LAST},
     },
+    settings::policy::Automatic,
 };
 
 /// Name of a checkpoint that nobody is to find: it is dropped when its purpose is over.

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::server::{health::RecoveryPolicy, sessions::checkpoints::Automatic};
+use crate::{server::health::RecoveryPolicy, settings::policy::Automatic};
 
 /// `get_kernel_health`.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -10,7 +10,7 @@ use rmcp::{
     service::RequestContext,
 };
 
-use crate::server::{mcp::resources::workspace::mime_of, workspace::uri};
+use crate::server::workspace::uri::{self, mime_of};
 
 /// Most links in one result; the paths of all files are in its text and its structured content.
 pub const MAX_LINKS: usize = 8;

@@ -6,3 +6,4 @@ pub(in crate::server) mod asking;
 pub mod links;
 pub(crate) mod progress;
 pub mod schema;
+pub(crate) mod server;

@@ -14,10 +14,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::{
-    Server,
-    sessions::history::Recorded,
     sessions::{
         checkpoints::Checkpoint,
+        history::Recorded,
         outcome::{CellOutcome, DeathReason, Ending, OnError},
         registry::Fork,
         task::{CellOrder, CheckpointWish, Chosen, Hold, Session, SessionError},
@@ -25,7 +24,7 @@ use crate::server::{
     tools::{
         Call, ToolError,
         arguments::{self, Keep, KeepRule, RunBranches},
-        call::progress,
+        call::{progress, server::Server},
         cells::reply,
         reply,
         results::{Branch, Branches},

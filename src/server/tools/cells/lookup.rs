@@ -12,11 +12,11 @@ use serde_json::Map;
 use crate::{
     protocol::Question,
     server::{
-        Server,
         sessions::task::Session,
         tools::{
             Call, ToolError,
             arguments::{self, CodeCompletion, InspectObject},
+            call::server::Server,
             reply_with_text,
             results::{Completion, Found, Inspection, Matches},
         },

@@ -2,13 +2,16 @@
 //!
 //! Runs in: server. Pure.
 
+use crate::server::watch::shapes::{exit, exit_code};
+
 use std::fmt::Write as _;
 
 use crate::{
-    protocol::{CellError, Display, WorkerExit},
+    protocol::{CellError, Display},
     server::{
-        sessions::outcome::{CapturedText, CellOutcome, Death, Ending, Fate, Method, signal_name},
-        tools::results::{Cell, CellException, Exit, Shown},
+        output::captured::{CapturedText, Method},
+        sessions::outcome::{CellOutcome, Ending, Fate},
+        tools::results::{Cell, CellException, Shown},
     },
 };
 
@@ -161,30 +164,6 @@ fn sentence(ending: &Ending) -> Option<String> {
             Some(format!("The cell was cancelled: {how}."))
         }
         Ending::Refused { reason } => Some(format!("Not run: {reason}.")),
-    }
-}
-
-/// A worker's end, for a reply.
-#[must_use]
-pub fn exit(death: &Death, when: Option<String>) -> Exit {
-    Exit {
-        reason: death.reason.word(),
-        signal: match death.exit {
-            WorkerExit::Signal(number) => Some(signal_name(number)),
-            _ => None,
-        },
-        exit_code: exit_code(death.exit),
-        cell: death.cell,
-        description: death.describe(),
-        when,
-        report: death.report.clone(),
-    }
-}
-
-fn exit_code(exit: WorkerExit) -> Option<i32> {
-    match exit {
-        WorkerExit::Code(code) => Some(code),
-        WorkerExit::Signal(_) | WorkerExit::Unknown => None,
     }
 }
 

@@ -15,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     protocol::Variable,
     server::{
-        Server,
+        health::evidence::Phase,
         output::live::Live,
         sessions::{
             outcome::CellOutcome,
-            status::Phase,
             task::{CellOrder, Restarted, Session},
         },
         tools::{
@@ -28,6 +27,7 @@ use crate::{
             call::{
                 asking::{self, Flight, Way},
                 links, progress,
+                server::Server,
             },
             cells::{
                 pictures::{self, Picture},

@@ -5,8 +5,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Cell, LimitsInForce};
-use crate::server::sessions::checkpoints::Checkpoint;
+use super::Cell;
+use crate::server::{sessions::checkpoints::Checkpoint, watch::shapes::LimitsInForce};
 
 /// A checkpoint, as it is listed.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

@@ -8,7 +8,6 @@ use rmcp::model::CallToolResult;
 
 use crate::{
     server::{
-        Server,
         sessions::{
             checkpoints::{self, Checkpoint, StoreError},
             registry::Fork,
@@ -17,12 +16,13 @@ use crate::{
         tools::{
             Call, ToolError,
             arguments::{CheckpointSession, DeleteCheckpoint, ForkSession, ListCheckpoints, RestoreCheckpoint},
+            call::server::Server,
             now, reply,
             results::{
-                CheckpointEntry, CheckpointList, DeletedCheckpoint, ForkedSession, LimitsInForce, MadeCheckpoint,
-                RestoredCheckpoint,
+                CheckpointEntry, CheckpointList, DeletedCheckpoint, ForkedSession, MadeCheckpoint, RestoredCheckpoint,
             },
         },
+        watch::shapes::LimitsInForce,
     },
     sys::processes,
 };

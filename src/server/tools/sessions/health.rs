@@ -8,12 +8,12 @@ use rmcp::model::CallToolResult;
 
 use crate::{
     server::{
-        Server,
         health::Verdict,
         sessions::{crashes::CrashReport, task::Session},
         tools::{
             Call, ToolError,
             arguments::{self, CheckResponsiveness, ConfigureHealth, GetKernelHealth, ListCrashes, Nothing, OfSession},
+            call::server::Server,
             now, reply, reply_with_text, results,
         },
         watch::report::{GLANCE, START_LIMIT, series, thresholds},

@@ -5,18 +5,16 @@
 use rmcp::model::CallToolResult;
 
 use crate::server::{
-    Server,
-    sessions::{
-        registry::DEFAULT,
-        status::{Phase, Status},
-        task::Session,
-    },
+    health::evidence::Phase,
+    sessions::{registry::DEFAULT, status::Status, task::Session},
     tools::{
         Call, ToolError,
         arguments::{CreateSession, NamedSession, Nothing},
+        call::server::Server,
         now, reply,
-        results::{CreatedSession, DeletedSession, LimitsInForce, Metadata, SessionEntry, Sessions, SwitchedSession},
+        results::{CreatedSession, DeletedSession, Metadata, SessionEntry, Sessions, SwitchedSession},
     },
+    watch::shapes::LimitsInForce,
 };
 
 /// Longest description, characters.

@@ -9,12 +9,11 @@ use std::{fs::File, path::PathBuf};
 use rmcp::model::CallToolResult;
 
 use crate::server::{
-    Server,
     sessions::task::{Session, SessionError},
     tools::{
         Call, ToolError,
         arguments::{LoadSession, SaveSession},
-        call::progress,
+        call::{progress, server::Server},
         reply,
         results::{LoadedSession, SavedSession},
         workspace::files::blocking,

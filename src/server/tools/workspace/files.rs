@@ -8,11 +8,10 @@ use rmcp::model::{CallToolResult, ContentBlock};
 
 use super::drawing::Drawing;
 use crate::server::{
-    Server,
     tools::{
         Call, ToolError,
         arguments::{DeleteFile, ListFiles, ReadFile, SaveScript, WriteFile},
-        call::links,
+        call::{links, server::Server},
         reply, reply_with_text,
         results::{DeletedFile, FilePiece, Files as FilesPage, SavedScript, WrittenFile},
     },

@@ -9,13 +9,12 @@ use rmcp::model::CallToolResult;
 use crate::{
     protocol::WorkerExit,
     server::{
-        Server,
         environment::packages::{Change, InstallOrder, InstallOutcome},
         output::streams::Course,
         tools::{
             Call, ToolError,
             arguments::{InstallDependencies, ListPackages},
-            call::progress,
+            call::{progress, server::Server},
             cells::reply,
             reply, reply_with_text,
             results::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},

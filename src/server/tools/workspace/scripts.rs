@@ -9,14 +9,13 @@ use rmcp::model::CallToolResult;
 use crate::{
     protocol::WorkerExit,
     server::{
-        Server,
         output::streams::Course,
         scripts::{ScriptOrder, ScriptOutcome},
         sessions::outcome::signal_name,
         tools::{
             Call, ToolError,
             arguments::RunScript,
-            call::{links, progress},
+            call::{links, progress, server::Server},
             cells::reply,
             reply_with_text,
             results::ScriptRun,

@@ -6,8 +6,10 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::outputs::{self, Output};
-use crate::server::sessions::history::Recorded;
+use crate::server::sessions::{
+    history::Recorded,
+    outputs::{self, Output},
+};
 
 /// What papermill calls the cell that holds defaults, and the one that it puts behind it.
 const PARAMETERS: &str = "parameters";

@@ -5,7 +5,6 @@
 
 pub mod document;
 pub mod html;
-pub mod outputs;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,22 +15,19 @@ use rmcp::model::CallToolResult;
 
 use crate::{
     server::{
-        Server,
         sessions::{
             outcome::{CellOutcome, Ending, Fate},
+            outputs::{self, Output},
             task::{CellOrder, SessionError},
         },
         tools::{
             Call, ToolError,
             arguments::{self, ExportNotebook, Format, OnError, RunNotebook},
-            call::{links, progress},
+            call::{links, progress, server::Server},
             cells::reply,
             reply, reply_with_text,
             results::{CellException, ExportedNotebook, NotebookFailure, NotebookRun},
-            workspace::notebooks::{
-                document::{Document, NotebookError, Step},
-                outputs::Output,
-            },
+            workspace::notebooks::document::{Document, NotebookError, Step},
         },
         workers::zygote::Stage,
         workspace::handle::{Body, FileError, Files, Written},

@@ -1,6 +1,7 @@
-//! Who wants to hear of which resource, and what they have yet to hear.
+//! What happened in the server, for those that want to hear of it: what they asked for, and what they have yet to hear.
 //!
-//! Runs in: server, any of its threads ([`Changes::changed`] never waits). Knows URIs and nothing of what is behind them.
+//! Runs in: server, any of its threads ([`Changes::changed`] never waits). Knows what changed, and not how a client is told:
+//! URIs and notifications are made in `mcp/resources`.
 //!
 //! What a subscriber has yet to hear is a set of what it asked for, so it never grows beyond that: a file written a
 //! thousand times while its subscriber reads nothing is one entry. While nobody listens, an announcement is one atomic
@@ -20,12 +21,25 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Most URIs of one subscriber.
-pub const MAX_URIS: usize = 1000;
+/// Most wishes of one subscriber.
+pub const MAX_WISHES: usize = 1000;
 /// After telling a subscriber something, it is left alone for so long; what happens meanwhile is told together.
 pub const REST: Duration = Duration::from_millis(500);
 
-/// Keeps a resource watched as long as it lives.
+/// Something that changes and can be listened to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// The alerts of all sessions.
+    Alerts,
+    /// The health of all sessions.
+    Health,
+    /// The health of one session, by its name.
+    Session(String),
+    /// A file, by its path in the workspace.
+    File(String),
+}
+
+/// Keeps a subject watched as long as it lives.
 pub type Hold = Box<dyn Send>;
 
 /// Where changes are announced and heard of.
@@ -34,7 +48,7 @@ pub struct Changes(Arc<Hub>);
 
 #[derive(Default)]
 struct Hub {
-    /// Subscriptions to single resources, over all subscribers.
+    /// Subscriptions to single subjects, over all subscribers.
     watched: AtomicUsize,
     /// Subscribers that want to hear when the list changes.
     listing: AtomicUsize,
@@ -59,16 +73,15 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// By the one spelling of a URI that announcements use.
-    wanted: BTreeMap<String, Wanted>,
+    wanted: BTreeMap<Subject, Wanted>,
     wants_list: bool,
-    changed: BTreeSet<String>,
+    changed: BTreeSet<Subject>,
     list_changed: bool,
     closed: bool,
 }
 
 struct Wanted {
-    /// As the subscriber wrote it: it may not know the URI by another.
+    /// As the subscriber calls it: it may not know the subject by another name.
     spellings: BTreeSet<String>,
     _hold: Option<Hold>,
 }
@@ -78,13 +91,13 @@ struct Wanted {
 pub struct News {
     /// There are other resources than before.
     pub list_changed: bool,
-    /// Resources that changed, as the subscriber spells them.
-    pub uris: Vec<String>,
+    /// Subjects that changed, as the subscriber calls them.
+    pub names: Vec<String>,
 }
 
-/// The subscriber has [`MAX_URIS`] already.
+/// The subscriber has [`MAX_WISHES`] already.
 #[derive(Debug, thiserror::Error)]
-#[error("this client has {MAX_URIS} subscriptions already: take some back first")]
+#[error("this client has {MAX_WISHES} subscriptions already: take some back first")]
 pub struct TooMany;
 
 impl std::fmt::Debug for Changes {
@@ -108,23 +121,42 @@ impl Changes {
         self.0.watched.load(Ordering::Relaxed) > 0 || self.0.listing.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether anybody would hear of a single resource; making URIs can be spared otherwise.
+    /// Whether anybody would hear of a single subject; naming them can be spared otherwise.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed) > 0
     }
 
-    /// A resource changed, appeared or went. `uri` is its one true spelling, which its provider gave.
-    pub fn changed(&self, uri: &str) {
-        self.announce(&self.0.watched, |state| state.wanted.contains_key(uri) && state.changed.insert(uri.to_owned()));
+    /// A subject changed, appeared or went.
+    pub fn changed(&self, subject: &Subject) {
+        self.announce(&self.0.watched, |state| {
+            state.wanted.contains_key(subject) && state.changed.insert(subject.clone())
+        });
     }
 
-    /// All resources whose URI begins so may have changed.
-    pub fn changed_below(&self, prefix: &str) {
+    /// Something has happened to a session.
+    pub fn session(&self, name: &str) {
+        if self.is_watched() {
+            self.changed(&Subject::Session(name.to_owned()));
+            self.changed(&Subject::Health);
+        }
+    }
+
+    /// An alert of a session was raised or cleared.
+    pub fn alert(&self, session: &str) {
+        if self.is_watched() {
+            self.changed(&Subject::Alerts);
+            self.session(session);
+        }
+    }
+
+    /// All files whose path begins so may have changed.
+    pub fn files_below(&self, prefix: &str) {
+        let first = Subject::File(prefix.to_owned());
+        let is_below = |subject: &&Subject| matches!(subject, Subject::File(path) if path.starts_with(prefix));
         self.announce(&self.0.watched, |state| {
-            let from_here =
-                state.wanted.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(uri, _)| uri);
-            let below: Vec<_> = from_here.take_while(|uri| uri.starts_with(prefix)).cloned().collect();
+            let from_here = state.wanted.range((Bound::Included(&first), Bound::Unbounded)).map(|(subject, _)| subject);
+            let below: Vec<_> = from_here.take_while(is_below).cloned().collect();
             let before = state.changed.len();
             state.changed.extend(below);
             state.changed.len() > before
@@ -149,24 +181,24 @@ impl Changes {
 }
 
 impl Subscriber {
-    /// Wants to hear of a resource, which it calls `spelling`.
+    /// Wants to hear of a subject, which it calls `spelling`.
     ///
     /// # Errors
     /// [`TooMany`].
-    pub fn add(&self, uri: String, spelling: &str, hold: Option<Hold>) -> Result<(), TooMany> {
+    pub fn add(&self, subject: Subject, spelling: &str, hold: Option<Hold>) -> Result<(), TooMany> {
         let mut state = self.queue.0.state.lock();
         let spellings: usize = state.wanted.values().map(|wanted| wanted.spellings.len()).sum();
-        if spellings >= MAX_URIS {
+        if spellings >= MAX_WISHES {
             return Err(TooMany);
         }
         // `hold` is let go of after the lock, here and below: it may call into whoever watches, who may be announcing.
-        match state.wanted.get_mut(&uri) {
+        match state.wanted.get_mut(&subject) {
             Some(wanted) => {
                 wanted.spellings.insert(spelling.to_owned());
             }
             None => {
                 let spellings = BTreeSet::from([spelling.to_owned()]);
-                state.wanted.insert(uri, Wanted { spellings, _hold: hold });
+                state.wanted.insert(subject, Wanted { spellings, _hold: hold });
                 self.hub.watched.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -174,13 +206,13 @@ impl Subscriber {
     }
 
     /// Does not want to hear of it any more; nothing happens if it never did.
-    pub fn remove(&self, uri: &str, spelling: &str) {
+    pub fn remove(&self, subject: &Subject, spelling: &str) {
         let mut state = self.queue.0.state.lock();
-        let Some(wanted) = state.wanted.get_mut(uri) else { return };
+        let Some(wanted) = state.wanted.get_mut(subject) else { return };
         wanted.spellings.remove(spelling);
         if wanted.spellings.is_empty() {
-            let gone = state.wanted.remove(uri);
-            state.changed.remove(uri);
+            let gone = state.wanted.remove(subject);
+            state.changed.remove(subject);
             drop(state);
             self.hub.watched.fetch_sub(1, Ordering::Relaxed);
             drop(gone);
@@ -239,14 +271,19 @@ impl Queue {
 impl State {
     fn take(&mut self) -> News {
         let changed = mem::take(&mut self.changed);
-        let spellings = changed.iter().filter_map(|uri| self.wanted.get(uri)).flat_map(|wanted| &wanted.spellings);
-        News { list_changed: mem::take(&mut self.list_changed), uris: spellings.cloned().collect() }
+        let spellings =
+            changed.iter().filter_map(|subject| self.wanted.get(subject)).flat_map(|wanted| &wanted.spellings);
+        News { list_changed: mem::take(&mut self.list_changed), names: spellings.cloned().collect() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn file(path: &str) -> Subject {
+        Subject::File(path.to_owned())
+    }
 
     fn heard(subscriber: &Subscriber) -> News {
         subscriber.queue.0.state.lock().take()
@@ -257,22 +294,22 @@ mod tests {
         let changes = Changes::default();
         let (one, other) = (changes.subscriber(), changes.subscriber());
         assert!(!changes.is_heard());
-        one.add("a".into(), "A", None).expect("room");
-        one.add("a".into(), "a", None).expect("room");
+        one.add(file("a"), "A", None).expect("room");
+        one.add(file("a"), "a", None).expect("room");
         other.want_list();
         for _ in 0..1000 {
-            changes.changed("a");
-            changes.changed("b");
+            changes.changed(&file("a"));
+            changes.changed(&file("b"));
             changes.list_changed();
         }
-        assert_eq!(heard(&one), News { list_changed: false, uris: vec!["A".into(), "a".into()] });
-        assert_eq!(heard(&other), News { list_changed: true, uris: vec![] });
+        assert_eq!(heard(&one), News { list_changed: false, names: vec!["A".into(), "a".into()] });
+        assert_eq!(heard(&other), News { list_changed: true, names: vec![] });
         assert_eq!(heard(&one), News::default());
-        one.remove("a", "A");
-        changes.changed("a");
-        assert_eq!(heard(&one).uris, ["a"]);
-        one.remove("a", "a");
-        changes.changed("a");
+        one.remove(&file("a"), "A");
+        changes.changed(&file("a"));
+        assert_eq!(heard(&one).names, ["a"]);
+        one.remove(&file("a"), "a");
+        changes.changed(&file("a"));
         assert_eq!(heard(&one), News::default());
         assert!(changes.is_heard());
         drop(other);
@@ -283,11 +320,14 @@ mod tests {
     fn a_prefix_means_all_that_begin_so() {
         let changes = Changes::default();
         let one = changes.subscriber();
-        for uri in ["f:/a", "f:/a/1", "f:/a/2", "f:/b", "e:/a/1"] {
-            one.add(uri.into(), uri, None).expect("room");
+        for path in ["a", "a/1", "a/2", "b", "0/a/1"] {
+            one.add(file(path), path, None).expect("room");
         }
-        changes.changed_below("f:/a/");
-        assert_eq!(heard(&one).uris, ["f:/a/1", "f:/a/2"]);
+        one.add(Subject::Session("a/3".to_owned()), "session", None).expect("room");
+        changes.files_below("a/");
+        assert_eq!(heard(&one).names, ["a/1", "a/2"]);
+        changes.session("a/3");
+        assert_eq!(heard(&one).names, ["session"]);
     }
 
     #[test]
@@ -300,15 +340,15 @@ mod tests {
         }
         let (changes, gone) = (Changes::default(), Arc::default());
         let one = changes.subscriber();
-        for number in 0..MAX_URIS {
+        for number in 0..MAX_WISHES {
             let hold = Box::new(Held(Arc::clone(&gone)));
-            one.add(number.to_string(), "x", Some(hold)).expect("room");
+            one.add(file(&number.to_string()), "x", Some(hold)).expect("room");
         }
-        assert!(one.add("one more".into(), "x", None).is_err());
-        one.remove("3", "x");
+        assert!(one.add(file("one more"), "x", None).is_err());
+        one.remove(&file("3"), "x");
         assert_eq!(gone.load(Ordering::Relaxed), 1);
         drop(one);
-        assert_eq!(gone.load(Ordering::Relaxed), MAX_URIS);
+        assert_eq!(gone.load(Ordering::Relaxed), MAX_WISHES);
         assert_eq!(changes.0.watched.load(Ordering::Relaxed), 0);
     }
 
@@ -317,9 +357,9 @@ mod tests {
         let changes = Changes::default();
         let one = changes.subscriber();
         let queue = one.queue();
-        one.add("a".into(), "a", None).expect("room");
-        changes.changed("a");
-        assert_eq!(queue.next().await.expect("news").uris, ["a"]);
+        one.add(file("a"), "a", None).expect("room");
+        changes.changed(&file("a"));
+        assert_eq!(queue.next().await.expect("news").names, ["a"]);
         let waiting = tokio::spawn(async move { queue.next().await });
         drop(one);
         assert_eq!(waiting.await.expect("no panic"), None);

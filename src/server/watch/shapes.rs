@@ -1,21 +1,27 @@
-//! What the tools that tell of health give back, and what `health://` resources hold.
+//! The shapes in which health is told: what the tools give back, and what `health://` resources hold.
 //!
 //! Runs in: server. Pure data.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Exit, LimitsInForce};
-use crate::server::{
-    health::{
-        HealthStatus, RecoveryPolicy, State,
-        alerts::{Alert, Kind},
-        recovery::Taken,
+use crate::{
+    protocol::WorkerExit,
+    server::{
+        health::{
+            HealthStatus, RecoveryPolicy, State,
+            alerts::{Alert, Kind},
+            evidence::Stacks,
+            recovery::Taken,
+        },
+        sessions::{
+            crashes::CrashReport,
+            outcome::{Death, signal_name},
+        },
     },
-    sessions::{checkpoints::Automatic, crashes::CrashReport},
-    workers::stacks::Stacks,
+    settings::{limits::Limits, policy::Automatic},
 };
 
 /// `get_kernel_health`.
@@ -322,4 +328,82 @@ pub struct Responsiveness {
     pub state: State,
     /// Why that is the state, in words.
     pub reason: String,
+}
+
+/// How a worker process ended.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Exit {
+    /// `died`, `stack_overflow`, `out_of_memory`, `unresponsive`, `hung`, `unverified`, `protocol_broken`, `restart`,
+    /// `delete`, `memory_limit`, `cpu_limit`, `process_limit`, `idle`, `age`.
+    pub reason: &'static str,
+    /// Name of the signal, `SIGSEGV` say.
+    pub signal: Option<String>,
+    /// Exit code.
+    pub exit_code: Option<i32>,
+    /// The cell that was running.
+    pub cell: Option<u64>,
+    /// All of it in words.
+    pub description: String,
+    /// When it was seen (RFC 3339).
+    pub when: Option<String>,
+    /// The crash report, relative to the workspace.
+    pub report: Option<String>,
+}
+
+/// Limits that a session is kept to; null where there is none.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct LimitsInForce {
+    /// MiB of memory beyond what the interpreter starts with.
+    pub memory_mb: Option<u64>,
+    /// Seconds of processor time of one cell.
+    pub cpu_seconds: Option<f64>,
+    /// Processes beside the interpreter.
+    pub processes: Option<u32>,
+    /// Open files of each process.
+    pub open_files: Option<u32>,
+    /// Longest time of a cell.
+    pub cell_seconds: Option<f64>,
+    /// Deleted when unused for so long.
+    pub idle_seconds: Option<f64>,
+    /// Deleted when so old and at rest.
+    pub age_seconds: Option<f64>,
+}
+
+impl From<&Limits> for LimitsInForce {
+    fn from(limits: &Limits) -> Self {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        Self {
+            memory_mb: limits.memory.map(|bytes| bytes >> 20),
+            cpu_seconds: seconds(limits.cpu),
+            processes: limits.processes,
+            open_files: limits.open_files,
+            cell_seconds: seconds(limits.cell_time),
+            idle_seconds: seconds(limits.idle),
+            age_seconds: seconds(limits.age),
+        }
+    }
+}
+
+/// A worker's end, for a reply.
+#[must_use]
+pub fn exit(death: &Death, when: Option<String>) -> Exit {
+    Exit {
+        reason: death.reason.word(),
+        signal: match death.exit {
+            WorkerExit::Signal(number) => Some(signal_name(number)),
+            _ => None,
+        },
+        exit_code: exit_code(death.exit),
+        cell: death.cell,
+        description: death.describe(),
+        when,
+        report: death.report.clone(),
+    }
+}
+
+pub(crate) fn exit_code(exit: WorkerExit) -> Option<i32> {
+    match exit {
+        WorkerExit::Code(code) => Some(code),
+        WorkerExit::Signal(_) | WorkerExit::Unknown => None,
+    }
 }

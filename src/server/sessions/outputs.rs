@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     protocol::{CellError, Display},
-    server::sessions::outcome::{CellOutcome, Ending, Method},
+    server::{
+        output::captured::Method,
+        sessions::outcome::{CellOutcome, Ending},
+    },
 };
 
 /// One output.

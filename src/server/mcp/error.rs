@@ -1,0 +1,21 @@
+//! Why the server ended other than by its client's wish.
+//!
+//! Runs in: server. Pure data.
+
+use std::{io, net::SocketAddr};
+
+/// Why the server ended other than by its client's wish.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be had.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A system call at the start.
+    #[error("failed to start the server: {0}")]
+    Start(#[from] io::Error),
+}

@@ -1,0 +1,46 @@
+//! What those who run the server ask: is it up, can it make a session, what has it counted.
+//!
+//! Runs in: server. The probes are open to callers without the token: they say yes or no, and why not. `/metrics` is behind
+//! the token, when there is one: it tells how much is done here, and every scraper can send one.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::encoding::prometheus_text;
+
+use crate::server::watch::{exposition::Exposition, readiness::Readiness};
+
+const OPENMETRICS: &str = "application/openmetrics-text";
+const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// `GET /healthz`: the server answers, so it is alive.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: 200 when a worker could be made just now, else 503 with the reason.
+pub(super) async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+    match readiness.proof().await {
+        Ok(took) => format!("ready: a worker was made in {:.1} ms\n", took.as_secs_f64() * 1e3).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+/// `GET /metrics`, in OpenMetrics text to a scraper that asks for that, else in Prometheus' own.
+pub(super) async fn metrics(State(exposition): State<Arc<Exposition>>, headers: HeaderMap) -> Response {
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let open = accepts.into_iter().any(|value| value.contains(OPENMETRICS));
+    match exposition.text(open).await {
+        Ok(body) => {
+            ([(header::CONTENT_TYPE, if open { OPENMETRICS_TYPE } else { prometheus_text::CONTENT_TYPE })], body)
+                .into_response()
+        }
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write the metrics: {error}\n")).into_response()
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What became of the output of a process, and how forkpy ended it.
+//!
+//! Runs in: server. Pure data.
+
+/// One stream of a cell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CapturedText {
+    /// At most the cap, head and tail.
+    pub text: String,
+    /// Bytes written in all.
+    pub total: u64,
+    /// File with the whole, relative to the workspace, when `text` is not all.
+    pub file: Option<String>,
+}
+
+/// How forkpy ended a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// It had not begun.
+    NotStarted,
+    /// KeyboardInterrupt; the worker lives on.
+    Interrupt,
+    /// SIGKILL after the interrupt had not arrived within the grace time.
+    Kill,
+}

@@ -1,0 +1,20 @@
+//! A worker as the other rooms see it: its process, and the ways to ask it something beside a cell.
+//!
+//! Runs in: server. Pure data.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{black_box::BlackBox, link::Control};
+
+/// A worker as seen from outside.
+#[derive(Debug, Clone)]
+pub struct WorkerView {
+    /// Process id.
+    pub pid: i32,
+    /// When it was forked.
+    pub born: Instant,
+    /// For pings.
+    pub control: Arc<Control>,
+    /// Its stacks, when asked for or crashed.
+    pub black_box: Arc<BlackBox>,
+}
