@@ -4,9 +4,8 @@ import pathlib
 
 import pytest
 
-from forkpy_worker.base import place
+from forkpy_worker.base import place, text
 from forkpy_worker.cell import run as cell
-from forkpy_worker.display import results
 from forkpy_worker.variables import details, summaries
 
 
@@ -23,7 +22,7 @@ def test_a_long_result_keeps_head_and_tail_and_goes_to_a_file(
 
 
 def test_a_lone_surrogate_becomes_its_escape() -> None:
-    assert results.clean("a\ud800b") == "a\\ud800b"
+    assert text.clean("a\ud800b") == "a\\ud800b"
 
 
 def test_the_underscore_holds_the_last_result() -> None:

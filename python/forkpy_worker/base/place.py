@@ -10,6 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
@@ -41,6 +42,8 @@ notices: list[str] = []
 # The session's asyncio loop, made when it is first wanted, and whether it was given to a cell that does not await.
 loop: Any = None
 lent_loop = False
+# Gives that loop to code that does not await; the room `cell` puts its function here.
+lend_loop: Callable[[], AbstractEventLoop] | None = None
 # Exceptions that something between the cell and us has caught and shown instead of raising them: IPython does.
 swallowed: list[BaseException] = []
 

@@ -46,7 +46,7 @@ def _tell() -> None:
 
     place.before_cell.remove(_tell)
     told, _waiting[:] = _waiting[:], []
-    for name, words in told:
+    for _, words in told:
         report.to_stderr(f"Between two cells, outside of any cell, this was raised:\n{words}")
     names = ", ".join(dict.fromkeys(name for name, _ in told))
     place.notices.append(

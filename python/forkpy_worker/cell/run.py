@@ -14,25 +14,21 @@ from _signal import signal as _set_handler
 
 from forkpy_worker.base import place, streams
 from forkpy_worker.base.place import namespace
+from forkpy_worker.base.text import MAX_RESULT
 from forkpy_worker.cell import arrivals, history
 from forkpy_worker.code import compiling, sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
     from types import CodeType
     from typing import Any, TypeAlias
 
-    # type, message, line in the cell, traceback, hint
-    Error: TypeAlias = tuple[str, str, int | None, str, str | None]
-    # status, results, error, exit code
-    Outcome: TypeAlias = tuple[str, list[str], Error | None, int | None]
-    # the same, displays as `display` makes them, and what to know of the session
+    from forkpy_worker.report.report import Error, Outcome
+
+    # an outcome, displays as `display` makes them, and what to know of the session
     Report: TypeAlias = tuple[str, list[str], Error | None, int | None, list[Any], str | None]
-
-# Longer representations are cut, see `results`.
-MAX_RESULT = 40_000
-
 
 # How often a report is begun anew when something is raised in the middle of it.
 _TRIES = 3
@@ -73,10 +69,17 @@ def _report(exception: BaseException, filename: str) -> Outcome:
     _tell_swallowed()
     for _ in range(_TRIES):
         try:
-            return report.outcome(exception, filename)
+            return report.outcome(exception, filename, _hint_for_text)
         except BaseException as another:  # noqa: PERF203
             arrivals.keep(another)
     return "error", [], (type(exception).__name__, "", None, "", None), None
+
+
+def _hint_for_text(code: str) -> str | None:
+    """Say what is missing when a text that is no Python is IPython's."""
+    from forkpy_worker.libraries import habits
+
+    return habits.hint(code)
 
 
 def _tell_swallowed() -> None:
@@ -160,6 +163,16 @@ def _compile(code: str, filename: str) -> tuple[CodeType | None, CodeType | None
     from forkpy_worker.libraries import habits
 
     return habits.compile_cell(straight, filename, refused)
+
+
+def _lend_loop() -> AbstractEventLoop:
+    """Give the session's loop to a cell that does not await."""
+    from forkpy_worker.cell import awaiting
+
+    return awaiting.lend()
+
+
+place.lend_loop = _lend_loop
 
 
 def _awaits(code: CodeType | None) -> bool:

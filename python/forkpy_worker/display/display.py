@@ -16,8 +16,8 @@ import os
 import uuid
 
 from forkpy_worker.base import place
+from forkpy_worker.base.text import MAX_RESULT, clean, cut
 from forkpy_worker.display import formats, readable
-from forkpy_worker.display.results import MAX_RESULT, clean, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

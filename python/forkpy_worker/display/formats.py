@@ -7,7 +7,7 @@ Runs in: worker, in the thread that displays.
 
 from __future__ import annotations
 
-import sys
+from forkpy_worker.display import known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,11 +115,7 @@ def _call(value: Any, name: str, **options: Any) -> Any:
 
 def plain(value: Any) -> str:
     """Give the text of a value."""
-    if _named(type(value), "pandas", "DataFrame"):
-        from forkpy_worker.libraries import fit_pandas
-
-        return fit_pandas.text(value)
-    return repr(value)
+    return known.table(value) if _named(type(value), "pandas", "DataFrame") else repr(value)
 
 
 def _by_type(kind: type) -> Callable[[Any, Data], None] | None:
@@ -138,51 +134,7 @@ def _named(kind: type, library: str, name: str) -> bool:
     )
 
 
-def _figure(value: Any, data: Data) -> None:
-    from forkpy_worker.libraries import fit_matplotlib
-
-    image = fit_matplotlib.png(value)
-    if image is not None:
-        data["image/png"] = image
-
-
-def _chart(value: Any, data: Data) -> None:
-    """Vega-Altair: a page for people, and a picture where the environment has what draws it."""
-    try:
-        data["text/html"] = value.to_html()
-        if "vl_convert" in sys.modules or _installed("vl_convert"):
-            from io import BytesIO
-
-            file = BytesIO()
-            value.save(file, format="png")
-            data["image/png"] = file.getvalue()
-    except Exception as error:
-        from forkpy_worker.report import report
-
-        report.warn("the chart could not be drawn:", error)
-    kind = type(value).__name__
-    data["text/plain"] = f"<altair.{kind} of {_mark(value)}>"
-
-
-def _mark(value: Any) -> str:
-    mark = getattr(value, "mark", None)
-    name = mark if isinstance(mark, str) else getattr(mark, "type", None)
-    encoding = getattr(value, "encoding", None)
-    fields = []
-    for channel in ("x", "y", "color", "size", "row", "column"):
-        shorthand = getattr(getattr(encoding, channel, None), "shorthand", None)
-        if isinstance(shorthand, str):
-            fields.append(f"{channel}={shorthand}")
-    return " ".join([str(name) if isinstance(name, str) else "several marks", *fields])
-
-
-def _installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
-
-
 _KNOWN: dict[str, tuple[str, Callable[[Any, Data], None]]] = {
-    "Figure": ("matplotlib", _figure),
-    "TopLevelMixin": ("altair", _chart),
+    "Figure": ("matplotlib", known.figure),
+    "TopLevelMixin": ("altair", known.chart),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from forkpy_worker.base import place
-from forkpy_worker.cell.run import MAX_RESULT
+from forkpy_worker.base.text import MAX_RESULT, clean
 
 _MAX_FILES = 1000
 
@@ -19,24 +19,6 @@ def fit(text: str, cell: int) -> str:
     """Make a result's text fit for the reply."""
     text = clean(text)
     return text if len(text) <= MAX_RESULT else _shorten(text, cell)
-
-
-def clean(text: str) -> str:
-    """Make it a plain str that UTF-8 can carry; a lone surrogate becomes its escape."""
-    text = "".join((text,))
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-8", "backslashreplace").decode()
-    return text
-
-
-def cut(text: str, length: int) -> str:
-    """Keep head and tail of a text that is longer than `length`."""
-    if len(text) <= length:
-        return text
-    half = length // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
 def _shorten(text: str, cell: int) -> str:

@@ -67,8 +67,6 @@ def _fit_policy(events: Any) -> None:
 
 
 def _lend() -> AbstractEventLoop | None:
-    if get_ident() != place.thread or os.getpid() != place.pid:
+    if get_ident() != place.thread or os.getpid() != place.pid or place.lend_loop is None:
         return None
-    from forkpy_worker.cell import awaiting
-
-    return awaiting.lend()
+    return place.lend_loop()

@@ -54,28 +54,6 @@ def show(*_arguments: Any, **_options: Any) -> None:
     show_all()
 
 
-def png(figure: Any) -> bytes | None:
-    """Draw a figure as notebooks show it; nothing for an empty one."""
-    if not figure.axes and not figure.lines and not figure.texts and not figure.images:
-        return None
-    from io import BytesIO
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    if figure.canvas is None:
-        FigureCanvasAgg(figure)
-    file = BytesIO()
-    figure.canvas.print_figure(
-        file,
-        format="png",
-        dpi=figure.dpi,
-        facecolor=figure.get_facecolor(),
-        edgecolor=figure.get_edgecolor(),
-        bbox_inches="tight",
-    )
-    return file.getvalue()
-
-
 def __getattr__(name: str) -> Any:
     """Give the classes that a backend has, once they are asked for."""
     if name not in ("FigureCanvas", "FigureManager"):

@@ -13,7 +13,7 @@ import os
 import re
 
 from forkpy_worker.base.place import namespace
-from forkpy_worker.display.results import clean
+from forkpy_worker.base.text import clean
 from forkpy_worker.libraries import stand_ins
 from forkpy_worker.lookup import static
 

@@ -12,7 +12,7 @@ import json
 import tokenize
 import types
 
-from forkpy_worker.display.results import clean, cut
+from forkpy_worker.base.text import clean, cut
 from forkpy_worker.lookup import static
 
 TYPE_CHECKING = False

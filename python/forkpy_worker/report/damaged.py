@@ -30,6 +30,7 @@ def hint() -> str | None:
         return None
     names = ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
     return (
-        f"an earlier cell of this session has replaced or deleted what is in builtins ({names}), and all code uses that. "
+        f"an earlier cell of this session has replaced or deleted what is in builtins ({names}), and all code uses "
+        "that. "
         "restart_kernel with preserve_state: true gives a whole Python and keeps the variables."
     )

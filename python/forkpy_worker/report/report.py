@@ -13,26 +13,37 @@ import sys
 import traceback
 
 from forkpy_worker.base import streams
+from forkpy_worker.base.text import clean, cut
 from forkpy_worker.code import sources
-from forkpy_worker.display.results import clean, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+    from typing import TypeAlias
 
     from forkpy_worker.base.place import Words
-    from forkpy_worker.cell.run import Outcome
+
+    # type, message, line in the cell, traceback, hint
+    Error: TypeAlias = tuple[str, str, int | None, str, str | None]
+    # status, results, error, exit code
+    Outcome: TypeAlias = tuple[str, list[str], Error | None, int | None]
 
 # What the reply carries; descriptor 2 gets the whole, and the server caps that.
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 40_000
 
 # Where the code of this package says it comes from: "<forkpy_worker>/" embedded, a folder in tests.
-_OWN = clean.__code__.co_filename[: -len("display/results.py")]
+_OWN = clean.__code__.co_filename[: -len("base/text.py")]
 
 
-def outcome(exception: BaseException, filename: str) -> Outcome:
-    """Turn what a cell raised into its outcome."""
+def outcome(
+    exception: BaseException, filename: str, hint_for_text: Callable[[str], str | None]
+) -> Outcome:
+    """Turn what a cell raised into its outcome.
+
+    hint_for_text: says what helps when the cell's text is no Python.
+    """
     _drop_own_frames(exception)
     if isinstance(exception, SystemExit):
         return "exited", [], None, _exit_code(exception)
@@ -40,7 +51,7 @@ def outcome(exception: BaseException, filename: str) -> Outcome:
         _complete(exception)
     sources.restore()
     words = _format(exception)
-    hint = _hint(exception, filename)
+    hint = _hint(exception, filename, hint_for_text)
     if hint is not None:
         words += f"Hint: {hint}\n"
     _remember_last(exception)
@@ -125,13 +136,13 @@ def _type_name(exception: BaseException) -> str:
         return "Exception"
 
 
-def _hint(exception: BaseException, filename: str) -> str | None:
+def _hint(
+    exception: BaseException, filename: str, hint_for_text: Callable[[str], str | None]
+) -> str | None:
     """Say what helps: the tool that installs a module, or IPython for its syntax, or a restart."""
     try:
         if isinstance(exception, SyntaxError) and exception.filename == filename:
-            from forkpy_worker.libraries import habits
-
-            return habits.hint(sources.text_of(filename))
+            return hint_for_text(sources.text_of(filename))
         if isinstance(exception, ModuleNotFoundError):
             from forkpy_worker.report import missing
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from itertools import islice
 
-from forkpy_worker.display.results import clean
+from forkpy_worker.base.text import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

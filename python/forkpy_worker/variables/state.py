@@ -91,7 +91,7 @@ def _carry(
 
 
 def _report(names: list[str], refused: dict[str, str], replaced: list[str]) -> Report:
-    from forkpy_worker.display.results import clean
+    from forkpy_worker.base.text import clean
 
     skipped = [(clean(name), clean(why)) for name, why in refused.items()]
     return [clean(name) for name in names], skipped, [clean(name) for name in replaced]

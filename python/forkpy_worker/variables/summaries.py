@@ -14,7 +14,7 @@ from itertools import islice
 from time import monotonic
 from weakref import WeakKeyDictionary
 
-from forkpy_worker.display.results import clean
+from forkpy_worker.base.text import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

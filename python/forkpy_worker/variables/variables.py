@@ -24,7 +24,7 @@ _MODULE = type(sys)
 
 def list_variables() -> list[Variable]:
     """Describe each variable; no modules, no names that begin with `_`."""
-    from forkpy_worker.display.results import clean
+    from forkpy_worker.base.text import clean
     from forkpy_worker.variables import summaries
 
     budget = summaries.Budget()
