@@ -17,6 +17,7 @@ from _frozen_importlib_external import MAGIC_NUMBER
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Any
 
     SOURCES: dict[str, tuple[str, str, bool, bytes | None]] = {}
     MAGIC = b""
@@ -39,7 +40,8 @@ class EmbeddedFinder:
         if entry is None:
             return None
         _text, origin, is_package, _code = entry
-        return ModuleSpec(name, self, origin=origin, is_package=is_package)
+        loader: Any = self
+        return ModuleSpec(name, loader, origin=origin, is_package=is_package)
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Let the import system make an ordinary module."""

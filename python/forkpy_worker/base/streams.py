@@ -90,19 +90,21 @@ def install(ask: Callable[..., Any] | None = None) -> None:
         _stdin = asking.stream()
     _stdout = _writer(1, "<stdout>")
     _stderr = _writer(2, "<stderr>")
-    sys.stdin = sys.__stdin__ = _stdin
-    sys.stdout = sys.__stdout__ = _stdout
-    sys.stderr = sys.__stderr__ = _stderr
-    builtins.print = print  # type: ignore[assignment]
+    places: Any = sys
+    places.stdin = places.__stdin__ = _stdin
+    places.stdout = places.__stdout__ = _stdout
+    places.stderr = places.__stderr__ = _stderr
+    builtins.print = print
     builtins.input = input
 
 
 def _writer(descriptor: int, name: str) -> TextIOWrapper:
     # Lone surrogates come out as \udc80: the server decodes what arrives, and print never raises.
     raw = _named(Descriptor(descriptor, "w", closefd=False), name)
-    writer = Writer(raw, "utf-8", "backslashreplace", "\n", False, True)  # type: ignore[type-var]
+    writer: Any = Writer(raw, "utf-8", "backslashreplace", "\n", False, True)
     writer.mode = "w"
-    return writer
+    made: TextIOWrapper = writer
+    return made
 
 
 class Writer(TextIOWrapper):

@@ -74,10 +74,11 @@ def _afresh(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]
 def _as_expression(code: str, filename: str) -> CodeType | None:
     """Compile a one-line expression in half the time that the way over the tree takes."""
     try:
-        return compile(code, filename, "eval", _flags, True)
+        made: CodeType = compile(code, filename, "eval", _flags, True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # Not an expression, or not Python: the full way finds out, and has the better words.
         return None
+    return made
 
 
 def _split(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
@@ -115,6 +116,6 @@ def _unsplit(code: str, filename: str) -> tuple[CodeType | None, CodeType | None
 
 def _compile(source: object, filename: str, mode: str) -> CodeType:
     global _flags
-    code = compile(source, filename, mode, _flags, True)  # type: ignore[call-overload]
+    code: CodeType = compile(source, filename, mode, _flags, True)  # type: ignore[call-overload]
     _flags |= code.co_flags & FUTURES
     return code

@@ -104,7 +104,8 @@ class _Fill:
         self._real = real
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._real.create_module(spec)
+        made: ModuleType | None = self._real.create_module(spec)
+        return made
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self._real

@@ -17,11 +17,10 @@ from forkpy_worker.base import place
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from types import ModuleType
     from typing import Any
 
 
-def fit(asyncio: ModuleType) -> None:
+def fit(asyncio: Any) -> None:
     """Put ours in the places where asyncio itself and libraries look."""
     events = asyncio.events
     find = events._get_running_loop
@@ -31,7 +30,7 @@ def fit(asyncio: ModuleType) -> None:
 
         This function is thread-specific.
         """
-        loop = find()
+        loop: AbstractEventLoop | None = find()
         if loop is None:
             loop = _lend()
             if loop is None:
@@ -61,7 +60,8 @@ def _fit_policy(events: Any) -> None:
                 self.set_event_loop(loop)
         elif current is place.loop:
             _lend()
-        return original(self)
+        found: AbstractEventLoop = original(self)
+        return found
 
     policy.get_event_loop = get_event_loop
 

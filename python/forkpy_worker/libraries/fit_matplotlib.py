@@ -25,7 +25,7 @@ def fit(module: ModuleType) -> None:
     if module.__name__ == "matplotlib":
         wanted = os.environ.get("MPLBACKEND", "")
         if wanted.lower() in ("", "agg") or "inline" in wanted:
-            module.rcParams["backend"] = NAME  # type: ignore[attr-defined]
+            module.rcParams["backend"] = NAME
     elif show_all not in place.after_cell:
         place.after_cell.append(show_all)
 

@@ -362,7 +362,7 @@ class FileLink:
 
     def __init__(self, path: Any, **_options: Any) -> None:
         """Remember the path."""
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
 
     def _repr_html_(self) -> str:
         path = html.escape(self.path)

@@ -49,7 +49,8 @@ class _StandIn:
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name not in _OURS or (name != "IPython" and not _is_ours(sys.modules.get("IPython"))):
             return None
-        return ModuleSpec(name, self, origin="forkpy's stand-in", is_package=_OURS[name])
+        loader: Any = self
+        return ModuleSpec(name, loader, origin="forkpy's stand-in", is_package=_OURS[name])
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Let the import system make an ordinary module."""

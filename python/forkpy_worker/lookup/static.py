@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MISSING = object()
-_MODULE = types.ModuleType
+_MODULE: Any = types.ModuleType
 _DICT_OF_TYPE = type.__dict__["__dict__"].__get__
 _MRO_OF_TYPE = type.__dict__["__mro__"].__get__
 _DICT_OF_MODULE = _MODULE.__dict__["__dict__"].__get__
@@ -78,7 +78,8 @@ def own_names(value: Any) -> dict[str, Any] | None:
         if is_a(value, type):
             return dict(_DICT_OF_TYPE(value))
         if is_a(value, _MODULE):
-            return _DICT_OF_MODULE(value)
+            found: dict[str, Any] | None = _DICT_OF_MODULE(value)
+            return found
         found = object.__getattribute__(value, "__dict__") if _has_plain_dict(value) else None
     except Exception:
         return None

@@ -19,11 +19,12 @@ def refresh(modules: list[str]) -> list[str]:
 
     Not `importlib.invalidate_caches()`: that imports `importlib.metadata`, which takes long.
     """
-    for path, finder in list(sys.path_importer_cache.items()):
+    finders: dict[str, Any] = sys.path_importer_cache
+    for path, finder in list(finders.items()):
         try:
             if finder is None:
                 # A directory that was not there when it was looked for.
-                sys.path_importer_cache.pop(path, None)
+                finders.pop(path, None)
             else:
                 finder.invalidate_caches()
         except Exception:  # noqa: PERF203

@@ -13,7 +13,8 @@ _CODE = compile("1+1", "<ping>", "eval")
 
 def ping() -> int:
     """Evaluate something: the answer proves that the interpreter still runs code."""
-    return eval(_CODE)
+    answer: int = eval(_CODE)
+    return answer
 
 
 def collect() -> int:

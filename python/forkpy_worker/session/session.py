@@ -53,7 +53,7 @@ def begin(interrupts: Callable[[], int]) -> None:
     """Remember what is this process' own, which a copy of another's memory has not."""
     place.pid = os.getpid()
     place.thread = get_ident()
-    place.interrupts = interrupts  # type: ignore[assignment]
+    place.interrupts = interrupts
 
 
 def become(session_id: str) -> None:

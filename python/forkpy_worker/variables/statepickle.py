@@ -62,7 +62,7 @@ def session_globals() -> dict[str, Any]:
     return namespace
 
 
-class _Globals(dict):
+class _Globals(dict):  # type: ignore[type-arg]
     """Stands in a pickle for the globals of the session that it is loaded in."""
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -89,7 +89,8 @@ def _pickler_class() -> type[pickle.Pickler]:
                 return (make, (arguments[0], _Globals(), *arguments[2:]), (state, slots), *rest)
 
         _by_value = ByValue
-    return _by_value
+    found: type[pickle.Pickler] = _by_value
+    return found
 
 
 def _is_of_a_cell(obj: Any) -> bool:
@@ -183,10 +184,11 @@ class _Sink:
 
     def write(self, data: Any) -> int:
         try:
-            return self._file.write(data)
+            written: int = self._file.write(data)
         except OSError as error:
             self.failure = error
             raise
+        return written
 
 
 def _groups(reached: dict[str, list[Any]]) -> list[list[str]]:

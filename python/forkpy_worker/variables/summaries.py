@@ -85,10 +85,13 @@ class Budget:
 
     def _ask(self, value: Any) -> str:
         """Call the object's own `__repr__`, once and not for long."""
-        if type(value).__repr__ is object.__repr__:
-            return object.__repr__(value)
-        if type(value) in _REFUSED:
-            return _REFUSED[type(value)]
+        kind: Any = type(value)
+        if kind.__repr__ is object.__repr__:
+            plain: str = object.__repr__(value)
+            return plain
+        refused = _REFUSED.get(kind)
+        if refused is not None:
+            return refused
         if monotonic() > self._end:
             return "<not described: the others took too long>"
         if _signal.getsignal(_signal.SIGALRM) is not _signal.SIG_DFL or any(
