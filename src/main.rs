@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
         }
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),
         Some(Role::Install(ref args)) => install(args),
-        Some(Role::Doctor(ref args)) => examine(&cli, args),
+        Some(Role::Doctor(ref args)) => examine(&cli.serve, args),
         Some(Role::Completions { shell }) => Ok(commands::shell::completions(shell, &mut std::io::stdout())?),
         Some(Role::Man { ref of }) => Ok(commands::shell::man(of.as_deref(), &mut std::io::stdout())?),
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
@@ -74,8 +74,8 @@ fn install(args: &commands::install::InstallArgs) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "a person asked")]
-fn examine(cli: &Cli, args: &commands::doctor::DoctorArgs) -> anyhow::Result<()> {
-    let findings = commands::doctor::examine(cli);
+fn examine(options: &ServeOptions, args: &commands::doctor::DoctorArgs) -> anyhow::Result<()> {
+    let findings = commands::doctor::examine(options);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {

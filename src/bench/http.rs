@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{BenchError, sizes::SIDE_BY_SIDE, stage::Stage};
+use super::{BenchError, stage::Stage};
 
 /// Calls of one client.
 const CALLS: usize = 400;
@@ -113,3 +113,6 @@ fn refused(tool: &str, words: String) -> BenchError {
 fn gone() -> BenchError {
     BenchError::Server { who: "forkpy over HTTP".to_owned(), what: "did not say where it listens".to_owned() }
 }
+
+/// Sessions of the throughput rows.
+pub const SIDE_BY_SIDE: usize = 8;

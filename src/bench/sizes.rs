@@ -2,6 +2,8 @@
 //!
 //! Runs in: bench. Each has servers of its own.
 
+use crate::bench::http::SIDE_BY_SIDE;
+
 use std::{
     fs, thread,
     time::{Duration, Instant},
@@ -19,8 +21,6 @@ use super::{
 
 /// Sessions over which memory is shared out.
 const MANY: u32 = 200;
-/// Sessions of the throughput rows.
-pub const SIDE_BY_SIDE: usize = 8;
 /// Cells that are sent before the first of their replies is read, to each session.
 const AHEAD: usize = 24;
 /// Batches of [`AHEAD`].

@@ -13,6 +13,7 @@ mod mcpb;
 mod payload;
 pub mod python;
 mod sources;
+pub(crate) mod steps;
 mod wheel;
 
 use std::{

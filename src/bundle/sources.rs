@@ -13,11 +13,8 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{
-    BundleError,
-    make::{copy_tree, list, run},
-    wheel,
-};
+use super::{BundleError, wheel};
+use crate::bundle::steps::{copy_tree, list, run};
 
 /// Where these sources are.
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");

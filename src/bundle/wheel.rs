@@ -9,10 +9,8 @@ use std::{
     process::Command,
 };
 
-use super::{
-    BundleError,
-    make::{list, run},
-};
+use super::BundleError;
+use crate::bundle::steps::{list, run};
 
 /// maturin builds; `wheel` opens and closes, hashes included.
 const TOOLS: [&str; 2] = ["maturin==1.16.0", "wheel==0.48.0"];

@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::{
     bench::{client::Client, floors},
     bundle,
-    commands::cli::Cli,
     server::environment::packages::Tool,
+    settings::options::ServeOptions,
     sys::{descriptors, landlock, pidfd::PidFd},
 };
 
@@ -71,11 +71,11 @@ impl Finding {
 
 /// All checks, with the options that sessions' Python would have.
 #[must_use]
-pub fn examine(cli: &Cli) -> Vec<Finding> {
+pub fn examine(options: &ServeOptions) -> Vec<Finding> {
     vec![
         build(),
         interpreter(),
-        managed(cli),
+        managed(options),
         fork(),
         pidfd(),
         memory_file(),
@@ -84,7 +84,7 @@ pub fn examine(cli: &Cli) -> Vec<Finding> {
         processes(),
         memory(),
         installer(),
-        session(cli),
+        session(options),
     ]
 }
 
@@ -133,11 +133,11 @@ fn interpreter() -> Finding {
 }
 
 /// Where managed environments go, unless another one is named.
-fn managed(cli: &Cli) -> Finding {
-    if let Some(named) = cli.serve.venv.as_ref().or(cli.serve.python.as_ref()) {
+fn managed(options: &ServeOptions) -> Finding {
+    if let Some(named) = options.venv.as_ref().or(options.python.as_ref()) {
         return Finding::ok("environment", format!("{}, as the options say", named.display()));
     }
-    let place = cli.serve.env_dir.clone().unwrap_or_else(crate::settings::resolve::default_env_dir);
+    let place = options.env_dir.clone().unwrap_or_else(crate::settings::resolve::default_env_dir);
     let existing = place.ancestors().find(|path| path.exists()).unwrap_or(&place);
     match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
         Ok(()) => Finding::ok("environment", format!("managed, in {}", place.display())),
@@ -235,11 +235,11 @@ fn installer() -> Finding {
 }
 
 /// The whole way, once.
-fn session(cli: &Cli) -> Finding {
+fn session(options: &ServeOptions) -> Finding {
     let began = Instant::now();
     let ran = tempfile::tempdir().map_err(|error| error.to_string()).and_then(|workspace| {
-        let mut args = cli.serve.for_same_python();
-        if let Some(place) = &cli.serve.env_dir {
+        let mut args = options.for_same_python();
+        if let Some(place) = &options.env_dir {
             args.extend(["--env-dir".to_owned(), place.to_string_lossy().into_owned()]);
         }
         let mut client = Client::forkpy(&workspace.path().join("w"), &args).map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@
 //! whatever is left.
 
 use crate::{
-    server::{events::Changes, mcp::error::ServerError},
+    server::{environment::kinds::Environment, events::Changes, mcp::error::ServerError},
     settings::options::Transport,
 };
 
@@ -39,10 +39,7 @@ use self::{health::alerts::Book, scripts::Scripts};
 use crate::{
     protocol::ZygoteSettings,
     server::{
-        environment::{
-            make::{Environment, Wish},
-            packages::Packages,
-        },
+        environment::{make::Wish, packages::Packages},
         mcp::{
             http,
             resources::{self, Resources, workspace as files_as_resources},

@@ -27,7 +27,7 @@ use crate::{
         },
         sessions::task::Surroundings,
         workers::zygote::{NewScript, ZygoteError},
-        workspace::{handle::OpenScript, watch::NewFiles},
+        workspace::{script::OpenScript, watch::NewFiles},
     },
 };
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::{protocol::WorkerLimits, settings::resolve::MAX_SECONDS};
+use crate::{protocol::WorkerLimits, settings::bounds::MAX_SECONDS};
 
 const MIB: u64 = 1 << 20;
 /// Less than this would not hold what an `import numpy` takes.

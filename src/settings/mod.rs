@@ -2,6 +2,7 @@
 //!
 //! Runs in: server, and commands before they start one. Knows no server and no session.
 
+pub(crate) mod bounds;
 pub mod file;
 pub mod limits;
 pub mod options;

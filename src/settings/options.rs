@@ -225,8 +225,8 @@ pub enum Transport {
 
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if (0.0..=crate::settings::resolve::MAX_SECONDS).contains(&value) => Ok(value),
-        Ok(_) => Err(format!("must be between 0 and {}", crate::settings::resolve::MAX_SECONDS)),
+        Ok(value) if (0.0..=crate::settings::bounds::MAX_SECONDS).contains(&value) => Ok(value),
+        Ok(_) => Err(format!("must be between 0 and {}", crate::settings::bounds::MAX_SECONDS)),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -15,13 +15,6 @@ use crate::settings::{
     policy::{Bounds, HealthPolicy},
 };
 
-/// Longest time-out that may be asked for: a week, in seconds.
-pub const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
-/// Largest code of one cell, bytes.
-pub const MAX_CODE: usize = 16 << 20;
-/// Largest request, bytes: one line on stdio, one body over HTTP.
-pub const MAX_REQUEST: usize = 64 << 20;
-
 /// Variables that sessions do not see: the key to the HTTP door, and what lets a process speak to the service manager in the
 /// server's name.
 pub(crate) const HIDDEN: [&str; 4] = ["FORKPY_TOKEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];

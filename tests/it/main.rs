@@ -21,6 +21,7 @@ mod hostile;
 mod http;
 mod http_files;
 mod input;
+mod layers;
 mod limits;
 mod live;
 mod lookup;

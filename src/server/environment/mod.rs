@@ -2,7 +2,9 @@
 //!
 //! Runs in: server; what is slow runs in child processes.
 
+pub(crate) mod error;
 pub(crate) mod installer;
+pub(crate) mod kinds;
 pub mod make;
 pub mod packages;
 pub(crate) mod place;

@@ -4,6 +4,8 @@
 //! was checked (`packages/wanted.rs`); looks at the environment by a fork of the zygote, which sees what sessions see.
 //! Sessions are told over their control sockets, beside a cell that runs.
 
+use crate::server::environment::error::PackageError;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -40,47 +42,6 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 /// Looks at the environment; the file is where the answer goes.
 const SURVEY: &str =
     "import sys\nfrom forkpy_worker.session.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
-
-/// Why nothing was installed.
-#[derive(Debug, thiserror::Error)]
-pub enum PackageError {
-    /// An empty list.
-    #[error("`packages` names nothing to install: give requirements such as \"numpy\" or \"numpy>=2\"")]
-    Nothing,
-    /// A very long list.
-    #[error("more than {0} requirements in one call")]
-    TooMany(usize),
-    /// One of the items.
-    #[error("cannot install {item:?}{place}: {reason}")]
-    Item {
-        /// As it was given, cut when long.
-        item: String,
-        /// In which file, if in one.
-        place: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A file that was named.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The environment could not be looked at.
-    #[error(transparent)]
-    Script(#[from] ScriptError),
-    /// The tool could not be started.
-    #[error("failed to start {tool}: {source}")]
-    Tool {
-        /// Which.
-        tool: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// No interpreter.
-    #[error("there is no session environment to install into: {0}")]
-    NoEnvironment(String),
-    /// Somebody stopped it before it began.
-    #[error("nothing was installed: the call was cancelled, or the server is shutting down")]
-    Stopped,
-}
 
 /// What to install.
 #[derive(Debug)]

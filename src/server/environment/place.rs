@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::environment::make::{Environment, EnvironmentError, Kind};
+use crate::server::environment::kinds::{Environment, EnvironmentError, Kind};
 
 /// What sessions are promised: `-m pip` for their users, the others for forkpy's own tools.
 const HELPERS: [&str; 4] = ["pip", "psutil", "jedi", "cloudpickle"];

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use crate::server::{environment::packages::PackageError, workspace::handle::Files};
+use crate::server::{environment::error::PackageError, workspace::handle::Files};
 
 /// Most items in a call, and in all files it names.
 const MAX_ITEMS: usize = 2000;

@@ -33,9 +33,9 @@ pub use self::{
 };
 use super::ToolError;
 use crate::settings::{
+    bounds::{MAX_CODE, MAX_SECONDS},
     limits::Wished,
     policy::PolicyChange,
-    resolve::{MAX_CODE, MAX_SECONDS},
 };
 
 /// Longest limit of a responsiveness check, seconds.

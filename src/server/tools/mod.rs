@@ -37,7 +37,7 @@ use self::{
 };
 use super::scripts::ScriptError;
 use crate::server::{
-    environment::packages::PackageError,
+    environment::error::PackageError,
     sessions::{
         active::Client,
         checkpoints::CheckpointError,

@@ -16,7 +16,8 @@ use cap_std::fs::Dir;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::workspace::{
-    handle::{FileError, Files, MAX_DEPTH, MAX_WALK, Shown, trouble},
+    handle::{FileError, Files, Shown, trouble},
+    list::{MAX_DEPTH, MAX_WALK},
     watch::is_skipped,
 };
 

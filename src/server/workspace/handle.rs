@@ -18,14 +18,6 @@ use cap_std::{
     fs::{Dir, FileType},
 };
 
-pub use crate::server::workspace::{
-    after::FoundFile,
-    list::{Entry, Listing, MAX_DEPTH, MAX_WALK, Survey},
-    read::{Content, Image, Piece, REPLY_BUDGET, Selection, json_cost},
-    receive::{Part, Received},
-    script::OpenScript,
-    write::{Body, Written},
-};
 use crate::settings::resolve::Workspace;
 
 /// Most characters of a path that an error repeats.

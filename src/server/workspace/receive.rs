@@ -17,7 +17,10 @@ use cap_tempfile::TempFile;
 use tokio::sync::mpsc::Receiver;
 
 use super::write::{give_name, mode_of};
-use crate::server::workspace::handle::{FileError, Files, Shown, Written, trouble};
+use crate::server::workspace::{
+    handle::{FileError, Files, Shown, trouble},
+    write::Written,
+};
 
 const UPLOADS: &str = "uploads";
 /// Most bytes of a name: less than file systems take, so that there is room for what others append.

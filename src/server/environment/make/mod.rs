@@ -8,6 +8,8 @@
 //! written last, so a directory without one is the rest of an interrupted start, and is made anew. The lock is handed to
 //! the tools as their standard input, an empty file: should this process be killed, it stays held until they have ended.
 
+use crate::server::environment::kinds::{Environment, EnvironmentError, Kind};
+
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -50,91 +52,6 @@ pub struct Wish {
     pub managed_root: PathBuf,
     /// The variable `VIRTUAL_ENV`.
     pub virtual_env: Option<PathBuf>,
-}
-
-/// What sessions will use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Environment {
-    /// Executable that CPython takes itself for, absolute; `site-packages` and `sys.executable` follow from it.
-    pub python: PathBuf,
-    /// Directory of the virtual environment, the `VIRTUAL_ENV` of sessions; none for [`Kind::Interpreter`].
-    pub root: Option<PathBuf>,
-    /// By which rule it was chosen.
-    pub kind: Kind,
-    /// Helper packages that it lacks.
-    pub missing: Vec<String>,
-    /// One sentence for the log, without its full stop.
-    pub note: String,
-}
-
-/// By which rule an environment was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `--venv`.
-    Venv,
-    /// `--python`.
-    Interpreter,
-    /// `VIRTUAL_ENV`.
-    VirtualEnv,
-    /// None of these: forkpy's own.
-    Managed,
-}
-
-/// Why there is no environment; worded for the person who started the server.
-#[derive(Debug, thiserror::Error)]
-pub enum EnvironmentError {
-    /// The directory is no virtual environment, or its interpreter was removed.
-    #[error("no virtual environment in {path} (bin/python is missing): make it with `python{linked} -m venv {path}`")]
-    NoVenv {
-        /// Which directory.
-        path: PathBuf,
-        /// The version it would need.
-        linked: String,
-    },
-    /// Another Python than the one linked into this binary.
-    #[error("{path} is Python {found} and this forkpy is linked with Python {linked}: {advice}")]
-    Version {
-        /// The environment or interpreter.
-        path: PathBuf,
-        /// Its version.
-        found: String,
-        /// Ours.
-        linked: String,
-        /// What to do.
-        advice: String,
-    },
-    /// An interpreter that does not run, or is none.
-    #[error("failed to ask {path} for its version: {reason}")]
-    Interpreter {
-        /// Which executable.
-        path: PathBuf,
-        /// The system's or its own words.
-        reason: String,
-    },
-    /// The interpreter of the build is gone and no other of its version is on PATH.
-    #[error(
-        "no interpreter to make a session environment from: {path} is gone and PATH has no python{linked}; \
-         install one, or name an environment with --venv"
-    )]
-    NoBase {
-        /// The one forkpy was built with.
-        path: PathBuf,
-        /// Its version.
-        linked: String,
-    },
-    /// The managed environment could not be made.
-    #[error(
-        "failed to make the session environment {path}: {reason}; name another place with --env-dir, or use --venv"
-    )]
-    Make {
-        /// Where.
-        path: PathBuf,
-        /// The system's or the tool's words.
-        reason: String,
-    },
-    /// A path that cannot be passed on.
-    #[error("path {0:?} is not valid UTF-8")]
-    NotUtf8(PathBuf),
 }
 
 const LINKED: &str = env!("FORKPY_PYTHON_VERSION");

@@ -44,7 +44,7 @@ use crate::{
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
     },
-    settings::resolve::{HttpSettings, MAX_REQUEST},
+    settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
 };
 
 const COOKIE: &str = "forkpy_client";

@@ -23,7 +23,8 @@ use super::{
     failures::{failure, refusal},
 };
 use crate::server::workspace::{
-    handle::{FileError, Part, Received},
+    handle::FileError,
+    receive::{Part, Received},
     uri,
 };
 

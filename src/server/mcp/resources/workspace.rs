@@ -5,7 +5,7 @@
 
 use crate::server::{
     events::{Hold, Subject},
-    workspace::uri::mime_of,
+    workspace::{after::FoundFile, uri::mime_of},
 };
 
 use std::{path::Path, sync::Arc};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{MAX_CONTENTS, Page, Provider, ResourceError};
 use crate::server::workspace::{
-    handle::{FileError, Files, FoundFile},
+    handle::{FileError, Files},
     uri,
     watch::{Watcher, is_watched},
 };

@@ -36,7 +36,7 @@ use tokio_util::{either::Either, sync::CancellationToken};
 
 use self::socket::{SocketReader, SocketWriter};
 use super::{handler::Handler, resources::Resources};
-use crate::{server::tools::call::server::Server, settings::resolve::MAX_REQUEST};
+use crate::{server::tools::call::server::Server, settings::bounds::MAX_REQUEST};
 
 /// Room for one read: what a pipe holds.
 const CHUNK: usize = 64 << 10;

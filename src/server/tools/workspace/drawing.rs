@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::server::workspace::handle::json_cost;
+use crate::server::workspace::read::json_cost;
 
 /// Bytes of a reply that one level of indentation, or the newline and the like of a line, may take.
 const LEVEL_FRAME: usize = 20;

@@ -15,9 +15,11 @@ use crate::server::{
         reply, reply_with_text,
         results::{DeletedFile, FilePiece, Files as FilesPage, SavedScript, WrittenFile},
     },
-    workspace::handle::{
-        Body, Content, Entry, FileError, Listing, MAX_DEPTH, MAX_WALK, Piece, REPLY_BUDGET, Selection, Survey,
-        json_cost,
+    workspace::{
+        handle::FileError,
+        list::{Entry, Listing, MAX_DEPTH, MAX_WALK, Survey},
+        read::{Content, Piece, REPLY_BUDGET, Selection, json_cost},
+        write::Body,
     },
 };
 

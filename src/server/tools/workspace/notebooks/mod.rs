@@ -30,9 +30,12 @@ use crate::{
             workspace::notebooks::document::{Document, NotebookError, Step},
         },
         workers::zygote::Stage,
-        workspace::handle::{Body, FileError, Files, Written},
+        workspace::{
+            handle::{FileError, Files},
+            write::{Body, Written},
+        },
     },
-    settings::resolve::MAX_CODE,
+    settings::bounds::MAX_CODE,
 };
 
 /// Largest notebook that is read.
