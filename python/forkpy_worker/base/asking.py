@@ -61,7 +61,7 @@ def stream() -> Stream:
 
 
 def may_ask() -> bool:
-    """Whether somebody would answer now."""
+    """Whether the client would answer now."""
     return _ask is not None and get_ident() == _main and _ask()
 
 
@@ -159,7 +159,7 @@ class Stream(TextIOWrapper):
 
 
 def install_debugger() -> None:
-    """Let `breakpoint()` refuse before it stops where nobody can let it go on."""
+    """Let `breakpoint()` refuse before it stops where the client cannot let it go on."""
     if not os.environ.get("PYTHONBREAKPOINT"):
         sys.breakpointhook = _breakpoint
 

@@ -6,7 +6,7 @@ May not close or duplicate descriptors 0, 1, 2; Rust set them up, and cells' chi
 Runs in: worker main thread (`install`), any thread of a cell (the rest).
 
 Writing through is what keeps print, os.write, C's stdio and child processes in order: nothing waits
-in a Python buffer while somebody else writes. Its price would be two system calls for each
+in a Python buffer while other code writes. Its price would be two system calls for each
 `print(x)`, since CPython's print writes the text and the newline apart, and two threads' lines
 would run into each other; our print joins them first, and leaves every unusual call to CPython's.
 """

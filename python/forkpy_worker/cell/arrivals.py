@@ -2,7 +2,7 @@
 
 Owns: the words about it until a cell carries them. A handler of a signal that raises,
 `_thread.interrupt_main` and asynchronous exceptions are raised at the next bytecode of the main thread,
-whoever that belongs to. So Rust calls `look`, which has no other purpose, before each request.
+whichever code that belongs to. So Rust calls `look`, which has no other purpose, before each request.
 Runs in: worker main thread. Imports `traceback` (by `report`) only when something has arrived.
 """
 

@@ -144,7 +144,7 @@ def _evaluate(cell: int, code: str, filename: str) -> Any:
 
 def _compile(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
     try:
-        # `In [1]: x = 2` is Python too, and nobody means that.
+        # `In [1]: x = 2` is Python too (an annotation), and never meant so.
         if not code.startswith("In ["):
             return compiling.compile_cell(code, filename)
         refused: SyntaxError | None = None

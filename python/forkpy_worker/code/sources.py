@@ -1,7 +1,7 @@
 """The text of the session's cells, for tracebacks, `inspect.getsource` and warnings.
 
 Owns: the table of cell texts and their entries in `linecache`. May not import `linecache`: up to
-3.12 that costs the first cell several milliseconds. Until somebody else does, the texts wait here.
+3.12 that costs the first cell several milliseconds. Until other code imports it, the texts wait here.
 Runs in: worker main thread.
 """
 

@@ -35,7 +35,7 @@ MAX_TOTAL = 20 << 20
 # A cell that displays in a loop: what comes after these is counted and not kept.
 MAX_DISPLAYS = 100
 MAX_METADATA = 10_000
-# Nobody wants a file larger than that from a display.
+# A display larger than that gets no file.
 MAX_FILE = 256 << 20
 
 ENDINGS = {

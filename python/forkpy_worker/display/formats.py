@@ -30,7 +30,7 @@ METHODS = {
     "application/json": "_repr_json_",
     "application/javascript": "_repr_javascript_",
 }
-# Objects that have every attribute somebody asks for have this one too.
+# An object that answers to every attribute name answers to this one too.
 _CANARY = "_ipython_canary_method_should_not_exist_"
 
 

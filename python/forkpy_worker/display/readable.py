@@ -1,4 +1,4 @@
-"""The text of a display: what of its representations somebody without a screen can read.
+"""The text of a display: what can be read of its representations without a screen.
 
 Runs in: worker, in the thread that displays. Pure.
 """
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# HTML beyond that is a page, and not something that somebody reads.
+# Longer HTML is a page to look at, and not a text to read.
 MAX_HTML = 400_000
 MAX_JSON = 20_000
 

@@ -45,7 +45,7 @@ def _show(figure: dict[str, Any]) -> None:
 
 
 def summary(figure: dict[str, Any]) -> str:
-    """Say in words what a figure shows; whoever reads text sees no more of it."""
+    """Say in words what a figure shows, for readers of text, who see nothing else of it."""
     traces = figure.get("data") or ()
     title = (figure.get("layout") or {}).get("title") or {}
     title = title.get("text") if isinstance(title, dict) else title

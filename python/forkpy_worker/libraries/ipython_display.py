@@ -166,7 +166,7 @@ class GeoJSON(JSON):
 
 
 class Javascript(TextDisplayObject):
-    """JavaScript; nobody here runs it."""
+    """JavaScript; it is kept, and not run."""
 
     def __init__(
         self,

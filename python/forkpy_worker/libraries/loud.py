@@ -27,7 +27,7 @@ class Loud:
     aside = False
 
     def showtraceback(self, exc_tuple: Any = None, *given: Any, **named: Any) -> None:
-        """Remember what is being handled; show what somebody only looks at again (`%tb`)."""
+        """Remember what is being handled; show what is only looked at again (`%tb`)."""
         exception = sys.exc_info()[1] if exc_tuple is None else exc_tuple[1]
         if exception is None or self.aside:
             super().showtraceback(exc_tuple, *given, **named)  # type: ignore[misc]

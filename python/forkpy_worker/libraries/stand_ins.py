@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-# What is served when nobody else has it. Anything more of IPython is not there.
+# Modules that are served when no other finder has them. Other parts of IPython are missing.
 _OURS = {
     "IPython": True,
     "IPython.display": False,

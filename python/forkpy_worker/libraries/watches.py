@@ -1,4 +1,4 @@
-"""Libraries are fitted to a session when they are imported, before anybody uses them.
+"""Libraries are fitted to a session when they are imported, before they are used.
 
 Owns: one entry of `sys.meta_path`, first in it. May not import any of the libraries.
 Runs in: zygote (installed; `--preload` goes through it), worker, in whatever thread imports.

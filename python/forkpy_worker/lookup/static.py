@@ -51,7 +51,7 @@ def attribute(value: Any, name: str) -> Any:
     """Give an attribute as it is stored; MISSING when there is none, or only code could tell."""
     found = inspect.getattr_static(value, name, MISSING)
     if is_a(found, types.MemberDescriptorType) and not is_a(value, type):
-        # A slot: C code reads it, and nobody's else.
+        # A slot: C code reads it, and no code of the session's runs.
         try:
             return found.__get__(value)
         except AttributeError:

@@ -28,7 +28,7 @@ def refresh(modules: list[str]) -> list[str]:
             else:
                 finder.invalidate_caches()
         except Exception:  # noqa: PERF203
-            # Somebody else's finder, with methods of its own.
+            # A finder of another library, with methods of its own.
             continue
     metadata = sys.modules.get("importlib.metadata")
     if metadata is not None:

@@ -75,7 +75,7 @@ def _fresh_main() -> None:
 
 def reseed() -> None:
     """Two forks of one zygote must not draw the same numbers."""
-    # CPython's fork hook does it for `random`, unless somebody forked without the hooks.
+    # CPython's fork hook does it for `random`, unless the fork was made without the hooks.
     for name in ("random", "numpy.random"):
         module = sys.modules.get(name)
         if module is not None:

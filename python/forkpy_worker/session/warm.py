@@ -11,7 +11,7 @@ import gc
 import os
 
 # What most sessions need sooner or later, and what this package imports when first used. The
-# zygote imports it one by one while nobody waits for a fork.
+# zygote imports it one by one while no fork is waited for.
 COMMON = (
     "traceback",
     "linecache",

@@ -94,7 +94,7 @@ def _pickler_class() -> type[pickle.Pickler]:
 
 
 def _is_of_a_cell(obj: Any) -> bool:
-    """Tell whether pickle would store a name in `__main__`, which nobody will define there again.
+    """Tell whether pickle would store a name in `__main__`, which will not be defined there again.
 
     An instance of a cell's class is let through: what counts is whether its pickle names the class.
     """

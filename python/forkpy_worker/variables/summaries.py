@@ -50,7 +50,7 @@ class _TooSlow(BaseException):
     """A `__repr__` took too long. No Exception, so that it is not caught on its way by habit."""
 
 
-# Classes whose `__repr__` was too slow or raised, with the words for it: nobody calls it again.
+# Classes whose `__repr__` was too slow or raised, with the words for it: it is not called again.
 _REFUSED: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 
 
