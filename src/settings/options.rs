@@ -90,6 +90,11 @@ pub struct ServeOptions {
           help_heading = "Sessions")]
     pub grace: f64,
 
+    /// Time input() waits for the client's user, in seconds; then it raises EOFError. 0 means for ever
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_INPUT_TIMEOUT", default_value_t = 120.0, value_parser = seconds,
+          help_heading = "Sessions")]
+    pub input_timeout: f64,
+
     /// Cells that may wait in one session
     #[arg(long, value_name = "N", env = "FORKPY_QUEUE", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Sessions")]

@@ -68,6 +68,8 @@ pub struct SessionSettings {
     pub timeout: Option<Duration>,
     /// From interrupt to kill.
     pub grace: Duration,
+    /// How long a cell waits for the answer to a question; `None` is for ever.
+    pub input_timeout: Option<Duration>,
     /// Cells that may wait in one session.
     pub queue: usize,
     /// Bytes of each stream in a reply.
@@ -152,6 +154,7 @@ impl Settings {
                 max_sessions: cli.max_sessions as usize,
                 timeout: (cli.timeout > 0.0).then(|| Duration::from_secs_f64(cli.timeout)),
                 grace: Duration::from_secs_f64(cli.grace),
+                input_timeout: (cli.input_timeout > 0.0).then(|| Duration::from_secs_f64(cli.input_timeout)),
                 queue: cli.queue as usize,
                 max_output: cli.max_output as usize,
                 limits: cli.limits.into(),

@@ -66,7 +66,7 @@ impl Gate {
     /// Main thread: lets what has arrived since the last request be raised, and told.
     pub fn between(&self, py: Python<'_>, functions: &Functions) {
         self.state.lock().between = true;
-        functions.settle(py);
+        functions.settle(py, || self.sent() > 0);
         let sent = {
             let mut state = self.state.lock();
             state.between = false;
@@ -87,7 +87,7 @@ impl Gate {
     ) -> CellReport {
         let started = Instant::now();
         let begins = self.begin(cell) && {
-            functions.settle(py);
+            functions.settle(py, || self.sent() > 0);
             self.sent() == 0
         };
         let result = if begins { body() } else { Ok(interrupted()) };
@@ -137,7 +137,7 @@ fn interrupted() -> CellReport {
 fn settle_signals(py: Python<'_>, functions: &Functions) {
     std::thread::yield_now();
     match py.check_signals() {
-        Err(other) if !other.is_instance_of::<PyKeyboardInterrupt>(py) => functions.keep_arrival(py, &other),
+        Err(other) if !other.is_instance_of::<PyKeyboardInterrupt>(py) => functions.keep_arrival(py, other),
         _ => {}
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use pyo3::{
     Bound, Py, PyAny, PyErr, PyResult, Python,
+    exceptions::{PyKeyboardInterrupt, PyMemoryError},
     types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTracebackMethods, PyTypeMethods},
 };
 
@@ -112,18 +113,20 @@ impl Functions {
     }
 
     /// Lets what has arrived between two requests be raised, and keeps it: a signal's handler, an asynchronous exception.
-    pub(super) fn settle(&self, py: Python<'_>) {
+    /// A KeyboardInterrupt is not kept where `sent` says that it is forkpy's own.
+    pub(super) fn settle(&self, py: Python<'_>, sent: impl Fn() -> bool) {
         for _ in 0..MAX_ARRIVALS {
             match self.look.call0(py) {
                 Ok(_) => return,
-                Err(arrived) => self.keep_arrival(py, &arrived),
+                Err(arrived) if sent() && arrived.is_instance_of::<PyKeyboardInterrupt>(py) => {}
+                Err(arrived) => self.keep_arrival(py, arrived),
             }
         }
     }
 
     /// Has the next cell tell of what was raised outside of any.
-    pub(super) fn keep_arrival(&self, py: Python<'_>, arrived: &PyErr) {
-        let _ = self.keep.call1(py, (arrived.value(py),));
+    pub(super) fn keep_arrival(&self, py: Python<'_>, arrived: PyErr) {
+        let _ = self.keep.call1(py, (arrived.into_value(py),));
     }
 
     /// Runs `atexit` callbacks and flushes; never fails.
@@ -269,10 +272,10 @@ fn variable((name, kind, value, shape, dtype, length, bytes): RawVariable) -> Va
 
 /// An exception that left the package itself: a KeyboardInterrupt at its edge, or its own fault.
 pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
-    let interrupted = error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py);
+    let interrupted = error.is_instance_of::<PyKeyboardInterrupt>(py);
     let kind = error.get_type(py).name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
     let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok()).unwrap_or_default();
-    let full = error.is_instance_of::<pyo3::exceptions::PyMemoryError>(py);
+    let full = error.is_instance_of::<PyMemoryError>(py);
     let hint = (!interrupted && !full).then(|| BROKEN.to_owned());
     let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback, hint };
     CellReport {

@@ -14,7 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from forkpy_worker.base.place import Words
 
-_waiting: list[Words] = []
+# How often each came.
+_waiting: dict[Words, int] = {}
 
 # A timer that raises again and again must not fill the next reply.
 _MOST = 5
@@ -28,8 +29,9 @@ def keep(exception: BaseException) -> None:
     """Remember what was raised, for the next cell."""
     from forkpy_worker.report import report
 
-    if len(_waiting) < _MOST:
-        _waiting.append(report.words_of(exception))
+    words = report.words_of(exception)
+    if words in _waiting or len(_waiting) < _MOST:
+        _waiting[words] = _waiting.get(words, 0) + 1
     if _tell not in place.before_cell:
         place.before_cell.append(_tell)
 
@@ -45,9 +47,11 @@ def _tell() -> None:
     from forkpy_worker.report import report
 
     place.before_cell.remove(_tell)
-    told, _waiting[:] = _waiting[:], []
-    for _, words in told:
-        report.to_stderr(f"Between two cells, outside of any cell, this was raised:\n{words}")
+    told = dict(_waiting)
+    _waiting.clear()
+    for (_, words), count in told.items():
+        times = "" if count == 1 else f" {count} times"
+        report.to_stderr(f"Between two cells, outside of any cell, this was raised{times}:\n{words}")
     names = ", ".join(dict.fromkeys(name for name, _ in told))
     place.notices.append(
         f"Between two cells {names} was raised (a signal handler, interrupt_main or another thread did it; "

@@ -20,6 +20,8 @@ pub enum Method {
     NotStarted,
     /// KeyboardInterrupt; the worker lives on.
     Interrupt,
+    /// The same, but the code caught it, or made something else of it, and came to an end of its own.
+    Caught,
     /// SIGKILL after the interrupt had not arrived within the grace time.
     Kill,
 }

@@ -191,7 +191,7 @@ impl Course {
     pub fn sentence(self) -> Option<String> {
         let how = |method| match method {
             Method::NotStarted => "it was not run",
-            Method::Interrupt => "it was interrupted",
+            Method::Interrupt | Method::Caught => "it was interrupted",
             Method::Kill => "an interrupt did not end it, so it was killed",
         };
         match self {

@@ -4,10 +4,11 @@
 //! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
 
 use super::{
-    Answer, Arc, CellOrder, CellOutcome, CheckpointWish, Death, DeathReason, Duration, Ending, Fate, FromWorker,
-    Instant, Method, OnError, Phase, Question, Task, ToWorker, Urgent,
+    Arc, CellOrder, CellOutcome, CheckpointWish, Death, DeathReason, Duration, Ending, Fate, FromWorker, Instant,
+    Method, OnError, Phase, Task, ToWorker, Urgent,
     cpu_budget::{CpuBudget, used_up},
-    oneshot, refusal,
+    question::{Asked, Pending, answer_to, waiting},
+    refusal,
 };
 use crate::{
     protocol::{CellReport, CellStatus, FrameError},
@@ -39,9 +40,6 @@ pub(super) struct Running {
     /// The end of what was written, for who is asked something; kept if somebody can be.
     recent: Option<Vec<u8>>,
 }
-
-/// The question that waits for its answer.
-type Pending = Option<(u64, oneshot::Receiver<Answer>)>;
 
 /// Why the cell's worker stopped serving it.
 enum Verdict {
@@ -264,11 +262,14 @@ impl Task {
         let grace = self.around.settings.grace;
         let mut next_step = deadline;
         let mut interrupts = 0;
-        let mut pending: Pending = None;
+        let mut pending: Option<Pending> = None;
+        let input_timeout = self.around.settings.input_timeout;
         let mut budget = self.limits.cpu.map(|limit| CpuBudget::begin(worker.pid, limit));
         // What decides stands before what flows: a cell that never stops printing must still meet its time-out.
         followed.verdict = loop {
             let [first, second] = &mut running.buffers;
+            let tell_at = Pending::tell_at(pending.as_ref());
+            let turns_away = pending.as_ref().is_some_and(|pending| pending.turns_away);
             tokio::select! {
                 biased;
                 urgent = self.interventions.recv() => {
@@ -330,7 +331,8 @@ impl Task {
                     Ok(FromWorker::InputWanted { cell: of, question, prompt }) if of == cell => {
                         running.drain(worker);
                         let asked = Asked { cell, question, prompt };
-                        pending = pose(asked, order, running, followed.wish);
+                        let output = (followed.wish == Wish::None).then(|| running.recent());
+                        pending = Some(Pending::pose(asked, order, output, input_timeout));
                         self.shared.update(|status| status.phase = waiting(status.phase, true));
                     }
                     reply => break judge(worker, cell, reply).await,
@@ -341,6 +343,16 @@ impl Task {
                     let input = ToWorker::Input { question, answer };
                     if worker.requests.write(&input).await.is_err() {
                         break end_of_channel(worker).await;
+                    }
+                }
+                () = sleep_until(tell_at) => {
+                    if let Some(pending) = &mut pending {
+                        pending.turns_away = true;
+                    }
+                }
+                Some(behind) = self.orders.recv(), if turns_away => {
+                    if let Some(pending) = &pending {
+                        pending.turn_away(behind, &self.id, &self.shared);
                     }
                 }
                 _ = worker.pidfd.readable() => {
@@ -372,18 +384,21 @@ impl Task {
         let limit = timeout.unwrap_or_default();
         match verdict {
             Verdict::Reported(report) => {
-                let ending = match (report.status, wish) {
-                    (CellStatus::Interrupted, Wish::TimeOut) => Ending::TimedOut { limit, method: Method::Interrupt },
-                    (CellStatus::Interrupted, Wish::Cancel | Wish::Yield) => {
-                        Ending::Cancelled { method: Method::Interrupt }
+                // Code may catch an interrupt, or make another exception of it: the cell was ended all the same.
+                let method = match report.status {
+                    CellStatus::Interrupted => Some(Method::Interrupt),
+                    _ => report.interrupted.then_some(Method::Caught),
+                };
+                let ending = match (method, wish, report.status) {
+                    (Some(method), Wish::TimeOut, _) => Ending::TimedOut { limit, method },
+                    (Some(method), Wish::Cancel | Wish::Yield, _) => Ending::Cancelled { method },
+                    (Some(method), Wish::CpuUsedUp, _) => {
+                        Ending::CpuUsedUp { limit: self.limits.cpu.unwrap_or_default(), method }
                     }
-                    (CellStatus::Interrupted, Wish::CpuUsedUp) => {
-                        Ending::CpuUsedUp { limit: self.limits.cpu.unwrap_or_default(), method: Method::Interrupt }
-                    }
-                    (CellStatus::Interrupted, Wish::None | Wish::Heal) => Ending::Interrupted,
-                    (CellStatus::Ok, _) => Ending::Finished,
-                    (CellStatus::Error, _) => Ending::Raised,
-                    (CellStatus::Exited(code), _) => Ending::Exited(code),
+                    (Some(_), Wish::Heal, _) | (_, _, CellStatus::Interrupted) => Ending::Interrupted,
+                    (_, _, CellStatus::Ok) => Ending::Finished,
+                    (_, _, CellStatus::Error) => Ending::Raised,
+                    (_, _, CellStatus::Exited(code)) => Ending::Exited(code),
                 };
                 (ending, Some(report))
             }
@@ -432,43 +447,6 @@ async fn submit(
             worker.kill();
             Some((Verdict::Killed(DeathReason::Unresponsive), Wish::TimeOut))
         }
-    }
-}
-
-/// What a worker said of its question.
-struct Asked {
-    cell: u64,
-    question: u64,
-    prompt: String,
-}
-
-/// Hands a question to whoever answers for this cell's client. A cell that is to end gets no answer but that.
-fn pose(asked: Asked, order: &CellOrder, running: &mut Running, wish: Wish) -> Pending {
-    let Asked { cell, question, prompt } = asked;
-    let (answer, receiver) = oneshot::channel();
-    if wish == Wish::None
-        && let Some(questions) = &order.questions
-    {
-        let _ = questions.send(Question { cell, prompt, output: running.recent(), answer });
-    }
-    Some((question, receiver))
-}
-
-async fn answer_to(pending: &mut Pending) -> (u64, Answer) {
-    match pending {
-        Some((question, receiver)) => {
-            let gone = |_| Answer::Failed("nobody can be asked any more".to_owned());
-            (*question, receiver.await.unwrap_or_else(gone))
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn waiting(phase: Phase, waits: bool) -> Phase {
-    match phase.cell() {
-        Some((cell, since)) if waits => Phase::WaitingInput { cell, since },
-        Some((cell, since)) => Phase::Busy { cell, since },
-        None => phase,
     }
 }
 

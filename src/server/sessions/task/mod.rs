@@ -6,6 +6,7 @@
 
 mod cell;
 mod cpu_budget;
+mod question;
 mod recover;
 mod rollback;
 
@@ -16,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use self::recover::Obituary;
 pub use self::{
@@ -399,8 +400,20 @@ impl Task {
     async fn end(&mut self, reason: DeathReason) {
         self.refuse_waiting(reason);
         self.say_farewell().await;
+        self.hear_last_words();
         self.bury(reason, None).await;
         self.file_report(None).await;
+    }
+
+    /// Keeps what the worker has written since its last cell for the next one.
+    fn hear_last_words(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            for output in [&mut worker.stdout, &mut worker.stderr] {
+                if let Some(count) = output.read_now(&mut self.buffers[0]) {
+                    keep_tail(&mut self.background, &self.buffers[0][..count]);
+                }
+            }
+        }
     }
 
     async fn say_farewell(&mut self) {
@@ -414,41 +427,9 @@ impl Task {
 
     /// Cells that waited while the session was restarted or deleted were never run, and are told so.
     fn refuse_waiting(&mut self, reason: DeathReason) {
+        let words = format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
         while let Ok(order) = self.orders.try_recv() {
-            if matches!(order, Order::Rest { .. }) {
-                continue;
-            }
-            self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
-            let words =
-                format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
-            match order {
-                Order::Cell { cell, reply } => {
-                    let outcome = refusal(words, cell.asked.elapsed());
-                    counters::cell_ended(outcome.measured());
-                    drop(reply.send(outcome));
-                }
-                Order::Variables { reply } => {
-                    let session = self.id.to_string();
-                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
-                }
-                Order::Checkpoint { reply, .. } => {
-                    let session = self.id.to_string();
-                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
-                }
-                Order::State { reply, .. } => {
-                    let session = self.id.to_string();
-                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
-                }
-                Order::Restore { reply, .. } => {
-                    let session = self.id.to_string();
-                    let _ = reply.send(Err(SessionError::Worker { session, reason: words }));
-                }
-                Order::Hold(hold) => {
-                    let session = self.id.to_string();
-                    let _ = hold.held.send(Err(SessionError::Worker { session, reason: words }));
-                }
-                Order::Rest { .. } => {}
-            }
+            question::turn_away(order, words.clone(), &self.id, &self.shared);
         }
     }
 

@@ -114,11 +114,13 @@ impl Flight {
                     self.open = Some(question);
                     return Ok(None);
                 }
-                answer = answer_to(&mut self.sent) => {
-                    if let Some(sent) = self.sent.take() {
-                        let _ = sent.answer.send(answer);
+                answer = answer_to(&mut self.sent) => match (answer, self.sent.take()) {
+                    (Some(answer), Some(sent)) => drop(sent.answer.send(answer)),
+                    (_, sent) => {
+                        self.sent = sent;
+                        self.take_back("nobody answered in time").await;
                     }
-                }
+                },
             }
         }
     }
@@ -166,15 +168,18 @@ fn message(session: &str, question: &Question) -> String {
     if shown.is_empty() { header } else { format!("{header}\n\n{shown}") }
 }
 
-async fn answer_to(sent: &mut Option<Sent>) -> Answer {
-    match sent {
-        Some(sent) => match (&mut sent.handle.rx).await {
+/// The client's answer; `None` when the cell does not wait for it any more.
+async fn answer_to(sent: &mut Option<Sent>) -> Option<Answer> {
+    let Some(Sent { handle, answer: wanted }) = sent else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        said = &mut handle.rx => Some(match said {
             Ok(Ok(ClientResult::ElicitResult(result))) => answer(&result),
             Ok(Ok(_)) => Answer::Failed("the client answered with something else than elicitation's result".to_owned()),
             Ok(Err(error)) => failed(&error),
             Err(_) => Answer::Failed("the connection to the client is closed".to_owned()),
-        },
-        None => std::future::pending().await,
+        }),
+        () = wanted.closed() => None,
     }
 }
 

@@ -141,29 +141,39 @@ pub fn section(text: &mut String, title: &str, body: &str) {
 
 /// One sentence on an ending that is not plain from the output; the worker's death has its own in the notice.
 fn sentence(ending: &Ending) -> Option<String> {
-    let interrupted = "it was interrupted; the session's variables are as it left them";
-    let killed = "no interrupt reached it, so its worker was killed";
     match ending {
         Ending::Finished | Ending::Raised | Ending::Interrupted | Ending::Died(_) => None,
         Ending::Exited(code) => {
             Some(format!("The code called sys.exit (code {code}), which ended this cell and not the session."))
         }
         Ending::TimedOut { limit, method } => {
-            let how = if *method == Method::Kill { killed } else { interrupted };
+            let how = how(*method);
             Some(format!("The time limit of {} s was over: {how}.", limit.as_secs_f64()))
         }
         Ending::CpuUsedUp { limit, method } => {
-            let how = if *method == Method::Kill { killed } else { interrupted };
+            let how = how(*method);
             Some(format!("The cell has used its limit of {} s of processor time: {how}.", limit.as_secs_f64()))
         }
         Ending::Cancelled { method: Method::NotStarted } => {
             Some("The call was cancelled before its turn came: the code was not run.".to_owned())
         }
         Ending::Cancelled { method } => {
-            let how = if *method == Method::Kill { killed } else { interrupted };
+            let how = how(*method);
             Some(format!("The cell was cancelled: {how}."))
         }
         Ending::Refused { reason } => Some(format!("Not run: {reason}.")),
+    }
+}
+
+/// How forkpy ended a cell, in the middle of a sentence.
+fn how(method: Method) -> &'static str {
+    match method {
+        Method::Kill => "no interrupt reached it, so its worker was killed",
+        Method::Caught => {
+            "it was interrupted, but its code caught the KeyboardInterrupt and went on to an end of its own; the session's \
+             variables are as it left them"
+        }
+        Method::Interrupt | Method::NotStarted => "it was interrupted; the session's variables are as it left them",
     }
 }
 
@@ -258,6 +268,7 @@ mod tests {
             words(Method::Interrupt).contains("limit of 2 s") && words(Method::Interrupt).contains("variables are")
         );
         assert!(words(Method::Kill).contains("killed"));
+        assert!(words(Method::Caught).contains("limit of 2 s") && words(Method::Caught).contains("caught"));
     }
 
     #[test]

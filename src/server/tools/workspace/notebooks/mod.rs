@@ -197,7 +197,14 @@ impl Run {
         self.fail(step.index, status, outcome.error.map(|error| reply::exception(error, number)));
         // Whoever goes on after errors does not go on in a session that has lost everything, or after a cancellation.
         self.goes_on
-            && matches!(outcome.ending, Ending::Raised | Ending::Exited(_) | Ending::TimedOut { .. })
+            && matches!(
+                outcome.ending,
+                Ending::Raised
+                    | Ending::Exited(_)
+                    | Ending::Interrupted
+                    | Ending::TimedOut { .. }
+                    | Ending::CpuUsedUp { .. }
+            )
             && outcome.fate == Fate::Kept
     }
 
