@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     MAGIC = b""
 
 
-# What `builtins` holds at the start. The package's own code goes on whatever cells do to `builtins`.
+# What `builtins` holds at the start: this package's code goes on whatever cells do to `builtins`.
 BUILTINS = dict(builtins.__dict__)
 
 

@@ -29,6 +29,7 @@ pub struct Functions {
     finish: Py<PyAny>,
     look: Py<PyAny>,
     keep: Py<PyAny>,
+    mend: Py<PyAny>,
     run_cell: Py<PyAny>,
     rehearse: Py<PyAny>,
     become_session: Py<PyAny>,
@@ -77,6 +78,7 @@ impl Functions {
             finish: find("session.session", "finish")?,
             look: find("cell.arrivals", "look")?,
             keep: find("cell.arrivals", "keep")?,
+            mend: find("report.damaged", "mend")?,
             run_cell: find("cell.run", "run_cell")?,
             rehearse: find("cell.run", "rehearse")?,
             become_session: find("session.session", "become")?,
@@ -160,13 +162,21 @@ impl Functions {
         let _ = self.rehearse.call0(py);
     }
 
+    /// Puts back what a cell has taken away from `builtins` and `sys.modules`: then what failed can be tried again.
+    fn mended(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
+        self.mend.call0(py).map(drop).map_err(|_| error)
+    }
+
     pub(super) fn list_variables(&self, py: Python<'_>) -> PyResult<Vec<Variable>> {
-        let found: Vec<RawVariable> = self.list_variables.call0(py)?.extract(py)?;
+        let list = || self.list_variables.call0(py);
+        let found: Vec<RawVariable> =
+            list().or_else(|error| self.mended(py, error).and_then(|()| list()))?.extract(py)?;
         Ok(found.into_iter().map(variable).collect())
     }
 
     pub(super) fn save_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {
-        state_report(self.save_state.call1(py, (path,))?.extract(py)?)
+        let save = || self.save_state.call1(py, (path,));
+        state_report(save().or_else(|error| self.mended(py, error).and_then(|()| save()))?.extract(py)?)
     }
 
     pub(super) fn load_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {

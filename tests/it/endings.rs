@@ -176,3 +176,37 @@ fn input_is_refused_at_once_and_never_hangs() {
     assert_eq!((&reply["status"], &reply["error"]["type"]), (&json!("error"), &json!("EOFError")));
     assert!(reply["stderr"].as_str().expect("text").contains("cannot be asked for input"), "{reply}");
 }
+
+/// Code that does not let the interrupt of a time-out through, and the exception that is told with it.
+const SWALLOWED: &[(&str, Option<&str>)] = &[
+    ("import time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    print('caught')\n'after'", None),
+    ("import time\ntry:\n    time.sleep(30)\nexcept:\n    pass", None),
+    ("import contextlib, time\nwith contextlib.suppress(BaseException):\n    time.sleep(30)", None),
+    ("import time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    1 / 0", Some("ZeroDivisionError")),
+    ("import sys, time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    sys.exit(3)", None),
+    ("import asyncio\ntry:\n    await asyncio.sleep(30)\nexcept asyncio.CancelledError:\n    pass", None),
+];
+
+#[test]
+fn a_time_out_that_the_code_swallows_is_one_all_the_same() {
+    let mut forkpy = Forkpy::start();
+    for (code, error) in SWALLOWED {
+        let arguments = json!({"code": format!("mark = {code:?}\n{code}"), "timeout": 0.3, "on_error": "rollback"});
+        let reply = forkpy.call("run_python_code", arguments);
+        assert!(reply.is_error && reply.data["status"] == "timeout", "{code}: {reply:?}");
+        let notice = reply.data["notice"].as_str().expect("a notice");
+        assert!(notice.contains("limit of 0.3 s") && notice.contains("caught the KeyboardInterrupt"), "{notice}");
+        assert_eq!(reply.data["error"]["type"], json!(error), "{code}");
+        assert_eq!(reply.data["state"], "rolled_back", "{code}");
+        assert_eq!(forkpy.eval("'mark' in globals()"), "False", "{code}");
+    }
+}
+
+#[test]
+fn a_cell_that_ends_by_its_own_interrupt_is_interrupted_and_no_time_out() {
+    let mut forkpy = Forkpy::start();
+    let reply = forkpy.call("run_python_code", json!({"code": "raise KeyboardInterrupt", "timeout": 30}));
+    assert_eq!((reply.is_error, &reply.data["status"]), (false, &json!("interrupted")));
+    let reply = forkpy.run("import _thread\ntry:\n    _thread.interrupt_main()\n    while True: pass\nexcept KeyboardInterrupt:\n    x = 1\nx");
+    assert_eq!((&reply["status"], &reply["results"]), (&json!("ok"), &json!(["1"])));
+}

@@ -149,6 +149,71 @@ fn the_time_limit_counts_the_waiting_and_the_question_is_taken_back() {
 }
 
 #[test]
+fn a_question_that_nobody_answers_ends_after_the_input_timeout() {
+    let mut forkpy = Setup::new().args(&["--input-timeout", "0.5"]).start_with(json!({"elicitation": {"form": {}}}));
+    let cell =
+        forkpy.begin_run("x = 1\ntry:\n    input('Name? ')\nexcept EOFError as error:\n    said = str(error)\nsaid");
+    let asked = question(&mut forkpy);
+    let reply = forkpy.reply(cell).data;
+    assert!(reply["results"][0].as_str().expect("words").contains("within 0.5 s (--input-timeout)"), "{reply}");
+    let back = forkpy.message("the end of it", |message| message["method"] == "notifications/cancelled");
+    assert_eq!(back["params"]["requestId"], asked["id"], "the client need not ask any more");
+    forkpy.respond(&asked, accept("late"));
+    let cell = forkpy.begin_run("import sys\nsys.stdin.readline()");
+    question(&mut forkpy);
+    let (kind, message) = error(&forkpy.reply(cell).data);
+    assert!(kind == "EOFError" && message.contains("--input-timeout"), "{kind}: {message}");
+    let cell = forkpy.begin_run("input('again')");
+    let asked = question(&mut forkpy);
+    forkpy.respond(&asked, accept("in time"));
+    assert_eq!(forkpy.reply(cell).data["results"], json!(["'in time'"]));
+    assert_eq!(forkpy.eval("x"), "1");
+}
+
+#[test]
+fn a_call_behind_a_waiting_question_is_told_so_at_once() {
+    let mut forkpy = with_forms();
+    forkpy.run("x = 1\nimport time");
+    let cell = forkpy.begin_run("time.sleep(0.2)\nname = input('Your name? ')");
+    // One comes before the question, the others behind it.
+    let early = forkpy.begin_run("x = 2");
+    let asked = question(&mut forkpy);
+    for waiting in [early, forkpy.begin_run("x = 3")] {
+        let reply = forkpy.reply(waiting);
+        assert!(reply.is_error && reply.data["status"] == "refused", "{reply:?}");
+        for words in ["waits for input", "cell 2", "Your name?", "Nothing was run", "--input-timeout"] {
+            assert!(reply.text.contains(words), "{words}: {}", reply.text);
+        }
+    }
+    for tool in ["list_variables", "checkpoint_session"] {
+        assert!(forkpy.refused(tool, json!({})).contains("waits for input"), "{tool}");
+    }
+    assert!(forkpy.refused("save_session", json!({"path": "s.state"})).contains("waits for input"));
+    // Another session is not concerned.
+    let other = json!({"session_id": "other"});
+    forkpy.call("create_session", other.clone());
+    forkpy.call("switch_session", json!({"session_id": "default"}));
+    assert_eq!(
+        forkpy.call("run_python_code", json!({"code": "1", "session_id": "other"})).data["results"],
+        json!(["1"])
+    );
+    forkpy.respond(&asked, accept("Ada"));
+    assert_eq!(forkpy.reply(cell).data["status"], "ok");
+    assert_eq!(forkpy.eval("x, name"), "(1, 'Ada')", "nothing behind the question was run");
+}
+
+#[test]
+fn who_answers_at_once_lets_those_behind_run() {
+    let mut forkpy = with_forms();
+    let cell = forkpy.begin_run("name = input('? ')");
+    let behind = forkpy.begin_run("name");
+    let asked = question(&mut forkpy);
+    forkpy.respond(&asked, accept("Ada"));
+    assert_eq!(forkpy.reply(cell).data["status"], "ok");
+    assert_eq!(forkpy.reply(behind).data["results"], json!(["'Ada'"]));
+}
+
+#[test]
 fn a_waiting_cell_can_be_cancelled_restarted_and_killed() {
     let mut forkpy = with_forms();
     forkpy.run("x = 5");

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod between;
 mod cells;
 mod checkpoints;
 mod clients;
@@ -37,5 +38,6 @@ mod setup;
 mod shutdown;
 mod soak;
 mod spares;
+mod streams;
 mod support;
 mod zygote;

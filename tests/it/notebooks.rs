@@ -174,6 +174,23 @@ fn a_cell_that_is_too_long_or_kills_its_worker_ends_the_run() {
 }
 
 #[test]
+fn a_run_that_goes_on_after_errors_does_so_after_an_interrupt_that_the_code_raised() {
+    let mut forkpy = Forkpy::start();
+    let swallows = "import time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    pass";
+    write(&forkpy, "n.ipynb", &[code("raise KeyboardInterrupt"), code(swallows), code("print('still there')")]);
+    let stopped = forkpy.call("run_notebook", json!({"path": "n.ipynb", "output_path": "out.ipynb"}));
+    assert_eq!((&stopped.data["status"], &stopped.data["executed"]), (&json!("interrupted"), &json!(1)));
+    let arguments = json!({"path": "n.ipynb", "output_path": "out.ipynb", "on_error": "continue", "timeout": 0.5});
+    let done = forkpy.call("run_notebook", arguments).data;
+    assert_eq!((&done["status"], &done["executed"]), (&json!("interrupted"), &json!(3)), "{done}");
+    assert_eq!(done["failures"][1]["status"], "timeout", "the second swallowed its time-out: {done}");
+    assert_eq!(load(&forkpy, "out.ipynb")["cells"][2]["outputs"][0]["text"], json!(["still there\n"]));
+    write(&forkpy, "n.ipynb", &[code(swallows), code("print('never')")]);
+    let stopped = forkpy.call("run_notebook", json!({"path": "n.ipynb", "timeout": 0.5}));
+    assert!(stopped.is_error && stopped.data["executed"] == 1, "{stopped:?}");
+}
+
+#[test]
 fn progress_names_the_cell_and_brings_its_output() {
     let mut forkpy = Forkpy::start();
     write(&forkpy, "n.ipynb", &[code("print('from the notebook')\nimport time; time.sleep(0.3)")]);

@@ -134,7 +134,7 @@ class Lines(RawIOBase):
 
 
 class Reader(BufferedReader):
-    """`sys.stdin.buffer`. It stays open: a text layer over it closes it when the layer is dropped."""
+    """`sys.stdin.buffer`. It stays open: a text layer over it that is dropped closes it."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -39,12 +39,14 @@ after_cell: list[Callable[[], None]] = []
 displays: list[Any] = []
 # Sentences about the session that the next report carries.
 notices: list[str] = []
-# The session's asyncio loop, made when it is first wanted, and whether it was given to a cell that does not await.
+# The session's asyncio loop, made when it is first wanted, and whether it was given to a cell that
+# does not await.
 loop: Any = None
 lent_loop = False
 # Gives that loop to code that does not await; the room `cell` puts its function here.
 lend_loop: Callable[[], AbstractEventLoop] | None = None
-# Exceptions that something between the cell and us has caught and shown instead of raising them: IPython does.
+# Exceptions that something between the cell and us has caught and shown instead of raising them, as
+# IPython does.
 swallowed: list[BaseException] = []
 
 

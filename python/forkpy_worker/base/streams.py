@@ -39,12 +39,21 @@ _stderr: Any = None
 class Descriptor(FileIO):
     """A raw file on a descriptor whose `write` comes back only when all is written.
 
-    It stays open: a second text layer that code puts over it, `io.TextIOWrapper(sys.stdout.buffer)`,
-    closes what is below it as soon as the layer is dropped.
+    It stays open: a second text layer over it, `io.TextIOWrapper(sys.stdout.buffer)`, closes what
+    is below it as soon as the layer is dropped.
     """
 
     def close(self) -> None:
         """Do nothing: nothing waits here, and the descriptor is not ours to close."""
+
+    @property
+    def raw(self) -> Descriptor:
+        """Give what `sys.stdout.buffer.raw` is elsewhere: there is no buffer between."""
+        return self
+
+    def detach(self) -> Descriptor:
+        """Give the raw file, as a buffer does."""
+        return self
 
     def write(self, data: Any, /) -> int:
         """Write all of it, also to a pipe that a child process made non-blocking (node does)."""
@@ -125,8 +134,21 @@ def _named(raw: FileIO, name: str) -> FileIO:
     return raw
 
 
+# Streams of the code's own that stood for ours: one that is dropped closes the descriptor below it,
+# also under another that has taken its place (`sys.stdout = os.fdopen(1, "w")`, cell after cell).
+_kept: list[Any] = []
+_MOST_KEPT = 1000
+
+
 def mend() -> None:
     """Put our streams back where code has left something that cannot be written to."""
+    for stream in (sys.__dict__.get("stdout"), sys.__dict__.get("stderr")):
+        if (
+            isinstance(stream, TextIOWrapper)
+            and len(_kept) < _MOST_KEPT
+            and not any(stream is one for one in _kept)
+        ):
+            _kept.append(stream)
     if not _is_usable(sys.__dict__.get("stdout")):
         sys.stdout = _stdout
     if not _is_usable(sys.__dict__.get("stderr")):

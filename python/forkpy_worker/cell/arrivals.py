@@ -1,8 +1,9 @@
-"""What arrives in the main thread while no cell runs: told by itself, so that the next request runs.
+"""What arrives in the main thread while no cell runs is told by itself, and the next request runs.
 
 Owns: the words about it until a cell carries them. A handler of a signal that raises,
-`_thread.interrupt_main` and asynchronous exceptions are raised at the next bytecode of the main thread,
-whichever code that belongs to. So Rust calls `look`, which has no other purpose, before each request.
+`_thread.interrupt_main` and asynchronous exceptions are raised at the next bytecode of the main
+thread, whichever code that belongs to. So Rust calls `look`, which has no other purpose, before each
+request.
 Runs in: worker main thread. Imports `traceback` (by `report`) only when something has arrived.
 """
 
@@ -51,9 +52,11 @@ def _tell() -> None:
     _waiting.clear()
     for (_, words), count in told.items():
         times = "" if count == 1 else f" {count} times"
-        report.to_stderr(f"Between two cells, outside of any cell, this was raised{times}:\n{words}")
+        report.to_stderr(
+            f"Between two cells, outside of any cell, this was raised{times}:\n{words}"
+        )
     names = ", ".join(dict.fromkeys(name for name, _ in told))
     place.notices.append(
-        f"Between two cells {names} was raised (a signal handler, interrupt_main or another thread did it; "
-        "the traceback is in stderr). It ended nothing."
+        f"Between two cells {names} was raised (a signal handler, interrupt_main or another thread "
+        "did it; the traceback is in stderr). It ended nothing."
     )

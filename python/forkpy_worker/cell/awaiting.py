@@ -1,7 +1,7 @@
 """One asyncio loop for the session: it runs while a cell awaits and stands still otherwise.
 
-Owns: that loop (it stands in `place`), and the SIGINT handler while it runs. May not lose a task of the session's other
-than the cell's own.
+Owns: that loop (it stands in `place`), and the SIGINT handler while it runs. May not lose a task of
+the session's other than the cell's own.
 Runs in: worker main thread. Imports `asyncio`, so nothing imports this before a cell awaits.
 
 An interrupt must end the cell and nothing else. Raised inside the loop's own code or in some other
@@ -9,8 +9,8 @@ task it would do damage there, so the handler looks at what is running: the cell
 KeyboardInterrupt at once, otherwise the cell's task is cancelled and that tells it. A second
 interrupt shows that the first did not help, and is raised wherever it arrives.
 
-A cell that awaits runs in the context in which all cells run, not in a copy of it as other tasks do:
-context variables, the decimal context and numpy's print options that it sets are there afterwards.
+A cell that awaits runs in the context in which all cells run, not in a copy of it as other tasks
+do: context variables, decimal context, numpy's print options that it sets are there afterwards.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ _here: Any = _Here()
 def _make_task(
     loop: asyncio.AbstractEventLoop, code: Any, name: str
 ) -> tuple[asyncio.Task[Ending], contextvars.Context | None]:
-    """Make the cell's task. It runs in the context of all cells, or in a copy, which is given then."""
+    """Make the cell's task, in the context of all cells or in a copy, which is given then."""
     if sys.version_info < (3, 11):
         return _task_of_3_10()(code, loop=loop, name=name), None
     # uvloop enters contexts itself, and wants real ones.
@@ -143,7 +143,7 @@ def _make_task(
 
 
 def _task_of_3_10() -> Any:
-    """Make the class of a task whose context can be told: up to 3.10 there is no argument for it."""
+    """Make the class of a task whose context can be told: in 3.10 no argument does it."""
 
     class CellTask(asyncio.tasks._PyTask):  # type: ignore[name-defined,misc]
         _context = property(lambda self: _here, lambda self, value: None)

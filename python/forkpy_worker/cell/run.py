@@ -17,6 +17,7 @@ from forkpy_worker.base.place import namespace
 from forkpy_worker.base.text import MAX_RESULT
 from forkpy_worker.cell import arrivals, history
 from forkpy_worker.code import compiling, sources
+from forkpy_worker.report import damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,15 +64,16 @@ def run_cell(cell: int, code: str) -> Report:
 
 
 def _report(exception: BaseException, filename: str) -> Outcome:
-    """Say how it ended; what is raised meanwhile (a timer's handler, a second interrupt) is told apart."""
-    from forkpy_worker.report import report
-
-    _tell_swallowed()
+    """Say how it ended; what is raised meanwhile (a timer's handler) is told apart."""
     for _ in range(_TRIES):
         try:
+            from forkpy_worker.report import report
+
+            _tell_swallowed()
             return report.outcome(exception, filename, _hint_for_text)
         except BaseException as another:  # noqa: PERF203
-            arrivals.keep(another)
+            if isinstance(another, KeyboardInterrupt) or not damaged.mend(in_report=True):
+                arrivals.keep(another)
     return "error", [], (type(exception).__name__, "", None, "", None), None
 
 

@@ -11,7 +11,7 @@ import re
 
 _BOM = "\ufeff"
 _INDENT = re.compile(r"[ \t]+")
-# As IPython takes them: `>>> ` begins a session pasted from Python, `In [1]: ` one pasted from IPython.
+# As IPython takes them: `>>> ` begins what is pasted from Python, `In [1]: ` what is from IPython.
 _CLASSIC = re.compile(r"(>>>|\.\.\.)( |$)")
 _CLASSIC_FIRST = re.compile(r">>>( |$)")
 _IPYTHON = re.compile(r"In \[\d+\]: ?|\s*\.{3,}: ?")

@@ -1,6 +1,7 @@
-"""`asyncio`, fitted to a session: code that wants a loop gets the session's, in a cell that does not await too.
+"""`asyncio`, fitted to a session: code that wants a loop gets the session's, in every cell.
 
-Owns: `asyncio.get_running_loop` and the default policy's `get_event_loop`. What says that a loop *runs*
+Owns: `asyncio.get_running_loop` and the default policy's `get_event_loop`. In a cell that does not
+await they lend the session's loop, which stands still then. What says that a loop *runs*
 (`_get_running_loop`, `loop.is_running()`) stays as it is: in such a cell none does, and so
 `asyncio.run()`, `loop.run_until_complete()` and their like work as in a script.
 Runs in: zygote (fitted), worker main thread (lends the loop); other threads, forked children and

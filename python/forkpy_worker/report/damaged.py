@@ -1,11 +1,14 @@
-"""What to do when an earlier cell has broken `builtins`, which every line of code uses.
+"""What to do when an earlier cell has broken `builtins` or `sys.modules`, which all code uses.
 
-Owns: the comparison with what a fresh Python has. Runs in: worker main thread, after an error.
+Owns: the comparison with what a fresh Python has. May not put anything back but where forkpy's own
+work needs it: what a cell does to builtins is its affair until then.
+Runs in: worker main thread.
 """
 
 from __future__ import annotations
 
 import builtins
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,23 +17,63 @@ if TYPE_CHECKING:
 # Those of this package: a copy of its own where it is embedded, see `_bootstrap`.
 _here: Any = __builtins__
 _WHOLE: dict[str, Any] = _here if isinstance(_here, dict) else dict(vars(_here))
+_modules: dict[str, Any] = {}
+# Names that `mend` has put back and nobody has been told of.
+_put_back: list[str] = []
 # Names in a sentence.
 _NAMED = 5
 
 
-def hint() -> str | None:
-    """Name what is broken and the way out; None when nothing is."""
+def remember() -> None:
+    """Remember which modules a session begins with."""
+    _modules.update(sys.modules)
+
+
+def mend(*, in_report: bool = False) -> bool:
+    """Put back what is missing, so that a report, a list or a saved state can be made.
+
+    False when nothing was. The report of a cell says what was put back for it.
+    """
+    broken = _broken()
+    for name in broken:
+        builtins.__dict__[name] = _WHOLE[name]
+    if in_report:
+        _put_back[:] = broken
+    # Emptied, the table fills again with second copies of everything, half of them broken.
+    emptied = sys.modules.get("sys") is not sys or sys.modules.get("builtins") is not builtins
+    gone = [name for name in _modules if emptied or name not in sys.modules]
+    for name in gone:
+        sys.modules[name] = _modules[name]
+    return bool(broken or gone)
+
+
+def _broken() -> list[str]:
     current = builtins.__dict__
-    broken = [
+    return [
         name
         for name, value in _WHOLE.items()
-        if callable(value) and not callable(current.get(name))
+        if name not in current or (callable(value) and not callable(current[name]))
     ]
-    if not broken:
-        return None
-    names = ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
-    return (
-        f"an earlier cell of this session has replaced or deleted what is in builtins ({names}), and all code uses "
-        "that. "
-        "restart_kernel with preserve_state: true gives a whole Python and keeps the variables."
-    )
+
+
+def hint() -> str | None:
+    """Name what is broken, or was, and the way out; None when nothing is."""
+    broken, put_back = _broken(), _put_back[:]
+    _put_back.clear()
+    if broken:
+        return (
+            f"an earlier cell of this session has replaced or deleted what is in builtins "
+            f"({_few(broken)}), and all code uses that. restart_kernel with preserve_state: true "
+            "gives a whole Python and keeps the variables."
+        )
+    if put_back:
+        return (
+            f"an earlier cell had taken from builtins what all code uses ({_few(put_back)}). "
+            "It is put back: run this again."
+        )
+    return None
+
+
+def _few(names: list[str]) -> str:
+    names = sorted(names, key=lambda name: name.startswith("_"))
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -18,6 +18,7 @@ from forkpy_worker.base import asking, place, streams
 from forkpy_worker.cell import arrivals, history
 from forkpy_worker.code import sources
 from forkpy_worker.libraries import stand_ins
+from forkpy_worker.report import damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def start(
     history.install()
     sources.watch()
     reseed()
+    damaged.remember()
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
