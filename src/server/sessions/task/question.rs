@@ -6,10 +6,7 @@
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Answer, CellOrder, Duration, Order, Question, Shared, refusal};
-use crate::server::{
-    counters,
-    sessions::{handle::SessionError, status::Phase},
-};
+use crate::server::{counters, health::evidence::Phase, sessions::handle::SessionError};
 
 /// A client that answers by itself does it within this time; those behind are not sent away for that.
 const PATIENCE: Duration = Duration::from_secs(1);
