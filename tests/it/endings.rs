@@ -184,18 +184,18 @@ const SWALLOWED: &[(&str, Option<&str>)] = &[
     ("import contextlib, time\nwith contextlib.suppress(BaseException):\n    time.sleep(30)", None),
     ("import time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    1 / 0", Some("ZeroDivisionError")),
     ("import sys, time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    sys.exit(3)", None),
-    ("import asyncio\ntry:\n    await asyncio.sleep(30)\nexcept asyncio.CancelledError:\n    pass", None),
+    ("import asyncio\ntry:\n    await asyncio.sleep(30)\nexcept BaseException:\n    pass", None),
 ];
 
 #[test]
 fn a_time_out_that_the_code_swallows_is_one_all_the_same() {
     let mut forkpy = Forkpy::start();
     for (code, error) in SWALLOWED {
-        let arguments = json!({"code": format!("mark = {code:?}\n{code}"), "timeout": 0.3, "on_error": "rollback"});
+        let arguments = json!({"code": format!("mark = {code:?}\n{code}"), "timeout": 0.8, "on_error": "rollback"});
         let reply = forkpy.call("run_python_code", arguments);
         assert!(reply.is_error && reply.data["status"] == "timeout", "{code}: {reply:?}");
         let notice = reply.data["notice"].as_str().expect("a notice");
-        assert!(notice.contains("limit of 0.3 s") && notice.contains("caught the KeyboardInterrupt"), "{notice}");
+        assert!(notice.contains("limit of 0.8 s") && notice.contains("caught the KeyboardInterrupt"), "{notice}");
         assert_eq!(reply.data["error"]["type"], json!(error), "{code}");
         assert_eq!(reply.data["state"], "rolled_back", "{code}");
         assert_eq!(forkpy.eval("'mark' in globals()"), "False", "{code}");
