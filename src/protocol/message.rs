@@ -425,6 +425,17 @@ pub struct StateReport {
     pub replaced: Vec<String>,
 }
 
+/// How much an interrupt insists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Urgency {
+    /// SIGINT, as Ctrl-C sends it.
+    First,
+    /// That did not end the cell: SIGTERM to what the cell has started.
+    Second,
+    /// Nor did that: SIGKILL to what the cell has started. Next the worker is killed.
+    Last,
+}
+
 /// Server → worker, control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToControl {
@@ -444,6 +455,8 @@ pub enum ToControl {
     Interrupt {
         /// Which one.
         cell: u64,
+        /// How much is left to try.
+        urgency: Urgency,
     },
     /// Packages have changed on the disk: forget what was cached of it, and say which of these modules are imported.
     Refresh {

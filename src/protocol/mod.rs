@@ -59,5 +59,5 @@ pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYG
 pub use message::{
     Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromCheckpoint, FromControl, FromWorker, FromZygote,
     PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport, ToCheckpoint, ToControl, ToWorker,
-    ToZygote, Variable, WorkerExit, WorkerLimits, ZygoteSettings,
+    ToZygote, Urgency, Variable, WorkerExit, WorkerLimits, ZygoteSettings,
 };

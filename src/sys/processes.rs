@@ -22,6 +22,8 @@ pub struct Process {
     pub pid: i32,
     /// Parent.
     pub parent: i32,
+    /// Process group (`setpgid`).
+    pub group: i32,
     /// Session id (`setsid`).
     pub session: i32,
     /// State letter of `/proc/PID/stat`: R, S, D, T, Z, …
@@ -54,7 +56,8 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
     // `session` was the 6th field of proc(5); `utime` and `stime` are 14 and 15, `num_threads` 20, `rss` 24.
     let (user, system): (u64, u64) = (fields.nth(7)?.parse().ok()?, fields.next()?.parse().ok()?);
     let threads = fields.nth(4)?.parse().ok()?;
@@ -63,7 +66,7 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let pages: u64 = fields.nth(1)?.parse().ok()?;
     let (ticks, page) = *UNITS;
     let cpu = Duration::from_millis((user + system) * 1000 / ticks);
-    Some(Process { pid, parent, session, state, threads, cpu, memory: pages * page, started })
+    Some(Process { pid, parent, group, session, state, threads, cpu, memory: pages * page, started })
 }
 
 /// Clock ticks in a second, bytes in a page.
@@ -210,8 +213,17 @@ mod tests {
             parse(7, "7 (a) b (c)) S 3 7 5 0 -1 4194560 1 2 3 4 500 600 7 8 20 0 9 0 100 4096 12").expect("parses");
         let (ticks, page) = *UNITS;
         let cpu = Duration::from_millis(1100 * 1000 / ticks);
-        let expected =
-            Process { pid: 7, parent: 3, session: 5, state: 'S', threads: 9, cpu, memory: 12 * page, started: 100 };
+        let expected = Process {
+            pid: 7,
+            parent: 3,
+            group: 7,
+            session: 5,
+            state: 'S',
+            threads: 9,
+            cpu,
+            memory: 12 * page,
+            started: 100,
+        };
         assert_eq!(process, expected);
     }
 
@@ -220,6 +232,7 @@ mod tests {
         let idle = Process {
             pid: 0,
             parent: 0,
+            group: 0,
             session: 0,
             state: 'S',
             threads: 1,

@@ -47,6 +47,18 @@ impl ThreadHandle {
     }
 }
 
+/// Whether this process ignores a signal now.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: with a null action the call only reads; `now` is initialised by it, or stays as zeroed, which is SIG_DFL.
+    let now = unsafe {
+        let mut now = std::mem::zeroed::<libc::sigaction>();
+        libc::sigaction(signal as i32, std::ptr::null(), &raw mut now);
+        now
+    };
+    now.sa_sigaction == libc::SIG_IGN
+}
+
 /// Orphans among our descendants become our children instead of init's.
 pub fn become_subreaper() {
     let _ = nix::sys::prctl::set_child_subreaper(true);

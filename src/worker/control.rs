@@ -82,7 +82,7 @@ impl Control {
     fn listen(mut self) {
         while let Ok(message) = self.reader.read() {
             match message {
-                ToControl::Interrupt { cell } => self.gate.interrupt(cell),
+                ToControl::Interrupt { cell, urgency } => self.gate.interrupt(cell, urgency),
                 ToControl::Ping { nonce } => {
                     self.say(&FromControl::Heartbeat { nonce });
                     self.hand_over(Job::Ping(nonce));

@@ -15,10 +15,10 @@ use pyo3::{
     types::{PyCFunction, PyDict, PyTuple},
 };
 
-use super::python::Functions;
+use super::{foreground, python::Functions};
 use crate::{
-    protocol::{CellReport, CellStatus},
-    sys::signals::ThreadHandle,
+    protocol::{CellReport, CellStatus, Urgency},
+    sys::{processes, signals::ThreadHandle},
 };
 
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     running: Option<u64>,
+    /// When it began, as [`processes::ticks_now`] counts.
+    began: u64,
     /// Highest cell that has ended.
     ended: u64,
     /// An interrupt that came before its cell.
@@ -46,7 +48,8 @@ impl Gate {
     }
 
     /// Control thread: interrupts `cell` if it runs, keeps the wish if it is still to come, forgets it if it is over.
-    pub fn interrupt(&self, cell: u64) {
+    /// What runs in the foreground with it is interrupted too.
+    pub fn interrupt(&self, cell: u64, urgency: Urgency) {
         let mut state = self.state.lock();
         let runs = state.running == Some(cell);
         if !runs && cell > state.ended {
@@ -54,7 +57,9 @@ impl Gate {
         }
         if runs || state.between {
             state.sent += 1;
-            self.main.interrupt();
+            // Between cells nothing is of the cell to come.
+            let began = if runs { state.began } else { u64::MAX };
+            foreground::interrupt(self.main, urgency, began);
         }
     }
 
@@ -108,6 +113,7 @@ impl Gate {
             return false;
         }
         state.running = Some(cell);
+        state.began = processes::ticks_now();
         state.sent = 0;
         true
     }

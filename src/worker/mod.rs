@@ -6,6 +6,7 @@
 mod answers;
 mod checkpoint;
 mod control;
+mod foreground;
 mod gate;
 mod hazards;
 mod input;

@@ -23,6 +23,7 @@ mod http;
 mod http_files;
 mod input;
 mod layers;
+mod interrupts;
 mod limits;
 mod live;
 mod lookup;

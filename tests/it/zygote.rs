@@ -1,6 +1,6 @@
 //! The real binary in its zygote role, driven over its own socket: warm-up, fork, cells, ping, interrupt, death, reaping.
 
-use forkpy::protocol::{CellStatus, FromControl, ToControl, WorkerExit};
+use forkpy::protocol::{CellStatus, FromControl, ToControl, Urgency, WorkerExit};
 
 use crate::support::zygote::Zygote;
 
@@ -25,7 +25,7 @@ fn a_busy_loop_answers_pings_and_an_interrupt_keeps_the_variables() {
     worker.tell(&ToControl::Ping { nonce: 7 });
     assert_eq!(worker.reports.read::<FromControl>().expect("heartbeat"), FromControl::Heartbeat { nonce: 7 });
     assert_eq!(worker.reports.read::<FromControl>().expect("pong"), FromControl::Pong { nonce: 7, value: 2 });
-    worker.tell(&ToControl::Interrupt { cell: 2 });
+    worker.tell(&ToControl::Interrupt { cell: 2, urgency: Urgency::First });
     assert_eq!(worker.done().status, CellStatus::Interrupted);
     assert_eq!(worker.run(3, "x > 0").results, ["True"]);
 }
@@ -37,12 +37,12 @@ fn an_interrupt_that_comes_late_does_not_reach_the_next_cell() {
     let mut worker = zygote.fork();
     for cell in 1..200 {
         worker.begin(cell, "1");
-        worker.tell(&ToControl::Interrupt { cell });
+        worker.tell(&ToControl::Interrupt { cell, urgency: Urgency::First });
         let status = worker.done().status;
         assert!(matches!(status, CellStatus::Ok | CellStatus::Interrupted), "{status:?}");
-        worker.tell(&ToControl::Interrupt { cell });
+        worker.tell(&ToControl::Interrupt { cell, urgency: Urgency::First });
         assert_eq!(worker.run(1000 + cell, "sum(range(1000))").status, CellStatus::Ok);
-        worker.tell(&ToControl::Interrupt { cell: 0 });
+        worker.tell(&ToControl::Interrupt { cell: 0, urgency: Urgency::First });
     }
 }
 

@@ -145,6 +145,7 @@ mod tests {
         let process = |pid, parent, state| Process {
             pid,
             parent,
+            group: 0,
             session: 0,
             state,
             threads: 1,

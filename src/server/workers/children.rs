@@ -144,6 +144,7 @@ mod tests {
         let child = |pid, started| Process {
             pid,
             parent: own,
+            group: 0,
             session: 0,
             state: 'S',
             threads: 1,

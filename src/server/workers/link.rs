@@ -26,7 +26,7 @@ use super::{black_box::BlackBox, children::Children};
 use crate::{
     protocol::{
         DumpRoute, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, Question,
-        ToControl, WorkerLimits,
+        ToControl, Urgency, WorkerLimits,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     server::{
@@ -315,10 +315,10 @@ impl Control {
     }
 
     /// Asks for the interruption of a cell. The write is awaited in a task of its own: a stopped worker must not stop us.
-    pub fn interrupt(self: &Arc<Self>, cell: u64) {
+    pub fn interrupt(self: &Arc<Self>, cell: u64, urgency: Urgency) {
         let control = Arc::clone(self);
         tokio::spawn(async move {
-            let _ = control.writer.lock().await.write(&ToControl::Interrupt { cell }).await;
+            let _ = control.writer.lock().await.write(&ToControl::Interrupt { cell, urgency }).await;
         });
     }
 

@@ -11,7 +11,7 @@ use super::{
     refusal,
 };
 use crate::{
-    protocol::{CellReport, CellStatus, FrameError},
+    protocol::{CellReport, CellStatus, FrameError, Urgency},
     server::{
         counters,
         health::{Record, recovery::Step},
@@ -324,7 +324,7 @@ impl Task {
                         });
                     }
                     interrupts += 1;
-                    worker.control.interrupt(cell);
+                    worker.control.interrupt(cell, urgency(interrupts));
                     next_step = Some(tokio::time::Instant::now() + grace / INTERRUPTS);
                 }
                 reply = worker.replies.read::<FromWorker>() => match reply {
@@ -497,6 +497,15 @@ fn notice(before: Option<&str>, now: Option<&str>, session: &str, next: &str) ->
             "Session {session:?}: {}; its variables are lost. {next}",
             now.replace("the previous worker", "its worker")
         )),
+    }
+}
+
+/// How much the `number`th interrupt of a cell insists.
+fn urgency(number: u32) -> Urgency {
+    match number {
+        1 => Urgency::First,
+        INTERRUPTS => Urgency::Last,
+        _ => Urgency::Second,
     }
 }
 
