@@ -115,6 +115,18 @@ pub enum FromZygote {
         /// Modules that could not be preloaded, with the reason.
         rejected: Vec<(String, String)>,
     },
+    /// A module of `--preload` is being imported; what ends the zygote now is that.
+    Preloading {
+        /// Which.
+        module: String,
+    },
+    /// A module of `--preload` has started threads that sessions would miss. The zygote cannot serve; it ends after this.
+    Unforkable {
+        /// Which.
+        module: String,
+        /// Its threads, in words.
+        threads: Vec<String>,
+    },
     /// The zygote cannot serve; it ends after this.
     Failed {
         /// What went wrong.

@@ -31,7 +31,8 @@
 //! # Order of talk
 //!
 //! 1. Server → zygote [`ToZygote::Start`] (first frame, names the protocol version); zygote → server
-//!    [`FromZygote::Warm`] or [`FromZygote::Failed`].
+//!    [`FromZygote::Warm`] or [`FromZygote::Failed`], and before that [`FromZygote::Preloading`] for each module that it
+//!    imports, or [`FromZygote::Unforkable`]: then the server starts another one without that module.
 //! 2. Server → zygote [`ToZygote::Fork`] with `[cell, control, stdout, stderr, black box]`; zygote → server
 //!    [`FromZygote::Forked`] or [`FromZygote::ForkFailed`], in the order asked. For a script they are
 //!    `[source, lifeline, stdout, stderr]`, steps 3 to 5 are left out, and the end of the lifeline ends it.

@@ -5,6 +5,7 @@
 pub mod crash;
 pub mod descriptors;
 pub mod fault;
+pub mod forks;
 pub mod landlock;
 pub mod memory;
 pub mod pidfd;

@@ -136,19 +136,6 @@ fn ticks(pid: i32) -> Option<u64> {
     fields.map(|field| field.parse::<u64>().ok()).sum()
 }
 
-/// Names of this process' threads other than the first.
-#[must_use]
-pub fn other_thread_names() -> Vec<String> {
-    let own = std::process::id().to_string();
-    let Ok(entries) = fs::read_dir("/proc/self/task") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_str() != Some(&own))
-        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
-        .map(|name| name.trim().to_owned())
-        .collect()
-}
-
 /// The roots and all that descends from them, within `table`.
 #[must_use]
 pub fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i32> {

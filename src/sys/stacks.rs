@@ -1,6 +1,6 @@
 //! Whose code a thread of this process runs: the library at the outer end of its stack.
 //!
-//! Runs in: worker. Reads `/proc/self`; a thread that ends meanwhile is no error, only unknown.
+//! Runs in: zygote, worker. Reads `/proc/self`; a thread that ends meanwhile is no error, only unknown.
 
 use std::{
     fs::{self, File},
@@ -48,7 +48,7 @@ impl Mappings {
     fn library_at(&self, address: usize) -> Option<&str> {
         let mapping = self.at(address).filter(|mapping| mapping.executable)?;
         let name = mapping.path.rsplit('/').next().filter(|name| !name.is_empty() && !name.starts_with('['))?;
-        (!BELOW.iter().any(|below| name.starts_with(below))).then_some(name)
+        (!BELOW.iter().any(|below| name.starts_with(below))).then_some(&mapping.path)
     }
 }
 
@@ -62,9 +62,9 @@ fn mapping(line: &str) -> Option<Mapping> {
     Some(Mapping { begin: address(begin)?, end: address(end)?, executable, path })
 }
 
-/// The file name of the library whose function a thread was started with; `None` when it does not show.
+/// The path of the library whose function a thread was started with; `None` when it does not show.
 #[must_use]
-pub fn library_of(tid: i32, mappings: &Mappings) -> Option<String> {
+pub fn code_of(tid: i32, mappings: &Mappings) -> Option<String> {
     let stack = mappings.at(stack_pointer(tid)?)?;
     let memory = File::open("/proc/self/mem").ok()?;
     let begin = stack.begin.max(stack.end.saturating_sub(LOOKED_AT));
@@ -105,7 +105,7 @@ mod tests {
         let maps = "7f00-7f10 r-xp 00000000 08:01 12   /usr/lib/my lib.so\n8000-9000 rw-p 00000000 00:00 0 \n\
                     a000-b000 r-xp 0 08:01 1 /lib/libc.so.6\n";
         let mappings = Mappings::parse(maps);
-        assert_eq!(mappings.library_at(0x7f0f), Some("my lib.so"));
+        assert_eq!(mappings.library_at(0x7f0f), Some("/usr/lib/my lib.so"));
         assert_eq!(mappings.library_at(0x7f10), None);
         assert_eq!(mappings.library_at(0x8000), None);
         assert_eq!(mappings.library_at(0xa000), None);
@@ -121,10 +121,10 @@ mod tests {
             tell.send(nix::unistd::gettid().as_raw()).expect("heard");
             let _ = stopped.recv();
         });
-        let library = library_of(told.recv().expect("told"), &Mappings::of_this_process());
+        let library = code_of(told.recv().expect("told"), &Mappings::of_this_process());
         drop(stop);
         thread.join().expect("ends");
         let own = std::env::current_exe().expect("known");
-        assert_eq!(library.as_deref(), own.file_name().and_then(|name| name.to_str()));
+        assert_eq!(library.as_deref(), own.to_str());
     }
 }

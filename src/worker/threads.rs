@@ -1,8 +1,8 @@
 //! Threads that a fork would not have: the session's own, by Python or by native libraries.
 //!
 //! Runs in: worker, main thread, before a checkpoint. Ours are known by name and are no loss: a woken worker has new ones.
-//! A native thread is told by whose code it runs, which its stack shows. Pools that shut themselves down in a fork and
-//! come again when needed (`pthread_atfork`) are no loss either.
+//! A native thread is told by whose code it runs, which its stack shows. Libraries that have new threads in a fork
+//! (`sys/forks.rs`) are no loss either.
 
 use std::{
     fs, thread,
@@ -12,12 +12,13 @@ use std::{
 use pyo3::Python;
 
 use super::python::Functions;
-use crate::sys::stacks::{self, Mappings};
+use crate::sys::{
+    forks::{self, Fate},
+    stacks::{self, Mappings},
+};
 
 /// Threads that forkpy has in a worker.
 const OURS: [&str; 4] = ["control", "pinger", "answers", "answer"];
-/// Libraries whose pools survive a fork: they end their threads before one and start them again at the next call.
-const FORK_SAFE: [&str; 2] = ["openblas", "libblis"];
 
 /// How long a thread may take to get its name, and one of the session's to be over.
 const NAMING: Duration = Duration::from_millis(100);
@@ -47,10 +48,16 @@ fn look(py: Python<'_>, functions: &Functions) -> Vec<String> {
     let mut unknown = 0;
     for tid in foreign {
         let name = name_of(tid);
-        match stacks::library_of(tid, &mappings) {
-            Some(library) if FORK_SAFE.iter().any(|safe| library.to_lowercase().contains(safe)) => {}
-            Some(library) if is_python(&library) => unknown += 1,
-            Some(library) => words.push(format!("native thread {name:?} of {library}")),
+        match stacks::code_of(tid, &mappings) {
+            Some(path) if forks::fate(&path) == Some(Fate::Renewed) => {}
+            Some(path) if is_python(&path) => unknown += 1,
+            Some(path) => {
+                if forks::fate(&path) == Some(Fate::Dismissed) {
+                    // It is gone when we look again.
+                    forks::dismiss(&path);
+                }
+                words.push(format!("native thread {name:?} of {}", file_name(&path)));
+            }
             None => words.push(format!("native thread {name:?}")),
         }
     }
@@ -62,9 +69,14 @@ fn look(py: Python<'_>, functions: &Functions) -> Vec<String> {
 }
 
 /// Threads of Python begin in the interpreter: a library, or this program itself.
-fn is_python(library: &str) -> bool {
+fn is_python(path: &str) -> bool {
     let own = std::env::current_exe().ok();
-    library.starts_with("libpython") || own.and_then(|own| Some(own.file_name()?.to_str()? == library)) == Some(true)
+    file_name(path).starts_with("libpython")
+        || own.is_some_and(|own| file_name(path) == own.file_name().unwrap_or_default())
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Numbers of threads that are neither the main thread nor ours.

@@ -6,7 +6,7 @@ use std::io;
 
 use pyo3::{Python, ffi};
 
-use crate::sys::processes;
+use crate::sys::forks::Bystanders;
 
 /// On which side of the fork we are.
 #[derive(Debug)]
@@ -20,17 +20,17 @@ pub enum Side {
     },
 }
 
-/// Forks this process. Refuses while it has a second thread: such a thread would be missing in the child, with whatever
-/// lock it held locked for ever.
+/// Forks this process. Refuses while it has a thread that the child would miss, with whatever lock it held locked for ever;
+/// libraries that expect a fork may have theirs.
 ///
 /// # Errors
-/// A second thread by name, or the system's refusal.
-pub fn fork(_gil_held: Python<'_>) -> io::Result<Side> {
-    let others = processes::other_thread_names();
+/// Such threads by name, or the system's refusal.
+pub fn fork(_gil_held: Python<'_>, bystanders: &mut Bystanders) -> io::Result<Side> {
+    let others = bystanders.lost();
     if !others.is_empty() {
         return Err(io::Error::other(format!("zygote has other threads, which do not survive a fork: {others:?}")));
     }
-    // SAFETY: the GIL is held (`_gil_held`) and this is the process' only thread, checked above; the three calls stand in
+    // SAFETY: the GIL is held (`_gil_held`) and no other thread runs code that the child needs, checked above; the three calls stand in
     // the order CPython's own os.fork uses.
     let pid = unsafe {
         ffi::PyOS_BeforeFork();
@@ -46,5 +46,19 @@ pub fn fork(_gil_held: Python<'_>) -> io::Result<Side> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Side::Child),
         child => Ok(Side::Parent { child }),
+    }
+}
+
+/// Forks once for nothing: libraries that end their threads before a fork (OpenBLAS) do so now, and the first session does
+/// not wait for it. They start them again in sessions, at the first call that wants them, and as many as they had.
+pub fn rehearse(_gil_held: Python<'_>) {
+    // SAFETY: the child runs nothing but what libraries have registered for it, and ends.
+    let child = unsafe { libc::fork() };
+    match child {
+        // SAFETY: no preconditions; it does not return.
+        0 => unsafe { libc::_exit(0) },
+        -1 => {}
+        // SAFETY: a child of ours that nobody else waits for; the status is not asked for.
+        child => drop(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }),
     }
 }

@@ -29,12 +29,13 @@ use nix::{
 };
 use pyo3::Python;
 
+use self::preload::Preloaded;
 use crate::{
     protocol::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
-    sys::{descriptors, fault, processes, signals},
+    sys::{descriptors, fault, forks::Bystanders, processes, signals},
     worker,
 };
 
@@ -83,16 +84,21 @@ pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
         Err(ZygoteError::Channel(FrameError::Closed)) => return Ok(()),
         settings => settings?,
     };
+    let mut bystanders = Bystanders::default();
     let warmed = interpreter::start(&settings).and_then(|()| {
         Python::attach(|py| {
             let functions = worker::Functions::load(py)?;
-            let rejected = preload::stage_one(py, &settings.preload)?;
-            Ok((functions, rejected, interpreter::describe(py)?))
+            let announce = |module: &str| drop(link.send(&FromZygote::Preloading { module: module.to_owned() }));
+            let preloaded = preload::stage_one(py, &settings.preload, &mut bystanders, announce)?;
+            Ok((functions, preloaded, interpreter::describe(py)?))
         })
         .map_err(|error: pyo3::PyErr| ZygoteError::Interpreter(error.to_string()))
     });
     let (functions, rejected, (python, executable)) = match warmed {
-        Ok(warmed) => warmed,
+        Ok((functions, Preloaded::Without(rejected), described)) => (functions, rejected, described),
+        Ok((_, Preloaded::Unforkable { module, threads }, _)) => {
+            return Ok(link.send(&FromZygote::Unforkable { module, threads })?);
+        }
         Err(error) => {
             let _ = link.send(&FromZygote::Failed { message: error.to_string() });
             return Err(error);
@@ -101,7 +107,8 @@ pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let events = signals::child_events()?;
     link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
-    let zygote = Zygote { link, events, settings, functions, children: BTreeMap::new(), forks: 0 };
+    let children = BTreeMap::new();
+    let zygote = Zygote { link, events, settings, functions, bystanders, children, forks: 0 };
     Python::attach(|py| zygote.serve(py))
 }
 
@@ -159,6 +166,8 @@ struct Zygote {
     events: SignalFd,
     settings: ZygoteSettings,
     functions: worker::Functions,
+    /// Threads that libraries have started here.
+    bystanders: Bystanders,
     children: BTreeMap<i32, Child>,
     /// Forks asked for so far.
     forks: u64,
@@ -226,7 +235,7 @@ impl Zygote {
         }
         let answer = match Birth::new(purpose, limits, passed) {
             None => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
-            Some(birth) => match fork::fork(py) {
+            Some(birth) => match fork::fork(py, &mut self.bystanders) {
                 Ok(fork::Side::Child) => birth.live(py, &self.functions, &self.settings),
                 Ok(fork::Side::Parent { child }) => {
                     self.children.insert(child, Child::Running);

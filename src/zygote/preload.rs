@@ -6,30 +6,51 @@ use std::collections::VecDeque;
 
 use pyo3::{PyResult, Python, types::PyAnyMethods};
 
-use crate::sys::processes;
+use super::fork;
+use crate::sys::forks::Bystanders;
 
-/// Imports what a first plain cell needs and what `--preload` names; returns the modules that could not be, with reasons.
+/// How the modules of `--preload` fared.
+pub enum Preloaded {
+    /// All that could be imported are; the others, with reasons.
+    Without(Vec<(String, String)>),
+    /// One has started threads that a fork would lose, named here: this process can fork no session any more.
+    Unforkable {
+        /// Which module.
+        module: String,
+        /// Its threads.
+        threads: Vec<String>,
+    },
+}
+
+/// Imports what a first plain cell needs and what `--preload` names, in the environment as it is: libraries count the
+/// processors, and read variables, as in any program. `announce` is told of each module before it is imported.
 ///
 /// # Errors
 /// When the embedded package itself fails.
-pub fn stage_one(py: Python<'_>, modules: &[String]) -> PyResult<Vec<(String, String)>> {
+pub fn stage_one(
+    py: Python<'_>,
+    modules: &[String],
+    bystanders: &mut Bystanders,
+    announce: impl Fn(&str),
+) -> PyResult<Preloaded> {
     let warm = py.import("forkpy_worker.session.warm")?;
     let mut rejected = Vec::new();
     for module in modules {
+        announce(module);
         let reason: Option<String> = warm.getattr("preload")?.call1((module,))?.extract()?;
         if let Some(reason) = reason {
             rejected.push((module.clone(), reason));
         }
-        let threads = processes::other_thread_names();
+        let threads = bystanders.lost();
         if !threads.is_empty() {
-            let words = format!(
-                "preloading {module:?} started threads {threads:?}, which do not survive a fork; leave it out of --preload"
-            );
-            return Err(pyo3::exceptions::PyRuntimeError::new_err(words));
+            return Ok(Preloaded::Unforkable { module: module.clone(), threads });
         }
     }
     warm.getattr("stage_one")?.call0()?;
-    Ok(rejected)
+    if !modules.is_empty() {
+        fork::rehearse(py);
+    }
+    Ok(Preloaded::Without(rejected))
 }
 
 /// What to import when nobody is waiting.

@@ -31,6 +31,7 @@ mod notebooks;
 mod operators;
 mod output;
 mod packages;
+mod preload;
 mod recovery;
 mod resources;
 mod saved;

@@ -1,14 +1,13 @@
 """What the zygote imports so that workers need not.
 
-Owns: which modules are warm. May leave no thread and no open descriptor behind: a fork would lose
-the one and share the other.
+Owns: which modules are warm. May leave no thread of its own and no open descriptor behind: a fork would
+lose the one and share the other. What threads libraries start is looked at from outside.
 Runs in: zygote.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 
 # What most sessions need sooner or later, and what this package imports when first used. The
 # zygote imports it one by one while no fork is waited for.
@@ -59,13 +58,6 @@ COMMON = (
     "forkpy_worker.display.display",
 )
 
-# Read once, when the library is imported. A pool of threads must not exist when the zygote forks.
-_WHILE_IMPORTING = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-
 
 def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
@@ -82,9 +74,6 @@ def stage_one() -> None:
 def preload(module: str) -> str | None:
     """Import a module by name; None when that worked, else the reason in one line."""
     watch()
-    added = [name for name in _WHILE_IMPORTING if name not in os.environ]
-    for name in added:
-        os.environ[name] = _WHILE_IMPORTING[name]
     try:
         __import__(module)
     except KeyboardInterrupt:
@@ -92,9 +81,6 @@ def preload(module: str) -> str | None:
     except BaseException as exception:
         # SystemExit too: some modules are scripts.
         return _one_line(exception)
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
     return None
 
 

@@ -408,6 +408,16 @@ struct Process {
     oldest: Option<tokio::time::Instant>,
 }
 
+/// How a start went.
+enum Started {
+    Warm(Process),
+    /// A module of `--preload` has spoilt it.
+    Spoilt {
+        module: String,
+        reason: String,
+    },
+}
+
 struct Owner {
     inbox: mpsc::UnboundedReceiver<Request>,
     /// The other end, for leases; weak, so that the task ends with the last handle.
@@ -421,14 +431,14 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self, settings: oneshot::Receiver<Result<ZygoteSettings, String>>) {
-        let settings = match settings.await {
+        let mut settings = match settings.await {
             Ok(Ok(settings)) => settings,
             Ok(Err(reason)) => return self.refuse_all(reason).await,
             Err(_) => return,
         };
         let mut failures = 0;
         loop {
-            match self.start(&settings).await {
+            match self.start_without(&mut settings).await {
                 Ok(mut process) => {
                     failures = 0;
                     let alive = self.serve(&mut process).await;
@@ -468,7 +478,20 @@ impl Owner {
         Some(())
     }
 
-    async fn start(&mut self, settings: &ZygoteSettings) -> Result<Process, ZygoteError> {
+    /// Starts one that can fork: a module of `--preload` that stands in its way is left out, from now on.
+    async fn start_without(&mut self, settings: &mut ZygoteSettings) -> Result<Process, ZygoteError> {
+        loop {
+            match self.start(settings).await? {
+                Started::Warm(process) => return Ok(process),
+                Started::Spoilt { module, reason } => {
+                    tracing::warn!(module, reason, "left out of --preload: sessions import it themselves");
+                    settings.preload.retain(|name| *name != module);
+                }
+            }
+        }
+    }
+
+    async fn start(&mut self, settings: &ZygoteSettings) -> Result<Started, ZygoteError> {
         let not_started = |error: &dyn std::fmt::Display| ZygoteError::NotStarted(error.to_string());
         let (ours, theirs) = StdStream::pair()?;
         let pid = self.spawner.spawn(theirs).await?;
@@ -476,9 +499,15 @@ impl Owner {
         let mut reader = FrameReader::alone(ours.try_clone()?, MAX_ZYGOTE)?;
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings: settings.clone() };
         send(&ours, &start, &[]).map_err(|error| not_started(&error))?;
-        let first = reader.read().await;
+        let mut importing = None;
+        let report = loop {
+            match reader.read().await {
+                Ok(FromZygote::Preloading { module }) => importing = Some(module),
+                report => break report,
+            }
+        };
         let process = Process { pid, pidfd, reader, socket: ours, pending: VecDeque::new(), oldest: None };
-        match first {
+        let fault = match report {
             Ok(FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected }) => {
                 for (module, reason) in rejected {
                     tracing::warn!(module, reason, "could not preload");
@@ -486,18 +515,24 @@ impl Owner {
                 counters::zygote_started();
                 tracing::info!(pid, python, executable, took_ms, "zygote is warm");
                 self.stage.send_replace(Stage::Warm { pid, python, executable });
-                Ok(process)
+                return Ok(Started::Warm(process));
             }
-            other => {
-                let error = match other {
-                    Ok(FromZygote::Failed { message }) => not_started(&message),
-                    Ok(_) => not_started(&"the zygote did not begin with `Warm` of our version"),
-                    Err(error) => not_started(&error),
-                };
-                self.bury(process).await;
-                Err(error)
+            Ok(FromZygote::Unforkable { module, threads }) => {
+                let reason = format!("it starts threads that do not survive a fork ({})", threads.join(", "));
+                Ok(Started::Spoilt { module, reason })
             }
-        }
+            Ok(FromZygote::Failed { message }) => Err(not_started(&message)),
+            Ok(_) => Err(not_started(&"the zygote did not begin with `Warm` of our version")),
+            Err(error) => match importing {
+                Some(module) => {
+                    let reason = "the process ended while it was imported".to_owned();
+                    Ok(Started::Spoilt { module, reason })
+                }
+                None => Err(not_started(&error)),
+            },
+        };
+        self.bury(process).await;
+        fault
     }
 
     /// Serves until the zygote ends (true) or nobody asks any more (false).
@@ -543,7 +578,10 @@ impl Owner {
                 self.exits.known.lock().insert(pid, exit);
                 self.exits.changed.send_modify(|count| *count += 1);
             }
-            FromZygote::Warm { .. } | FromZygote::Failed { .. } => {
+            FromZygote::Warm { .. }
+            | FromZygote::Preloading { .. }
+            | FromZygote::Unforkable { .. }
+            | FromZygote::Failed { .. } => {
                 tracing::warn!("zygote sent a start-up report twice");
             }
         }
