@@ -43,16 +43,18 @@ fn link_static(directory: &str, library: &str) {
     println!("cargo:rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib");
 }
 
-/// Compiles each file as an import would, and prints the number that says which Pythons can read that.
+/// Compiles each file as an import would, and writes down which Pythons can read that, and how the names of
+/// this one's extension modules end.
 const COMPILE: &str = "\
-import importlib.util, marshal, pathlib, sys
+import importlib.machinery, importlib.util, marshal, pathlib, sys
 folder, out, package = map(pathlib.Path, sys.argv[1:4])
 for file in sorted(folder.rglob('*.py')):
     name = file.relative_to(folder)
     code = compile(file.read_text('utf-8'), f'<{package}>/{name}', 'exec', 0, True)
     (out / name).parent.mkdir(exist_ok=True)
     (out / f'{name}.code').write_bytes(marshal.dumps(code))
-(out / 'magic').write_bytes(importlib.util.MAGIC_NUMBER)";
+(out / 'magic').write_bytes(importlib.util.MAGIC_NUMBER)
+(out / 'suffix').write_text(importlib.machinery.EXTENSION_SUFFIXES[0])";
 
 /// Writes `sources.rs`: an array of (file, text, marshalled code) of the package, beside it `magic`. The file is told as
 /// below the package's folder, with `/` between the names.

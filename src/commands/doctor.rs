@@ -234,6 +234,13 @@ fn installer() -> Finding {
     }
 }
 
+/// Imports what of the standard library is compiled, and compiled packages that many environments have.
+const TRIAL: &str = "\
+import importlib.util, math, _struct, select, zlib, hashlib, sqlite3, ssl, ctypes, sys
+packages = [name for name in ('numpy', 'pandas', 'psutil', 'pydantic_core', 'PIL') if importlib.util.find_spec(name)]
+for name in packages: __import__(name)
+'imports work (standard library, ' + (', '.join(packages) or 'no compiled package') + ')'";
+
 /// The whole way, once.
 fn session(options: &ServeOptions) -> Finding {
     let began = Instant::now();
@@ -243,15 +250,25 @@ fn session(options: &ServeOptions) -> Finding {
             args.extend(["--env-dir".to_owned(), place.to_string_lossy().into_owned()]);
         }
         let mut client = Client::forkpy(&workspace.path().join("w"), &args).map_err(|error| error.to_string())?;
-        client.run("1+1", "default").map_err(|error| error.to_string())?;
+        client.run(TRIAL, "default").map_err(|error| error.to_string())?;
         let reply = client.reply();
-        if reply["results"][0] == "2" { Ok(()) } else { Err(reply.to_string()) }
+        let stderr = reply["stderr"].as_str().unwrap_or_default().trim().lines().last().unwrap_or_default();
+        match reply["results"][0].as_str() {
+            Some(found) => Ok(found.trim_matches('\'').to_owned()),
+            None if stderr.is_empty() => Err(reply.to_string()),
+            None => Err(stderr.to_owned()),
+        }
     });
     match ran {
-        Ok(()) => {
-            Finding::ok("session", format!("1+1 is 2, {} ms after the server's start", began.elapsed().as_millis()))
+        Ok(found) => {
+            let took = began.elapsed().as_millis();
+            Finding::ok("session", format!("runs code {took} ms after the server's start; {found}"))
         }
-        Err(words) => Finding::failed("session", words, "start `forkpy --log debug` and see what it says"),
+        Err(words) => Finding::failed(
+            "session",
+            words,
+            "start `forkpy --log debug` and see what it says; if it is an import, another --venv or none may do",
+        ),
     }
 }
 

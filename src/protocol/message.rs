@@ -14,6 +14,8 @@ pub const PROTOCOL_VERSION: u32 = 5;
 pub struct ZygoteSettings {
     /// Python executable of the session environment; CPython finds its `site-packages` from it.
     pub python: String,
+    /// The standard library, where `python` is of another installation than the linked one.
+    pub library: Option<Library>,
     /// Directory of the virtual environment, if it is one: the `VIRTUAL_ENV` of sessions.
     pub virtual_env: Option<String>,
     /// Directories put before `site-packages` on `sys.path`.
@@ -26,6 +28,21 @@ pub struct ZygoteSettings {
     pub outputs: String,
     /// Value of `FORKPY_SERVER` in every worker and all it starts: how stray processes are recognised.
     pub cookie: String,
+}
+
+/// A standard library, and packages of another installation's environment: see `server/environment/borrowed.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Library {
+    /// `sys.base_prefix`.
+    pub base: String,
+    /// `sys.prefix`.
+    pub prefix: String,
+    /// Directory of `os.py`.
+    pub standard: String,
+    /// What of it is on `sys.path`.
+    pub paths: Vec<String>,
+    /// The environment's directories of packages.
+    pub packages: Vec<String>,
 }
 
 /// Server → zygote.

@@ -207,6 +207,7 @@ fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSett
     let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
     ZygoteSettings {
         python: words(&environment.python),
+        library: environment.library.clone(),
         virtual_env: environment.root.as_deref().map(words),
         python_path: settings.python_path.iter().map(|path| words(path)).collect(),
         preload: settings.preload.clone(),

@@ -13,7 +13,10 @@ use pyo3::{
 };
 
 use super::ZygoteError;
-use crate::{protocol::ZygoteSettings, zygote::embed};
+use crate::{
+    protocol::{Library, ZygoteSettings},
+    zygote::embed,
+};
 
 /// Starts the interpreter, installs the embedded package and the environment that children of sessions inherit.
 ///
@@ -21,7 +24,7 @@ use crate::{protocol::ZygoteSettings, zygote::embed};
 /// [`ZygoteError::Interpreter`] with CPython's words.
 pub fn start(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
     set_environment(settings);
-    initialize(&settings.python)?;
+    initialize(settings)?;
     Python::attach(|py| install(py, settings)).map_err(|error| ZygoteError::Interpreter(error.to_string()))
 }
 
@@ -41,37 +44,102 @@ fn set_environment(settings: &ZygoteSettings) {
     }
 }
 
-fn initialize(python: &str) -> Result<(), ZygoteError> {
-    let executable = CString::new(python).map_err(|_| ZygoteError::Interpreter("NUL in a path".to_owned()))?;
-    // SAFETY: the config is initialised before use and cleared after; strings outlive the calls; it happens once, on the
-    // only thread. Afterwards the GIL is released, so that `Python::attach` works as it does in any other process.
+fn initialize(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
+    let mut config = Config::new();
+    config.set(|config| &raw mut config.program_name, &settings.python)?;
+    config.set(|config| &raw mut config.executable, &settings.python)?;
+    if let Some(library) = &settings.library {
+        config.set_library(library)?;
+    }
+    // SAFETY: the config is complete, and it happens once, on the only thread. Afterwards the GIL is released, so that
+    // `Python::attach` works as it does in any other process.
     unsafe {
-        let mut config = std::mem::zeroed::<ffi::PyConfig>();
-        ffi::PyConfig_InitPythonConfig(&raw mut config);
-        config.install_signal_handlers = 1;
-        config.parse_argv = 0;
-        config.buffered_stdio = 1;
-        let program: *mut *mut libc::wchar_t = &raw mut config.program_name;
-        let own: *mut *mut libc::wchar_t = &raw mut config.executable;
-        let mut status = ffi::PyConfig_SetBytesString(&raw mut config, program, executable.as_ptr());
-        if ffi::PyStatus_Exception(status) == 0 {
-            status = ffi::PyConfig_SetBytesString(&raw mut config, own, executable.as_ptr());
-        }
-        if ffi::PyStatus_Exception(status) == 0 {
-            status = ffi::Py_InitializeFromConfig(&raw const config);
-        }
-        ffi::PyConfig_Clear(&raw mut config);
-        if ffi::PyStatus_Exception(status) != 0 {
-            let words = if status.err_msg.is_null() {
-                "CPython gave no reason".into()
-            } else {
-                std::ffi::CStr::from_ptr(status.err_msg).to_string_lossy()
-            };
-            return Err(ZygoteError::Interpreter(words.into_owned()));
-        }
+        checked(&ffi::Py_InitializeFromConfig(&raw const config.0))?;
         ffi::PyEval_SaveThread();
     }
     Ok(())
+}
+
+/// What CPython is told before it starts.
+struct Config(ffi::PyConfig);
+
+impl Config {
+    fn new() -> Self {
+        // SAFETY: zeroed memory is what the call wants; it fills all of it.
+        let mut config = unsafe {
+            let mut config = std::mem::zeroed::<ffi::PyConfig>();
+            ffi::PyConfig_InitPythonConfig(&raw mut config);
+            config
+        };
+        config.install_signal_handlers = 1;
+        config.parse_argv = 0;
+        config.buffered_stdio = 1;
+        Self(config)
+    }
+
+    fn set(
+        &mut self,
+        field: impl FnOnce(&mut ffi::PyConfig) -> *mut *mut libc::wchar_t,
+        value: &str,
+    ) -> Result<(), ZygoteError> {
+        let value = c_string(value)?;
+        let place = field(&mut self.0);
+        // SAFETY: the place is a field of this config; the call copies the string.
+        checked(&unsafe { ffi::PyConfig_SetBytesString(&raw mut self.0, place, value.as_ptr()) })
+    }
+
+    /// Its own standard library, whatever the executable's installation has. `site` finds the packages from `sys.prefix`.
+    fn set_library(&mut self, library: &Library) -> Result<(), ZygoteError> {
+        self.set(|config| &raw mut config.base_prefix, &library.base)?;
+        self.set(|config| &raw mut config.base_exec_prefix, &library.base)?;
+        self.set(|config| &raw mut config.prefix, &library.prefix)?;
+        self.set(|config| &raw mut config.exec_prefix, &library.prefix)?;
+        #[cfg(Py_3_11)]
+        self.set(|config| &raw mut config.stdlib_dir, &library.standard)?;
+        let given = std::env::var("PYTHONPATH").unwrap_or_default();
+        let given = given.split(':').filter(|path| !path.is_empty());
+        for path in given.chain(library.paths.iter().map(String::as_str)) {
+            let path = c_string(path)?;
+            // SAFETY: `set` has made CPython ready to decode; the list copies what it is given, which is freed after.
+            unsafe {
+                let wide = ffi::Py_DecodeLocale(path.as_ptr(), std::ptr::null_mut());
+                if wide.is_null() {
+                    return Err(ZygoteError::Interpreter(format!("cannot decode {}", path.to_string_lossy())));
+                }
+                let status = ffi::PyWideStringList_Append(&raw mut self.0.module_search_paths, wide);
+                ffi::PyMem_RawFree(wide.cast());
+                checked(&status)?;
+            }
+        }
+        self.0.module_search_paths_set = 1;
+        Ok(())
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`.
+        unsafe { ffi::PyConfig_Clear(&raw mut self.0) };
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, ZygoteError> {
+    CString::new(text).map_err(|_| ZygoteError::Interpreter("NUL in a path".to_owned()))
+}
+
+fn checked(status: &ffi::PyStatus) -> Result<(), ZygoteError> {
+    // SAFETY: a status that CPython returned, by value; its message is a constant of CPython's.
+    let words = unsafe {
+        if ffi::PyStatus_Exception(std::ptr::read(status)) == 0 {
+            return Ok(());
+        }
+        if status.err_msg.is_null() {
+            "CPython gave no reason".into()
+        } else {
+            std::ffi::CStr::from_ptr(status.err_msg).to_string_lossy()
+        }
+    };
+    Err(ZygoteError::Interpreter(words.into_owned()))
 }
 
 fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
@@ -79,6 +147,12 @@ fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
     let path = path.cast::<pyo3::types::PyList>()?;
     for directory in settings.python_path.iter().rev() {
         path.insert(0, directory)?;
+    }
+    // `site` knows the directories of an ordinary Python; Debian's have other names.
+    for directory in settings.library.iter().flat_map(|library| &library.packages) {
+        if !path.contains(directory)? {
+            py.import("site")?.getattr("addsitedir")?.call1((directory,))?;
+        }
     }
     let sources = embed::sources();
     let table = PyDict::new(py);

@@ -61,6 +61,7 @@ COMMON = (
 
 def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
+    _check_library()
     from forkpy_worker.cell import run  # noqa: F401
     from forkpy_worker.lookup import answers  # noqa: F401
     from forkpy_worker.session import probe, session  # noqa: F401
@@ -69,6 +70,19 @@ def stage_one() -> None:
     watch()
 
     settle()
+
+
+def _check_library() -> None:
+    """Refuse a standard library that is not this interpreter's: nearly nothing could be imported."""
+    try:
+        import _struct  # noqa: F401
+        import math  # noqa: F401
+    except ImportError as error:
+        import os
+
+        place = os.path.dirname(os.__file__)
+        words = f"the standard library in {place} is not that of this interpreter ({error})"
+        raise ImportError(f"{words}; use an environment made by another Python, or none") from None
 
 
 def preload(module: str) -> str | None:

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use crate::protocol::Library;
+
 /// What sessions will use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
@@ -13,6 +15,8 @@ pub struct Environment {
     pub root: Option<PathBuf>,
     /// By which rule it was chosen.
     pub kind: Kind,
+    /// The standard library of sessions, where `python` is of another installation than the linked one.
+    pub library: Option<Library>,
     /// Helper packages that it lacks.
     pub missing: Vec<String>,
     /// One sentence for the log, without its full stop.
@@ -54,6 +58,19 @@ pub enum EnvironmentError {
         linked: String,
         /// What to do.
         advice: String,
+    },
+    /// The same version, built so that it cannot load what the other has compiled.
+    #[error(
+        "{path} is for a Python whose compiled packages end in {found:?}, and this forkpy loads {linked:?}: \
+         make one with an ordinary Python of this machine"
+    )]
+    Interface {
+        /// The environment or interpreter.
+        path: PathBuf,
+        /// Its suffix.
+        found: String,
+        /// Ours.
+        linked: &'static str,
     },
     /// An interpreter that does not run, or is none.
     #[error("failed to ask {path} for its version: {reason}")]

@@ -2,6 +2,7 @@
 //!
 //! Runs in: server; what is slow runs in child processes.
 
+mod borrowed;
 pub(crate) mod error;
 pub(crate) mod installer;
 pub(crate) mod kinds;

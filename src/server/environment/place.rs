@@ -93,6 +93,7 @@ impl Place {
             python: self.python.clone(),
             root: Some(self.directory.clone()),
             kind: Kind::Managed,
+            library: None,
             missing: record.missing,
             note,
         }
@@ -138,6 +139,8 @@ pub(super) struct VenvConfig {
     pub(super) version: Option<String>,
     /// It sees the packages of its base, too.
     pub(super) system_packages: bool,
+    /// Directory of the interpreter that it was made from.
+    pub(super) home: Option<PathBuf>,
 }
 
 impl VenvConfig {
@@ -150,6 +153,7 @@ impl VenvConfig {
         for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
             match key.trim().to_ascii_lowercase().as_str() {
                 "version" | "version_info" => config.version = config.version.or_else(|| major_minor(value)),
+                "home" => config.home = Some(PathBuf::from(value.trim())),
                 "include-system-site-packages" => config.system_packages = value.trim().eq_ignore_ascii_case("true"),
                 _ => {}
             }

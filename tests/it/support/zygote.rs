@@ -56,6 +56,7 @@ impl Zygote {
         drop(theirs);
         let path = workspace.path().to_str().expect("UTF-8").to_owned();
         let settings = ZygoteSettings {
+            library: None,
             python: env!("FORKPY_BUILD_PYTHON").to_owned(),
             virtual_env: None,
             python_path: Vec::new(),

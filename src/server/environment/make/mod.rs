@@ -33,6 +33,8 @@ use tracing::{info, warn};
 
 use crate::{
     bundle,
+    protocol::Library,
+    server::environment::borrowed::{self, Own},
     server::environment::place::{MARKER, Place, Record, VenvConfig, list, missing_in},
     sys::signals,
 };
@@ -188,28 +190,67 @@ impl Workshop<'_> {
                 format!("make one with `python{wanted} -m venv DIR`, or build forkpy with another PYO3_PYTHON");
             return Err(self.mismatch(&root, found, advice));
         }
+        let library = self.library_for(&root, &python, config.home.as_deref()).await?;
         let missing = if config.system_packages { Vec::new() } else { missing_in(&root, self.linked) };
         let lacks = if missing.is_empty() { String::new() } else { format!(", which lacks {}", list(&missing)) };
-        let note = format!("sessions use the environment {} (Python {found}){lacks}", root.display());
-        Ok(Environment { python, root: Some(root), kind, missing, note })
+        let own = words_on(library.as_ref());
+        let note = format!("sessions use the environment {} (Python {found}){lacks}{own}", root.display());
+        Ok(Environment { python, root: Some(root), kind, library, missing, note })
     }
 
     async fn interpreter(&self, path: &Path) -> Result<Environment, EnvironmentError> {
         let is_name = path.components().count() == 1 && path.is_relative();
         let found = if is_name { self.find(path.as_os_str()) } else { None };
         let executable = found.unwrap_or_else(|| absolute(path));
-        let Answer { version, executable: own } = self.ask(&executable).await?;
+        let Answer { version, executable: own, .. } = self.ask(&executable).await?;
         if version != self.linked {
             let advice = format!("name a Python {}, or build forkpy with PYO3_PYTHON={}", self.linked, own.display());
             return Err(self.mismatch(&executable, version, advice));
         }
-        let note = format!("sessions use the interpreter {} (Python {version}) and its packages", own.display());
+        let library = self.library_for(&own, &own, None).await?;
+        let note = format!(
+            "sessions use the interpreter {} (Python {version}) and its packages{}",
+            own.display(),
+            words_on(library.as_ref())
+        );
         // What it says of itself, which is not what was named when that is a wrapper script, such as pyenv's shims.
-        Ok(Environment { python: own, root: None, kind: Kind::Interpreter, missing: Vec::new(), note })
+        Ok(Environment { python: own, root: None, kind: Kind::Interpreter, library, missing: Vec::new(), note })
     }
 
     fn mismatch(&self, path: &Path, found: String, advice: String) -> EnvironmentError {
         EnvironmentError::Version { path: path.to_owned(), found, linked: self.linked.to_owned(), advice }
+    }
+
+    /// The standard library and packages for an interpreter that is of another installation than ours; `None` for our own,
+    /// which finds both. `path` is what was named.
+    async fn library_for(
+        &self,
+        path: &Path,
+        python: &Path,
+        home: Option<&Path>,
+    ) -> Result<Option<Library>, EnvironmentError> {
+        let Some(ours) = Own::find(&self.build_python, self.linked) else { return Ok(None) };
+        if !ours.is_foreign(python, home) {
+            return Ok(None);
+        }
+        let fail = |reason| EnvironmentError::Interpreter { path: python.to_owned(), reason };
+        let output = tempfile::tempfile().map_err(|error| fail(error.to_string()))?;
+        let mut command = Command::new(python);
+        command.args(["-E", "-c", borrowed::ASK]);
+        let text = self.run(command, self.limits.ask, Stdio::null(), &output).await.map_err(&fail)?;
+        let answer = Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))?;
+        if answer.version != self.linked {
+            let advice = format!("make one with a CPython {}", self.linked);
+            return Err(self.mismatch(path, answer.version, advice));
+        }
+        let [suffix, prefix, packages @ ..] = answer.more.as_slice() else {
+            return Err(fail("it does not say where its packages are".to_owned()));
+        };
+        if suffix != borrowed::SUFFIX {
+            let (path, found) = (path.to_owned(), suffix.clone());
+            return Err(EnvironmentError::Interface { path, found, linked: borrowed::SUFFIX });
+        }
+        Ok(Some(ours.library(prefix, packages)))
     }
 
     async fn ask(&self, executable: &Path) -> Result<Answer, EnvironmentError> {
@@ -501,6 +542,8 @@ struct Job<'a> {
 struct Answer {
     version: String,
     executable: PathBuf,
+    /// What else was asked for.
+    more: Vec<String>,
 }
 
 impl Answer {
@@ -509,8 +552,14 @@ impl Answer {
         let (version, implementation, executable) = (fields.next()?, fields.next()?, fields.next()?);
         let version =
             if implementation == "cpython" { version.into() } else { format!("{version} ({implementation})") };
-        Some(Self { version, executable: executable.into() })
+        let executable = executable.into();
+        Some(Self { version, executable, more: fields.map(str::to_owned).collect() })
     }
+}
+
+/// For the note: whose standard library sessions have, when it is not the environment's.
+fn words_on(library: Option<&Library>) -> String {
+    library.map_or_else(String::new, |library| format!(", with forkpy's own standard library, {}", library.standard))
 }
 
 /// What was appended since `begin`; of much, the end.
