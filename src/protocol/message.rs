@@ -39,8 +39,6 @@ pub struct Library {
     pub prefix: String,
     /// Directory of `os.py`.
     pub standard: String,
-    /// What of it is on `sys.path`.
-    pub paths: Vec<String>,
     /// The environment's directories of packages.
     pub packages: Vec<String>,
 }

@@ -49,7 +49,8 @@ fn initialize(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
     config.set(|config| &raw mut config.program_name, &settings.python)?;
     config.set(|config| &raw mut config.executable, &settings.python)?;
     if let Some(library) = &settings.library {
-        config.set_library(library)?;
+        // As PYTHONHOME does: the standard library is this one, whatever the executable's installation has.
+        config.set(|config| &raw mut config.home, &library.base)?;
     }
     // SAFETY: the config is complete, and it happens once, on the only thread. Afterwards the GIL is released, so that
     // `Python::attach` works as it does in any other process.
@@ -87,33 +88,6 @@ impl Config {
         // SAFETY: the place is a field of this config; the call copies the string.
         checked(&unsafe { ffi::PyConfig_SetBytesString(&raw mut self.0, place, value.as_ptr()) })
     }
-
-    /// Its own standard library, whatever the executable's installation has. `site` finds the packages from `sys.prefix`.
-    fn set_library(&mut self, library: &Library) -> Result<(), ZygoteError> {
-        self.set(|config| &raw mut config.base_prefix, &library.base)?;
-        self.set(|config| &raw mut config.base_exec_prefix, &library.base)?;
-        self.set(|config| &raw mut config.prefix, &library.prefix)?;
-        self.set(|config| &raw mut config.exec_prefix, &library.prefix)?;
-        #[cfg(Py_3_11)]
-        self.set(|config| &raw mut config.stdlib_dir, &library.standard)?;
-        let given = std::env::var("PYTHONPATH").unwrap_or_default();
-        let given = given.split(':').filter(|path| !path.is_empty());
-        for path in given.chain(library.paths.iter().map(String::as_str)) {
-            let path = c_string(path)?;
-            // SAFETY: `set` has made CPython ready to decode; the list copies what it is given, which is freed after.
-            unsafe {
-                let wide = ffi::Py_DecodeLocale(path.as_ptr(), std::ptr::null_mut());
-                if wide.is_null() {
-                    return Err(ZygoteError::Interpreter(format!("cannot decode {}", path.to_string_lossy())));
-                }
-                let status = ffi::PyWideStringList_Append(&raw mut self.0.module_search_paths, wide);
-                ffi::PyMem_RawFree(wide.cast());
-                checked(&status)?;
-            }
-        }
-        self.0.module_search_paths_set = 1;
-        Ok(())
-    }
 }
 
 impl Drop for Config {
@@ -148,11 +122,8 @@ fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
     for directory in settings.python_path.iter().rev() {
         path.insert(0, directory)?;
     }
-    // `site` knows the directories of an ordinary Python; Debian's have other names.
-    for directory in settings.library.iter().flat_map(|library| &library.packages) {
-        if !path.contains(directory)? {
-            py.import("site")?.getattr("addsitedir")?.call1((directory,))?;
-        }
+    if let Some(library) = &settings.library {
+        borrow_packages(py, library)?;
     }
     let sources = embed::sources();
     let table = PyDict::new(py);
@@ -171,6 +142,29 @@ fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
     globals.set_item("__name__", &bootstrap_name)?;
     let code = py.import("builtins")?.getattr("compile")?.call1((&bootstrap.text, &bootstrap.origin, "exec"))?;
     py.import("builtins")?.getattr("exec")?.call1((code, &globals))?;
+    Ok(())
+}
+
+/// Packages of the environment and no others: `site` has found them itself where `pyvenv.cfg` lies beside the executable.
+fn borrow_packages(py: Python<'_>, library: &Library) -> PyResult<()> {
+    let (sys, site) = (py.import("sys")?, py.import("site")?);
+    let path = sys.getattr("path")?;
+    if sys.getattr("prefix")?.extract::<String>()? != library.prefix {
+        for own in site.getattr("getsitepackages")?.call0()?.try_iter()? {
+            let own = own?;
+            if path.contains(&own)? && !library.packages.contains(&own.extract()?) {
+                path.call_method1("remove", (own,))?;
+            }
+        }
+        sys.setattr("prefix", &library.prefix)?;
+        sys.setattr("exec_prefix", &library.prefix)?;
+    }
+    // Debian's directories have names of their own.
+    for directory in &library.packages {
+        if !path.contains(directory)? {
+            site.getattr("addsitedir")?.call1((directory,))?;
+        }
+    }
     Ok(())
 }
 

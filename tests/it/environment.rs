@@ -1,6 +1,13 @@
 //! The session environment, made by the real binary with the real tools. Fetches psutil and jedi from the index.
 
-use std::path::Path;
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::json;
 
 use crate::support::{Forkpy, Setup};
 
@@ -61,4 +68,79 @@ fn an_environment_that_is_none_is_an_error_in_every_reply_and_the_server_stays()
     assert!(reply.is_error && reply.text.contains("no virtual environment in /nowhere/venv"), "{reply:?}");
     assert_eq!(forkpy.health()["status"], "dead");
     assert_eq!(forkpy.call("ping", serde_json::json!({})).data["status"], "pong");
+}
+
+/// Another installation of the same version, whose standard library lacks what this one's interpreter loads from files, and
+/// an environment made by it. `interpreter` is copied, or written if it is text.
+fn of_another_installation(place: &Path, interpreter: Option<&str>) -> PathBuf {
+    let version = env!("FORKPY_PYTHON_VERSION");
+    let (other, venv) = (place.join("other"), place.join("venv"));
+    let library = other.join(format!("lib/python{version}"));
+    fs::create_dir_all(other.join("bin")).expect("made");
+    fs::create_dir_all(&library).expect("made");
+    let asked = Command::new(env!("FORKPY_BUILD_PYTHON"))
+        .args([
+            "-I",
+            "-c",
+            "import sys, os; print(os.path.dirname(os.__file__)); print(os.path.realpath(sys.executable))",
+        ])
+        .output()
+        .expect("runs");
+    let asked = String::from_utf8(asked.stdout).expect("text");
+    let (own, executable) = asked.trim().split_once('\n').expect("two lines");
+    for entry in fs::read_dir(own).expect("a library").flatten() {
+        if !["lib-dynload", "site-packages", "dist-packages"].contains(&entry.file_name().to_str().expect("text")) {
+            symlink(entry.path(), library.join(entry.file_name())).expect("linked");
+        }
+    }
+    let python = other.join(format!("bin/python{version}"));
+    match interpreter {
+        Some(text) => fs::write(&python, text).expect("written"),
+        None => drop(fs::copy(executable, &python).expect("copied")),
+    }
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("ours");
+    let packages = venv.join(format!("lib/python{version}/site-packages"));
+    fs::create_dir_all(&packages).expect("made");
+    fs::create_dir_all(venv.join("bin")).expect("made");
+    symlink(&python, venv.join("bin/python")).expect("linked");
+    let config = format!(
+        "home = {}\ninclude-system-site-packages = false\nversion = {version}.0\n",
+        other.join("bin").display()
+    );
+    fs::write(venv.join("pyvenv.cfg"), config).expect("written");
+    fs::write(packages.join("of_the_venv.py"), "x = 7").expect("written");
+    venv
+}
+
+/// A bundle in the environment of a system's Python had that one's standard library: `math` was missing, and health said
+/// healthy.
+#[test]
+fn an_environment_of_another_installation_gives_packages_and_no_standard_library() {
+    let place = tempfile::tempdir().expect("a directory");
+    let venv = of_another_installation(&place.path().canonicalize().expect("known"), None);
+    let mut forkpy = Setup::without_python().args(&["--venv", venv.to_str().expect("UTF-8")]).start();
+    assert_eq!(forkpy.eval("import math, _struct, select, zlib, sqlite3, of_the_venv; of_the_venv.x"), "7");
+    let seen = forkpy.run("import sys, os\nprint(sys.executable, sys.prefix, os.__file__, *sys.path, sep='\\n')");
+    let lines: Vec<&str> = seen["stdout"].as_str().expect("text").lines().collect();
+    assert_eq!(lines[..2], [venv.join("bin/python").to_str().expect("UTF-8"), venv.to_str().expect("UTF-8")]);
+    let other = venv.with_file_name("other");
+    assert!(lines.iter().all(|line| !line.starts_with(other.to_str().expect("UTF-8"))), "{lines:?}");
+    assert!(lines.iter().skip(3).all(|line| !line.ends_with("-packages") || line.starts_with(lines[1])), "{lines:?}");
+}
+
+#[test]
+fn an_environment_whose_compiled_packages_do_not_fit_is_refused_in_words() {
+    let version = env!("FORKPY_PYTHON_VERSION");
+    let debug = format!(
+        "#!/bin/sh\nprintf 'forkpy\\t{version}\\tcpython\\t%s\\t.cpython-{0}d-x86_64-linux-gnu.so\\t/x\\n' \"$0\"\n",
+        version.replace('.', "")
+    );
+    let pypy = format!("#!/bin/sh\nprintf 'forkpy\\t{version}\\tpypy\\t%s\\t.pypy.so\\t/x\\n' \"$0\"\n");
+    for (script, expected) in [(debug, "compiled packages end in"), (pypy, "(pypy)")] {
+        let place = tempfile::tempdir().expect("a directory");
+        let venv = of_another_installation(&place.path().canonicalize().expect("known"), Some(&script));
+        let mut forkpy = Setup::without_python().args(&["--venv", venv.to_str().expect("UTF-8")]).start();
+        let words = forkpy.refused("run_python_code", json!({"code": "1"}));
+        assert!(words.contains(expected) && words.contains(venv.to_str().expect("UTF-8")), "{words}");
+    }
 }

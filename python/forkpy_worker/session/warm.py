@@ -78,9 +78,9 @@ def _check_library() -> None:
         import _struct  # noqa: F401
         import math  # noqa: F401
     except ImportError as error:
-        import os
+        import sys
 
-        place = os.path.dirname(os.__file__)
+        place = getattr(sys, "_stdlib_dir", None) or sys.base_prefix
         words = f"the standard library in {place} is not that of this interpreter ({error})"
         raise ImportError(f"{words}; use an environment made by another Python, or none") from None
 

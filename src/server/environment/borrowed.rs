@@ -50,13 +50,10 @@ impl Own {
     /// How CPython is to be started with it and these packages.
     pub(super) fn library(&self, prefix: &str, packages: &[String]) -> Library {
         let words = |path: &Path| path.to_string_lossy().into_owned();
-        let packed = format!("python{}.zip", self.version.replace('.', ""));
-        let paths = [self.standard.with_file_name(packed), self.standard.clone(), self.standard.join("lib-dynload")];
         Library {
             base: words(&self.prefix),
             prefix: prefix.to_owned(),
             standard: words(&self.standard),
-            paths: paths.iter().map(|path| words(path)).collect(),
             packages: packages.to_vec(),
         }
     }
@@ -96,7 +93,7 @@ mod tests {
         assert!(!of("copy", Some("ours/bin")) && of("copy", Some("theirs/bin")));
         let library = own.library("/venv", &["/venv/lib/python3.11/site-packages".to_owned()]);
         assert_eq!(library.base, place.join("ours").to_string_lossy());
-        assert!(library.paths[0].ends_with("/lib/python311.zip") && library.paths[2].ends_with("lib-dynload"));
+        assert!(library.standard.ends_with("ours/lib/python3.11"), "{}", library.standard);
         assert!(Own::find(&place.join("of-ours/bin/python3.11"), "3.12").is_none());
     }
 }
