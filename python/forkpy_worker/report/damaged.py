@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Those of this package: a copy of its own where it is embedded, see `_bootstrap`.
 _here: Any = __builtins__
-_WHOLE: dict[str, Any] = _here if isinstance(_here, dict) else dict(vars(_here))
+_WHOLE: dict[str, Any] = dict(_here if isinstance(_here, dict) else vars(_here))
 _modules: dict[str, Any] = {}
 # Names that `mend` has put back and nobody has been told of.
 _put_back: list[str] = []
