@@ -11,6 +11,7 @@ mod command_line;
 #[cfg(target_arch = "x86_64")]
 mod cost;
 mod display;
+mod documents;
 mod endings;
 mod environment;
 mod errors;
