@@ -125,7 +125,7 @@ fn cache() -> Result<PathBuf, BundleError> {
     Err(BundleError::NoPlace(reasons))
 }
 
-/// Makes it if need be; it must be a directory of this user's, which nobody else may write.
+/// Makes it if need be; it must be a directory of this user's, which no other user may write.
 fn private(place: &Path, user: u32) -> Result<(), String> {
     if let Some(above) = place.parent() {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(above);

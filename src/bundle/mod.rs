@@ -119,7 +119,7 @@ pub fn supply_libraries() {
         }
         if let Ok(path) = std::ffi::CString::new(root.join("lib").join(name).into_os_string().into_encoded_bytes()) {
             // SAFETY: a path with its NUL; what these libraries run as they are loaded is theirs, and no thread exists. One
-            // that is not to be had is missed by whoever needs it, in words of its own.
+            // that is not to be had is missed by the code that needs it, in words of its own.
             unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY) };
         }
     }

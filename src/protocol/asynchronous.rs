@@ -57,7 +57,7 @@ fn register(socket: Arc<UnixStream>, interest: Interest) -> io::Result<AsyncFd<A
 }
 
 impl FrameReader {
-    /// The reading half of a socket that somebody else writes to, by another descriptor.
+    /// The reading half of a socket; other code writes to it, by another descriptor.
     ///
     /// # Errors
     /// When the reactor does not take it.

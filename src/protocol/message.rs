@@ -105,7 +105,7 @@ pub struct Script {
     pub argv: Vec<String>,
 }
 
-/// Limits that a child of the zygote sets for itself before it runs anybody's code.
+/// Limits that a child of the zygote sets for itself before it runs code that is not forkpy's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerLimits {
     /// Bytes of memory beyond what it starts with.
@@ -177,7 +177,7 @@ pub enum WorkerExit {
     Code(i32),
     /// A signal ended it.
     Signal(i32),
-    /// Nobody could read the status.
+    /// The status could not be read.
     Unknown,
 }
 
@@ -247,11 +247,11 @@ pub enum ToWorker {
 pub enum Answer {
     /// A line, without its newline.
     Line(String),
-    /// Whoever was asked does not want to answer.
+    /// The person who was asked does not want to answer.
     Declined,
-    /// Whoever was asked closed the question without a choice.
+    /// The person who was asked closed the question without a choice.
     Cancelled,
-    /// Nobody could be asked, and why.
+    /// The question could not be asked, and why.
     Failed(String),
 }
 

@@ -24,7 +24,7 @@
 //! ```
 //!
 //! The magic is there for one reason: user code can write to any descriptor it can guess. A stray byte then shows at once
-//! as a [`FrameError::BadMagic`], which costs that worker and nobody else, instead of a length that never fills.
+//! as a [`FrameError::BadMagic`], which costs that worker and no other one, instead of a length that never fills.
 //! The server believes nothing a worker says beyond what decodes: bodies are capped ([`MAX_TO_WORKER`],
 //! [`MAX_FROM_WORKER`], [`MAX_CONTROL`]), and a frame that is too long, cut short or does not decode is an error value.
 //!
@@ -41,7 +41,7 @@
 //!    Before its reply a cell may send `InputWanted`, one at a time, each answered by an `Input` with its number.
 //! 5. Control socket: [`ToControl::Ping`] is answered twice, [`FromControl::Heartbeat`] without the GIL, then
 //!    [`FromControl::Pong`] with it; [`ToControl::Refresh`] once, with it, and so is [`ToControl::Ask`], by a thread of
-//!    its own. [`ToControl::DumpStacks`] is answered once the black box is written, or never when nobody gets the GIL. Its
+//!    its own. [`ToControl::DumpStacks`] is answered once the black box is written, or never when the GIL cannot be had. Its
 //!    EOF means that the server is gone: the worker ends itself and its children.
 //! 6. A checkpoint: server → worker [`ToWorker::Checkpoint`] with the far end of a new socket; worker → server
 //!    [`FromWorker::Checkpointed`]. From then on the server speaks to the checkpoint: [`ToCheckpoint::Settle`], answered by

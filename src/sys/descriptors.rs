@@ -62,7 +62,7 @@ pub fn receive_with(stream: &UnixStream, bytes: &mut [u8], received: &mut Vec<Ow
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // SAFETY: the kernel has just made these descriptors for us; nobody else knows their numbers.
+            // SAFETY: the kernel has just made these descriptors for us; no other code knows their numbers.
             received.extend(descriptors.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
@@ -121,7 +121,7 @@ pub fn close_on_exec(descriptor: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 ///
 /// # Safety
 /// No value in this process may own a descriptor that is neither 0, 1, 2 nor in `keep`, or it must be forgotten:
-/// its drop would later close a number that belongs to somebody else.
+/// its drop would later close a number that has another owner by then.
 pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();

@@ -2,7 +2,7 @@
 //!
 //! Runs in: worker, main thread.
 
-/// Returns to the system what the heap holds and nobody uses; with a C library that cannot, nothing happens.
+/// Returns to the system what the heap holds unused; with a C library that cannot, nothing happens.
 pub fn return_freed() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time; it takes the heap's own locks.

@@ -1,4 +1,4 @@
-//! A fork whose child is nobody's in this process: it falls to the next subreaper above, which is the server.
+//! A fork whose child does not belong to this process: the next subreaper above, the server, becomes its parent.
 //!
 //! Runs in: worker, checkpoint. A checkpoint must outlive the worker it is of, the session's own code must not meet it
 //! among its children (`os.wait`), and the server must be able to wait for it. So the C library's `fork`, with all it does
@@ -41,7 +41,7 @@ pub unsafe fn fork() -> io::Result<Side> {
     if starter == IN_CHILD {
         return Ok(Side::Child);
     }
-    // The starter lets us go on before its child has fallen to somebody; its end is what to wait for.
+    // The starter lets us go on before its child has a new parent; its end is what to wait for.
     reap(starter);
     let _ = nix::sys::prctl::set_child_subreaper(true);
     if starter < 0 {

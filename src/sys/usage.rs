@@ -1,6 +1,6 @@
 //! What this process takes: memory, descriptors, processor time.
 //!
-//! Runs in: server. Read from `/proc/self` when somebody asks; some tens of microseconds, and more with many descriptors.
+//! Runs in: server. Read from `/proc/self` when it is asked for; some tens of microseconds, and more with many descriptors.
 
 use std::{fs, time::Duration};
 

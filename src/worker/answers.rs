@@ -97,7 +97,7 @@ fn watch(answerer: &Arc<Answerer>, question: Question, limit: Duration) -> Resul
             computed.recv_timeout(NOTICE).ok().and_then(Result::ok).unwrap_or_else(too_slow)
         }
     };
-    // Whoever asks next waits for it.
+    // The next question waits for it.
     let _ = thread.join();
     answer
 }

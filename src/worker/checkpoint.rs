@@ -56,7 +56,7 @@ pub fn make(py: Python<'_>, bench: &Workbench<'_>, number: u64, force: bool) -> 
 
 /// Forks while our own threads are out of Python, and out of the locks they take there.
 fn fork(py: Python<'_>, bench: &Workbench<'_>) -> io::Result<Side> {
-    // Forgotten in the child, where it is locked for ever and nobody asks for it.
+    // Forgotten in the child, where it is locked for ever and not asked for.
     let quiet = bench.quiet.lock_all(py);
     // SAFETY: the GIL is held, and the two calls around the fork are CPython's own, in its order; the child makes its call
     // when it is told to, and does nothing of Python's before.
@@ -112,7 +112,7 @@ fn settle(bench: &Workbench<'_>) -> io::Result<()> {
 }
 
 fn close(descriptor: RawFd) {
-    // SAFETY: it is the worker's, of which this is a fork: whoever owned the number lives in threads that are not here, or
+    // SAFETY: it is the worker's, of which this is a fork: the owner of the number lives in threads that are not here, or
     // in frames that are never returned to.
     unsafe { libc::close(descriptor) };
 }

@@ -53,7 +53,7 @@ enum Job {
     Refresh(u64, Vec<String>),
 }
 
-/// Starts the control thread. The pinger starts with the first ping: an idle session nobody asks about has one thread
+/// Starts the control thread. The pinger starts with the first ping: an idle session that is not asked about has one thread
 /// less. With a limit of memory (`early`) it starts now: a session that is full could not start it.
 /// Gives the numbers of its two descriptors, for a fork that has to close them.
 pub fn spawn(

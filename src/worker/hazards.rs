@@ -104,7 +104,7 @@ fn descriptors() -> Vec<(RawFd, String)> {
     open.filter(|(number, _)| *number > 2).collect()
 }
 
-/// An internet socket, or a named one: `tcp 127.0.0.1:40000 -> 127.0.0.1:5432`. Pairs without a name are nobody's else.
+/// An internet socket, or a named one: `tcp 127.0.0.1:40000 -> 127.0.0.1:5432`. Pairs without a name belong to no other process.
 fn connection(number: RawFd) -> Option<String> {
     let own: SockaddrStorage = getsockname(number).ok()?;
     let peer: Option<SockaddrStorage> = getpeername(number).ok();

@@ -174,7 +174,7 @@ fn live(
     served
 }
 
-/// Makes the process its own: session leader, own output, no signal state of whoever it is a fork of. A fork of the zygote
+/// Makes the process its own: session leader, own output, no signal state of the process it is a fork of. A fork of the zygote
 /// has none of its descriptors either; one of a checkpoint keeps those that the session's code has opened.
 fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixStream, OwnedFd, Outputs), FrameError> {
     nix::unistd::setsid().map_err(std::io::Error::from)?;

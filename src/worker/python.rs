@@ -362,7 +362,7 @@ impl Pinger {
     }
 
     /// The no-op evaluation behind a ping: waits for the GIL and evaluates; `None` when that raised. A session that is
-    /// full is responsive: for want of memory it is evaluated again with the reserve, which nobody gets at meanwhile.
+    /// full is responsive: for want of memory it is evaluated again with the reserve, which no other code can use meanwhile.
     pub(super) fn evaluate(&self) -> Option<i64> {
         Python::attach(|py| {
             let evaluate = || self.ping.call0(py).ok()?.extract(py).ok();

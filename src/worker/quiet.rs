@@ -1,7 +1,7 @@
 //! The moment in which our own threads are out of Python.
 //!
 //! Runs in: worker. A thread that is in Python holds locks of its own (an import's, pyo3's), and in a fork they would be
-//! held for ever. So whoever goes into Python beside the main thread holds one of these, and a checkpoint takes both.
+//! held for ever. So each thread that enters Python beside the main thread holds one of these, and a checkpoint takes both.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -24,12 +24,12 @@ impl Quiet {
         self.pinging.lock()
     }
 
-    /// Held by whoever computes an answer: one at a time.
+    /// Held by the thread that computes an answer: one at a time.
     pub fn answering(&self) -> &Mutex<()> {
         &self.answering
     }
 
-    /// Waits until nobody of ours is in Python, letting the GIL go meanwhile, and keeps it so.
+    /// Waits until no thread of ours is in Python, letting the GIL go meanwhile, and keeps it so.
     pub fn lock_all(&self, py: Python<'_>) -> [MutexGuard<'_, ()>; 2] {
         loop {
             if let (Some(answering), Some(pinging)) = (self.answering.try_lock(), self.pinging.try_lock()) {

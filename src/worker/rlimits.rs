@@ -4,7 +4,7 @@
 //!
 //! - Memory: `RLIMIT_DATA` counts private writable memory as it is mapped, which is how an allocation that goes too far
 //!   fails where it is asked for, as a `MemoryError`. What the worker has from the zygote counts too, so the limit is put
-//!   on top of that. `RLIMIT_AS` would also count shared libraries and files, which cost nobody anything. A process of the
+//!   on top of that. `RLIMIT_AS` would also count shared libraries and files, which cost nothing. A process of the
 //!   session has the same limit for itself; all of them together are the server's business (`server/watch/guard.rs`).
 //! - Open files: our own sockets lie above the new limit, which holds for new descriptors only; code that opens files
 //!   until it may not meets `EMFILE` before it meets them.

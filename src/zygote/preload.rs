@@ -53,7 +53,7 @@ pub fn stage_one(
     Ok(Preloaded::Without(rejected))
 }
 
-/// What to import when nobody is waiting.
+/// What to import while no request waits.
 ///
 /// # Errors
 /// When the embedded package itself fails.
@@ -62,7 +62,7 @@ pub fn second_stage(py: Python<'_>) -> PyResult<VecDeque<String>> {
 }
 
 /// Imports one of them; after the last one the collector is told that all this is here to stay. A Python built without
-/// one of them goes on without: whoever needs it will be told.
+/// one of them goes on without: the code that needs it will be told.
 pub fn import_behind(py: Python<'_>, module: &str, last: bool) {
     let _ = py.import(module);
     if last {
