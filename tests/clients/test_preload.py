@@ -88,6 +88,7 @@ async def test_what_cannot_be_preloaded_is_imported_by_the_session(forkpy_stdio:
     async with preloaded(forkpy_stdio, "numpy,polars") as client:
         loaded = await run(client, "import sys; 'numpy' in sys.modules, 'polars' in sys.modules")
         assert loaded["results"] == ["(True, False)"]
-        used = await run(client, "import polars as pl\npl.DataFrame({'a': range(1000)}).select(pl.col('a').sum()).item()")
+        total = "import polars as pl\npl.DataFrame({'a': range(1000)}).select(pl.col('a').sum()).item()"
+        used = await run(client, total)
         assert used["results"] == ["499500"]
     assert 'module="polars"' in forkpy_stdio.log.read_text()
