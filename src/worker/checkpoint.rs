@@ -7,14 +7,18 @@
 use std::{
     io,
     os::{
-        fd::{OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
 };
 
 use pyo3::{Python, ffi};
 
-use super::{Assignment, Continued, Workbench, hazards, leave, threads};
+use super::{
+    Assignment, Continued, Workbench,
+    hazards::{self, Left},
+    leave, threads,
+};
 use crate::{
     protocol::{
         FrameError, FromCheckpoint, FromWorker, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToCheckpoint,
@@ -22,8 +26,9 @@ use crate::{
     },
     sys::{
         descriptors, fault,
+        open_files::{self, Position},
         sibling::{self, Side},
-        signals,
+        signals, timers,
     },
 };
 
@@ -45,35 +50,43 @@ pub fn make(py: Python<'_>, bench: &Workbench<'_>, number: u64, force: bool) -> 
     }
     let _ = fault::at("worker.checkpoint", number);
     match fork(py, bench) {
-        Ok(Side::Parent { child }) => {
+        Ok((Side::Parent { child }, _)) => {
             let _ = fault::at("worker.checkpointed", number);
             FromWorker::Checkpointed { pid: child, missing }
         }
-        Ok(Side::Child) => stand(py, bench, UnixStream::from(link), number),
+        Ok((Side::Child, moment)) => stand(py, bench, UnixStream::from(link), number, &moment),
         Err(error) => failed(format!("the system refused the fork: {error}")),
     }
 }
 
+/// What is true at the moment of the fork only: the worker goes on, and moves its files.
+struct Moment {
+    positions: Vec<Position>,
+    timers: Vec<String>,
+}
+
 /// Forks while our own threads are out of Python, and out of the locks they take there.
-fn fork(py: Python<'_>, bench: &Workbench<'_>) -> io::Result<Side> {
+fn fork(py: Python<'_>, bench: &Workbench<'_>) -> io::Result<(Side, Moment)> {
     // Forgotten in the child, where it is locked for ever and not asked for.
     let quiet = bench.quiet.lock_all(py);
     // SAFETY: the GIL is held, and the two calls around the fork are CPython's own, in its order; the child makes its call
     // when it is told to, and does nothing of Python's before.
     unsafe { ffi::PyOS_BeforeFork() };
+    // Behind the session's own hooks, which may read and write.
+    let moment = Moment { positions: open_files::positions(&bench.descriptors), timers: timers::pending() };
     // SAFETY: the threads that the child has not are ours, which are quiet, and those that were refused or accepted.
     let side = unsafe { sibling::fork() };
     if matches!(side, Ok(Side::Child)) {
         std::mem::forget(quiet);
-        return side;
+    } else {
+        // SAFETY: as above.
+        unsafe { ffi::PyOS_AfterFork_Parent() };
     }
-    // SAFETY: as above.
-    unsafe { ffi::PyOS_AfterFork_Parent() };
-    side
+    side.map(|side| (side, moment))
 }
 
 /// The checkpoint's life.
-fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64) -> ! {
+fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64, moment: &Moment) -> ! {
     let mut reader = match descriptors::move_high(OwnedFd::from(link)) {
         Ok(link) => FrameReader::in_pieces(UnixStream::from(link), MAX_ZYGOTE, CHUNK).with_descriptors(),
         Err(_) => leave(super::EXIT_START_FAILED),
@@ -82,12 +95,18 @@ fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64) -
     if !matches!(reader.read(), Ok(ToCheckpoint::Settle)) {
         leave(0);
     }
+    // Before the session's hooks run: what they read and write here is the copy's.
+    let shared = open_files::own(&moment.positions);
+    if be_silent().is_err() {
+        leave(super::EXIT_START_FAILED);
+    }
     // SAFETY: this is the child of the fork in `fork`, which holds the GIL; nothing of Python's has run since.
     unsafe { ffi::PyOS_AfterFork_Child() };
     if settle(bench).is_err() {
         leave(super::EXIT_START_FAILED);
     }
-    let hazards = hazards::all(py, bench.functions, bench.pid);
+    let left = Left { worker: bench.pid, shared, timers: &moment.timers, link: reader.stream().as_raw_fd() };
+    let hazards = hazards::all(py, bench.functions, &left);
     let _ = fault::at("checkpoint.frozen", number);
     let code = match serve(py, bench, &mut reader, hazards, number) {
         Ok(()) | Err(FrameError::Closed) => 0,
@@ -96,15 +115,26 @@ fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64) -
     leave(code)
 }
 
-/// Lets go of all that is the worker's: its sockets, its output, its terminal session.
+/// Lets go of the worker's output. Its numbers come first: there may be no other that the session is allowed.
+fn be_silent() -> io::Result<()> {
+    close(1);
+    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+    if nowhere.as_raw_fd() != 1 {
+        descriptors::redirect(nowhere.as_fd(), 1)?;
+    }
+    descriptors::redirect(nowhere.as_fd(), 2)?;
+    if nowhere.as_raw_fd() <= 2 {
+        // It is one of those now.
+        std::mem::forget(nowhere);
+    }
+    Ok(())
+}
+
+/// Lets go of all that is the worker's: its sockets, its terminal session.
 fn settle(bench: &Workbench<'_>) -> io::Result<()> {
     nix::unistd::setsid()?;
     signals::prefer_as_oom_victim();
     signals::set_title(&format!("fp-ckpt:{}", bench.session));
-    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
-    for own in [1, 2] {
-        descriptors::redirect(std::os::fd::AsFd::as_fd(&nowhere), own)?;
-    }
     for descriptor in &bench.descriptors {
         close(*descriptor);
     }
@@ -135,10 +165,11 @@ fn serve(
             Some([cell, control, stdout, stderr, black_box]) => {
                 let _ = fault::at("checkpoint.wake", number);
                 wakes += 1;
-                match fork_again(py) {
+                let ours = [&cell, &control, &stdout, &stderr, &black_box].map(AsRawFd::as_raw_fd);
+                match fork_again(py, &ours) {
                     Ok(Side::Child) => {
                         let _ = fault::at("checkpoint.woken", wakes);
-                        close(std::os::fd::AsRawFd::as_raw_fd(reader.stream()));
+                        close(reader.stream().as_raw_fd());
                         let limits = bench.limits;
                         let assignment = Assignment { session, limits, cell, control, stdout, stderr, black_box };
                         let from = Continued { keep_random, memory: bench.memory.clone() };
@@ -153,15 +184,21 @@ fn serve(
     }
 }
 
-fn fork_again(_gil_held: Python<'_>) -> io::Result<Side> {
-    // SAFETY: the GIL is held, this process has one thread, and the calls are CPython's own, in its order.
-    unsafe {
-        ffi::PyOS_BeforeFork();
-        let side = sibling::fork();
-        match side {
-            Ok(Side::Child) => ffi::PyOS_AfterFork_Child(),
-            _ => ffi::PyOS_AfterFork_Parent(),
-        }
-        side
+/// Forks a worker, which has files of its own as this checkpoint has: what one worker reads, the next one reads again.
+fn fork_again(_gil_held: Python<'_>, passed: &[RawFd]) -> io::Result<Side> {
+    // SAFETY: the GIL is held, this process has one thread, and the calls around the fork are CPython's own, in its order.
+    unsafe { ffi::PyOS_BeforeFork() };
+    let positions = open_files::positions(passed);
+    // SAFETY: as above.
+    let side = unsafe { sibling::fork() };
+    if matches!(side, Ok(Side::Child)) {
+        // What must stay shared was told when the checkpoint was made.
+        let _ = open_files::own(&positions);
+        // SAFETY: as above.
+        unsafe { ffi::PyOS_AfterFork_Child() };
+    } else {
+        // SAFETY: as above.
+        unsafe { ffi::PyOS_AfterFork_Parent() };
     }
+    side
 }

@@ -48,6 +48,7 @@ pub struct Functions {
     threads: Py<PyAny>,
     before_checkpoint: Py<PyAny>,
     hazards: Py<PyAny>,
+    renewed: Py<PyAny>,
     wake: Py<PyAny>,
 }
 
@@ -97,6 +98,7 @@ impl Functions {
             threads: find("session.checkpoint", "threads")?,
             before_checkpoint: find("session.checkpoint", "before")?,
             hazards: find("session.checkpoint", "hazards")?,
+            renewed: find("session.checkpoint", "renewed")?,
             wake: find("session.checkpoint", "wake")?,
         })
     }
@@ -222,6 +224,11 @@ impl Functions {
     /// What a checkpoint shares with the worker it is of, as far as Python knows, in words.
     pub(super) fn hazards(&self, py: Python<'_>) -> Vec<String> {
         self.hazards.call0(py).and_then(|words| words.extract(py)).unwrap_or_default()
+    }
+
+    /// Descriptors of ours that a woken worker has anew, and that so are no hazard.
+    pub(super) fn renewed(&self, py: Python<'_>) -> Vec<RawFd> {
+        self.renewed.call0(py).and_then(|numbers| numbers.extract(py)).unwrap_or_default()
     }
 
     /// Makes a fork of a checkpoint the session's.

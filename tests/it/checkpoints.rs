@@ -355,7 +355,7 @@ fn what_a_checkpoint_does_not_hold_is_said() {
     );
     let made = checkpoint(&mut forkpy, "all");
     let said = warnings(&made);
-    for words in ["base.db", "log.txt", "127.0.0.1:", "sleep", "locks are held (held)", "asyncio tasks are paused"] {
+    for words in ["base.db", "log.txt", "127.0.0.1:", " sleep", "locks are held (held)", "asyncio tasks are paused"] {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(!said.contains("threads do not survive"), "{said}");

@@ -9,6 +9,7 @@ mod clients;
 mod clock;
 mod command_line;
 #[cfg(target_arch = "x86_64")]
+mod copies;
 mod cost;
 mod display;
 mod documents;

@@ -183,6 +183,15 @@ def renew() -> None:
     loop._make_self_pipe()
 
 
+def descriptors() -> list[int]:
+    """Give the descriptors that `renew` replaces."""
+    loop: Any = _loop
+    if loop is None or loop.is_closed() or not hasattr(loop, "_selector"):
+        return []
+    own = [loop._selector, loop._ssock, loop._csock]
+    return [held.fileno() for held in own if hasattr(held, "fileno")]
+
+
 def tell_of_paused() -> None:
     """Say when tasks wait for a cell that awaits: nothing of theirs happens meanwhile."""
     global _told

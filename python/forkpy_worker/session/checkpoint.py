@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from forkpy_worker.base import asking, place
-from forkpy_worker.session import session
+from forkpy_worker.session import copied, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def threads() -> tuple[list[str], int]:
 def before() -> None:
     """Remember what the fork's hooks change."""
     global _random, _numpy
+    copied.remember()
     random, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
     _random = None if random is None else random.getstate()
     _numpy = None if numpy is None else numpy.get_state()
@@ -58,7 +59,7 @@ def before() -> None:
 def hazards() -> list[str]:
     """Say what of the session is shared with, or only in, the worker that goes on."""
     found = []
-    for look in (_tasks, _locks):
+    for look in (_tasks, _variables, _folders):
         try:
             found += look()
         except Exception:  # noqa: PERF203
@@ -78,26 +79,32 @@ def _tasks() -> list[str]:
     ]
 
 
-def _locks() -> list[str]:
-    import _thread
+def _variables() -> list[str]:
+    from forkpy_worker.session import held
 
-    kinds = (_thread.LockType, _thread.RLock)
-    held = [
-        name
-        for name, value in list(place.namespace.items())
-        if isinstance(value, kinds) and _is_held(value)
-    ]
-    if not held:
+    locks, memory = held.look(place.namespace)
+    found = []
+    if locks:
+        found.append(f"locks are held ({_few(locks)}): a copy finds them held, and by nobody if by a thread")
+    if memory:
+        found.append(f"variables lie in shared memory ({_few(memory)}): a change in one copy is seen in all")
+    return found
+
+
+def _folders() -> list[str]:
+    names = copied.temporary_folders()
+    if not names:
         return []
-    return [f"locks are held ({_few(held)}): a copy finds them held, and by nobody if by a thread"]
+    return [
+        f"temporary folders are in use ({_few(names)}): they are the same for all copies, and only the session that "
+        "made them removes them"
+    ]
 
 
-def _is_held(lock: Any) -> bool:
-    locked = getattr(lock, "locked", None)
-    if locked is not None:
-        return bool(locked())
-    # RLock before 3.14: only its text tells.
-    return repr(lock).startswith("<locked")
+def renewed() -> list[int]:
+    """Give the descriptors of ours that each woken worker has anew."""
+    awaiting = sys.modules.get("forkpy_worker.awaiting")
+    return [] if awaiting is None else awaiting.descriptors()
 
 
 def _few(names: list[str]) -> str:
@@ -109,6 +116,7 @@ def wake(
     session_id: str, ask: Callable[..., Any], interrupts: Callable[[], int], keep_random: bool
 ) -> None:
     """Make this fork of a checkpoint the session's."""
+    copied.arrive(session_id)
     place.session_id = session_id
     session.begin(interrupts)
     asking.install(ask)

@@ -77,7 +77,8 @@ type Table = BTreeMap<(Arc<str>, Arc<str>), Arc<Checkpoint>>;
 #[derive(Debug)]
 struct Inner {
     table: Mutex<Table>,
-    /// What was dropped for want of room, a sentence each, until the session's next reply has said it.
+    /// What was dropped for want of room, and what one that was used does not hold: a sentence each, until the session's
+    /// next reply has said it.
     dropped: Mutex<BTreeMap<Arc<str>, Vec<String>>>,
     bounds: Bounds,
 }
@@ -206,6 +207,11 @@ impl Checkpoints {
     #[must_use]
     pub fn take_dropped(&self, session: &Arc<str>) -> Vec<String> {
         self.0.dropped.lock().remove(session).unwrap_or_default()
+    }
+
+    /// Keeps a sentence about a checkpoint for the session's next reply.
+    pub fn remark(&self, session: &Arc<str>, words: String) {
+        self.0.dropped.lock().entry(Arc::clone(session)).or_default().push(words);
     }
 
     /// The bounds.

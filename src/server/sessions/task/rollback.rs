@@ -195,6 +195,11 @@ impl Task {
         self.enter(Step::Restart, promoted.is_ok(), detail, began);
         promoted.ok()?;
         self.shared.record(|record| record.ledger.proven(&policy));
+        let unheld = last.hazards().await.unwrap_or_default();
+        if !unheld.is_empty() {
+            let words = format!("The copy that it went on from does not hold everything: {}.", unheld.join("; "));
+            self.around.checkpoints.remark(&self.id, words);
+        }
         Some(Recovered { from: last.cell, lost })
     }
 
