@@ -59,7 +59,7 @@ use crate::{
         workspace::{announce, handle::Files, watch::Watcher},
     },
     settings::resolve::Settings,
-    sys::{descriptors, processes, signals},
+    sys::{descriptors, memory_group, processes, signals},
 };
 
 /// Clients kill a server that has not ended two seconds after they closed its input.
@@ -158,6 +158,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let _ = tokio::time::timeout(FAREWELL, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
+    memory_group::end();
     served
 }
 

@@ -168,6 +168,13 @@ impl Limits {
         }
     }
 
+    /// Bytes above which a session is ended: a worker alone meets its MemoryError first, so what it has from the zygote, and
+    /// a sixteenth, are let pass.
+    #[must_use]
+    pub fn most_memory(&self) -> Option<u64> {
+        self.memory.map(|limit| limit + limit / 16 + 32 * MIB)
+    }
+
     /// Those that a worker sets for itself.
     #[must_use]
     pub fn kept_by_kernel(&self) -> WorkerLimits {

@@ -17,6 +17,7 @@
 //! | `checkpoint.frozen` | the same: it is about to say that it is ready |
 //! | `checkpoint.wake` | the same: it is about to fork a worker |
 //! | `checkpoint.woken` | in a worker just woken; the number counts those of its checkpoint |
+//! | `zygote.ending` | number 0: the server is gone |
 //! | `zygote.fork` | a fork was asked for and not done |
 
 /// The variable.

@@ -1,6 +1,6 @@
 //! A process held by descriptor: no signal can ever reach a stranger that got its number.
 //!
-//! Runs in: server.
+//! Runs in: all three processes.
 
 use std::{
     io,

@@ -9,11 +9,13 @@ use std::{collections::HashSet, fs, io::Read, sync::LazyLock, time::Duration};
 use nix::{
     errno::Errno,
     sys::{
-        signal::{Signal, kill},
+        signal::Signal,
         wait::{Id, WaitPidFlag, waitid},
     },
-    unistd::{Pid, SysconfVar},
+    unistd::SysconfVar,
 };
+
+use super::pidfd::PidFd;
 
 /// One line of the process table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,44 +151,71 @@ pub fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i
     }
 }
 
+/// Ends all that this process started, for good: none of its threads can start another one from now on. A cell that runs
+/// while its server dies goes on until this process ends, and what it forked in the last moment would be left.
+pub fn end_children() {
+    super::no_forks::forbid();
+    kill_children();
+}
+
 /// Ends all that this process started and that still descends from it. Cheap when there is nothing.
 pub fn kill_children() {
+    kill_children_but(&HashSet::new());
+}
+
+/// The same, but for some of the children and what descends from them.
+pub fn kill_children_but(spare: &HashSet<i32>) {
     let anybody = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
     if anybody == Err(Errno::ECHILD) {
         return;
     }
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    kill_families(|process| process.parent == own, &HashSet::new());
+    kill_families(|process| process.parent == own && !spare.contains(&process.pid), spare);
 }
 
 /// Kills what `roots` selects and all that descends from it, except `spare`, until no new one shows up.
 ///
-/// Stops a process before looking at its children: a family that forks faster than we read would get away otherwise.
+/// Nothing is stopped first: whoever kills may be killed itself at any moment, and what it had stopped would then stand for
+/// ever. Descendants go before those they descend from: a worker that is still there, when we are not any more, ends the
+/// rest of its own. What a process forks before its end falls to a subreaper among those we look at, and is met in the
+/// next round.
 pub fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i32>) {
+    const ROUNDS: u32 = 64;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut done = HashSet::new();
-    for _ in 0..64 {
+    for _ in 0..ROUNDS {
         let table = table();
-        let living: Vec<i32> = {
-            let family = closure(&table, &roots);
-            table
-                .iter()
-                .filter(|process| process.state != 'Z' && process.state != 'X')
-                .map(|process| process.pid)
-                .filter(|pid| family.contains(pid) && *pid != own && !spare.contains(pid))
-                .filter(|pid| !done.contains(pid))
-                .collect()
-        };
+        let family = closure(&table, &roots);
+        let mut living: Vec<&Process> = table
+            .iter()
+            .filter(|process| process.state != 'Z' && process.state != 'X')
+            .filter(|process| family.contains(&process.pid) && process.pid != own && !spare.contains(&process.pid))
+            .filter(|process| !done.contains(&(process.pid, process.started)))
+            .collect();
         if living.is_empty() {
             break;
         }
-        for pid in living {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
-            done.insert(pid);
+        living.sort_by_cached_key(|process| std::cmp::Reverse(depth(&table, process.pid)));
+        for process in living {
+            done.insert((process.pid, process.started));
+            kill_exactly(process);
         }
     }
-    for pid in done {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// How many of the table a process descends from.
+fn depth(table: &[Process], pid: i32) -> usize {
+    let parent = |pid: &i32| table.iter().find(|process| process.pid == *pid).map(|process| process.parent);
+    // A table that is read while it changes may have circles.
+    std::iter::successors(Some(pid), parent).take(table.len()).count()
+}
+
+/// SIGKILL to this process, and to no other that has its number by now.
+fn kill_exactly(process: &Process) {
+    if let Ok(pidfd) = PidFd::open(process.pid)
+        && look_up(process.pid).is_some_and(|now| now.started == process.started)
+    {
+        let _ = pidfd.signal(Signal::SIGKILL);
     }
 }
 
@@ -230,6 +259,8 @@ mod tests {
         let process = |pid, parent| Process { pid, parent, ..idle };
         let table = [process(4, 3), process(3, 2), process(2, 1), process(9, 1)];
         assert_eq!(closure(&table, |p| p.pid == 2), HashSet::from([2, 3, 4]));
+        assert!(depth(&table, 4) > depth(&table, 3) && depth(&table, 3) > depth(&table, 2));
+        assert_eq!(depth(&[process(1, 2), process(2, 1)], 1), 2, "a circle ends");
     }
 
     #[test]

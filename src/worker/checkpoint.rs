@@ -25,7 +25,7 @@ use crate::{
         blocking::{self, FrameReader},
     },
     sys::{
-        descriptors, fault,
+        descriptors, fault, lifeline,
         open_files::{self, Position},
         sibling::{self, Side},
         signals, timers,
@@ -133,6 +133,8 @@ fn be_silent() -> io::Result<()> {
 /// Lets go of all that is the worker's: its sockets, its terminal session.
 fn settle(bench: &Workbench<'_>) -> io::Result<()> {
     nix::unistd::setsid()?;
+    // One that is refused it, for want of a descriptor, still hears of the server's end unless it is stopped.
+    let _ = lifeline::hold();
     signals::prefer_as_oom_victim();
     signals::set_title(&format!("fp-ckpt:{}", bench.session));
     for descriptor in &bench.descriptors {

@@ -144,6 +144,6 @@ fn work(jobs: &Receiver<Job>, writer: &Mutex<UnixStream>, quiet: &Quiet, evaluat
 
 /// The server is gone. Ends all that this session started and then the worker, without the GIL: it may be held for ever.
 fn end_with_children() -> ! {
-    processes::kill_children();
+    processes::end_children();
     leave(EXIT_CHANNEL_LOST)
 }

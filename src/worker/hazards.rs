@@ -17,7 +17,10 @@ use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use pyo3::Python;
 
 use super::python::Functions;
-use crate::sys::open_files::{self, Shared};
+use crate::sys::{
+    lifeline,
+    open_files::{self, Shared},
+};
 
 /// How a file of SQLite begins.
 const SQLITE: &[u8; 16] = b"SQLite format 3\0";
@@ -45,9 +48,11 @@ pub struct Left<'a> {
 /// All of it, a sentence each.
 pub fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> Vec<String> {
     let mut found = Found::default();
-    let renewed = functions.renewed(py);
+    let mut renewed = functions.renewed(py);
+    renewed.extend(lifeline::number());
+    renewed.push(left.link);
     for (number, target) in descriptors() {
-        if number != left.link && !renewed.contains(&number) {
+        if !renewed.contains(&number) {
             found.look(number, &target, left);
         }
     }

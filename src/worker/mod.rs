@@ -36,7 +36,7 @@ use crate::{
         FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, WorkerLimits,
         ZygoteSettings, blocking, frame,
     },
-    sys::{crash, descriptors, fault, memory, processes, signals},
+    sys::{crash, descriptors, fault, lifeline, memory, processes, signals},
 };
 
 /// Exit code of a worker that could not even start.
@@ -109,7 +109,7 @@ fn lead(life: impl FnOnce() -> Result<(), FrameError>) -> ! {
         Err(_) => EXIT_START_FAILED,
     };
     // The control thread does this too when the server is gone, but this exit would cut it short.
-    processes::kill_children();
+    processes::end_children();
     leave(code)
 }
 
@@ -196,6 +196,10 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
         let [stdout, stderr] = outputs.borrowed();
         // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
         unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd(), stdout, stderr]) };
+    }
+    let held = lifeline::hold();
+    if of_zygote {
+        held?;
     }
     Ok((UnixStream::from(cell), UnixStream::from(control), black_box, outputs))
 }

@@ -84,6 +84,7 @@ fn settle(errand: Errand) -> io::Result<Vec<u8>> {
     std::mem::forget((source, stdout, stderr));
     // SAFETY: everything else belongs to values of the zygote's that this process never drops, or was forgotten above.
     unsafe { descriptors::close_all_but(&[lifeline.as_fd()]) };
+    crate::sys::lifeline::hold()?;
     hold(UnixStream::from(lifeline))?;
     rlimits::apply(limits)?;
     Ok(text)
@@ -96,7 +97,7 @@ fn hold(mut lifeline: UnixStream) -> io::Result<()> {
         let _ = SigSet::all().thread_block();
         // Nothing is ever sent, so whatever comes back is the end.
         let _ = lifeline.read(&mut [0]);
-        processes::kill_children();
+        processes::end_children();
         leave(EXIT_CHANNEL_LOST)
     };
     thread::Builder::new().name("lifeline".into()).stack_size(LIFELINE_STACK).spawn(wait)?;

@@ -10,7 +10,7 @@ mod interpreter;
 mod preload;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -35,7 +35,7 @@ use crate::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
-    sys::{descriptors, fault, forks::Bystanders, processes, signals},
+    sys::{descriptors, fault, forks::Bystanders, lifeline, processes, signals},
     worker,
 };
 
@@ -85,6 +85,7 @@ pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
         settings => settings?,
     };
     let mut bystanders = Bystanders::default();
+    link.received.pop().into_iter().for_each(lifeline::adopt);
     let warmed = interpreter::start(&settings).and_then(|()| {
         Python::attach(|py| {
             let functions = worker::Functions::load(py)?;
@@ -186,7 +187,8 @@ impl Zygote {
             }
             if request {
                 if !self.link.receive()? {
-                    Self::end_all();
+                    let _ = fault::at("zygote.ending", 0);
+                    self.leave_them();
                     return Ok(());
                 }
                 while let Some(message) = self.link.assembler.take()? {
@@ -278,9 +280,12 @@ impl Zygote {
         self.children.retain(|pid, child| *child != Child::Unwanted || lives(*pid));
     }
 
-    /// The server is gone: so are we, with all workers and what they started, also the stopped ones.
-    fn end_all() {
-        processes::kill_children();
+    /// The server is gone, and so are we; the kernel may end us at any moment for it. Workers and scripts hear of it
+    /// themselves and end with all they started, which only they can be sure to know: none is killed over its own work.
+    /// What else Python's imports have started here is ended.
+    fn leave_them(&self) {
+        let ours: HashSet<i32> = self.children.keys().copied().collect();
+        processes::kill_children_but(&ours);
     }
 }
 

@@ -263,7 +263,7 @@ fn a_session_with_hardly_a_descriptor_left_is_copied() {
     let mut forkpy = with_big_file(Setup::new().args(&["--open-files-limit", "64"]));
     forkpy.run(
         "files = []\ntry:\n    while True: files.append(open('big.txt'))\nexcept OSError: pass\n\
-         for _ in range(8): files.pop().close()\nfor number, file in enumerate(files): file.seek(number)",
+         for _ in range(16): files.pop().close()\nfor number, file in enumerate(files): file.seek(number)",
     );
     let said = checkpoint(&mut forkpy, "a");
     assert_eq!(said, "");

@@ -1,6 +1,9 @@
 //! No orphans, no leaks: whoever ends, and however, what it started ends too.
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 
 use crate::support::{Forkpy, Setup, processes, wait_for};
@@ -42,6 +45,42 @@ fn sigkill_of_server_and_zygote_together_ends_everything() {
     processes::signal(zygote, Signal::SIGKILL);
     forkpy.kill();
     wait_for("the end of all it started", || forkpy.family().is_empty());
+}
+
+/// Whoever ended the others stopped them first, and could be killed before it came to the end: they stood for ever.
+#[test]
+fn a_server_that_is_killed_leaves_nothing_running_and_nothing_stopped() {
+    for turn in 0..50_u32 {
+        // The kernel kills the zygote when its server dies, sooner or later than it notices itself.
+        let fault = if turn.is_multiple_of(2) { "" } else { "zygote.ending:0=kill" };
+        let mut forkpy = Setup::new().env("FORKPY_FAULT", fault).start();
+        forkpy.run("1");
+        forkpy.call("checkpoint_session", json!({"name": "a"}));
+        forkpy.run(FAMILY);
+        wait_for("the family", || sleepers(&forkpy) == 4);
+        let server = forkpy.server_pid();
+        let others = || forkpy.family().into_iter().filter(|pid| *pid != server).collect::<Vec<_>>();
+        match turn % 5 {
+            0 => processes::signal(forkpy.pid(), Signal::SIGSTOP),
+            // What is on its way out may be gone.
+            1 => others().into_iter().for_each(|pid| {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            }),
+            2 => {
+                let busy =
+                    forkpy.begin_run("import subprocess\nwhile True: subprocess.Popen(['sleep', '300']).wait(0.001)");
+                forkpy.forget(busy);
+            }
+            3 => {
+                let restart = forkpy.begin_call("restart_kernel", json!({}));
+                forkpy.forget(restart);
+            }
+            _ => {}
+        }
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(turn % 7)));
+        forkpy.kill();
+        wait_for("the end of all it started", || forkpy.family().is_empty());
+    }
 }
 
 #[test]

@@ -185,7 +185,7 @@ def renew() -> None:
 
 def descriptors() -> list[int]:
     """Give the descriptors that `renew` replaces."""
-    loop: Any = _loop
+    loop: Any = place.loop
     if loop is None or loop.is_closed() or not hasattr(loop, "_selector"):
         return []
     own = [loop._selector, loop._ssock, loop._csock]

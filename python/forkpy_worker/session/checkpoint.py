@@ -103,7 +103,7 @@ def _folders() -> list[str]:
 
 def renewed() -> list[int]:
     """Give the descriptors of ours that each woken worker has anew."""
-    awaiting = sys.modules.get("forkpy_worker.awaiting")
+    awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
     return [] if awaiting is None else awaiting.descriptors()
 
 

@@ -26,6 +26,7 @@ use crate::{
         workers::link::Worker,
     },
     settings::limits::Limits,
+    sys::memory_group::MemoryGroup,
 };
 
 /// Handle of a session.
@@ -207,6 +208,7 @@ impl Session {
     ) -> Self {
         let id: Arc<str> = Arc::from(id);
         let shared = Shared::new(description, policy);
+        shared.update(|status| status.memory_group = limits.most_memory().and_then(MemoryGroup::for_session));
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();

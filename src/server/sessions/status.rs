@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::outcome::{Death, DeathReason};
-use crate::server::health::{HealthPolicy, Record};
+use crate::{
+    server::health::{HealthPolicy, Record},
+    sys::memory_group::MemoryGroup,
+};
 
 /// A session as seen from outside.
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ pub struct Status {
     pub trouble: Option<String>,
     /// Why policy `last` has no checkpoint of what there is now.
     pub unkept: Option<String>,
+    /// Where the kernel counts its memory: only with a limit of memory, and where the system allows it.
+    pub memory_group: Option<Arc<MemoryGroup>>,
 }
 
 impl Status {
@@ -94,6 +99,7 @@ impl Shared {
             ended: None,
             trouble: None,
             unkept: None,
+            memory_group: None,
         });
         let record = Mutex::new(Record::new(policy));
         Self(Arc::new(Inner { status, record, started: Notify::new() }))

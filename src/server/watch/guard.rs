@@ -4,12 +4,18 @@
 //! read on a blocking thread: some two times a second while a session with a limit is at work, rarer when that takes long.
 //!
 //! A worker's own allocations fail before this is needed (`worker/rlimits.rs`); here ends what gets around that: children,
-//! shared memory, memory of files. Stacks are taken first; the kill then is one step with a status just read: the pid cannot
+//! shared memory, memory of files. Where a session has a cgroup (`sys/memory_group.rs`) the kernel counts. Elsewhere the
+//! processes are counted: what they have resident, files in memory that they have open, or had at an earlier look and that
+//! are still there, segments of System V, buffers of sockets and pipes. A file in `/dev/shm` that was written and closed
+//! between two looks is not seen then.
+//!
+//!  Stacks are taken first; the kill then is one step with a status just read: the pid cannot
 //! have gone to somebody else meanwhile, for a dead worker stays a zombie until its session's task has buried it. The
 //! reason is left in the status, where the task finds it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +25,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use parking_lot::Mutex;
 
 use crate::{
     server::{
@@ -27,7 +34,11 @@ use crate::{
         workers::stacks,
     },
     settings::limits::Limits,
-    sys::processes::{self, Process},
+    sys::{
+        memory_group::{self, MemoryGroup},
+        processes::{self, Process},
+        shared_memory::{self, File, Held},
+    },
 };
 
 /// Between two looks while a limited session works.
@@ -44,16 +55,25 @@ struct Watched {
     /// Bytes that its checkpoints hold: they count as its own.
     frozen: u64,
     limits: Limits,
+    group: Option<Arc<MemoryGroup>>,
 }
+
+/// Files in memory that sessions have had open, which stay when they are closed: whose each is, and where.
+type Left = HashMap<File, (Arc<str>, PathBuf)>;
 
 /// Runs until the task is dropped.
 pub async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
+    let left = Arc::new(Mutex::new(Left::new()));
     loop {
         let watched = limited(&registry, &checkpoints);
         let busy = watched.iter().any(|watched| watched.session.shared.get().phase.cell().is_some());
         let began = Instant::now();
         if !watched.is_empty()
-            && let Ok(condemned) = tokio::task::spawn_blocking(move || judge_all(watched)).await
+            && let Ok(condemned) = tokio::task::spawn_blocking({
+                let left = Arc::clone(&left);
+                move || judge_all(watched, &mut left.lock())
+            })
+            .await
         {
             join_all(condemned.into_iter().map(|(watched, reason)| end(watched, reason))).await;
         }
@@ -77,48 +97,83 @@ fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
     let sessions = registry.all_and_branches().into_iter().filter(|session| session.limits.need_a_guard());
     sessions
         .filter_map(|session| {
-            let worker = session.shared.get().worker?.pid;
+            let status = session.shared.get();
+            let (worker, group) = (status.worker?.pid, status.memory_group);
             let limits = session.limits;
             let frozen = checkpoints.memory_of(&session.id);
-            Some(Watched { session, worker, frozen, limits })
+            Some(Watched { session, worker, frozen, limits, group })
         })
         .collect()
 }
 
-fn judge_all(watched: Vec<Watched>) -> Vec<(Watched, DeathReason)> {
+fn judge_all(watched: Vec<Watched>, left: &mut Left) -> Vec<(Watched, DeathReason)> {
     let table = processes::table();
-    let judged = watched.into_iter().filter_map(|watched| {
-        let reason = judge(&table, watched.worker, watched.frozen, &watched.limits)?;
-        Some((watched, reason))
-    });
-    judged.collect()
+    let judged: Vec<_> = watched
+        .into_iter()
+        .filter_map(|watched| {
+            let family = processes::closure(&table, |process| process.pid == watched.worker);
+            let reason = too_many(&table, &family, watched.worker, &watched.limits)
+                .or_else(|| too_much(&table, &family, &watched, left))?;
+            Some((watched, reason))
+        })
+        .collect();
+    // What a session has left behind is not its next worker's.
+    left.retain(|_, (session, _)| !judged.iter().any(|(watched, _)| watched.session.id == *session));
+    memory_group::sweep();
+    judged
 }
 
-fn judge(table: &[Process], worker: i32, frozen: u64, limits: &Limits) -> Option<DeathReason> {
-    let family = processes::closure(table, |process| process.pid == worker);
-    if let Some(limit) = limits.processes {
-        let living = |process: &&Process| !matches!(process.state, 'Z' | 'X');
-        let others = table.iter().filter(|process| family.contains(&process.pid) && process.pid != worker);
-        let count = u32::try_from(others.filter(living).count()).unwrap_or(u32::MAX);
-        if count > limit {
-            return Some(DeathReason::ProcessLimit { count, limit });
-        }
-    }
-    let limit = limits.memory?;
-    // A worker alone meets its MemoryError first: what it has from the zygote, and a sixteenth, are let pass.
-    let most = limit + limit / 16 + (32 << 20);
-    let used = memory_of(table, &family, most) + frozen;
+fn too_many(table: &[Process], family: &HashSet<i32>, worker: i32, limits: &Limits) -> Option<DeathReason> {
+    let limit = limits.processes?;
+    let living = |process: &&Process| !matches!(process.state, 'Z' | 'X');
+    let others = table.iter().filter(|process| family.contains(&process.pid) && process.pid != worker);
+    let count = u32::try_from(others.filter(living).count()).unwrap_or(u32::MAX);
+    (count > limit).then_some(DeathReason::ProcessLimit { count, limit })
+}
+
+fn too_much(table: &[Process], family: &HashSet<i32>, watched: &Watched, left: &mut Left) -> Option<DeathReason> {
+    let (limit, most) = (watched.limits.memory?, watched.limits.most_memory()?);
+    let used = match watched.group.as_ref().and_then(|group| group.used()) {
+        // Checkpoints are forks of the worker, and so are counted there.
+        Some(used) => used,
+        None => memory_of(table, family, most, &watched.session.id, left) + watched.frozen,
+    };
     (used > most).then_some(DeathReason::MemoryLimit { used, limit })
 }
 
 /// Memory of a family: resident, which is quick and counts shared pages for each; when that is too much, proportional.
-fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64) -> u64 {
+fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64, session: &Arc<str>, left: &mut Left) -> u64 {
     let resident: u64 =
         table.iter().filter(|process| family.contains(&process.pid)).map(|process| process.memory).sum();
-    if resident <= most {
-        return resident;
+    let held = shared_memory::held(family);
+    let named = held.files.iter().filter_map(|(file, (_, path))| Some((*file, path.clone()?)));
+    left.extend(named.map(|(file, path)| (file, (Arc::clone(session), path))));
+    let besides =
+        held.in_files() + held.buffers + shared_memory::detached_segments(family) + left_by(session, &held, left);
+    if resident + besides <= most {
+        return resident + besides;
     }
-    family.iter().filter_map(|pid| processes::proportional_memory(*pid)).map(|(memory, _)| memory).sum()
+    let mapped = |pid: &i32| {
+        if held.files.is_empty() {
+            processes::proportional_memory(*pid).map(|(memory, _)| memory)
+        } else {
+            shared_memory::proportional_without(*pid, &held.files)
+        }
+    };
+    family.iter().filter_map(mapped).sum::<u64>() + besides
+}
+
+/// Bytes of files that the session had open and has no more; those that are gone are forgotten.
+fn left_by(session: &Arc<str>, held: &Held, left: &mut Left) -> u64 {
+    let mut bytes = 0;
+    left.retain(|file, (whose, path)| {
+        let size = shared_memory::size_of(path, *file);
+        if whose == session && !held.files.contains_key(file) {
+            bytes += size.unwrap_or(0);
+        }
+        size.is_some()
+    });
+    bytes
 }
 
 fn carry_out(watched: &Watched, reason: DeathReason) {
@@ -161,8 +216,12 @@ mod tests {
             process(20, 1, 'R'),
         ];
         let limits = |processes| Limits { processes: Some(processes), ..Limits::default() };
-        assert_eq!(judge(&table, 10, 0, &limits(2)), None);
-        assert_eq!(judge(&table, 10, 0, &limits(1)), Some(DeathReason::ProcessLimit { count: 2, limit: 1 }));
-        assert_eq!(judge(&table, 20, 0, &limits(0)), None);
+        let judge = |worker, limits| {
+            let family = processes::closure(&table, |process| process.pid == worker);
+            too_many(&table, &family, worker, &limits)
+        };
+        assert_eq!(judge(10, limits(2)), None);
+        assert_eq!(judge(10, limits(1)), Some(DeathReason::ProcessLimit { count: 2, limit: 1 }));
+        assert_eq!(judge(20, limits(0)), None);
     }
 }

@@ -184,7 +184,7 @@ impl Ward {
             alerts: view.alerts,
             recovery: view.recovery,
             thresholds: thresholds(&view.policy),
-            limits: shapes::LimitsInForce::from(&session.limits),
+            limits: shapes::LimitsInForce::of(session),
             checkpoints: self.checkpoints(session, status),
             history: None,
         }

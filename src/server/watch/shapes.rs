@@ -19,9 +19,10 @@ use crate::{
         sessions::{
             crashes::CrashReport,
             outcome::{Death, signal_name},
+            task::Session,
         },
     },
-    settings::{limits::Limits, policy::Automatic},
+    settings::policy::Automatic,
 };
 
 /// `get_kernel_health`.
@@ -355,6 +356,9 @@ pub struct Exit {
 pub struct LimitsInForce {
     /// MiB of memory beyond what the interpreter starts with.
     pub memory_mb: Option<u64>,
+    /// Who counts it: `cgroup` (the kernel, all of it), or `processes` (forkpy, by what the session's processes have; a file in
+    /// /dev/shm that no process has open may be missed).
+    pub memory_counted_by: Option<&'static str>,
     /// Seconds of processor time of one cell.
     pub cpu_seconds: Option<f64>,
     /// Processes beside the interpreter.
@@ -369,11 +373,15 @@ pub struct LimitsInForce {
     pub age_seconds: Option<f64>,
 }
 
-impl From<&Limits> for LimitsInForce {
-    fn from(limits: &Limits) -> Self {
+impl LimitsInForce {
+    /// Of a session.
+    pub fn of(session: &Session) -> Self {
+        let limits = &session.limits;
+        let in_group = session.shared.get().memory_group.is_some();
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         Self {
             memory_mb: limits.memory.map(|bytes| bytes >> 20),
+            memory_counted_by: limits.memory.map(|_| if in_group { "cgroup" } else { "processes" }),
             cpu_seconds: seconds(limits.cpu),
             processes: limits.processes,
             open_files: limits.open_files,

@@ -173,10 +173,13 @@ impl Worker {
 
     /// Ends it, and all it started, behind: it is nobody's any more.
     pub fn retire(self, zygote: &Zygote, children: &Children) {
-        self.kill();
         let (zygote, children) = (zygote.clone(), children.clone());
         tokio::spawn(async move {
             let pid = self.pid;
+            // It goes last, and so is there to end the rest should the server end meanwhile.
+            let family = children.clone();
+            let _ = tokio::task::spawn_blocking(move || family.kill_family(pid)).await;
+            self.kill();
             let _ = self.pidfd.readable().await;
             let _ = zygote.exit_of(pid, self.pidfd.get_ref()).await;
             let family = children.clone();

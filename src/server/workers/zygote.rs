@@ -33,6 +33,7 @@ use crate::{
     settings::resolve::HIDDEN,
     sys::{
         descriptors,
+        lifeline::Lifeline,
         pidfd::{Ended, PidFd},
     },
 };
@@ -351,7 +352,11 @@ impl Zygote {
 /// A thread that lives as long as the server and starts zygotes: the kernel's parent-death signal is tied to the thread
 /// that made a process, so a thread of a pool would not do.
 #[derive(Debug, Clone)]
-pub struct Spawner(std::sync::mpsc::Sender<SpawnOrder>);
+pub struct Spawner {
+    orders: std::sync::mpsc::Sender<SpawnOrder>,
+    /// Its end, that of the server, starts those of a zygote's that are stopped.
+    lifeline: Arc<Lifeline>,
+}
 
 type SpawnOrder = (StdStream, oneshot::Sender<io::Result<i32>>);
 
@@ -367,13 +372,13 @@ impl Spawner {
                 let _ = reply.send(spawn_zygote(&socket, &children));
             }
         })?;
-        Ok(Self(sender))
+        Ok(Self { orders: sender, lifeline: Arc::new(Lifeline::new()?) })
     }
 
     async fn spawn(&self, socket: StdStream) -> io::Result<i32> {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::other("the spawner thread has ended");
-        self.0.send((socket, reply)).map_err(|_| gone())?;
+        self.orders.send((socket, reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -498,7 +503,7 @@ impl Owner {
         let pidfd = watch(pid)?;
         let mut reader = FrameReader::alone(ours.try_clone()?, MAX_ZYGOTE)?;
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings: settings.clone() };
-        send(&ours, &start, &[]).map_err(|error| not_started(&error))?;
+        send(&ours, &start, &[self.spawner.lifeline.as_fd()]).map_err(|error| not_started(&error))?;
         let mut importing = None;
         let report = loop {
             match reader.read().await {
@@ -590,9 +595,6 @@ impl Owner {
     /// Ends a process that nobody wants any more; it may have started others by now.
     fn abandon(&self, pid: i32) {
         let pidfd = PidFd::open(pid);
-        if let Ok(pidfd) = &pidfd {
-            let _ = pidfd.signal(Signal::SIGKILL);
-        }
         let (children, requests) = (self.children.clone(), self.requests.clone());
         tokio::spawn(async move {
             let family = children.clone();

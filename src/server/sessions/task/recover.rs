@@ -29,7 +29,7 @@ use crate::{
             view::WorkerView,
         },
     },
-    sys::processes,
+    sys::{memory_group::MemoryGroup, processes},
 };
 
 /// How long a new worker may take to prove itself.
@@ -372,6 +372,9 @@ impl Task {
         if reason == DeathReason::Itself
             && let Some((_, limit)) = condemned.filter(|(pid, _)| *pid == worker.pid)
         {
+            if matches!(limit, DeathReason::MemoryLimit { .. }) {
+                self.renew_memory_group();
+            }
             return (limit, no("forkpy ended the worker itself, for its limit"));
         }
         if reason != DeathReason::Itself {
@@ -383,6 +386,9 @@ impl Task {
             }
             Some(_) => (reason, no("the fatal signal's handler reported it")),
             None if exit != KILLED => (reason, no("the kernel's OOM killer sends SIGKILL, and this was none")),
+            None if let Some(limit) = self.filled_its_group() => {
+                (limit, no("the kernel ended it for the limit of its memory cgroup"))
+            }
             None if self.around.oom.rose() => {
                 let evidence = "SIGKILL, while the kernel's count of OOM kills (oom_kill in /proc/vmstat, of the whole \
                                 machine) rose";
@@ -390,6 +396,21 @@ impl Task {
             }
             None => (reason, no("SIGKILL, but the kernel's count of OOM kills (/proc/vmstat) did not rise")),
         }
+    }
+
+    /// Whether the kernel has killed something because the session's own cgroup was full: its limit, then.
+    fn filled_its_group(&self) -> Option<DeathReason> {
+        let group = self.shared.get().memory_group.filter(|group| group.kills() > 0)?;
+        let limit = self.limits.memory?;
+        let used = group.peak().unwrap_or(limit);
+        self.renew_memory_group();
+        Some(DeathReason::MemoryLimit { used, limit })
+    }
+
+    /// What the dead worker has left in memory, files in `/dev/shm` say, is not the next one's.
+    fn renew_memory_group(&self) {
+        let group = self.limits.most_memory().and_then(MemoryGroup::for_session);
+        self.shared.update(|status| status.memory_group = group);
     }
 
     /// Writes the report on the last death, if one is due; its path relative to the workspace.

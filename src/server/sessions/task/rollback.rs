@@ -148,6 +148,7 @@ impl Task {
     /// Shows the worker that there is now.
     pub(super) fn take_over(&mut self) {
         let view = self.worker.as_ref().map(Worker::view);
+        self.count_memory();
         self.shared.update(|status| {
             status.phase = Phase::Idle;
             status.worker = view;
@@ -155,6 +156,15 @@ impl Task {
         });
         self.begun = true;
         self.announce();
+    }
+
+    /// Has the kernel count the memory of the worker that there is now. Where it does not, the guard counts.
+    fn count_memory(&self) {
+        let Some((group, worker)) = self.shared.get().memory_group.zip(self.worker.as_ref()) else { return };
+        if let Err(error) = group.take_in(worker.pid) {
+            tracing::warn!(session = %self.id, %error, "the kernel does not count this session's memory");
+            self.shared.update(|status| status.memory_group = None);
+        }
     }
 
     /// Ends a worker that is the session's no more, and all it started, behind.

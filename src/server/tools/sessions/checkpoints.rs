@@ -106,7 +106,7 @@ pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<
         checkpoint: asked.checkpoint,
         after_cell: (from.cell > 0).then_some(from.cell),
         warnings,
-        limits: LimitsInForce::from(&session.limits),
+        limits: LimitsInForce::of(&session),
         timestamp: now(),
     })
 }

@@ -37,7 +37,7 @@ pub(in crate::server) fn create(server: &Server, call: &mut Call) -> Result<Call
         session_id: session.id.to_string(),
         status: if created { "created" } else { "exists" },
         metadata: metadata(&status),
-        limits: LimitsInForce::from(&session.limits),
+        limits: LimitsInForce::of(&session),
         description: status.description,
         timestamp: now(),
     })

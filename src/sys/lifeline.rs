@@ -1,0 +1,126 @@
+//! The server's end wakes who stands still: a pipe whose write end only the server has.
+//!
+//! Runs in: server (`Lifeline`), zygote (`adopt`), and each fork of it that leads others (`hold`): workers, checkpoints,
+//! scripts. Those end themselves and what they started when the server is gone, which each hears on its own socket. One that is
+//! stopped (SIGSTOP) hears nothing. So each has asked the kernel to send it SIGCONT when the pipe ends: that starts a
+//! stopped process, and is nothing to one that runs. No process is needed for it, so none can die before it is done.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl, open},
+    sys::stat::Mode,
+};
+
+use super::descriptors;
+
+/// Number of the read end in this process; -1 where there is none.
+static NUMBER: AtomicI32 = AtomicI32::new(-1);
+
+/// Both ends, in the server. The write end is never passed on.
+#[derive(Debug)]
+pub struct Lifeline {
+    read: OwnedFd,
+    _write: OwnedFd,
+}
+
+impl Lifeline {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let (read, write) = descriptors::pipe()?;
+        Ok(Self { read, _write: write })
+    }
+}
+
+/// The end that others get.
+impl AsFd for Lifeline {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}
+
+/// Keeps the read end for this process and all its forks, out of the way of their code.
+pub fn adopt(read: OwnedFd) {
+    if let Ok(high) = descriptors::move_high(read) {
+        NUMBER.store(high.as_raw_fd(), Ordering::Relaxed);
+        std::mem::forget(high);
+    }
+}
+
+/// Number of the read end, for those who close all others.
+#[must_use]
+pub fn number() -> Option<RawFd> {
+    Some(NUMBER.load(Ordering::Relaxed)).filter(|number| *number >= 0)
+}
+
+/// In a fork: has the kernel start this process when the server ends. Does nothing where there is no lifeline.
+///
+/// # Errors
+/// When the system refuses: the session may have taken all descriptors that it is allowed.
+pub fn hold() -> io::Result<()> {
+    let Some(number) = number() else { return Ok(()) };
+    // Whom to signal belongs to the description, so each process needs one of its own.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let own = descriptors::move_high(open(format!("/proc/self/fd/{number}").as_str(), flags, Mode::empty())?)?;
+    let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    // SAFETY: plain system calls on a descriptor of ours.
+    let done = unsafe {
+        libc::fcntl(own.as_raw_fd(), libc::F_SETOWN, pid) == 0
+            && libc::fcntl(own.as_raw_fd(), F_SETSIG, libc::SIGCONT) == 0
+    };
+    if !done {
+        return Err(io::Error::last_os_error());
+    }
+    fcntl(&own, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_ASYNC))?;
+    NUMBER.store(own.as_raw_fd(), Ordering::Relaxed);
+    std::mem::forget(own);
+    // SAFETY: the number was this module's own, and nobody knows it any more.
+    unsafe { libc::close(number) };
+    Ok(())
+}
+
+/// Which signal is sent, of `fcntl(2)`; libc has no name for it on every target.
+const F_SETSIG: libc::c_int = 10;
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        sys::{
+            signal::{Signal, raise},
+            wait::{WaitPidFlag, WaitStatus, waitpid},
+        },
+        unistd::{ForkResult, fork},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_stopped_process_goes_on_when_the_pipe_ends() {
+        let lifeline = Lifeline::new().expect("descriptors");
+        adopt(lifeline.as_fd().try_clone_to_owned().expect("one more"));
+        // SAFETY: the child makes some system calls and ends.
+        match unsafe { fork() }.expect("a process") {
+            ForkResult::Child => {
+                let held = hold();
+                // The child's copy of the other end.
+                drop(lifeline);
+                let _ = raise(Signal::SIGSTOP);
+                // SAFETY: no preconditions.
+                unsafe { libc::_exit(if held.is_ok() { 7 } else { 8 }) }
+            }
+            ForkResult::Parent { child } => {
+                let stopped = waitpid(child, Some(WaitPidFlag::WUNTRACED)).expect("it stops");
+                assert_eq!(stopped, WaitStatus::Stopped(child, Signal::SIGSTOP));
+                drop(lifeline);
+                assert_eq!(waitpid(child, None).expect("it goes on"), WaitStatus::Exited(child, 7));
+            }
+        }
+    }
+}
