@@ -29,7 +29,13 @@ def test_locks_are_found_where_programs_keep_them() -> None:
         "ordered": OrderedDict(a=taken()),
         "condition": condition,
         "semaphore": semaphore,
-        "free": [threading.Lock(), threading.RLock(), threading.Condition(), threading.Event(), threading.Semaphore(2)],
+        "free": [
+            threading.Lock(),
+            threading.RLock(),
+            threading.Condition(),
+            threading.Event(),
+            threading.Semaphore(2),
+        ],
     }
     locks, memory = held.look(namespace)
     expected = {
@@ -56,7 +62,13 @@ def test_the_look_is_bounded_and_bears_objects_of_all_kinds() -> None:
     loop.append(loop)
     lock = threading.Lock()
     lock.acquire()
-    namespace = {"rude": Rude(), "slots": Slots(), "loop": loop, "many": [[n] for n in range(100_000)], "lock": lock}
+    namespace = {
+        "rude": Rude(),
+        "slots": Slots(),
+        "loop": loop,
+        "many": [[n] for n in range(100_000)],
+        "lock": lock,
+    }
     assert held.look(namespace) == (["lock"], [])
     deep: Any = lock
     for _ in range(50):

@@ -85,9 +85,13 @@ def _variables() -> list[str]:
     locks, memory = held.look(place.namespace)
     found = []
     if locks:
-        found.append(f"locks are held ({_few(locks)}): a copy finds them held, and by nobody if by a thread")
+        found.append(
+            f"locks are held ({_few(locks)}): a copy finds them held, and by nobody if by a thread"
+        )
     if memory:
-        found.append(f"variables lie in shared memory ({_few(memory)}): a change in one copy is seen in all")
+        found.append(
+            f"variables lie in shared memory ({_few(memory)}): a change in one copy is seen in all"
+        )
     return found
 
 

@@ -97,7 +97,7 @@ def _is_held(value: Any) -> bool:
     if semaphore is not None:
         return bool(semaphore._is_zero())
     if type(getattr(value, "_value", None)) is int:
-        return value._value == 0
+        return bool(value._value == 0)
     inner = getattr(value, "_lock", None)
     if inner is None:
         # RLock of Python's own, an Event or a Barrier around a Condition.
