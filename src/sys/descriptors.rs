@@ -21,8 +21,6 @@ use nix::{
     unistd::pipe2,
 };
 
-use super::lifeline;
-
 /// Most descriptors that travel with one message.
 pub const MAX_PASSED: usize = 5;
 
@@ -119,14 +117,13 @@ pub fn close_on_exec(descriptor: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor above 2 that is neither in `keep` nor the lifeline.
+/// Closes every descriptor above 2 that is not in `keep`.
 ///
 /// # Safety
 /// No value in this process may own a descriptor that is neither 0, 1, 2 nor in `keep`, or it must be forgotten:
 /// its drop would later close a number that has another owner by then.
 pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
-    let kept = keep.iter().map(AsRawFd::as_raw_fd).chain(lifeline::number());
-    let mut kept: Vec<u32> = kept.filter_map(|number| u32::try_from(number).ok()).collect();
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
     let mut from = 3;
     for fd in kept {

@@ -54,10 +54,17 @@ pub fn adopt(read: OwnedFd) {
     }
 }
 
-/// Number of the read end, for those who close all others.
+/// Number of the read end.
 #[must_use]
 pub fn number() -> Option<RawFd> {
     Some(NUMBER.load(Ordering::Relaxed)).filter(|number| *number >= 0)
+}
+
+/// The read end, for those who close all others.
+#[must_use]
+pub fn end() -> Option<BorrowedFd<'static>> {
+    // SAFETY: the number is this module's own, and open for as long as it is noted.
+    number().map(|number| unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 /// In a fork: has the kernel start this process when the server ends. Does nothing where there is no lifeline.

@@ -194,8 +194,10 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     let outputs = Outputs::new(descriptors::move_high(assignment.stdout)?, descriptors::move_high(assignment.stderr)?);
     if of_zygote {
         let [stdout, stderr] = outputs.borrowed();
+        let mut kept = vec![cell.as_fd(), control.as_fd(), black_box.as_fd(), stdout, stderr];
+        kept.extend(lifeline::end());
         // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
-        unsafe { descriptors::close_all_but(&[cell.as_fd(), control.as_fd(), black_box.as_fd(), stdout, stderr]) };
+        unsafe { descriptors::close_all_but(&kept) };
     }
     let held = lifeline::hold();
     if of_zygote {

@@ -82,8 +82,9 @@ fn settle(errand: Errand) -> io::Result<Vec<u8>> {
     File::from(source.try_clone()?).read_to_end(&mut text)?;
     let lifeline = descriptors::move_high(lifeline)?;
     std::mem::forget((source, stdout, stderr));
+    let kept: Vec<_> = [lifeline.as_fd()].into_iter().chain(crate::sys::lifeline::end()).collect();
     // SAFETY: everything else belongs to values of the zygote's that this process never drops, or was forgotten above.
-    unsafe { descriptors::close_all_but(&[lifeline.as_fd()]) };
+    unsafe { descriptors::close_all_but(&kept) };
     crate::sys::lifeline::hold()?;
     hold(UnixStream::from(lifeline))?;
     rlimits::apply(limits)?;
