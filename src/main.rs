@@ -1,7 +1,5 @@
 //! Chooses the role of this process and runs it. No runtime exists before the choice, and no thread is left.
 
-use std::io::IsTerminal;
-
 use anyhow::Context;
 use forkpy::{
     bench, bundle,
@@ -10,11 +8,10 @@ use forkpy::{
         cli::{Cli, Role},
     },
     server,
-    settings::{file, options::ServeOptions, resolve::Settings},
+    settings::{file, logging, options::ServeOptions, resolve::Settings},
     sys::descriptors,
     zygote,
 };
-use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
     bundle::launcher::go_on_unpacked()?;
@@ -90,21 +87,10 @@ fn examine(options: &ServeOptions, args: &commands::doctor::DoctorArgs) -> anyho
 /// One thread: a cell's way through the server then needs no hand-over, and children whose life is tied to the thread
 /// that made them live as long as the server.
 fn serve(options: ServeOptions) -> anyhow::Result<()> {
-    log_to_stderr(&options.log)?;
+    logging::to_stderr(&options.log).with_context(|| format!("--log {:?} is no filter", options.log))?;
     let settings = Settings::resolve(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(server::run(settings));
     runtime.shutdown_background();
     Ok(served?)
-}
-
-/// Standard output carries JSON-RPC and nothing else.
-fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(())
 }

@@ -7,12 +7,9 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::{
-        fs::{DirBuilderExt, MetadataExt},
-        process::CommandExt,
-    },
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -22,6 +19,7 @@ use super::{
     manifest::{self, Thoroughness},
     payload::Payload,
 };
+use crate::sys::private;
 
 /// Goes on as the unpacked forkpy, if this executable carries one.
 ///
@@ -117,34 +115,10 @@ fn cache() -> Result<PathBuf, BundleError> {
     ];
     let mut reasons = String::new();
     for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
-        match private(&place, user.as_raw()) {
+        match private::make(&place) {
             Ok(()) => return Ok(place),
             Err(reason) => reasons += &format!("\n  {}: {reason}", place.display()),
         }
     }
     Err(BundleError::NoPlace(reasons))
-}
-
-/// Makes it if need be; it must be a directory of this user's, which no other user may write.
-fn private(place: &Path, user: u32) -> Result<(), String> {
-    if let Some(above) = place.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(above);
-        made.map_err(|error| error.to_string())?;
-    }
-    match DirBuilder::new().mode(0o700).create(place) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.to_string()),
-        _ => {}
-    }
-    let found = place.symlink_metadata().map_err(|error| error.to_string())?;
-    if !found.is_dir() {
-        return Err("it is not a directory".to_owned());
-    }
-    if found.uid() != user {
-        return Err(format!("it belongs to user {}", found.uid()));
-    }
-    if found.mode() & 0o022 != 0 {
-        return Err(format!("others may write it (mode {:o})", found.mode() & 0o7777));
-    }
-    let reachable = nix::unistd::access(place, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK);
-    reachable.map_err(|error| error.to_string())
 }

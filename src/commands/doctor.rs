@@ -2,7 +2,12 @@
 //!
 //! Runs in: a process of its own. The last check is a server of this very binary that runs a cell.
 
-use std::{fs, os::fd::AsFd, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
@@ -13,7 +18,7 @@ use crate::{
     bundle,
     server::environment::packages::Tool,
     settings::options::ServeOptions,
-    sys::{descriptors, landlock, pidfd::PidFd},
+    sys::{descriptors, landlock, pidfd::PidFd, private},
 };
 
 /// Sessions that are promised by default, and what each takes.
@@ -137,16 +142,27 @@ fn managed(options: &ServeOptions) -> Finding {
     if let Some(named) = options.venv.as_ref().or(options.python.as_ref()) {
         return Finding::ok("environment", format!("{}, as the options say", named.display()));
     }
-    let place = options.env_dir.clone().unwrap_or_else(crate::settings::resolve::default_env_dir);
-    let existing = place.ancestors().find(|path| path.exists()).unwrap_or(&place);
-    match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
-        Ok(()) => Finding::ok("environment", format!("managed, in {}", place.display())),
-        Err(errno) => Finding::warning(
-            "environment",
-            format!("{} cannot be written: {}", existing.display(), errno.desc()),
-            "name another place with --env-dir or XDG_DATA_HOME, or an environment with --venv",
-        ),
+    let places = options.env_dir.clone().map_or_else(crate::settings::resolve::default_env_dirs, |named| vec![named]);
+    let mut reasons = Vec::new();
+    for place in &places {
+        match usable(place) {
+            Ok(()) => return Finding::ok("environment", format!("managed, in {}", place.display())),
+            Err(reason) => reasons.push(reason),
+        }
     }
+    Finding::warning(
+        "environment",
+        reasons.join("; "),
+        "name another place with --env-dir or XDG_DATA_HOME, or an environment with --venv",
+    )
+}
+
+/// Whether environments can be made there, as far as it exists.
+fn usable(place: &Path) -> Result<(), String> {
+    let existing = place.ancestors().find(|path| path.exists()).unwrap_or(place);
+    private::check_above(existing)?;
+    let may_write = nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK);
+    may_write.map_err(|errno| format!("{} cannot be written: {}", existing.display(), errno.desc()))
 }
 
 fn fork() -> Finding {

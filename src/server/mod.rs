@@ -59,7 +59,11 @@ use crate::{
         workspace::{announce, handle::Files, watch::Watcher},
     },
     settings::resolve::Settings,
-    sys::{descriptors, memory_group, processes, signals},
+    sys::{
+        descriptors, memory_group, processes,
+        scratch::{self, Scratch},
+        signals,
+    },
 };
 
 /// Clients kill a server that has not ended two seconds after they closed its input.
@@ -76,7 +80,8 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     descriptors::raise_open_files();
     let stop = stop_on_signals()?;
     let children = Children::default();
-    let scratch = tempfile::Builder::new().prefix("forkpy-").tempdir()?;
+    let scratch = Scratch::make()?;
+    tokio::task::spawn_blocking(scratch::remove_left_behind);
     let zygote = start_zygote(&settings, &children)?;
     let changes = Changes::default();
     let root = &settings.workspace.root;
@@ -183,7 +188,7 @@ fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> 
     let wish = Wish {
         venv: settings.venv.clone(),
         python: settings.python.clone(),
-        managed_root: settings.env_dir.clone(),
+        managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
     };
     let (settings, children) = (settings.clone(), children.clone());

@@ -4,7 +4,9 @@
 
 pub(crate) mod bounds;
 pub mod file;
+pub mod http_bounds;
 pub mod limits;
+pub mod logging;
 pub mod options;
 pub mod policy;
 pub mod resolve;

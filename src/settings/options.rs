@@ -3,6 +3,7 @@
 //! Runs in: server, and the commands that start one. Knows what can be said; `resolve.rs` checks what was.
 
 use crate::settings::{
+    http_bounds::BoundArgs,
     limits::LimitArgs,
     policy::{Automatic, RecoveryPolicy},
 };
@@ -54,6 +55,10 @@ pub struct ServeOptions {
     /// Largest file that may be uploaded, in bytes
     #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_UPLOAD", default_value_t = 1 << 30, help_heading = "HTTP")]
     pub max_upload: u64,
+
+    /// What HTTP clients may take.
+    #[command(flatten)]
+    pub http_bounds: BoundArgs,
 
     /// Python executable whose environment sessions use; its version must be the one forkpy was built with
     #[arg(long, value_name = "EXE", env = "FORKPY_PYTHON", help_heading = "Python")]

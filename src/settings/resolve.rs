@@ -10,7 +10,9 @@ use std::{
 };
 
 use crate::settings::{
+    http_bounds::Bounds as HttpBounds,
     limits::Limits,
+    logging,
     options::{CheckpointOptions, HealthOptions, ServeOptions, Transport},
     policy::{Bounds, HealthPolicy},
 };
@@ -95,6 +97,8 @@ pub struct HttpSettings {
     pub allow_origins: Vec<String>,
     /// Most bytes of an uploaded file.
     pub max_upload: u64,
+    /// What clients may take.
+    pub bounds: HttpBounds,
 }
 
 /// Everything.
@@ -114,8 +118,8 @@ pub struct Settings {
     pub venv: Option<PathBuf>,
     /// `VIRTUAL_ENV`.
     pub virtual_env: Option<PathBuf>,
-    /// Where managed environments are.
-    pub env_dir: PathBuf,
+    /// Where managed environments may be, the best place first.
+    pub env_dirs: Vec<PathBuf>,
     /// First on `sys.path`.
     pub python_path: Vec<PathBuf>,
     /// Imported before forks.
@@ -136,10 +140,13 @@ impl Settings {
     pub fn resolve(cli: ServeOptions) -> Result<Self, ConfigError> {
         let workspace = Workspace::make(&cli.workspace)?;
         let token = read_token(cli.token_file.as_deref())?;
+        if let Some(token) = &token {
+            logging::hide(token);
+        }
         if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() {
             return Err(ConfigError::OpenToTheWorld(cli.host));
         }
-        let env_dir = cli.env_dir.unwrap_or_else(default_env_dir);
+        let env_dirs = cli.env_dir.map_or_else(default_env_dirs, |named| vec![named]);
         Ok(Self {
             workspace,
             transport: cli.transport,
@@ -149,6 +156,7 @@ impl Settings {
                 allow_hosts: cli.allow_hosts,
                 allow_origins: cli.allow_origins,
                 max_upload: cli.max_upload,
+                bounds: cli.http_bounds.into(),
             },
             sessions: SessionSettings {
                 max_sessions: cli.max_sessions as usize,
@@ -165,7 +173,7 @@ impl Settings {
             python: cli.python,
             venv: cli.venv,
             virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
-            env_dir,
+            env_dirs,
             python_path: cli.pythonpath.into_iter().filter(|path| !path.as_os_str().is_empty()).collect(),
             preload: cli.preload.into_iter().filter(|name| !name.is_empty()).collect(),
             max_scripts: cli.max_scripts as usize,
@@ -253,9 +261,14 @@ fn read_token(file: Option<&Path>) -> Result<Option<String>, ConfigError> {
     Ok(Some(token.to_owned()))
 }
 
-/// Where managed environments are kept, unless another place is named.
-pub(crate) fn default_env_dir() -> PathBuf {
-    let data = std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from).join(".local/share");
-    data.unwrap_or_else(home).join("forkpy").join("envs")
+/// Where managed environments may be kept, unless another place is named: the first of these that nobody else may change.
+pub(crate) fn default_env_dirs() -> Vec<PathBuf> {
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = nix::unistd::geteuid();
+    let places = [
+        named("XDG_DATA_HOME").map(|data| data.join("forkpy/envs")),
+        named("HOME").map(|home| home.join(".local/share/forkpy/envs")),
+        Some(std::env::temp_dir().join(format!("forkpy-{user}/envs"))),
+    ];
+    places.into_iter().flatten().filter(|place| place.is_absolute()).collect()
 }

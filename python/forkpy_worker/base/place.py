@@ -1,11 +1,12 @@
 """Where this worker's session lives: its namespace, its outputs folder.
 
-Owns: the reference to `__main__`. May not import anything else of the package.
+Owns: the reference to `__main__`, and how files get into that folder. May not import anything else of the package.
 Runs in: zygote (imported), worker main thread (used).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -53,3 +54,17 @@ swallowed: list[BaseException] = []
 def interrupts() -> int:
     """Say how many interrupts were sent to the cell that runs; Rust puts its own in this place."""
     return 0
+
+
+def new_file(name: str, mode: int) -> int:
+    """Make a file in the outputs folder and give its descriptor; the folder is not reached through a link.
+
+    `FileExistsError` is about the file, other kinds of `OSError` are about the folder.
+    """
+    if not os.path.lexists(outputs):
+        os.makedirs(outputs, exist_ok=True)
+    folder = os.open(outputs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
+    finally:
+        os.close(folder)

@@ -310,14 +310,11 @@ def _save(mime: str, raw: bytes) -> str | None:
     )
     session = place.session_id or "session"
     try:
-        os.makedirs(place.outputs, exist_ok=True)
         while _names < 100_000:
             _names += 1
             name = f"{session}-cell-{place.cell}-{_names}.{ending}"
-            path = os.path.join(place.outputs, name)
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                descriptor = os.open(path, flags, 0o644)
+                descriptor = place.new_file(name, 0o644)
             except FileExistsError:
                 continue
             with open(descriptor, "wb") as file:

@@ -7,7 +7,6 @@ Runs in: worker main thread.
 
 from __future__ import annotations
 
-import os
 
 from forkpy_worker.base import place
 from forkpy_worker.base.text import MAX_RESULT, clean
@@ -34,12 +33,10 @@ def _shorten(text: str, cell: int) -> str:
 
 def _save(text: str, cell: int) -> str:
     """Write the text to a file of its own and give its name, relative to the workspace."""
-    os.makedirs(place.outputs, exist_ok=True)
     for number in range(1, _MAX_FILES):
         name = f"cell-{cell}-result.txt" if number == 1 else f"cell-{cell}-result-{number}.txt"
-        path = os.path.join(place.outputs, name)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            descriptor = place.new_file(name, 0o600)
         except FileExistsError:
             continue
         with open(descriptor, "w", encoding="utf-8", newline="") as file:

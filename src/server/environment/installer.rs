@@ -3,8 +3,10 @@
 //! Runs in: server.
 
 use std::{
-    env, fs, io,
-    os::unix::fs::PermissionsExt,
+    env,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -70,7 +72,9 @@ impl Tool {
         {
             if !lines.is_empty() {
                 let file = scratch.join(name);
-                fs::write(&file, lines.join("\n") + "\n")?;
+                // It may name indexes with passwords.
+                let mut text = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+                text.write_all((lines.join("\n") + "\n").as_bytes())?;
                 command.arg(option).arg(file);
             }
         }

@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::environment::kinds::{Environment, EnvironmentError, Kind};
+use crate::{
+    server::environment::kinds::{Environment, EnvironmentError, Kind},
+    sys::private,
+};
 
 /// What sessions are promised: `-m pip` for their users, the others for forkpy's own tools.
 const HELPERS: [&str; 4] = ["pip", "psutil", "jedi", "cloudpickle"];
@@ -107,6 +110,19 @@ impl Place {
         }
         let of_base = self.base.ancestors().nth(2).map(|root| missing_in(root, &self.linked)).unwrap_or_default();
         missing.into_iter().filter(|name| of_base.contains(name)).collect()
+    }
+
+    /// Sees to it that nobody else may put something into its place: there is an environment that is nobody else's, or room
+    /// for one.
+    pub(super) fn claim(&self) -> Result<(), String> {
+        if self.directory.symlink_metadata().is_ok() {
+            private::check(&self.directory)?;
+            if self.record().is_some() {
+                // One that is only read may be anywhere.
+                return Ok(());
+            }
+        }
+        private::make(&self.root)
     }
 
     pub(super) fn clear(&self) -> io::Result<()> {

@@ -4,7 +4,6 @@
 //! [`Spill::is_behind`] before reading more: then the pipe fills, and with it the cell waits.
 
 use std::{
-    fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
@@ -13,10 +12,13 @@ use std::{
     },
 };
 
+use cap_std::fs::File;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
+
+use crate::server::workspace::outputs;
 
 /// Bytes on the way to the disk from which on nothing more should be read.
 const MUCH: usize = 2 << 20;
@@ -116,11 +118,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 /// A new file: an earlier server on this workspace numbered its cells alike, and its outputs stay.
 fn create(directory: &Path, name: &str) -> io::Result<(File, String)> {
-    std::fs::create_dir_all(directory)?;
+    let folder = outputs::open(directory)?;
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, "txt"));
     for number in 1..MAX_NAMESAKES {
         let name = if number == 1 { name.to_owned() } else { format!("{stem}-{number}.{ending}") };
-        match File::create_new(directory.join(&name)) {
+        match outputs::create(&folder, &name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other.map(|file| (file, name)),
         }

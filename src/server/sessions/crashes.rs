@@ -4,14 +4,17 @@
 //! by user code: what does not read as a report is passed over.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
+use cap_fs_ext::OpenOptionsFollowExt;
+use cap_std::fs::{Dir, OpenOptions, PermissionsExt};
+use cap_tempfile::TempFile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::server::health::evidence::Stacks;
+use crate::server::{health::evidence::Stacks, workspace::outputs};
 
 /// Reports that are kept.
 pub const KEPT: usize = 50;
@@ -91,14 +94,14 @@ pub struct Point {
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct Crashes {
-    folder: PathBuf,
+    outputs: PathBuf,
 }
 
 impl Crashes {
     /// Below the outputs of a workspace; made when the first report is written.
     #[must_use]
     pub fn new(outputs: &Path) -> Self {
-        Self { folder: outputs.join(FOLDER) }
+        Self { outputs: outputs.to_owned() }
     }
 
     /// Writes a report, whole or not at all, and forgets the oldest beyond [`KEPT`]. Returns its path relative to the
@@ -107,13 +110,14 @@ impl Crashes {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, report: &CrashReport) -> io::Result<String> {
-        fs::create_dir_all(&self.folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        let folder = self.folder()?;
+        let mut file = TempFile::new(&folder)?;
+        file.as_file().set_permissions(PermissionsExt::from_mode(0o600))?;
         serde_json::to_writer_pretty(&mut file, report)?;
         let name = format!("{}.json", report.id);
-        file.persist(self.folder.join(&name)).map_err(|error| error.error)?;
-        for old in self.names().into_iter().rev().skip(KEPT) {
-            let _ = fs::remove_file(self.folder.join(old));
+        file.replace(&name)?;
+        for old in names(&folder).into_iter().rev().skip(KEPT) {
+            let _ = folder.remove_file(old);
         }
         Ok(format!("outputs/{FOLDER}/{name}"))
     }
@@ -121,41 +125,48 @@ impl Crashes {
     /// The newest reports, the newest first. Blocking.
     #[must_use]
     pub fn list(&self, wanted: impl Fn(&CrashReport) -> bool, limit: usize) -> Vec<CrashReport> {
-        let names = self.names().into_iter().rev();
-        names.filter_map(|name| self.read(&name)).filter(|report| wanted(report)).take(limit).collect()
+        let Ok(folder) = self.folder() else { return Vec::new() };
+        let names = names(&folder).into_iter().rev();
+        names.filter_map(|name| read(&folder, &name)).filter(|report| wanted(report)).take(limit).collect()
     }
 
     /// One report by its id. Blocking.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<CrashReport> {
-        let name = format!("{id}.json");
-        self.names().contains(&name).then(|| self.read(&name)).flatten()
+        let (folder, name) = (self.folder().ok()?, format!("{id}.json"));
+        names(&folder).contains(&name).then(|| read(&folder, &name)).flatten()
     }
 
     /// All ids, the newest first. Blocking.
     #[must_use]
     pub fn ids(&self) -> Vec<String> {
-        let names = self.names().into_iter().rev();
+        let Ok(folder) = self.folder() else { return Vec::new() };
+        let names = names(&folder).into_iter().rev();
         names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
     }
 
-    fn read(&self, name: &str) -> Option<CrashReport> {
-        let path = self.folder.join(name);
-        let is_file = fs::symlink_metadata(&path).is_ok_and(|about| about.is_file() && about.len() <= MAX_FILE);
-        is_file.then(|| serde_json::from_slice(&fs::read(path).ok()?).ok()).flatten()
+    fn folder(&self) -> io::Result<Dir> {
+        outputs::beneath(&outputs::open(&self.outputs)?, Path::new(FOLDER))
     }
+}
 
-    /// File names in the order of time: that is how ids begin.
-    fn names(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".json") && !name.starts_with('.'))
-            .collect();
-        names.sort_unstable();
-        names
-    }
+/// What is no regular file, or reached through a link, is none of ours.
+fn read(folder: &Dir, name: &str) -> Option<CrashReport> {
+    let is_ours = folder.symlink_metadata(name).is_ok_and(|about| about.is_file() && about.len() <= MAX_FILE);
+    let file = || folder.open_with(name, OpenOptions::new().read(true).follow(cap_fs_ext::FollowSymlinks::No)).ok();
+    is_ours.then(|| serde_json::from_reader(io::BufReader::new(file()?)).ok()).flatten()
+}
+
+/// File names in the order of time: that is how ids begin.
+fn names(folder: &Dir) -> Vec<String> {
+    let Ok(entries) = folder.entries() else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".json") && !name.starts_with('.'))
+        .collect();
+    names.sort_unstable();
+    names
 }
 
 /// An id that sorts by time and names its session: `20261125T010203.456Z-default-4711`.
@@ -207,7 +218,7 @@ mod tests {
         let outputs = tempfile::tempdir().expect("a folder");
         let crashes = Crashes::new(outputs.path());
         crashes.write(&report(1)).expect("written");
-        fs::write(outputs.path().join("crashes/20990101-junk.json"), "{").expect("written");
+        std::fs::write(outputs.path().join("crashes/20990101-junk.json"), "{").expect("written");
         std::os::unix::fs::symlink("/dev/zero", outputs.path().join("crashes/20990101-link.json")).expect("made");
         assert_eq!(crashes.list(|_| true, 100), [report(1)]);
     }

@@ -1,6 +1,7 @@
 //! `/healthz` and `/readyz`, for whoever runs this server: is it up, and can it make a session.
 //!
-//! Runs in: server. Open to callers without the token: it tells nothing but yes or no, and why not.
+//! Runs in: server. Open to callers without the token: it tells nothing but yes or no, and why not. `/healthz` is open to
+//! every Host and Origin too.
 //!
 //! Readiness is proven, not assumed: a worker is forked, says hello, and is ended again (some milliseconds). One proof at
 //! a time, and one good for a second: a probe in a loop costs no more than a probe a second.
@@ -31,8 +32,11 @@ const GOOD_FOR: Duration = Duration::from_secs(1);
 /// What `/readyz` needs.
 pub struct Readiness {
     around: Arc<Surroundings>,
-    last: Mutex<Option<(Instant, Result<Duration, Unready>)>>,
+    last: Arc<Mutex<Option<Proof>>>,
 }
+
+/// When an answer was found, and which.
+type Proof = (Instant, Result<Duration, Unready>);
 
 /// Why no worker could be made.
 #[derive(Debug, Clone)]
@@ -46,7 +50,7 @@ impl Readiness {
     /// Nothing proven yet.
     #[must_use]
     pub fn new(around: Arc<Surroundings>) -> Self {
-        Self { around, last: Mutex::new(None) }
+        Self { around, last: Arc::default() }
     }
 
     /// How long a worker took just now.
@@ -76,15 +80,20 @@ impl Readiness {
             Stage::Starting => return silent("Python is starting"),
             Stage::Failed(reason) => return silent(&reason),
         }
-        let mut last = self.last.lock().await;
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         if let Some((when, answer)) = &*last
             && when.elapsed() < good_for
         {
             return answer.clone();
         }
-        let answer = prove(&self.around).await;
-        *last = Some((Instant::now(), answer.clone()));
-        answer
+        let around = Arc::clone(&self.around);
+        // Finished and remembered also when who asked goes away: others would fork again at once.
+        let proving = tokio::spawn(async move {
+            let answer = prove(&around).await;
+            *last = Some((Instant::now(), answer.clone()));
+            answer
+        });
+        proving.await.unwrap_or_else(|error| silent(&error.to_string()))
     }
 }
 

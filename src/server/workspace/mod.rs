@@ -6,6 +6,7 @@ pub(crate) mod after;
 pub(in crate::server) mod announce;
 pub mod handle;
 pub(crate) mod list;
+pub(crate) mod outputs;
 pub(crate) mod read;
 pub(crate) mod receive;
 pub(crate) mod script;

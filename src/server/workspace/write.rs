@@ -78,13 +78,17 @@ impl Files {
         Ok(self.written(format!("{SCRIPTS}/{relative}"), content.len()))
     }
 
-    /// Writes a file from one of ours, piece by piece, and makes the directories it is in.
+    /// Writes a file from one of ours, piece by piece, and makes the directories it is in. A new one is its user's alone:
+    /// it holds a session's variables.
     ///
     /// # Errors
     /// [`FileError`], as for [`Files::write`].
     pub fn write_from(&self, path: &str, source: &mut std::fs::File) -> Result<Written, FileError> {
         let mut size = 0;
-        let relative = write_with(&self.dir, path, |file| io::copy(source, file).map(|copied| size = copied))?;
+        let relative = write_with(&self.dir, path, |file| {
+            file.as_file().set_permissions(PermissionsExt::from_mode(0o600))?;
+            io::copy(source, file).map(|copied| size = copied)
+        })?;
         Ok(self.written(relative, usize::try_from(size).unwrap_or(usize::MAX)))
     }
 

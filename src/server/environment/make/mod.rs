@@ -50,8 +50,8 @@ pub struct Wish {
     pub venv: Option<PathBuf>,
     /// `--python`.
     pub python: Option<PathBuf>,
-    /// Where managed environments are kept.
-    pub managed_root: PathBuf,
+    /// Where managed environments may be kept, the best place first.
+    pub managed_roots: Vec<PathBuf>,
     /// The variable `VIRTUAL_ENV`.
     pub virtual_env: Option<PathBuf>,
 }
@@ -152,18 +152,18 @@ impl Workshop<'_> {
             Choice::VirtualEnv(path) => match self.venv(path, Kind::VirtualEnv).await {
                 Ok(environment) => Ok(environment),
                 Err(reason) => {
-                    let managed = self.own(&wish.managed_root).await?;
+                    let managed = self.own(&wish.managed_roots).await?;
                     let note = format!("VIRTUAL_ENV is not used ({reason}); {}", managed.note);
                     Ok(Environment { note, ..managed })
                 }
             },
-            Choice::Managed => self.own(&wish.managed_root).await,
+            Choice::Managed => self.own(&wish.managed_roots).await,
         }
     }
 
     /// A managed environment; in a bundle that has no place for one, the bundle's own Python.
-    async fn own(&self, managed_root: &Path) -> Result<Environment, EnvironmentError> {
-        match self.managed(managed_root).await {
+    async fn own(&self, managed_roots: &[PathBuf]) -> Result<Environment, EnvironmentError> {
+        match self.managed(managed_roots).await {
             Err(reason @ EnvironmentError::Make { .. }) if self.bundled => {
                 let inside = self.interpreter(&self.build_python).await?;
                 let note = format!("{}; nothing can be installed: {reason}", inside.note);
@@ -262,15 +262,32 @@ impl Workshop<'_> {
         Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))
     }
 
-    async fn managed(&self, managed_root: &Path) -> Result<Environment, EnvironmentError> {
+    async fn managed(&self, managed_roots: &[PathBuf]) -> Result<Environment, EnvironmentError> {
         let base = self.base()?;
-        let place = Place::new(&absolute(managed_root), self.linked, &base);
+        let (place, passed_over) = self.place(managed_roots, &base)?;
         let record = match place.record() {
             Some(record) if record.missing.is_empty() => record,
             Some(record) => self.complete(&place, &base, record).await,
             None => self.make(&place, &base).await?,
         };
-        Ok(place.environment(record))
+        let mut environment = place.environment(record);
+        environment.note += &passed_over;
+        Ok(environment)
+    }
+
+    /// The first place for managed environments that nobody else may change, made if need be; and a word about those before
+    /// it: what lies there would be run as this user.
+    fn place(&self, roots: &[PathBuf], base: &Path) -> Result<(Place, String), EnvironmentError> {
+        let mut reasons = Vec::new();
+        for root in roots.iter().map(|root| absolute(root)) {
+            let place = Place::new(&root, self.linked, base);
+            match place.claim() {
+                Ok(()) => return Ok((place, reasons.iter().map(|reason| format!("; not in {reason}")).collect())),
+                Err(reason) => reasons.push(format!("{} ({reason})", root.display())),
+            }
+        }
+        let path = roots.first().cloned().unwrap_or_default();
+        Err(EnvironmentError::Make { path, reason: format!("it would be no place of its own: {}", reasons.join(", ")) })
     }
 
     /// The interpreter to make environments from.
@@ -291,7 +308,6 @@ impl Workshop<'_> {
 
     /// First start: makes the environment, unless another process has done so by the time the lock is ours.
     async fn make(&self, place: &Place, base: &Path) -> Result<Record, EnvironmentError> {
-        fs::create_dir_all(&place.root).map_err(|error| place.error(error))?;
         let lock = self.lock(place).await?;
         if let Some(record) = place.record() {
             return Ok(record);

@@ -57,7 +57,7 @@ impl Machine {
     }
 
     fn wish(&self) -> Wish {
-        Wish { managed_root: self.at("envs"), ..Wish::default() }
+        Wish { managed_roots: vec![self.at("envs")], ..Wish::default() }
     }
 
     async fn prepare(&self, wish: &Wish) -> Result<Environment, EnvironmentError> {

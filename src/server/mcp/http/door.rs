@@ -1,7 +1,6 @@
-//! Who may knock: Host and Origin, for the routes that rmcp does not guard itself.
+//! Who may knock: Host and Origin, for every route but `/healthz`.
 //!
-//! Runs in: server. Pure. The rules are those of rmcp's service at `/mcp`, which keeps them to itself; a test sends the
-//! same headers to both.
+//! Runs in: server. Pure. The rules are those of rmcp's own service, which keeps them to itself and to one route.
 
 use std::sync::Arc;
 
@@ -45,13 +44,13 @@ impl Door {
 
     /// Why a request is turned away, if it is.
     fn refusal(&self, uri: &Uri, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
-        let host = match headers.get(header::HOST) {
+        let said = match headers.get(header::HOST) {
             Some(value) => value.to_str().ok().and_then(|value| Authority::try_from(value).ok()),
             None => uri.authority().cloned(),
         };
-        let Some(host) = host else { return Some((StatusCode::BAD_REQUEST, "the request names no host")) };
-        let (name, port) = (bare(host.host()), host.port_u16());
-        if !self.hosts.iter().any(|(known, at)| *known == name && (at.is_none() || *at == port)) {
+        let Some(said) = said else { return Some((StatusCode::BAD_REQUEST, "the request names no host")) };
+        // A request line may name a host of its own.
+        if !uri.authority().into_iter().chain([&said]).all(|host| self.knows(host)) {
             return Some((StatusCode::FORBIDDEN, "this Host is not one of this server's names: see --allow-host"));
         }
         let origin = headers.get(header::ORIGIN)?;
@@ -61,6 +60,29 @@ impl Door {
         }
         Some((StatusCode::FORBIDDEN, "pages of this Origin may not call this server: see --allow-origin"))
     }
+
+    fn knows(&self, host: &Authority) -> bool {
+        let (name, port) = (bare(host.host()), host.port_u16());
+        self.hosts.iter().any(|(known, at)| *known == name && (at.is_none() || *at == port))
+    }
+}
+
+/// Headers that must not be there twice: whoever reads the other one of the two would be told something else.
+const SINGLE: [header::HeaderName; 3] = [header::HOST, header::ORIGIN, header::AUTHORIZATION];
+
+/// Turns away requests that say one thing twice, and marks what is nobody's business to show.
+pub async fn one_of_each(mut request: Request, next: Next) -> Response {
+    for name in SINGLE {
+        if request.headers().get_all(&name).iter().nth(1).is_some() {
+            return (StatusCode::BAD_REQUEST, format!("the request has more than one {name} header\n")).into_response();
+        }
+    }
+    for name in [header::AUTHORIZATION, header::COOKIE, super::SESSION_HEADER] {
+        if let header::Entry::Occupied(mut values) = request.headers_mut().entry(name) {
+            values.iter_mut().for_each(|value| value.set_sensitive(true));
+        }
+    }
+    next.run(request).await
 }
 
 /// Lets in whom the door lets in.

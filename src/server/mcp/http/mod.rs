@@ -3,15 +3,22 @@
 //!
 //! Runs in: server. Owns the listener and the rules of who may call; what is called is `mcp.rs`.
 //!
-//! - Host and Origin are checked, at `/mcp` by rmcp, for files by `http/door.rs`: a page in a browser that was led to this address must not run code here.
+//! - Host and Origin are checked before every route but `/healthz` (`http/door.rs`): a page in a browser that was led to
+//!   this address must not run code here.
 //! - With a token every request must carry `Authorization: Bearer …`, compared in constant time.
 //! - A client of the stateless protocol is recognised by a cookie. It is an address, not a right: random, never logged.
+//! - What strangers can take is bounded (`settings/http_bounds.rs`): connections, time, memory, and state kept for clients.
 
+mod bodies;
+mod clients;
+mod connections;
 mod door;
 mod download;
+mod events;
 mod failures;
 pub(crate) mod operators;
 mod upload;
+mod words;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -19,19 +26,17 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
-};
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use subtle::ConstantTimeEq;
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::door::Door;
+use self::{bodies::Intake, clients::Clients, door::Door};
 use crate::{
     server::{
         mcp::{
@@ -44,11 +49,11 @@ use crate::{
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
     },
-    settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
+    settings::resolve::HttpSettings,
 };
 
 const COOKIE: &str = "forkpy_client";
-const SESSION_HEADER: &str = "mcp-session-id";
+const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// What the routes for files need.
@@ -76,9 +81,10 @@ pub async fn serve(
     tracing::info!("listening on http://{address}/mcp");
     let _ = serving.send(());
     tokio::select! {
-        served = axum::serve(listener, app) => served.map_err(fail),
-        () = stop.cancelled() => Ok(()),
+        () = connections::serve(listener, app, settings.bounds) => {}
+        () = stop.cancelled() => {}
     }
+    Ok(())
 }
 
 fn router(
@@ -87,44 +93,45 @@ fn router(
     settings: &HttpSettings,
     stop: CancellationToken,
 ) -> Router {
+    // Bodies, hosts and origins are looked at before rmcp sees a request.
     let config = StreamableHttpServerConfig::default()
         .with_json_response(true)
-        .with_max_request_body_bytes(MAX_REQUEST)
-        .with_allowed_hosts(allowed_hosts(settings))
-        .with_allowed_origins(allowed_origins(settings))
-        .enforce_origin_validation()
+        .with_max_request_body_bytes(usize::MAX)
+        .disable_allowed_hosts()
+        .disable_allowed_origins()
         .with_cancellation_token(stop);
-    // Sessions of older clients live as long as the server: one that has thought for ten minutes must find its own again.
-    let mut manager = LocalSessionManager::default();
-    manager.session_config.keep_alive = None;
-    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(readiness);
+    let intake = Arc::new(Intake::new(settings.bounds));
+    let door = Arc::new(Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
+    let token: Arc<Option<String>> = Arc::new(settings.token.clone());
     let zygote = server.around.zygote.clone();
     let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
     let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
-    let shelf = Shelf { server: Arc::clone(&server), max_upload: settings.max_upload };
+    let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
     let handler = move || Ok(Handler::new(Arc::clone(&server), Arc::clone(&resources)));
-    let service = StreamableHttpService::new(handler, Arc::new(manager), config);
-    let files = files(shelf, settings);
-    let token: Arc<Option<String>> = Arc::new(settings.token.clone());
+    let service = StreamableHttpService::new(handler, Clients::new(settings.bounds), config);
     Router::new()
         .route_service("/mcp", service)
+        .layer(middleware::from_fn_with_state(intake, bodies::receive))
         .layer(middleware::from_fn(give_cookie))
         .merge(scrapes)
         .merge(files)
         .layer(middleware::from_fn_with_state(token, demand_token))
-        .merge(probes)
+        .merge(Router::new().route("/readyz", get(readyz)).with_state(readiness))
+        .layer(middleware::from_fn_with_state(door, door::guard))
+        .merge(Router::new().route("/healthz", get(healthz)))
+        .layer(middleware::from_fn(door::one_of_each))
+        .layer(middleware::from_fn(words::speak_json_rpc))
 }
 
-/// Upload and download, behind the door that rmcp has for itself.
-fn files(shelf: Shelf, settings: &HttpSettings) -> Router {
-    let door = Arc::new(Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
+/// Upload and download.
+fn files(shelf: Shelf, intake: Arc<Intake>) -> Router {
     // Also of bodies that do not say how long they are; the form around the file is small.
     let body = usize::try_from(shelf.max_upload.saturating_add(upload::FORM)).unwrap_or(usize::MAX);
+    let paced = middleware::from_fn_with_state(intake, bodies::keep_pace);
     Router::new()
-        .route("/files/upload", post(upload::upload).layer(DefaultBodyLimit::max(body)))
+        .route("/files/upload", post(upload::upload).layer(DefaultBodyLimit::max(body)).layer(paced))
         .route("/files/download/{*path}", get(download::download))
         .with_state(Arc::new(shelf))
-        .layer(middleware::from_fn_with_state(door, door::guard))
 }
 
 fn allowed_hosts(settings: &HttpSettings) -> Vec<String> {

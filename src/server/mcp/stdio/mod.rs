@@ -385,32 +385,58 @@ impl Line<'_> {
 
 fn parse(text: &[u8]) -> Reading {
     serde_json::from_slice(text).map_err(|error| {
-        // serde's quick look for syntax only: it minds neither surrogates, UTF-8, depth nor the size of numbers.
-        let syntax = serde_json::from_slice::<IgnoredAny>(text).err();
-        let mut outline = Outline::default();
-        outline.add(&text[..syntax.as_ref().map_or(text.len(), |error| sound(text, error))]);
-        let (code, message) = reason(text, syntax, &error);
+        let (outline, code, message) = examine(text, "line", &error);
         outline.refuse(code, message)
     })
+}
+
+/// The reply to a `text` that is no message, for those who get no lines but, say, the body of a request; `what` it is, in
+/// words. `None` for a message.
+#[must_use]
+pub fn refusal_of(text: &[u8], what: &str) -> Option<Vec<u8>> {
+    let error = serde_json::from_slice::<ClientJsonRpcMessage>(text).err()?;
+    let (outline, code, message) = examine(text, what, &error);
+    // Who sent a notification is answered too: each request has its reply.
+    let refusal = outline.refuse(code, message.clone()).unwrap_or(Refusal { id: None, code, message });
+    Some(refusal.to_line())
+}
+
+/// What can be said of a text for which serde had `error`.
+fn examine(text: &[u8], what: &str, error: &serde_json::Error) -> (Outline, ErrorCode, String) {
+    // serde's quick look for syntax only: it minds neither surrogates, UTF-8, depth nor the size of numbers.
+    let syntax = serde_json::from_slice::<IgnoredAny>(text).err();
+    let mut outline = Outline::default();
+    outline.add(&text[..syntax.as_ref().map_or(text.len(), |error| sound(text, error))]);
+    let (code, message) = reason(text, what, syntax, error);
+    (outline, code, message)
 }
 
 /// How many bytes come before a mistake in syntax. Beyond it nothing is certain: what looks like an id there may be part
 /// of a string.
 fn sound(text: &[u8], error: &serde_json::Error) -> usize {
-    if error.is_eof() { text.len() } else { error.column().saturating_sub(1).min(text.len()) }
+    if error.is_eof() {
+        return text.len();
+    }
+    let lines = text.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1));
+    (lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1)).min(text.len())
 }
 
 /// Why `text`, for which serde had `error`, is no message.
-fn reason(text: &[u8], syntax: Option<serde_json::Error>, error: &serde_json::Error) -> (ErrorCode, String) {
+fn reason(
+    text: &[u8],
+    what: &str,
+    syntax: Option<serde_json::Error>,
+    error: &serde_json::Error,
+) -> (ErrorCode, String) {
     if let Err(error) = std::str::from_utf8(text) {
-        let message = format!("the line is not valid UTF-8 at byte column {}", error.valid_up_to() + 1);
+        let message = format!("the {what} is not valid UTF-8 at byte column {}", error.valid_up_to() + 1);
         return (ErrorCode::PARSE_ERROR, message);
     }
     if let Some(error) = syntax {
-        return (ErrorCode::PARSE_ERROR, format!("the line is not valid JSON: {error}"));
+        return (ErrorCode::PARSE_ERROR, format!("the {what} is not valid JSON: {error}"));
     }
-    if text.starts_with(b"[") {
-        return (ErrorCode::INVALID_REQUEST, "batches are not supported; send one message a line".to_owned());
+    if text.trim_ascii_start().starts_with(b"[") {
+        return (ErrorCode::INVALID_REQUEST, format!("batches are not supported; send one message a {what}"));
     }
     if let Some(place) = lone_surrogate(text) {
         let column = place + 1;
@@ -418,10 +444,10 @@ fn reason(text: &[u8], syntax: Option<serde_json::Error>, error: &serde_json::Er
         return (ErrorCode::INVALID_PARAMS, message);
     }
     if error.is_data() {
-        let message = format!("the line is not a JSON-RPC 2.0 request, notification or response: {error}");
+        let message = format!("the {what} is not a JSON-RPC 2.0 request, notification or response: {error}");
         return (ErrorCode::INVALID_REQUEST, message);
     }
-    (ErrorCode::PARSE_ERROR, format!("the line cannot be read: {error}"))
+    (ErrorCode::PARSE_ERROR, format!("the {what} cannot be read: {error}"))
 }
 
 /// The place of the first `\uD800` to `\uDFFF` that is not one of a pair, in valid JSON.
@@ -516,7 +542,7 @@ impl Outline {
         }
         let punctuation = matches!(byte, b',' | b':' | b'}' | b']');
         match byte {
-            b' ' | b'\t' | b'\r' => return,
+            b' ' | b'\t' | b'\r' | b'\n' => return,
             _ if self.state == Extent::Complete || (self.after_string && !punctuation) => self.state = Extent::Broken,
             b'{' | b'[' => self.open(byte),
             b'}' | b']' => self.close(byte),

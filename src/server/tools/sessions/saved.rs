@@ -4,7 +4,12 @@
 //! here, through the one handle on it (`server/workspace/handle.rs`). What is in the file is
 //! `python/forkpy_worker/variables/statefile.py`'s.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use rmcp::model::CallToolResult;
 
@@ -40,6 +45,11 @@ impl Drop for Scratch {
     }
 }
 
+/// Makes it for its user alone: it holds variables.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 pub(in crate::server) async fn save(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: SaveSession = call.read("save_session")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
@@ -68,7 +78,7 @@ pub(in crate::server) async fn load(server: &Server, mut call: Call) -> Result<C
     let (files, target, path) = (server.files.clone(), scratch.0.clone(), asked.path.clone());
     blocking(move || {
         let mut source = files.open_regular(&path)?;
-        let copied = File::create(target).and_then(|mut target| std::io::copy(&mut source, &mut target));
+        let copied = private(&target).and_then(|mut target| std::io::copy(&mut source, &mut target));
         copied.map(drop).map_err(|error| FileError::reading(&path, error))
     })
     .await?;
