@@ -171,6 +171,7 @@ fn a_cell_that_does_not_end_well_leaves_no_trace_when_that_is_asked_for() {
 #[test]
 fn a_session_survives_every_kind_of_crash_with_its_variables() {
     let mut forkpy = keeping_last(None);
+    until_kept(&mut forkpy, 1);
     let held = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nimport ctypes\nctypes.PyDLL(None).sleep(60)";
     let deep = "import ctypes\nctypes.string_at(0)";
     let mut cell = 1;
@@ -228,6 +229,7 @@ impl Drop for MemoryGroup {
 #[expect(clippy::print_stderr, reason = "what is not tested is said")]
 fn the_kernels_own_oom_killer_takes_the_cell_and_not_the_variables() {
     let mut forkpy = keeping_last(None);
+    until_kept(&mut forkpy, 1);
     let Ok(_group) = MemoryGroup::with(300 << 20, &forkpy.family()) else {
         eprintln!("NOT TESTED: no memory cgroup can be made here");
         return;

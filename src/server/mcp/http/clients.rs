@@ -15,6 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    middleware::Next,
+    response::Response,
+};
 use futures::{Stream, StreamExt, future::Either, stream};
 use parking_lot::Mutex;
 use rmcp::{
@@ -30,9 +36,12 @@ use rmcp::{
 
 use super::{
     events::{Events, Place},
+    words,
 };
 use crate::settings::http_bounds::Bounds;
 
+/// The first version without such sessions.
+const STATELESS: &[u8] = b"2026-07-28";
 /// Requests of one client that are remembered for their cancellation.
 const MOST_REQUESTS: usize = 4096;
 /// The id that rmcp gives to the hint at the head of a common stream.
@@ -112,6 +121,10 @@ impl Clients {
         Ok(known)
     }
 
+    fn has_room(&self) -> bool {
+        self.known.lock().len() < self.bounds.clients || self.most_absent().is_some()
+    }
+
     /// The one to forget first: of those not in use, one that never did anything, and was seen longest ago.
     fn most_absent(&self) -> Option<SessionId> {
         let known = self.known.lock();
@@ -149,6 +162,18 @@ impl Clients {
             self.events.end(stream);
         }
     }
+}
+
+/// Turns away who would need a place of his own, when all are taken by clients that are in use.
+pub async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_stateless = headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= STATELESS);
+    let is_known = headers.contains_key(super::SESSION_HEADER);
+    if request.method() == Method::POST && !is_known && !is_stateless && !clients.has_room() {
+        let full = ClientsError::Full(clients.bounds.clients);
+        return words::refusal(StatusCode::SERVICE_UNAVAILABLE, &full.to_string());
+    }
+    next.run(request).await
 }
 
 async fn forget_the_absent(clients: Weak<Clients>, idle: Duration) {

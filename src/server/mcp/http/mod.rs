@@ -108,9 +108,11 @@ fn router(
     let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
     let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
     let handler = move || Ok(Handler::new(Arc::clone(&server), Arc::clone(&resources)));
-    let service = StreamableHttpService::new(handler, Clients::new(settings.bounds), config);
+    let clients = Clients::new(settings.bounds);
+    let service = StreamableHttpService::new(handler, Arc::clone(&clients), config);
     Router::new()
         .route_service("/mcp", service)
+        .layer(middleware::from_fn_with_state(clients, clients::admit))
         .layer(middleware::from_fn_with_state(intake, bodies::receive))
         .layer(middleware::from_fn(give_cookie))
         .merge(scrapes)

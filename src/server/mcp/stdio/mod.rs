@@ -9,19 +9,21 @@
 mod socket;
 
 use std::{
+    collections::VecDeque,
     io,
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use rmcp::{
     RoleServer,
     model::{
-        ClientJsonRpcMessage, ClientRequest, ErrorCode, GetMeta, JsonRpcMessage, JsonRpcRequest, ProtocolVersion,
-        RequestId, ServerJsonRpcMessage,
+        ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, GetMeta, JsonRpcMessage,
+        JsonRpcNotification, JsonRpcRequest, ProtocolVersion, RequestId, ServerJsonRpcMessage,
     },
     transport::{StdioReader, StdioWriter, Transport, stdio_pipes},
 };
@@ -44,6 +46,13 @@ const CHUNK: usize = 64 << 10;
 const KEEP: usize = 1 << 20;
 /// Longest id that is repeated in a reply to a line that is no message.
 const MAX_ID: usize = 1 << 10;
+/// Bytes that the client has not read, from which on its further requests wait.
+const MUCH: usize = 4 << 20;
+/// Requests that wait, and their bytes, from which on nothing more is read.
+const MOST_HELD: usize = 256;
+const MOST_HELD_BYTES: usize = 1 << 20;
+/// How long a client that has closed its input may take to read on.
+const PATIENCE: Duration = Duration::from_secs(1);
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Why a message did not go out.
@@ -69,6 +78,15 @@ pub struct StdioTransport<R, W> {
     /// drops the future of `receive` at any time, and because a send must not wait for `receive` to be polled.
     replies: JoinSet<()>,
     opening: Opening,
+    held: Held,
+}
+
+/// Requests of a client that does not read what it is answered: they begin when it has. What is no request passes by, so
+/// that a cancellation arrives.
+#[derive(Debug, Default)]
+struct Held {
+    requests: VecDeque<(ClientJsonRpcMessage, usize)>,
+    bytes: usize,
 }
 
 /// The message, or else the reply that says why the line is none; no reply where JSON-RPC wants none.
@@ -103,6 +121,22 @@ where
             outgoing: Arc::new(Outgoing::new(writer)),
             replies: JoinSet::new(),
             opening: Opening::Awaited,
+            held: Held::default(),
+        }
+    }
+
+    /// A message that came in a line of `size` bytes: to be handed on now, or later, or never.
+    fn pass(&mut self, message: ClientJsonRpcMessage, size: usize) -> Option<ClientJsonRpcMessage> {
+        match &message {
+            JsonRpcMessage::Request(_) if self.held.is_any() || self.outgoing.is_behind() => {
+                self.held.push(message, size);
+                None
+            }
+            JsonRpcMessage::Notification(JsonRpcNotification {
+                notification: ClientNotification::CancelledNotification(cancelled),
+                ..
+            }) if cancelled.params.request_id.as_ref().is_some_and(|id| self.held.cancel(id)) => None,
+            _ => Some(message),
         }
     }
 
@@ -135,14 +169,31 @@ where
             if self.outgoing.is_closed() {
                 return None;
             }
+            if !self.outgoing.is_behind()
+                && let Some(message) = self.held.pop()
+            {
+                return Some(message);
+            }
+            let has_ended = self.lines.has_ended();
+            if has_ended && !self.held.is_any() {
+                return None;
+            }
             let line = tokio::select! {
                 biased;
-                line = self.lines.next() => line?,
+                line = self.lines.next(), if !has_ended && !self.held.is_full() => line,
                 () = self.outgoing.closing.notified() => return None,
+                () = self.outgoing.caught_up(), if self.held.is_any() => continue,
+                () = tokio::time::sleep(PATIENCE), if has_ended => return None,
             };
+            let Some(line) = line else { continue };
+            let size = line.size();
             let Some(reading) = line.read() else { continue };
             match reading.and_then(|message| self.opening.admit(message)) {
-                Ok(message) => return Some(message),
+                Ok(message) => {
+                    if let Some(message) = self.pass(message, size) {
+                        return Some(message);
+                    }
+                }
                 Err(Some(refusal)) => self.refuse(&refusal),
                 Err(None) => {}
             }
@@ -157,10 +208,45 @@ where
     }
 }
 
+impl Held {
+    fn is_any(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.requests.len() >= MOST_HELD || self.bytes >= MOST_HELD_BYTES
+    }
+
+    fn push(&mut self, message: ClientJsonRpcMessage, size: usize) {
+        self.bytes += size;
+        self.requests.push_back((message, size));
+    }
+
+    fn pop(&mut self) -> Option<ClientJsonRpcMessage> {
+        let (message, size) = self.requests.pop_front()?;
+        self.bytes -= size;
+        Some(message)
+    }
+
+    /// Whether it was one of these, which is none any more: what is cancelled gets no reply.
+    fn cancel(&mut self, id: &RequestId) -> bool {
+        let is_it = |message: &ClientJsonRpcMessage| matches!(message, JsonRpcMessage::Request(held) if held.id == *id);
+        let place = self.requests.iter().position(|(message, _)| is_it(message));
+        let removed = place.and_then(|place| self.requests.remove(place));
+        self.bytes -= removed.as_ref().map_or(0, |(_, size)| *size);
+        removed.is_some()
+    }
+}
+
 /// The way out, shared by every send.
 #[derive(Debug)]
 struct Outgoing<W> {
     sink: Mutex<Sink<W>>,
+    /// Bytes in the sink, and of lines that wait for it.
+    in_sink: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Fewer of them than before.
+    fell: Notify,
     closed: AtomicBool,
     /// Wakes `receive`, the only one that waits for it.
     closing: Notify,
@@ -178,7 +264,30 @@ struct Sink<W> {
 impl<W: AsyncWrite + Unpin> Outgoing<W> {
     fn new(writer: W) -> Self {
         let sink = Sink { writer, bytes: Vec::new(), written: 0 };
-        Self { sink: Mutex::new(sink), closed: AtomicBool::new(false), closing: Notify::new() }
+        Self {
+            sink: Mutex::new(sink),
+            in_sink: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            fell: Notify::new(),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        }
+    }
+
+    /// Whether the client has much to read before it gets more to do.
+    fn is_behind(&self) -> bool {
+        self.in_sink.load(Ordering::Relaxed) + self.waiting.load(Ordering::Relaxed) > MUCH
+    }
+
+    /// Waits until it is not. Cancel-safe.
+    async fn caught_up(&self) {
+        loop {
+            let fell = self.fell.notified();
+            if !self.is_behind() {
+                return;
+            }
+            fell.await;
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -191,7 +300,13 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
     }
 
     async fn send(&self, message: &ServerJsonRpcMessage) -> Result<(), StdioError> {
-        let mut sink = self.sink.lock().await;
+        // Nobody else writes, as a rule.
+        let Ok(mut sink) = self.sink.try_lock() else {
+            // As bytes it takes less room than as a message, and can be counted.
+            let mut line = serde_json::to_vec(message).map_err(StdioError::Serialise)?;
+            line.push(b'\n');
+            return self.send_line(&line).await;
+        };
         if self.is_closed() {
             return Err(StdioError::Closed);
         }
@@ -200,19 +315,45 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
     }
 
     async fn send_line(&self, line: &[u8]) -> Result<(), StdioError> {
+        let waiting = Waiting::begin(self, line.len());
         let mut sink = self.sink.lock().await;
         if self.is_closed() {
             return Err(StdioError::Closed);
         }
         sink.bytes.extend_from_slice(line);
+        drop(waiting);
         self.drain(&mut sink).await
     }
 
     async fn drain(&self, sink: &mut Sink<W>) -> Result<(), StdioError> {
-        sink.drain().await.map_err(|error| {
+        self.in_sink.store(sink.bytes.len(), Ordering::Relaxed);
+        let drained = sink.drain().await;
+        self.in_sink.store(0, Ordering::Relaxed);
+        self.fell.notify_waiters();
+        drained.map_err(|error| {
             self.close();
             StdioError::Write(error)
         })
+    }
+}
+
+/// A line that waits for those before it.
+struct Waiting<'a, W> {
+    outgoing: &'a Outgoing<W>,
+    size: usize,
+}
+
+impl<'a, W> Waiting<'a, W> {
+    fn begin(outgoing: &'a Outgoing<W>, size: usize) -> Self {
+        outgoing.waiting.fetch_add(size, Ordering::Relaxed);
+        Self { outgoing, size }
+    }
+}
+
+impl<W> Drop for Waiting<'_, W> {
+    fn drop(&mut self) {
+        self.outgoing.waiting.fetch_sub(self.size, Ordering::Relaxed);
+        self.outgoing.fell.notify_waiters();
     }
 }
 
@@ -278,6 +419,11 @@ enum Line<'a> {
 impl<R: AsyncRead + Unpin> Lines<R> {
     fn new(reader: R, limit: usize) -> Self {
         Self { reader, buffer: Vec::new(), start: 0, searched: 0, limit, skipping: None, ended: false }
+    }
+
+    /// Whether there is nothing more to come.
+    fn has_ended(&self) -> bool {
+        self.ended && self.start == self.buffer.len() && self.skipping.is_none()
     }
 
     /// The next line; the last one may lack its newline. `None` at the end. Cancel-safe: what was read stays here.
@@ -368,6 +514,13 @@ impl TooLong {
 }
 
 impl Line<'_> {
+    fn size(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::TooLong { .. } => 0,
+        }
+    }
+
     /// `None` for a line with nothing in it.
     fn read(self) -> Option<Reading> {
         match self {
