@@ -496,3 +496,22 @@ mod faults {
         }
     }
 }
+
+/// Several calls for one new name: one of them makes the session, and the workers of the others do not stay behind.
+#[test]
+fn a_lost_race_for_a_name_leaves_no_process() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("x = 1");
+    let server = forkpy.server_pid();
+    let before = processes::children(server).len();
+    for round in 0..10 {
+        let name = format!("copy-{round}");
+        let asked: Vec<u64> =
+            (0..4).map(|_| forkpy.begin_call("fork_session", json!({"new_session_id": name}))).collect();
+        let made = asked.into_iter().filter(|id| !forkpy.reply(*id).is_error).count();
+        assert_eq!(made, 1, "one of them");
+        assert_eq!(in_session(&mut forkpy, &name, "x")["results"], json!(["1"]));
+        assert!(!forkpy.call("delete_session", json!({"session_id": name})).is_error);
+    }
+    wait_for("no process to be left of them", || processes::children(server).len() == before);
+}

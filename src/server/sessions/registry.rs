@@ -197,7 +197,10 @@ impl Registry {
     pub async fn fork(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
         // Asked again, in one step with the making: the waking took its time.
-        self.may_create(fork.id)?;
+        if let Err(error) = self.may_create(fork.id) {
+            worker.retire(&self.around.zygote, &self.around.children);
+            return Err(error);
+        }
         let Fork { id, description, source, from } = fork;
         let first = Some((worker, from.cell));
         let session = Session::start_with(id, description, policy, source.limits, Arc::clone(&self.around), first);

@@ -230,9 +230,12 @@ impl Checkpoint {
         keep_random: bool,
     ) -> Result<Worker, CheckpointError> {
         let (own, zygote, session) = (Arc::clone(self), zygote.clone(), session.to_owned());
-        let woken = tokio::spawn(async move { own.fork_worker(&zygote, session, keep_random).await });
+        let woken = tokio::spawn(async move {
+            let worker = own.fork_worker(&zygote, session, keep_random).await?;
+            Ok(Untaken { worker: Some(worker), zygote, children: own.children.clone() })
+        });
         let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
-        woken.map_err(|reason| self.broken(reason))
+        woken.and_then(Untaken::take).map_err(|reason| self.broken(reason))
     }
 
     fn broken(&self, reason: String) -> CheckpointError {
@@ -254,6 +257,27 @@ impl Checkpoint {
         drop(expected);
         let pidfd = watch(pid).map_err(|error| error.to_string())?;
         Worker::greet(ends.with(lease, pidfd), born).await
+    }
+}
+
+/// A worker on its way to who asked for it. Dropped on the way, it is ended.
+struct Untaken {
+    worker: Option<Worker>,
+    zygote: Zygote,
+    children: Children,
+}
+
+impl Untaken {
+    fn take(mut self) -> Result<Worker, String> {
+        self.worker.take().ok_or_else(|| "it is taken already".to_owned())
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.retire(&self.zygote, &self.children);
+        }
     }
 }
 

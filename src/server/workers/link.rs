@@ -147,13 +147,14 @@ impl Worker {
             Ok(Ok(_)) => return Err("the new worker did not say hello in our protocol version".to_owned()),
         }
         let control = Control::listen(new.control).map_err(words)?;
+        let (stdout, stderr) = (Output::new(new.stdout).map_err(words)?, Output::new(new.stderr).map_err(words)?);
         Ok(Self {
             pid: new.lease.take(),
             pidfd: new.pidfd,
             replies,
             requests,
-            stdout: Output::new(new.stdout).map_err(words)?,
-            stderr: Output::new(new.stderr).map_err(words)?,
+            stdout,
+            stderr,
             control,
             black_box: Arc::new(new.black_box),
             born,
