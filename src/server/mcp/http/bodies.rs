@@ -152,6 +152,12 @@ pub async fn receive(State(intake): State<Arc<Intake>>, request: Request, next: 
     }
 }
 
+/// Whether this came of [`keep_pace`].
+pub fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| matches!(cause.downcast_ref(), Some(Refused::TooSlow)))
+}
+
 /// For a body that is read as it comes: it must come with some pace.
 pub async fn keep_pace(State(intake): State<Arc<Intake>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    Shelf,
+    Shelf, bodies,
     failures::{failure, refusal},
 };
 use crate::server::workspace::{
@@ -147,6 +147,7 @@ impl IntoResponse for UploadError {
             Self::File(FileError::NotAFile { .. }) => StatusCode::CONFLICT,
             Self::File(error) => return failure(error),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Form(error) if bodies::is_too_slow(error) => StatusCode::REQUEST_TIMEOUT,
             Self::Form(error) => error.status(),
             Self::NoFile | Self::NoName | Self::Several => StatusCode::BAD_REQUEST,
         };

@@ -81,12 +81,17 @@ pub struct StdioTransport<R, W> {
     held: Held,
 }
 
+/// Requests that have begun and are not answered, from which on others get their turn before the next one begins.
+const MANY: usize = 32;
+
 /// Requests of a client that does not read what it is answered: they begin when it has. What is no request passes by, so
 /// that a cancellation arrives.
 #[derive(Debug, Default)]
 struct Held {
     requests: VecDeque<(ClientJsonRpcMessage, usize)>,
     bytes: usize,
+    /// Requests that have begun, without those that were cancelled then.
+    begun: usize,
 }
 
 /// The message, or else the reply that says why the line is none; no reply where JSON-RPC wants none.
@@ -128,16 +133,31 @@ where
     /// A message that came in a line of `size` bytes: to be handed on now, or later, or never.
     fn pass(&mut self, message: ClientJsonRpcMessage, size: usize) -> Option<ClientJsonRpcMessage> {
         match &message {
-            JsonRpcMessage::Request(_) if self.held.is_any() || self.outgoing.is_behind() => {
+            JsonRpcMessage::Request(_) if self.held.is_any() || self.outgoing.is_behind() || self.is_busy() => {
                 self.held.push(message, size);
                 None
+            }
+            JsonRpcMessage::Request(_) => {
+                self.held.begun += 1;
+                Some(message)
             }
             JsonRpcMessage::Notification(JsonRpcNotification {
                 notification: ClientNotification::CancelledNotification(cancelled),
                 ..
-            }) if cancelled.params.request_id.as_ref().is_some_and(|id| self.held.cancel(id)) => None,
+            }) => match &cancelled.params.request_id {
+                Some(id) if self.held.cancel(id) => None,
+                _ => {
+                    // There will be no answer.
+                    self.held.begun -= usize::from(self.held.begun > self.outgoing.answered());
+                    Some(message)
+                }
+            },
             _ => Some(message),
         }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.held.begun.saturating_sub(self.outgoing.answered()) >= MANY
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
@@ -169,10 +189,14 @@ where
             if self.outgoing.is_closed() {
                 return None;
             }
-            if !self.outgoing.is_behind()
-                && let Some(message) = self.held.pop()
-            {
-                return Some(message);
+            if self.held.is_any() && !self.outgoing.is_behind() {
+                if self.is_busy() {
+                    // rmcp drops this future when it has an answer to send: then that goes first, and is counted.
+                    tokio::task::yield_now().await;
+                }
+                if !self.outgoing.is_behind() {
+                    return self.held.pop();
+                }
             }
             let has_ended = self.lines.has_ended();
             if has_ended && !self.held.is_any() {
@@ -225,6 +249,7 @@ impl Held {
     fn pop(&mut self) -> Option<ClientJsonRpcMessage> {
         let (message, size) = self.requests.pop_front()?;
         self.bytes -= size;
+        self.begun += 1;
         Some(message)
     }
 
@@ -245,7 +270,9 @@ struct Outgoing<W> {
     /// Bytes in the sink, and of lines that wait for it.
     in_sink: AtomicUsize,
     waiting: AtomicUsize,
-    /// Fewer of them than before.
+    /// Replies that are among them, or were.
+    answered: AtomicUsize,
+    /// Fewer bytes than before.
     fell: Notify,
     closed: AtomicBool,
     /// Wakes `receive`, the only one that waits for it.
@@ -268,6 +295,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
             sink: Mutex::new(sink),
             in_sink: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
             fell: Notify::new(),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -277,6 +305,10 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
     /// Whether the client has much to read before it gets more to do.
     fn is_behind(&self) -> bool {
         self.in_sink.load(Ordering::Relaxed) + self.waiting.load(Ordering::Relaxed) > MUCH
+    }
+
+    fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Waits until it is not. Cancel-safe.
@@ -300,6 +332,9 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
     }
 
     async fn send(&self, message: &ServerJsonRpcMessage) -> Result<(), StdioError> {
+        if matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_)) {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
         // Nobody else writes, as a rule.
         let Ok(mut sink) = self.sink.try_lock() else {
             // As bytes it takes less room than as a message, and can be counted.
