@@ -143,7 +143,7 @@ fn what_is_no_file_is_refused_at_once_and_by_name() {
         assert!(forkpy.refused("list_files", json!({"path": "loop-a"})).contains("symbolic links"));
         assert!(forkpy.refused("write_file", json!({"path": "dir/", "content": "x"})).contains("directory"));
         assert!(forkpy.refused("write_file", json!({"path": "fifo/x", "content": "x"})).contains("fifo/x"));
-        assert!(began.elapsed() < Duration::from_secs(10), "something waited");
+        assert!(began.elapsed() < Duration::from_secs(40), "something waited");
     }
 }
 

@@ -155,10 +155,11 @@ fn the_watchdog_hears_from_us_only_while_workers_can_be_made() {
     let zygote = server.zygote_pid();
     processes::signal(zygote, Signal::SIGSTOP);
     wait_for("the zygote to be stopped", || processes::state(zygote) == 'T');
-    // A proof may have been under way.
-    std::thread::sleep(Duration::from_millis(100));
-    manager.throw_away();
-    assert!(manager.is_silent_for(Duration::from_secs(2)), "it said that it works and could not make a worker");
+    // A proof may have been under way; one that goes on saying that it works is never silent for so long.
+    wait_for("silence", || {
+        manager.throw_away();
+        manager.is_silent_for(Duration::from_secs(2))
+    });
     processes::signal(zygote, Signal::SIGCONT);
     manager.until("WATCHDOG=1");
 }

@@ -430,3 +430,29 @@ async fn served_with_rmcps_opening_a_connection_keeps_its_lifecycle() {
     assert_eq!(client.ask(r#"{"jsonrpc":"2.0","id":4,"method":"tools/list"}"#).await["error"]["code"], -32602);
     serving.await.unwrap().unwrap().cancel().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_request_that_waits_is_cancelled_and_what_is_no_request_passes_by() {
+    let (mut server, mut client) = pair_of(1 << 20, 1 << 10);
+    let request = |id: u32| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"ping\"}}\n");
+    let cancel = |id: u32| {
+        let params = json!({"requestId": id});
+        format!("{}\n", json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
+    };
+    server.outgoing.waiting.store(MUCH + 1, Ordering::Relaxed);
+    server.opening = Opening::Done;
+    // One that runs already is 9.
+    for line in [request(1), request(2), cancel(1), cancel(9)] {
+        client.write(line).await;
+    }
+    let first = server.receive().await.expect("a message");
+    assert!(matches!(first, JsonRpcMessage::Notification(_)), "the cancellation of what runs: {first:?}");
+    assert!(tokio::time::timeout(Duration::from_millis(50), server.receive()).await.is_err(), "2 waits");
+    server.outgoing.waiting.store(0, Ordering::Relaxed);
+    server.outgoing.fell.notify_waiters();
+    let next = server.receive().await.expect("a message");
+    assert!(matches!(&next, JsonRpcMessage::Request(held) if held.id == RequestId::Number(2)), "{next:?}");
+    client.write(request(3)).await;
+    let last = server.receive().await.expect("a message");
+    assert!(matches!(&last, JsonRpcMessage::Request(held) if held.id == RequestId::Number(3)), "1 is gone: {last:?}");
+}
