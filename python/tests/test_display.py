@@ -60,8 +60,8 @@ class Everything:
 
 def test_a_rich_value_comes_with_its_representations(outputs: pathlib.Path) -> None:
     place.namespace["picture"] = Picture()
-    ((is_result, identity, update, text, metadata, data),) = run(400, "picture")
-    assert (is_result, identity, update) == (True, None, False)
+    ((is_result, identity, update, _, late, text, metadata, data),) = run(400, "picture")
+    assert (is_result, identity, update, late) == (True, None, False, False)
     assert text == "bold"
     assert metadata == '{"text/html": {"isolated": true}}'
     kept = {mime: (file, raw) for mime, file, raw in data}
@@ -85,25 +85,25 @@ def test_an_object_with_every_attribute_is_plain() -> None:
 def test_displays_come_before_an_exception_and_stay() -> None:
     status, _, error, _, shown, _ = cell.run_cell(402, "display('a', 'b')\n1/0")
     assert status == "error" and error[0] == "ZeroDivisionError"
-    assert [text for _, _, _, text, _, _ in shown] == ["'a'", "'b'"]
+    assert [text for *_, text, _, _ in shown] == ["'a'", "'b'"]
 
 
 def test_update_replaces_in_the_cell_and_is_told_across_cells() -> None:
     (shown,) = run(403, "h = display('old', display_id='x')\nh.update('new')")
-    assert shown[1:4] == ("x", False, "'new'")
+    assert (*shown[1:3], shown[5]) == ("x", False, "'new'")
     (shown,) = run(404, "h.update('newer')")
-    assert shown[1:4] == ("x", True, "'newer'")
+    assert (*shown[1:3], shown[5]) == ("x", True, "'newer'")
 
 
 def test_clear_output_takes_back() -> None:
     code = "for n in range(5):\n    display(n, clear=True)"
-    assert [text for _, _, _, text, _, _ in run(405, code)] == ["4"]
+    assert [text for *_, text, _, _ in run(405, code)] == ["4"]
 
 
 def test_displays_are_bounded_in_number() -> None:
     shown = run(406, "for n in range(500):\n    display(n)")
     assert len(shown) == display.MAX_DISPLAYS
-    assert shown[-1][3] == "[401 more displays were left out: a cell can show 100]"
+    assert shown[-1][5] == "[401 more displays were left out: a cell can show 100]"
 
 
 def test_a_picture_too_large_for_a_report_is_a_file(outputs: pathlib.Path) -> None:
@@ -120,10 +120,10 @@ def test_classes_of_the_stand_in() -> None:
         "display(kinds.HTML('<ul><li>one<li>two</ul>'), kinds.Markdown('# m'), kinds.Math('x^2'),"
         " kinds.JSON({'a': 1}), kinds.Pretty('p'), kinds.SVG('<?xml?><svg/>'))",
     )
-    texts = [text for _, _, _, text, _, _ in shown]
+    texts = [text for *_, text, _, _ in shown]
     assert texts[:3] == ["- one\n- two", "# m", "$\\displaystyle x^2$"]
     assert texts[3] == '{\n "a": 1\n}' and texts[4] == "p"
-    assert shown[5][5][0][2] == b"<svg/>"
+    assert shown[5][7][0][2] == b"<svg/>"
 
 
 def test_the_stand_in_is_imported_where_ipython_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,3 +144,14 @@ def test_a_table_in_html_becomes_rows() -> None:
     rows = "<tr><th></th><th>a</th></tr><tr><td>x</td><td>10 &lt;</td></tr>"
     html = f"<style>td {{}}</style><table>{rows}</table>"
     assert readable.from_html(html) == "  | a\nx | 10 <"
+
+
+def test_what_is_cleared_later_stays_until_something_comes() -> None:
+    code = "from forkpy_worker.display.display import clear_output\ndisplay('a')\nclear_output(wait=True)"
+    assert [text for *_, text, _, _ in run(410, code)] == ["'a'"]
+    assert [text for *_, text, _, _ in run(411, f"{code}\ndisplay('b')")] == ["'b'"]
+
+
+def test_an_empty_representation_keeps_its_name() -> None:
+    (shown,) = run(412, "display({'application/vnd.bokehjs_exec.v0+json': '', 'text/html': '<b>x</b>'}, raw=True)")
+    assert ("application/vnd.bokehjs_exec.v0+json", None, b"") in shown[7]

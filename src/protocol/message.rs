@@ -193,6 +193,15 @@ impl WorkerExit {
     }
 }
 
+/// A cell of a notebook runs where the notebook is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotebookCell {
+    /// The notebook's directory.
+    pub directory: String,
+    /// It is the first of a run: the run begins in that directory. Later ones go on where the one before has ended.
+    pub first: bool,
+}
+
 /// Server → worker, cell socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
@@ -209,6 +218,8 @@ pub enum ToWorker {
         code: String,
         /// Whether it may ask for input: there is a client that can be asked.
         may_ask: bool,
+        /// It is a cell of a notebook.
+        notebook: Option<NotebookCell>,
     },
     /// Summarise the session's variables.
     ListVariables,
@@ -375,6 +386,10 @@ pub struct Display {
     pub id: Option<String>,
     /// It replaces what an earlier cell displayed under this id.
     pub update: bool,
+    /// Its number among the displays and clearings of this worker; the marks in the output streams have it too.
+    pub serial: u64,
+    /// It was displayed when the cell's code had ended: a figure that was still open.
+    pub late: bool,
     /// What can be read of it without a screen.
     pub text: String,
     /// A JSON object, as Jupyter's messages have it.

@@ -115,6 +115,11 @@ pub struct ServeOptions {
           value_parser = clap::value_parser!(u32).range(1_000..=400_000), help_heading = "Sessions")]
     pub max_output: u32,
 
+    /// Bytes of each stream of a cell that a notebook holds when it is run; of what is more, begin and end
+    #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_NOTEBOOK_OUTPUT", default_value_t = 10_000_000,
+          value_parser = clap::value_parser!(u32).range(1_000..=100_000_000), help_heading = "Sessions")]
+    pub max_notebook_output: u32,
+
     /// Scripts that may run at a time; further ones wait
     #[arg(long, value_name = "N", env = "FORKPY_MAX_SCRIPTS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=1_000), help_heading = "Scripts")]

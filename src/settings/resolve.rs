@@ -76,6 +76,8 @@ pub struct SessionSettings {
     pub queue: usize,
     /// Bytes of each stream in a reply.
     pub max_output: usize,
+    /// Bytes of each stream of a cell in a notebook that is written.
+    pub max_notebook_output: usize,
     /// Limits of every session that has no tighter ones.
     pub limits: Limits,
     /// Of checkpoints.
@@ -165,6 +167,7 @@ impl Settings {
                 input_timeout: (cli.input_timeout > 0.0).then(|| Duration::from_secs_f64(cli.input_timeout)),
                 queue: cli.queue as usize,
                 max_output: cli.max_output as usize,
+                max_notebook_output: cli.max_notebook_output as usize,
                 limits: cli.limits.into(),
                 checkpoints: bounds(&cli.checkpoints),
                 max_spares: cli.max_spares as usize,

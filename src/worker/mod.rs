@@ -274,9 +274,9 @@ fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorke
         gate.between(py, functions);
     }
     match request {
-        ToWorker::RunCell { cell, code, may_ask } => {
+        ToWorker::RunCell { cell, code, may_ask, notebook } => {
             requests.cell_begins(cell, may_ask);
-            let report = gate.guard(py, functions, cell, || functions.run_cell(py, cell, &code));
+            let report = gate.guard(py, functions, cell, || functions.run_cell(py, cell, &code, notebook.as_ref()));
             requests.cell_ends();
             bench.outputs.mend();
             FromWorker::CellDone { cell, report }

@@ -11,7 +11,7 @@ use pyo3::{
 };
 
 use crate::protocol::{
-    CellError, CellReport, CellStatus, Display, Question, Representation, Script, StateReport, Variable,
+    CellError, CellReport, CellStatus, Display, NotebookCell, Question, Representation, Script, StateReport, Variable,
 };
 use crate::sys::reserve;
 
@@ -31,6 +31,7 @@ pub struct Functions {
     keep: Py<PyAny>,
     mend: Py<PyAny>,
     run_cell: Py<PyAny>,
+    run_notebook_cell: Py<PyAny>,
     rehearse: Py<PyAny>,
     become_session: Py<PyAny>,
     list_variables: Py<PyAny>,
@@ -58,8 +59,10 @@ type RawReport<'py> = (String, Vec<String>, Option<RawError>, Option<i32>, Vec<R
 type RawError = (String, String, Option<u32>, String, Option<String>);
 /// A variable: name, type, value, shape, dtype, length, bytes.
 type RawVariable = (String, String, String, Option<Vec<u64>>, Option<String>, Option<u64>, Option<u64>);
-/// A display: is it the result, id, is it an update, text, metadata, representations (mime type, file, bytes).
-type RawDisplay<'py> = (bool, Option<String>, bool, String, String, Vec<(String, Option<String>, Bound<'py, PyBytes>)>);
+/// A display: is it the result, id, is it an update, serial, is it late, text, metadata, representations (mime type,
+/// file, bytes).
+type RawDisplay<'py> =
+    (bool, Option<String>, bool, u64, bool, String, String, Vec<(String, Option<String>, Bound<'py, PyBytes>)>);
 /// What Python's `save` and `load` return: names, (name, reason) of those left out, names that were replaced.
 type RawState = (Vec<String>, Vec<(String, String)>, Vec<String>);
 
@@ -81,6 +84,7 @@ impl Functions {
             keep: find("cell.arrivals", "keep")?,
             mend: find("report.damaged", "mend")?,
             run_cell: find("cell.run", "run_cell")?,
+            run_notebook_cell: find("cell.notebook", "run_notebook_cell")?,
             rehearse: find("cell.run", "rehearse")?,
             become_session: find("session.session", "become")?,
             list_variables: find("variables.variables", "list_variables")?,
@@ -138,9 +142,21 @@ impl Functions {
         let _ = self.finish.call0(py);
     }
 
-    pub(super) fn run_cell(&self, py: Python<'_>, cell: u64, code: &str) -> PyResult<CellReport> {
+    pub(super) fn run_cell(
+        &self,
+        py: Python<'_>,
+        cell: u64,
+        code: &str,
+        notebook: Option<&NotebookCell>,
+    ) -> PyResult<CellReport> {
         // It reports on every cell, unless there is no memory even for that. `MemoryLimit::after_cell` takes back.
-        let report = self.run_cell.call1(py, (cell, code)).inspect_err(|_| reserve::lend(true))?;
+        let report = match notebook {
+            None => self.run_cell.call1(py, (cell, code)),
+            Some(NotebookCell { directory, first }) => {
+                self.run_notebook_cell.call1(py, (cell, code, directory, *first))
+            }
+        };
+        let report = report.inspect_err(|_| reserve::lend(true))?;
         let (status, results, error, exit_code, displays, notice): RawReport<'_> = report.bind(py).extract()?;
         let status = match status.as_str() {
             "ok" => CellStatus::Ok,
@@ -270,12 +286,21 @@ impl Functions {
     }
 }
 
-fn display((is_result, id, update, text, metadata, data): RawDisplay<'_>) -> Display {
+fn display((is_result, id, update, serial, late, text, metadata, data): RawDisplay<'_>) -> Display {
     let representation = |(mime, file, bytes): (String, Option<String>, Bound<'_, PyBytes>)| {
         let bytes = bytes.as_bytes().to_vec();
         Representation { mime, file, bytes }
     };
-    Display { is_result, id, update, text, metadata, data: data.into_iter().map(representation).collect() }
+    Display {
+        is_result,
+        id,
+        update,
+        serial,
+        late,
+        text,
+        metadata,
+        data: data.into_iter().map(representation).collect(),
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "reads as the last step of a chain of results")]

@@ -89,7 +89,7 @@ fn displays_are_in_the_notebook_and_on_the_page_and_no_script_is() {
     assert_eq!(done["format"], "html");
     let page = fs::read_to_string(forkpy.file("n.html")).expect("there");
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("data:image/png;base64,iVBOR"), "{page}");
-    assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(2)") && page.contains("sandbox=\"\""));
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(2)") && page.contains("needs scripts"));
     assert!(!page.contains("http:") && !page.contains("https:"), "it needs nothing else");
 }
 
@@ -238,4 +238,137 @@ fn what_is_no_notebook_is_refused_in_words() {
         let said = forkpy.refused(tool, arguments);
         assert!(said.contains(words) && said.len() < 800, "{words}: {said}");
     }
+}
+
+/// Kinds of outputs with their text, in order.
+fn outputs(cell: &Value) -> Vec<String> {
+    let outputs = cell["outputs"].as_array().expect("a list").iter();
+    let words = |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<String>();
+    outputs
+        .map(|output| match output["output_type"].as_str() {
+            Some("stream") => format!("{}: {}", output["name"].as_str().expect("a name"), words(&output["text"])),
+            Some("error") => format!("error: {}", output["ename"].as_str().expect("a name")),
+            other => format!("{}: {}", other.expect("a type"), words(&output["data"]["text/plain"])),
+        })
+        .collect()
+}
+
+#[test]
+fn outputs_stay_in_the_order_in_which_they_came() {
+    let mut forkpy = Forkpy::start();
+    let cells = [
+        code(
+            "import os, sys\nprint('one')\ndisplay(1)\nos.system('echo two')\nprint('err', file=sys.stderr)\ndisplay(2)\nprint('three', end='')\n'end'",
+        ),
+        code("print('before')\ndisplay(1)\n1/0"),
+        code(
+            "from IPython.display import clear_output\nfor n in range(3):\n    clear_output(wait=True)\n    print(n)\n    display(n)",
+        ),
+        code("print('gone')\ndisplay('gone')\nclear_output()\nprint('stays')"),
+        code("print('stays')\nclear_output(wait=True)"),
+        // A descriptor of the cell's own gets no mark of ours.
+        code(
+            "saved = os.dup(1)\nwith open('own.txt', 'wb') as file:\n    os.dup2(file.fileno(), 1)\ndisplay(3)\nos.dup2(saved, 1)\nopen('own.txt', 'rb').read()",
+        ),
+    ];
+    write(&forkpy, "n.ipynb", &cells);
+    run(&mut forkpy, json!({"path": "n.ipynb", "on_error": "continue"}));
+    let notebook = load(&forkpy, "n.ipynb");
+    let expected: [&[&str]; 6] = [
+        &[
+            "stdout: one\n",
+            "display_data: 1",
+            "stdout: two\n",
+            "stderr: err\n",
+            "display_data: 2",
+            "stdout: three",
+            "execute_result: 'end'",
+        ],
+        &["stdout: before\n", "display_data: 1", "error: ZeroDivisionError"],
+        &["stdout: 2\n", "display_data: 2"],
+        &["stdout: stays\n"],
+        &["stdout: stays\n"],
+        &["display_data: 3", "execute_result: b''"],
+    ];
+    for (cell, expected) in notebook["cells"].as_array().expect("a list").iter().zip(expected) {
+        assert_eq!(outputs(cell), expected, "{}", cell["source"]);
+    }
+    let reply = forkpy.run("print('a')\ndisplay(1)\nprint('b')");
+    assert_eq!((&reply["stdout"], &reply["results"]), (&json!("a\nb\n"), &json!(["1"])), "no mark is to be seen");
+}
+
+#[test]
+fn a_notebook_runs_in_its_own_directory() {
+    let mut forkpy = Forkpy::start();
+    fs::create_dir_all(forkpy.file("deep/er")).expect("made");
+    fs::write(forkpy.file("deep/beside.py"), "def value(): return open('data.txt').read()").expect("written");
+    fs::write(forkpy.file("deep/data.txt"), "found").expect("written");
+    let cells =
+        [code("import os, beside\nbeside.value()"), code("os.chdir('er')"), code("os.path.basename(os.getcwd())")];
+    write(&forkpy, "deep/n.ipynb", &cells);
+    for _ in 0..2 {
+        let done = run(&mut forkpy, json!({"path": "deep/n.ipynb"}));
+        assert_eq!(done["status"], "ok", "{done}");
+        let notebook = load(&forkpy, "deep/n.ipynb");
+        assert_eq!(outputs(&notebook["cells"][0]), ["execute_result: 'found'"]);
+        assert_eq!(outputs(&notebook["cells"][2]), ["execute_result: 'er'"], "a cell goes on where the one before was");
+    }
+    assert_eq!(forkpy.eval("os.path.exists('deep/data.txt')"), "True", "the session's own cells are where they were");
+}
+
+#[test]
+fn numbers_are_the_same_at_the_other_end() {
+    let mut forkpy = Forkpy::start();
+    write(&forkpy, "n.ipynb", &[code("display({'application/json': given}, raw=True)\nrepr(given)")]);
+    let text = fs::read_to_string(forkpy.file("n.ipynb")).expect("there");
+    let odd = "{\"float\": 1.10, \"large\": 123456789012345678901234567890, \"none\": NaN, \"far\": -Infinity}";
+    fs::write(forkpy.file("n.ipynb"), text.replace("{\"mine\":true}", odd)).expect("written");
+    let numbers = ["3.6040260791778564", "0.1", "5e-324", "1.7976931348623157e308", "-0.0", "18446744073709551615"];
+    let given: Value = serde_json::from_str(&format!("[{}]", numbers.join(","))).expect("JSON");
+    let done = run(&mut forkpy, json!({"path": "n.ipynb", "parameters": {"given": given}}));
+    assert_eq!(done["status"], "ok", "{done}");
+    let notebook = fs::read_to_string(forkpy.file("n.ipynb")).expect("there");
+    for kept in
+        ["1.10", "123456789012345678901234567890", "NaN", "-Infinity", "3.6040260791778564", "1.7976931348623157e+308"]
+    {
+        assert!(notebook.contains(kept) && !notebook.contains(&format!("\"{kept}\"")), "{kept} in {notebook}");
+    }
+    let same = format!("given == [{}]", numbers.join(", "));
+    assert_eq!(forkpy.eval(&same), "True");
+    // Integers beyond 64 bits, and what Python's json writes for floats that are no numbers.
+    let id = forkpy.expect_id();
+    let line = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/call\",\"params\":{{\"name\":\"run_notebook\",\"arguments\":\
+         {{\"path\":\"n.ipynb\",\"parameters\":{{\"given\":[1180591620717411303424,NaN,-Infinity]}}}}}}}}\n"
+    );
+    forkpy.send_bytes(line.as_bytes());
+    let reply = forkpy.reply(id);
+    assert_eq!(reply.data["status"], "ok", "{reply:?}");
+    assert_eq!(forkpy.eval("given[0] == 2**70 and given[1] != given[1] and given[2] < -1e308"), "True");
+}
+
+#[test]
+fn whole_outputs_are_in_the_file_up_to_a_bound() {
+    let mut forkpy = Setup::new().args(&["--max-notebook-output", "1000000"]).start();
+    let cells = [code("print('x' * 500_000)"), code("'y' * 500_000"), code("print('z' * 3_000_000)")];
+    write(&forkpy, "n.ipynb", &cells);
+    let done = run(&mut forkpy, json!({"path": "n.ipynb"}));
+    assert_eq!(done["status"], "ok", "{done}");
+    let notebook = load(&forkpy, "n.ipynb");
+    let lengths: Vec<usize> =
+        notebook["cells"].as_array().expect("a list").iter().map(|cell| outputs(cell).concat().len()).collect();
+    assert!(lengths[0] == 500_009 && lengths[1] == 500_018, "{lengths:?}");
+    assert!(lengths[2] < 1_001_000 && outputs(&notebook["cells"][2])[0].contains("bytes left out"), "{lengths:?}");
+}
+
+#[test]
+fn an_empty_language_is_no_other_language_and_what_is_not_run_stays() {
+    let mut forkpy = Forkpy::start();
+    let metadata = json!({"kernelspec": {"name": "x", "language": ""}, "language_info": {"name": "python"}});
+    let mut empty = code(" ");
+    empty["execution_count"] = json!(7);
+    let notebook = json!({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": [empty, code("1")]});
+    fs::write(forkpy.file("n.ipynb"), notebook.to_string()).expect("written");
+    assert_eq!(run(&mut forkpy, json!({"path": "n.ipynb"}))["status"], "ok");
+    assert_eq!(load(&forkpy, "n.ipynb")["cells"][0]["execution_count"], 7);
 }

@@ -38,6 +38,10 @@ before_cell: list[Callable[[], None]] = []
 after_cell: list[Callable[[], None]] = []
 # What cells have displayed and no report has carried yet; `display` fills it.
 displays: list[Any] = []
+# A notebook's cell runs, and what it shows is written as Jupyter writes it.
+in_notebook = False
+# IPython's formatter of plain text, once the session uses IPython.
+formatter: Callable[[Any], Any] | None = None
 # Sentences about the session that the next report carries.
 notices: list[str] = []
 # The session's asyncio loop, made when it is first wanted, and whether it was given to a cell that

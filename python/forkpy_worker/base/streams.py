@@ -14,6 +14,8 @@ would run into each other; our print joins them first, and leaves every unusual 
 from __future__ import annotations
 
 import builtins
+import os
+import stat
 import sys
 from io import FileIO, TextIOWrapper
 from os import write as _write
@@ -34,6 +36,8 @@ _builtin_input = builtins.input
 _stdin: Any = None
 _stdout: Any = None
 _stderr: Any = None
+# What descriptors 1 and 2 are by themselves.
+_pipes: dict[int, tuple[int, ...]] = {}
 
 
 class Descriptor(FileIO):
@@ -85,12 +89,25 @@ def _write_rest(descriptor: int, data: memoryview, done: int) -> None:
             continue
 
 
+def mark(kind: str, serial: int) -> None:
+    """Say in both streams that something is displayed here; the server takes it out again."""
+    words = f"\x1b_forkpy:{kind}{serial}\x1b\\".encode()
+    for descriptor, pipe in _pipes.items():
+        try:
+            # A cell may have put a file of its own in the pipe's place.
+            if os.fstat(descriptor)[:3] == pipe:
+                write_all(descriptor, words)
+        except OSError:  # noqa: PERF203
+            continue
+
+
 def install(ask: Callable[..., Any] | None = None) -> None:
     """Put fresh streams on descriptors 0, 1, 2 in the places where Python keeps them.
 
     With `ask`, standard input is what the client answers; without, it is descriptor 0.
     """
     global _stdin, _stdout, _stderr
+    know_pipes()
     if ask is None:
         reader = asking.Reader(_named(FileIO(0, "r", closefd=False), "<stdin>"))
         _stdin = TextIOWrapper(reader, "utf-8", "surrogateescape")
@@ -105,6 +122,17 @@ def install(ask: Callable[..., Any] | None = None) -> None:
     places.stderr = places.__stderr__ = _stderr
     builtins.print = print
     builtins.input = input
+
+
+def know_pipes() -> None:
+    """Remember where descriptors 1 and 2 lead."""
+    for descriptor in (1, 2):
+        try:
+            found = os.fstat(descriptor)
+        except OSError:
+            continue
+        if stat.S_ISFIFO(found.st_mode):
+            _pipes[descriptor] = found[:3]
 
 
 def _writer(descriptor: int, name: str) -> TextIOWrapper:

@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 # How often a report is begun anew when something is raised in the middle of it.
 _TRIES = 3
 
-# Values of these types have nothing to show but their `repr`.
-_PLAIN = frozenset(
-    (int, str, float, bool, list, dict, tuple, set, bytes, complex, frozenset, range)
-)
+# Values of these types are shown by their `repr`, and the others of Python's own by what is in them.
+_PLAIN = frozenset((int, str, float, bool, bytes, complex, range))
+_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
 
 
 def run_cell(cell: int, code: str) -> Report:
@@ -183,17 +182,26 @@ def _awaits(code: CodeType | None) -> bool:
 
 def _show(value: Any, cell: int) -> list[str]:
     """Give the text of the last value, or leave it among the displays when it has more to show."""
-    if type(value) not in _PLAIN:
-        from forkpy_worker.display import formats
+    if type(value) in _PLAIN and place.formatter is None:
+        text = repr(value)
+    else:
+        from forkpy_worker.display import formats, pretty
 
-        if formats.is_rich(value):
+        if type(value) not in _CONTAINERS and formats.is_rich(value):
             from forkpy_worker.display import display
 
             display.result(value)
             history.keep(value, cell)
             return []
-    text = repr(value)
+        text = pretty.text(value)
     if type(text) is not str or len(text) > MAX_RESULT or not text.isascii():
+        if place.in_notebook and len(text) > MAX_RESULT:
+            # A notebook holds the whole.
+            from forkpy_worker.display import display
+
+            display.publish({"text/plain": text}, is_result=True)
+            history.keep(value, cell)
+            return []
         from forkpy_worker.display import results
 
         text = results.fit(text, cell)
@@ -203,6 +211,7 @@ def _show(value: Any, cell: int) -> list[str]:
 
 def _displays() -> list[Any]:
     """Take what was displayed, figures that are still open included."""
+    early = len(place.displays)
     try:
         _call_all(place.after_cell)
         _tell_swallowed()
@@ -212,6 +221,9 @@ def _displays() -> list[Any]:
     streams.flush()
     shown = place.displays[:]
     del place.displays[: len(shown)]
+    for number in range(early, len(shown)):
+        # Late: behind the value, or the exception.
+        shown[number] = (*shown[number][:4], True, *shown[number][5:])
     return shown
 
 

@@ -3,19 +3,20 @@
 Owns: `place.displays`, the files of displays in the session's outputs folder, display ids.
 Runs in: worker, in whatever thread displays. Nothing imports this before a cell displays something.
 
-A display is a tuple: is it the cell's result, its id, does it replace an earlier one, its text, its
-metadata as JSON, and its representations as (mime type, file, bytes). Pictures, HTML and
+A display is a tuple: is it the cell's result, its id, does it replace an earlier one, its number, did
+it come when the code had ended, its text, its metadata as JSON, and its representations as (mime type, file, bytes). Pictures, HTML and
 the like are files too; one that is too large for a reply is nothing but a file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import uuid
 
-from forkpy_worker.base import place
+from forkpy_worker.base import place, streams
 from forkpy_worker.base.text import MAX_RESULT, clean, cut
 from forkpy_worker.display import formats, readable
 
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from forkpy_worker.display.formats import Data, Metadata
 
     Representation: TypeAlias = tuple[str, str | None, bytes]
-    Display: TypeAlias = tuple[bool, str | None, bool, str, str, list[Representation]]
+    Display: TypeAlias = tuple[bool, str | None, bool, int, bool, str, str, list[Representation]]
 
 # For one representation and for a cell's together, in the report; what is more is in its file.
-MAX_BYTES = 8 << 20
+MAX_BYTES = 10 << 20
 MAX_TOTAL = 20 << 20
 # A cell that displays in a loop: what comes after these is counted and not kept.
 MAX_DISPLAYS = 100
-MAX_METADATA = 10_000
+MAX_METADATA = 200_000
 # A display larger than that gets no file.
 MAX_FILE = 256 << 20
 
@@ -54,6 +55,9 @@ ENDINGS = {
 # What is in the reply as text, or says no more than that does.
 _READ = ("text/plain", "text/markdown", "text/latex")
 
+_serials = itertools.count(1)
+# What is shown is taken back as soon as there is something in its place.
+_clears = False
 _cell = -1
 _bytes = 0
 _left_out = 0
@@ -115,9 +119,21 @@ def publish_display_data(
 
 def clear_output(wait: bool = False) -> None:
     """Take back what this cell has displayed; a line that is being printed is begun anew."""
+    global _clears
+    streams.flush()
+    streams.mark("w" if wait else "c", next(_serials))
+    if wait:
+        _clears = True
+    else:
+        _take_back()
+    print("\033[2K\r", end="")
+
+
+def _take_back() -> None:
+    global _clears
+    _clears = False
     del place.displays[:]
     _begin(-1)
-    print("\033[2K\r", end="")
 
 
 class DisplayHandle:
@@ -210,30 +226,38 @@ def publish(
         # A script, or a child of a cell's: what it shows is what it prints.
         print(readable.text(data))
         return
+    if _clears:
+        _take_back()
     _begin(place.cell)
     replaced = _place_of(display_id) if update else None
     if replaced is None and len(place.displays) >= MAX_DISPLAYS and not is_result:
         _left_out += 1
         # The last one made room for these words.
         words = f"[{_left_out + 1} more displays were left out: a cell can show {MAX_DISPLAYS}]"
-        place.displays[MAX_DISPLAYS - 1] = (False, None, False, words, "{}", [])
+        place.displays[MAX_DISPLAYS - 1] = (False, None, False, next(_serials), False, words, "{}", [])
         return
     data = {str(mime): content for mime, content in data.items() if content is not None}
     identity = None if display_id is None else clean(str(display_id))[:200]
     text = cut(clean(readable.text(data)), MAX_RESULT)
     represented = [_representation(mime, content) for mime, content in data.items()]
-    shown = (is_result, identity, update, text, _metadata(metadata), represented)
+    # Neither here nor in a file: the disk is full. An empty one is kept, some libraries look for its name.
+    represented = [shown for shown in represented if shown[1] or shown[2] or not data.get(shown[0], b"x")]
+    said = (text, _metadata(metadata), represented)
     if replaced is None:
-        place.displays.append(shown)
+        serial = next(_serials)
+        streams.flush()
+        streams.mark("d", serial)
+        place.displays.append((is_result, identity, update, serial, False, *said))
     else:
         # As if it had been so from the beginning.
-        place.displays[replaced] = (*place.displays[replaced][:3], *shown[3:])
+        place.displays[replaced] = (*place.displays[replaced][:5], *said)
 
 
 def _begin(cell: int) -> None:
     """Count anew for another cell."""
-    global _cell, _bytes, _left_out, _names
+    global _cell, _bytes, _clears, _left_out, _names
     if cell != _cell:
+        _clears = False
         _bytes = _left_out = 0
         if cell >= 0:
             _names = 0
@@ -266,7 +290,7 @@ def _representation(mime: str, content: Any) -> Representation:
     file = None if mime in _READ or not raw else _save(mime, raw)
     fits = len(raw) <= MAX_BYTES and _bytes + len(raw) <= MAX_TOTAL
     if not fits:
-        return mime, file, b""
+        return mime, file or _save(mime, raw), b""
     _bytes += len(raw)
     return mime, file, raw
 

@@ -7,7 +7,8 @@ Runs in: worker, in the thread that displays.
 
 from __future__ import annotations
 
-from forkpy_worker.display import known
+from forkpy_worker.base import place
+from forkpy_worker.display import known, pretty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def _call(value: Any, name: str, **options: Any) -> Any:
 
 def plain(value: Any) -> str:
     """Give the text of a value."""
-    return known.table(value) if _named(type(value), "pandas", "DataFrame") else repr(value)
+    if _named(type(value), "pandas", "DataFrame") and not place.in_notebook:
+        return known.table(value)
+    return pretty.text(value)
 
 
 def _by_type(kind: type) -> Callable[[Any, Data], None] | None:

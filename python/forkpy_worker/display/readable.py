@@ -18,7 +18,7 @@ MAX_HTML = 400_000
 MAX_JSON = 20_000
 
 # `<IPython.core.display.HTML object>`, `<pandas.io.formats.style.Styler object at 0x7f...>`
-_NO_WORDS = re.compile(r"<[\w.]+ object( at 0x[0-9a-f]+)?>")
+_NO_WORDS = re.compile(r"<[\w.]+( object( at 0x[0-9a-f]+)?| at 0x[0-9a-f]+)>")
 
 
 def text(data: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from forkpy_worker.base import asking, place
+from forkpy_worker.base import asking, place, streams
 from forkpy_worker.session import copied, session
 
 TYPE_CHECKING = False
@@ -124,6 +124,7 @@ def wake(
     place.session_id = session_id
     session.begin(interrupts)
     asking.install(ask)
+    streams.know_pipes()
     awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
     if awaiting is not None:
         awaiting.renew()

@@ -19,7 +19,9 @@ import pickle
 import sys
 from types import FunctionType
 
+from forkpy_worker.base import place
 from forkpy_worker.base.place import namespace
+from forkpy_worker.variables import reducers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class _Refusing(pickle.Pickler):
         """Refuse functions and classes of `__main__`: a new process has none of them."""
         if _is_of_a_cell(obj):
             raise pickle.PicklingError(_refusal(obj))
-        return NotImplemented
+        return reducers.reduce(obj)
 
 
 def pickler_name() -> str:
@@ -79,6 +81,10 @@ def _pickler_class() -> type[pickle.Pickler]:
         class ByValue(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
             """cloudpickle's, but for what a cell's function takes along of its session: nothing."""
 
+            def reducer_override(self, obj: Any) -> Any:
+                found = reducers.reduce(obj)
+                return super().reducer_override(obj) if found is NotImplemented else found
+
             def _dynamic_function_reduce(self, func: Any) -> Any:
                 reduced = super()._dynamic_function_reduce(func)
                 if func.__globals__ is not namespace:
@@ -113,13 +119,21 @@ def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
     """Write every variable that can be pickled; give the reasons for the others by name."""
     refused: dict[str, str] = {}
     reached: dict[str, list[Any]] = {}
-    for name, value in values.items():
-        try:
-            reached[name] = _write(writer, {name: value})
-        except _UnpicklableError as error:  # noqa: PERF203
-            refused[name] = str(error)
-    for group in _groups(reached):
-        _regroup(group, values, writer)
+    copies = reducers.look(values)
+    try:
+        for name, value in values.items():
+            try:
+                reached[name] = _write(writer, {name: value})
+            except _UnpicklableError as error:  # noqa: PERF203
+                refused[name] = str(error)
+        for group in _groups(reached):
+            _regroup(group, values, writer)
+    finally:
+        reducers.forget()
+    copies = [name for name in copies if name not in refused]
+    if copies:
+        words = "share memory with other variables and are saved as copies of their own"
+        place.notices.append(f"{', '.join(copies[:20])}: {words}.")
     return refused
 
 

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     live::{Live, Stream},
+    marks::{Filter, Mark, MarkKind, Piece},
     screen::Screen,
     spill::Spill,
 };
@@ -19,12 +20,15 @@ use crate::server::output::{captured::CapturedText, pipe::Output};
 
 /// Most bytes of one stream of one cell that are kept on disk.
 const MAX_FILE: u64 = 1 << 30;
+/// Displays of one cell are fewer.
+const MAX_MARKS: usize = 1000;
 /// Bytes of one stream after which others have their turn.
 const TURN: usize = 256 << 10;
 
 /// Collects one stream of one cell.
 #[derive(Debug)]
 pub struct Capture {
+    filter: Filter,
     screen: Screen,
     /// Who hears of it at once.
     live: Option<(Arc<Live>, Stream)>,
@@ -42,6 +46,8 @@ struct Kept {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
+    /// Displays and clearings, by what had come before them.
+    marks: Vec<(u64, Mark)>,
     /// The whole, once it is too much.
     spill: Option<Spill>,
     /// Where the whole goes: directory of outputs and file name.
@@ -57,10 +63,11 @@ impl Capture {
             head: Vec::new(),
             tail: VecDeque::new(),
             total: 0,
+            marks: Vec::new(),
             spill: None,
             place: (outputs.to_owned(), name),
         };
-        Self { screen: Screen::default(), live: None, written: 0, turn: 0, kept }
+        Self { filter: Filter::default(), screen: Screen::default(), live: None, written: 0, turn: 0, kept }
     }
 
     /// Lets somebody hear of it while it comes in.
@@ -92,19 +99,31 @@ impl Capture {
 
     /// Adds what was read.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.written += bytes.len() as u64;
-        let kept = &mut self.kept;
-        let Some((live, stream)) = &self.live else { return self.screen.push(bytes, &mut |bytes| kept.push(bytes)) };
-        self.screen.push(bytes, &mut |bytes| {
-            live.add(*stream, bytes);
-            kept.push(bytes);
+        let Self { filter, screen, live, written, kept, .. } = self;
+        filter.push(bytes, &mut |piece| match piece {
+            Piece::Mark(mark) => kept.mark(mark, screen),
+            Piece::Text(text) => {
+                *written += text.len() as u64;
+                screen.push(text, &mut |bytes| {
+                    if let Some((live, stream)) = live {
+                        live.add(*stream, bytes);
+                    }
+                    kept.push(bytes);
+                });
+            }
         });
-        live.settle(*stream, self.screen.tail());
+        if let Some((live, stream)) = live {
+            live.settle(*stream, screen.tail());
+        }
     }
 
     /// The text for a reply, when the file is written.
     pub async fn finish(mut self) -> CapturedText {
-        self.kept.push(&self.screen.tail().text);
+        let rest = self.filter.rest();
+        self.written += rest.len() as u64;
+        let kept = &mut self.kept;
+        self.screen.push(&rest, &mut |bytes| kept.push(bytes));
+        kept.push(&self.screen.tail().text);
         CapturedText { total: self.written, ..self.kept.finish().await }
     }
 }
@@ -132,6 +151,28 @@ impl Kept {
         self.tail.extend(rest);
     }
 
+    /// Remembers what has come so far. A bar that is still being drawn counts as what comes later.
+    fn mark(&mut self, mark: Mark, screen: &Screen) {
+        let at = self.total + screen.drawn() as u64;
+        // Nobody asks any more where that was what is taken back: this keeps the list short.
+        match mark.kind {
+            MarkKind::Display => {}
+            MarkKind::Clear => self.marks.clear(),
+            MarkKind::ClearLater => {
+                let last = self.marks.iter().rposition(|(_, earlier)| earlier.kind == MarkKind::ClearLater);
+                if let Some(last) = last {
+                    if last + 1 == self.marks.len() && self.marks[last].0 == at {
+                        return;
+                    }
+                    self.marks.drain(..last);
+                }
+            }
+        }
+        if self.marks.len() < MAX_MARKS {
+            self.marks.push((at, mark));
+        }
+    }
+
     fn is_whole(&self) -> bool {
         self.total <= self.cap as u64
     }
@@ -152,7 +193,9 @@ impl Kept {
         let Some(spill) = self.spill.filter(|_| !is_whole) else {
             let mut bytes = self.head;
             bytes.extend(self.tail);
-            return CapturedText { text: lossy(bytes), total: self.total, file: None };
+            let marks = self.marks.into_iter().map(|(at, mark)| (at as usize, mark)).collect();
+            let (text, marks) = lossy(&bytes, marks);
+            return CapturedText { text, total: self.total, file: None, marks };
         };
         let head = String::from_utf8_lossy(trim_end(&self.head)).into_owned();
         let tail_bytes: Vec<u8> = self.tail.into();
@@ -165,13 +208,31 @@ impl Kept {
             Ok(name) => (format!("the first {MAX_FILE} bytes are in outputs/{name}"), Some(format!("outputs/{name}"))),
             Err(reason) => (format!("it could not be saved: {reason}"), None),
         };
-        let text = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n{tail}", self.total);
-        CapturedText { text, total: self.total, file }
+        let before = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n", self.total);
+        let skipped = self.total.saturating_sub(tail.len() as u64);
+        let marks = self.marks.iter().map(|(at, mark)| {
+            let at = if *at <= head.len() as u64 { *at } else { before.len() as u64 + at.saturating_sub(skipped) };
+            (at as usize, *mark)
+        });
+        let text = before.clone() + &tail;
+        let marks = marks.map(|(at, mark)| (text.floor_char_boundary(at), mark)).collect();
+        CapturedText { text, total: self.total, file, marks }
     }
 }
 
-fn lossy(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+/// Bytes as text, and where its marks are in that.
+fn lossy(bytes: &[u8], marks: Vec<(usize, Mark)>) -> (String, Vec<(usize, Mark)>) {
+    let mut text = String::with_capacity(bytes.len());
+    let mut places = Vec::with_capacity(marks.len());
+    let mut done = 0;
+    for (at, mark) in marks {
+        let at = at.clamp(done, bytes.len());
+        text.push_str(&String::from_utf8_lossy(&bytes[done..at]));
+        places.push((text.len(), mark));
+        done = at;
+    }
+    text.push_str(&String::from_utf8_lossy(&bytes[done..]));
+    (text, places)
 }
 
 /// Without a character that the cut went through.

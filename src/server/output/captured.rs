@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure data.
 
+use super::marks::Mark;
+
 /// One stream of a cell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CapturedText {
@@ -11,6 +13,8 @@ pub struct CapturedText {
     pub total: u64,
     /// File with the whole, relative to the workspace, when `text` is not all.
     pub file: Option<String>,
+    /// Where in `text` something was displayed or taken back: byte offsets, ascending.
+    pub marks: Vec<(usize, Mark)>,
 }
 
 /// How forkpy ended a cell.

@@ -5,6 +5,8 @@
 pub mod capture;
 pub mod captured;
 pub mod live;
+pub mod marks;
+pub mod numbers;
 pub(crate) mod pipe;
 pub mod screen;
 pub mod spill;

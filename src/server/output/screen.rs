@@ -112,6 +112,16 @@ impl Screen {
         Tail { text, is_bar: self.rows.iter().any(|row| row.is_bar) }
     }
 
+    /// How much of what is held back stands: all but a bar that is still being drawn.
+    #[must_use]
+    pub fn drawn(&self) -> usize {
+        let rows: usize = self.rows.iter().map(|row| row.text.len() + 1).sum();
+        match self.rows.back() {
+            Some(last) if last.is_bar => rows - 1 - last.text.len(),
+            _ => rows - 1 + self.escape.len(),
+        }
+    }
+
     /// The end of a line whose beginning is out already.
     fn pass_on(&mut self, bytes: &[u8], out: &mut impl FnMut(&[u8])) -> usize {
         let end = memchr::memchr(b'\n', bytes);

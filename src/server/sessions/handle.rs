@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    protocol::{Answer, StateReport, ToWorker, Variable},
+    protocol::{Answer, NotebookCell, StateReport, ToWorker, Variable},
     server::{
         health::{HealthPolicy, recovery::Step},
         output::live::Live,
@@ -155,6 +155,10 @@ pub struct CellOrder {
     pub on_error: OnError,
     /// Who answers what it asks; nobody, and then it may not ask.
     pub questions: Option<mpsc::UnboundedSender<Question>>,
+    /// It is a cell of a notebook, and runs where that is.
+    pub notebook: Option<NotebookCell>,
+    /// Bytes of each stream that are kept in memory, when it is not what replies hold.
+    pub max_output: Option<usize>,
 }
 
 /// A line of input that a running cell waits for.

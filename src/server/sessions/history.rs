@@ -2,8 +2,9 @@
 //!
 //! Runs in: server. Written by a call when its reply is ready; a push and a few additions.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::server::sessions::{
@@ -25,6 +26,10 @@ pub struct Recorded {
     pub code: String,
     /// What came of it.
     pub outputs: Vec<Output>,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// How long it ran.
+    pub ran: Duration,
 }
 
 /// The cells of a session, oldest first.
@@ -45,7 +50,8 @@ impl Recorded {
         if outcome.cell == 0 || matches!(outcome.ending, Ending::Refused { .. }) {
             return None;
         }
-        Some(Self { number: outcome.cell, code, outputs: outputs::of(outcome) })
+        let (ended, ran) = (Timestamp::now(), outcome.ran);
+        Some(Self { number: outcome.cell, code, outputs: outputs::of(outcome), ended, ran })
     }
 
     fn size(&self) -> usize {
@@ -94,7 +100,7 @@ mod tests {
 
     fn cell(number: u64, text: &str) -> Recorded {
         let outputs = vec![Output::Stream { name: "stdout", text: text.to_owned() }];
-        Recorded { number, code: String::new(), outputs }
+        Recorded { number, code: String::new(), outputs, ended: Timestamp::UNIX_EPOCH, ran: Duration::ZERO }
     }
 
     #[test]

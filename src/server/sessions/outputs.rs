@@ -8,10 +8,17 @@ use serde_json::{Map, Value, json};
 use crate::{
     protocol::{CellError, Display},
     server::{
-        output::captured::Method,
+        output::{
+            captured::Method,
+            marks::{Mark, MarkKind},
+            numbers,
+        },
         sessions::outcome::{CellOutcome, Ending},
     },
 };
+
+/// Text of one stream that stays where a notebook's outputs are too many.
+const SHORT: usize = 40_000;
 
 /// One output.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,35 +48,123 @@ pub enum Output {
     },
 }
 
-/// All outputs of a cell, in the order a notebook shows them.
+/// All outputs of a cell, in the order in which they came.
 #[must_use]
 pub fn of(outcome: &CellOutcome) -> Vec<Output> {
-    let mut outputs = Vec::new();
     let mut stderr = outcome.stderr.text.as_str();
     if let Some(error) = &outcome.error {
         // It has an output of its own.
         stderr = stderr.strip_suffix(error.traceback.as_str()).unwrap_or(stderr);
     }
-    for (name, text) in [("stdout", outcome.stdout.text.as_str()), ("stderr", stderr)] {
-        if !text.is_empty() {
-            outputs.push(Output::Stream { name, text: text.to_owned() });
+    let mut sequence = Sequence {
+        streams: [
+            Rest { name: "stdout", text: &outcome.stdout.text, marks: &outcome.stdout.marks, done: 0 },
+            Rest { name: "stderr", text: stderr, marks: &outcome.stderr.marks, done: 0 },
+        ],
+        outputs: Vec::new(),
+        clears: false,
+    };
+    let shown = |display: &Display| Output::Shown {
+        display: display.clone(),
+        result: display.is_result.then_some(outcome.cell),
+    };
+    let (late, early): (Vec<&Display>, Vec<&Display>) = outcome.displays.iter().partition(|display| display.late);
+    for display in early {
+        sequence.go_to(Some(display.serial));
+        sequence.add(shown(display));
+    }
+    sequence.go_to(None);
+    for text in &outcome.results {
+        sequence.add(Output::Shown { display: plain(text.clone()), result: Some(outcome.cell) });
+    }
+    if let Some(failure) = failure(outcome) {
+        sequence.add(failure);
+    }
+    late.into_iter().for_each(|display| sequence.add(shown(display)));
+    sequence.outputs
+}
+
+/// The outputs of a cell, as far as they have been put in order.
+struct Sequence<'a> {
+    streams: [Rest<'a>; 2],
+    outputs: Vec<Output>,
+    /// The next output takes back what there is.
+    clears: bool,
+}
+
+/// What is left of a stream.
+struct Rest<'a> {
+    name: &'static str,
+    text: &'a str,
+    marks: &'a [(usize, Mark)],
+    done: usize,
+}
+
+impl Sequence<'_> {
+    /// Adds what was printed up to the display of this number, or all; clearings before it are done.
+    fn go_to(&mut self, serial: Option<u64>) {
+        let is_before = |mark: &Mark| serial.is_none_or(|serial| mark.serial < serial);
+        let next = |streams: &[Rest<'_>; 2]| {
+            let first = |rest: &Rest<'_>| rest.marks.iter().find(|(_, mark)| mark.kind != MarkKind::Display).copied();
+            streams.iter().filter_map(first).map(|(_, mark)| mark).filter(is_before).min_by_key(|mark| mark.serial)
+        };
+        while let Some(clearing) = next(&self.streams) {
+            self.print(Some(clearing.serial));
+            match clearing.kind {
+                MarkKind::Clear => self.outputs.clear(),
+                MarkKind::ClearLater => self.clears = true,
+                MarkKind::Display => {}
+            }
+        }
+        self.print(serial);
+    }
+
+    /// Adds what was printed before the mark of this number, and forgets the marks up to it.
+    fn print(&mut self, serial: Option<u64>) {
+        for place in 0..self.streams.len() {
+            let rest = &mut self.streams[place];
+            let behind =
+                serial.map_or(rest.marks.len(), |serial| rest.marks.partition_point(|(_, mark)| mark.serial <= serial));
+            let end = match serial {
+                None => rest.text.len(),
+                // Its own mark; where that is missing, that of what was displayed before it.
+                Some(_) => rest.marks[..behind].last().map_or(rest.done, |(at, _)| *at),
+            };
+            rest.marks = &rest.marks[behind..];
+            let end = rest.text.floor_char_boundary(end.clamp(rest.done, rest.text.len().max(rest.done)));
+            let text = rest.text.get(rest.done..end).unwrap_or_default();
+            rest.done = end;
+            if !text.is_empty() {
+                let stream = Output::Stream { name: rest.name, text: text.to_owned() };
+                self.add(stream);
+            }
         }
     }
-    outputs.extend(
-        outcome.displays.iter().map(|display| Output::Shown {
-            display: display.clone(),
-            result: display.is_result.then_some(outcome.cell),
-        }),
-    );
-    outputs.extend(
-        outcome.results.iter().map(|text| Output::Shown { display: plain(text.clone()), result: Some(outcome.cell) }),
-    );
-    outputs.extend(failure(outcome));
-    outputs
+
+    fn add(&mut self, output: Output) {
+        if std::mem::take(&mut self.clears) {
+            self.outputs.clear();
+        }
+        match (self.outputs.last_mut(), output) {
+            (Some(Output::Stream { name, text }), Output::Stream { name: next, text: more }) if *name == next => {
+                text.push_str(&more);
+            }
+            (_, output) => self.outputs.push(output),
+        }
+    }
 }
 
 fn plain(text: String) -> Display {
-    Display { is_result: true, id: None, update: false, text, metadata: String::new(), data: Vec::new() }
+    Display {
+        is_result: true,
+        id: None,
+        update: false,
+        serial: 0,
+        late: false,
+        text,
+        metadata: String::new(),
+        data: Vec::new(),
+    }
 }
 
 fn failure(outcome: &CellOutcome) -> Option<Output> {
@@ -134,9 +229,19 @@ impl Output {
         }
     }
 
-    /// Keeps of a display only its text, and where its data is; false when there is nothing to leave out.
+    /// Keeps of a display only its text, and where its data is, and of a long text its begin; false when there is nothing
+    /// to leave out.
     pub fn leave_out_data(&mut self) -> bool {
-        let Self::Shown { display, .. } = self else { return false };
+        let display = match self {
+            Self::Shown { display, .. } => display,
+            Self::Stream { text, .. } if text.len() > SHORT => {
+                let left_out = text.len() - SHORT;
+                text.truncate(text.floor_char_boundary(SHORT));
+                text.push_str(&format!("\n[... {left_out} bytes left out ...]\n"));
+                return true;
+            }
+            Self::Stream { .. } | Self::Error { .. } => return false,
+        };
         let large = display.data.iter_mut().filter(|data| !data.bytes.is_empty());
         large.map(|data| data.bytes = Vec::new()).count() > 0
     }
@@ -151,7 +256,7 @@ impl Output {
                 json!({"output_type": "error", "ename": name, "evalue": words, "traceback": traceback})
             }
             Self::Shown { display, result } => {
-                let metadata = serde_json::from_str::<Value>(&display.metadata).ok().filter(Value::is_object);
+                let metadata = numbers::read(&display.metadata).ok().filter(Value::is_object);
                 let mut output = json!({"data": bundle(display), "metadata": metadata.unwrap_or_else(|| json!({}))});
                 match result {
                     Some(number) => {
@@ -171,12 +276,14 @@ fn bundle(display: &Display) -> Map<String, Value> {
     let mut bundle = Map::new();
     let mut elsewhere = Vec::new();
     for data in &display.data {
-        if data.bytes.is_empty() {
-            elsewhere.extend(data.file.as_ref().map(|file| format!("[{}: in {file}]", data.mime)));
+        if data.bytes.is_empty()
+            && let Some(file) = &data.file
+        {
+            elsewhere.push(format!("[{}: in {file}]", data.mime));
             continue;
         }
         let value = match text_of(&data.mime, &data.bytes) {
-            Some(text) if is_json(&data.mime) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+            Some(text) if is_json(&data.mime) => numbers::read(text).unwrap_or_else(|_| json!(text)),
             Some(text) => lines(text),
             None => json!(STANDARD.encode(&data.bytes)),
         };

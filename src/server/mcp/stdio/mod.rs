@@ -38,7 +38,10 @@ use tokio_util::{either::Either, sync::CancellationToken};
 
 use self::socket::{SocketReader, SocketWriter};
 use super::{handler::Handler, resources::Resources};
-use crate::{server::tools::call::server::Server, settings::bounds::MAX_REQUEST};
+use crate::{
+    server::{output::numbers, tools::call::server::Server},
+    settings::bounds::MAX_REQUEST,
+};
 
 /// Room for one read: what a pipe holds.
 const CHUNK: usize = 64 << 10;
@@ -572,7 +575,15 @@ impl Line<'_> {
 }
 
 fn parse(text: &[u8]) -> Reading {
-    serde_json::from_slice(text).map_err(|error| {
+    // Parameters of a notebook are numbers of Python's, of any size.
+    let marked = memchr::memmem::find(text, b"run_notebook")
+        .and_then(|_| std::str::from_utf8(text).ok())
+        .map(|text| numbers::mark(text, numbers::Keep::Impossible));
+    let parsed = match &marked {
+        Some(marked) => serde_json::from_str(marked),
+        None => serde_json::from_slice(text),
+    };
+    parsed.map_err(|error| {
         let (outline, code, message) = examine(text, "line", &error);
         outline.refuse(code, message)
     })

@@ -15,7 +15,7 @@ use crate::{
     server::{
         counters,
         health::{Record, recovery::Step},
-        output::{capture::Capture, live::Stream, screen},
+        output::{capture::Capture, live::Stream, marks, screen},
         workers::{link::Worker, stacks},
     },
 };
@@ -100,7 +100,7 @@ impl Running {
 
     fn recent(&mut self) -> String {
         let recent = self.recent.as_mut().map(std::mem::take).unwrap_or_default();
-        String::from_utf8_lossy(&screen::settled(&recent)).trim_start_matches('\u{fffd}').to_owned()
+        String::from_utf8_lossy(&screen::settled(&marks::stripped(&recent))).trim_start_matches('\u{fffd}').to_owned()
     }
 }
 
@@ -139,7 +139,7 @@ impl Task {
         let recovered_before = self.recovered.take();
         let background = std::mem::take(&mut self.background);
         let mark = self.around.files.mark();
-        let mut running = self.captures(cell);
+        let mut running = self.captures(cell, order.max_output);
         running.recent = order.questions.as_ref().map(|_| Vec::new());
         if let Some(live) = &order.live {
             running.stdout.tell(Arc::clone(live), Stream::Stdout);
@@ -221,7 +221,7 @@ impl Task {
             ending,
             stdout,
             stderr,
-            background: String::from_utf8_lossy(&screen::settled(&background)).into_owned(),
+            background: String::from_utf8_lossy(&screen::settled(&marks::stripped(&background))).into_owned(),
             results,
             displays,
             error,
@@ -235,11 +235,11 @@ impl Task {
         }
     }
 
-    fn captures(&mut self, cell: u64) -> Running {
+    fn captures(&mut self, cell: u64, max_output: Option<usize>) -> Running {
         let settings = &self.around.settings;
         let capture = |stream: &str| {
             let name = format!("{}-cell-{cell}-{stream}.txt", self.id);
-            Capture::new(settings.max_output, &self.around.outputs, name)
+            Capture::new(max_output.unwrap_or(settings.max_output), &self.around.outputs, name)
         };
         Running {
             stdout: capture("stdout"),
@@ -436,7 +436,12 @@ async fn submit(
     order: &CellOrder,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<(Verdict, Wish)> {
-    let request = ToWorker::RunCell { cell, code: order.code.clone(), may_ask: order.questions.is_some() };
+    let request = ToWorker::RunCell {
+        cell,
+        code: order.code.clone(),
+        may_ask: order.questions.is_some(),
+        notebook: order.notebook.clone(),
+    };
     tokio::select! {
         sent = worker.requests.write(&request) => match sent {
             Ok(()) => None,

@@ -119,6 +119,8 @@ async fn branch_all(
             live: None,
             on_error: OnError::Keep,
             questions: None,
+            notebook: None,
+            max_output: None,
         };
         let outcome = branch.run(order).map_err(|error| error.to_string())?;
         let outcome = outcome.await.map_err(|_| "the server is ending".to_owned())?;

@@ -131,7 +131,16 @@ mod tests {
 
     fn shown(mime: &str, bytes: Vec<u8>) -> Display {
         let data = vec![Representation { mime: mime.to_owned(), file: None, bytes }];
-        Display { is_result: false, id: None, update: false, text: String::new(), metadata: String::new(), data }
+        Display {
+            is_result: false,
+            id: None,
+            update: false,
+            serial: 0,
+            late: false,
+            text: String::new(),
+            metadata: String::new(),
+            data,
+        }
     }
 
     fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {

@@ -32,8 +32,8 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         _ => (None, None),
     };
     let error = outcome.error.map(|error| exception(error, number));
-    let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file } = outcome.stdout;
-    let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file } = outcome.stderr;
+    let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file, .. } = outcome.stdout;
+    let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file, .. } = outcome.stderr;
     let mut reply = Cell {
         status: outcome.ending.status(),
         session_id: session.to_owned(),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn captured(text: String) -> CapturedText {
-        CapturedText { total: text.len() as u64, text, file: None }
+        CapturedText { total: text.len() as u64, text, file: None, marks: Vec::new() }
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(in crate::server) async fn run_python_code(server: &Server, mut call: Call) 
         live: live.clone(),
         on_error,
         questions: asking::way(&call.context).map(|_| ask),
+        notebook: None,
+        max_output: None,
     };
     let outcome = session.run(order)?;
     fly(server, &call.context, live, Flight::new(session, outcome, questions, cancel)).await

@@ -4,11 +4,15 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::server::sessions::{
-    history::Recorded,
-    outputs::{self, Output},
+use crate::server::{
+    output::numbers,
+    sessions::{
+        history::Recorded,
+        outputs::{self, Output},
+    },
 };
 
 /// What papermill calls the cell that holds defaults, and the one that it puts behind it.
@@ -39,7 +43,8 @@ pub enum NotebookError {
     },
     /// A format that is no longer, or not yet, the one.
     #[error(
-        "{path} is of nbformat {found}, and nbformat 4 is read here; `jupyter nbconvert --to notebook` converts older ones"
+        "{path} is of nbformat {found}, and nbformat 4 is read here; older ones are upgraded when the session's environment \
+         has nbformat: install_dependencies with packages [\"nbformat\"], then run it again"
     )]
     Version {
         /// The file.
@@ -79,7 +84,7 @@ impl Document {
                 json!({
                     "cell_type": "code",
                     "id": format!("cell-{}", cell.number),
-                    "metadata": {},
+                    "metadata": {"execution": execution(cell)},
                     "execution_count": cell.number,
                     "source": outputs::lines(&cell.code),
                     "outputs": outputs,
@@ -109,7 +114,7 @@ impl Document {
     /// [`NotebookError`], with what is missing or wrong.
     pub fn read(path: &str, text: &str) -> Result<Self, NotebookError> {
         let shape = |reason: String| NotebookError::Shape { path: path.to_owned(), reason };
-        let mut root: Value = serde_json::from_str(text)
+        let mut root = numbers::read(text.strip_prefix('\u{feff}').unwrap_or(text))
             .map_err(|error| NotebookError::NotJson { path: path.to_owned(), reason: error.to_string() })?;
         let object = root.as_object_mut().ok_or_else(|| shape("it is not a JSON object".to_owned()))?;
         match object.get("nbformat").map(Value::as_u64) {
@@ -123,7 +128,9 @@ impl Document {
             return Err(shape("`metadata` is not an object".to_owned()));
         }
         let language = [&metadata["kernelspec"]["language"], &metadata["language_info"]["name"]];
-        if let Some(other) = language.into_iter().filter_map(Value::as_str).find(|name| !is_python(name)) {
+        if let Some(other) =
+            language.into_iter().filter_map(Value::as_str).find(|name| !name.trim().is_empty() && !is_python(name))
+        {
             return Err(NotebookError::Language { path: path.to_owned(), language: other.to_owned() });
         }
         let cells = match object.get_mut("cells") {
@@ -179,10 +186,16 @@ impl Document {
             if cell["cell_type"] != "code" {
                 continue;
             }
-            cell["outputs"] = json!([]);
-            cell["execution_count"] = Value::Null;
+            for (key, none) in [("outputs", json!([])), ("execution_count", Value::Null)] {
+                if cell.get(key).is_none() {
+                    cell[key] = none;
+                }
+            }
             let code = text(&cell["source"]);
+            // What is not run stays as it is, as with nbclient.
             if !code.trim().is_empty() && !has_tag(cell, SKIP) {
+                cell["outputs"] = json!([]);
+                cell["execution_count"] = Value::Null;
                 steps.push(Step { index, code, may_raise: has_tag(cell, RAISES) });
             }
         }
@@ -237,7 +250,7 @@ impl Document {
             Err(_) => self.root.to_string(),
         };
         text.push('\n');
-        text
+        numbers::unmark(text)
     }
 
     /// All of it.
@@ -256,6 +269,13 @@ impl Document {
             _ => unreachable!("it has just been made an array"),
         }
     }
+}
+
+/// When a cell ran, as Jupyter's tools write it down.
+fn execution(cell: &Recorded) -> Value {
+    let begun = cell.ended.checked_sub(cell.ran).unwrap_or(cell.ended);
+    let word = |time: Timestamp| format!("{time:.6}");
+    json!({"iopub.execute_input": word(begun), "shell.execute_reply": word(cell.ended)})
 }
 
 /// A cell to run.
@@ -355,6 +375,12 @@ fn literal(value: &Value) -> String {
         Value::Null => "None".to_owned(),
         Value::Bool(true) => "True".to_owned(),
         Value::Bool(false) => "False".to_owned(),
+        Value::String(text) if numbers::marked(text).is_some() => match numbers::marked(text) {
+            Some("NaN") => "float(\"nan\")".to_owned(),
+            Some("Infinity") => "float(\"inf\")".to_owned(),
+            Some("-Infinity") => "float(\"-inf\")".to_owned(),
+            number => number.unwrap_or_default().to_owned(),
+        },
         // Numbers and strings of JSON are literals of Python too.
         Value::Number(_) | Value::String(_) => value.to_string(),
         Value::Array(items) => format!("[{}]", join(items.iter().map(literal).collect())),

@@ -5,6 +5,8 @@
 
 pub mod document;
 pub mod html;
+mod markup;
+mod upgrade;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -14,6 +16,7 @@ use std::{
 use rmcp::model::CallToolResult;
 
 use crate::{
+    protocol::NotebookCell,
     server::{
         sessions::{
             outcome::{CellOutcome, Ending, Fate},
@@ -87,8 +90,11 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
     let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
     let (files, path) = (server.files.clone(), asked.path.clone());
     let parameters = asked.parameters.unwrap_or_default();
+    let (read, place) = (files.clone(), path.clone());
+    let content = blocking(move || Ok(read.text(&place, MAX_NOTEBOOK)?)).await?;
+    let content = upgrade::upgraded(server, content).await?;
     let (document, steps) = blocking(move || {
-        let mut document = Document::read(&path, &files.text(&path, MAX_NOTEBOOK)?)?;
+        let mut document = Document::read(&path, &content)?;
         document.inject(&parameters)?;
         let steps = document.begin();
         if let Some(step) = steps.iter().find(|step| step.code.len() > MAX_CODE || step.code.contains('\0')) {
@@ -99,6 +105,7 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
     })
     .await?;
     let total = steps.len();
+    let directory = directory_of(server, &asked.path);
     let live = progress::live(&call.context);
     let mut run = Run { document, goes_on: asked.on_error == Some(OnError::Continue), ..Run::default() };
     let at = AtomicUsize::new(0);
@@ -115,6 +122,8 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
                 live: live.clone(),
                 on_error: Default::default(),
                 questions: None,
+                notebook: Some(NotebookCell { directory: directory.clone(), first: at.load(Ordering::Relaxed) == 1 }),
+                max_output: Some(server.around.settings.max_notebook_output),
             };
             let deleted = || SessionError::Deleted(session.id.to_string());
             let outcome = match session.run(order) {
@@ -225,7 +234,7 @@ impl Run {
     fn bound(&mut self, outputs: &mut [Output]) {
         for output in outputs {
             if self.kept + output.size() > MAX_OUTPUTS && output.leave_out_data() {
-                self.note(format!("Displays beyond {} MiB are not in the notebook.", MAX_OUTPUTS >> 20));
+                self.note(format!("Displays and text beyond {} MiB are not in the notebook.", MAX_OUTPUTS >> 20));
             }
             self.kept += output.size();
         }
@@ -245,6 +254,12 @@ fn text(run: &NotebookRun) -> String {
         reply::section(&mut text, "notice", notice);
     }
     text
+}
+
+/// Where a notebook is.
+fn directory_of(server: &Server, path: &str) -> String {
+    let path = server.files.root().join(path);
+    path.parent().unwrap_or(server.files.root()).to_string_lossy().into_owned()
 }
 
 fn write(files: &Files, path: &str, content: String) -> Result<Written, ToolError> {
