@@ -50,7 +50,7 @@ use crate::{
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
     },
-    settings::resolve::HttpSettings,
+    settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
 };
 
 const COOKIE: &str = "forkpy_client";
