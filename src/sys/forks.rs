@@ -186,7 +186,9 @@ mod tests {
     fn a_thread_that_nobody_knows_is_lost() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread =
-            thread::Builder::new().name("stranger".into()).spawn(move || let _ = stopped.recv()).expect("started");
+            thread::Builder::new().name("stranger".into()).spawn(move || {
+                let _ = stopped.recv();
+            }).expect("started");
         let lost = Bystanders::default().lost();
         assert!(lost.iter().any(|words| words.contains("stranger")), "{lost:?}");
         drop(stop);

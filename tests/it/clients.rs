@@ -110,7 +110,7 @@ fn health_document_over_stdio() {
 
 #[test]
 fn client_libraries() {
-    pytest_with("tests/clients", &["test_libraries.py"], &prepared().libraries);
+    pytest_with("tests/clients", &["test_libraries.py", "test_ipython.py"], &prepared().libraries);
 }
 
 #[test]

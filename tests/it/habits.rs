@@ -246,3 +246,40 @@ fn ipythons_syntax_without_ipython_says_what_to_do() {
     assert_eq!(forkpy.run("x = (1,\n")["error"]["hint"], json!(null));
     assert_eq!(forkpy.eval("17 \\\n% 5"), "2");
 }
+
+/// A mistyped name was told to be installed: anybody can publish a package under it.
+#[test]
+fn no_hint_names_a_package_that_was_not_checked() {
+    let mut forkpy = Forkpy::start();
+    let mut hint = |code: &str| forkpy.run(code)["error"]["hint"].as_str().unwrap_or_default().to_owned();
+    let meant = hint("import sklearnn");
+    assert!(meant.contains("'sklearn'") && !meant.contains("packages ['sklearnn']"), "{meant}");
+    let there = hint("import jsn");
+    assert!(there.contains("'json' is there"), "{there}");
+    let unknown = hint("import an_unknown_module_of_mine");
+    assert!(unknown.contains("does not know which package") && !unknown.contains("packages ["), "{unknown}");
+    assert!(hint("import cv2").contains("packages ['opencv-python-headless']"));
+    // One that is a file of the workspace is not to be installed at all.
+    let code = "import os\nos.makedirs('lib')\nopen('lib/requests_cache_of_mine.py', 'w').close()\n\
+                import requests_cache_of_mine";
+    let file = hint(code);
+    assert!(file.contains("is a file of the workspace, in 'lib'") && !file.contains("packages ["), "{file}");
+}
+
+#[test]
+fn what_only_ipython_does_is_hinted_at_without_it() {
+    let mut forkpy = Forkpy::start();
+    // The Python that builds may have it.
+    forkpy.run("import sys; sys.modules['IPython'] = None");
+    let mut hint = |code: &str| forkpy.run(code)["error"]["hint"].as_str().unwrap_or_default().to_owned();
+    for code in ["%pip install x", "!pip install -q x", "pip install x", "!uv pip install x", "%conda install -c y x"] {
+        let words = hint(code);
+        assert!(words.contains("install_dependencies") && words.contains("packages ['x']"), "{code}: {words}");
+    }
+    assert!(hint("%pip install -r requirements.txt").contains("takes no file of requirements"));
+    assert!(hint("ls").contains("os.listdir()"));
+    assert!(hint("cd somewhere").contains("os.chdir(path)"));
+    assert!(hint("get_ipython()").contains("packages ['ipython']"));
+    assert_eq!(hint("x = 1\nhist"), "", "an unknown variable is no magic");
+    assert_eq!(forkpy.eval("'get_ipython' in globals()"), "False");
+}

@@ -179,3 +179,79 @@ fn a_cache_that_cannot_be_written_does_not_stop_jedi() {
     let data = complete(&mut forkpy, "import json; json.dum");
     assert_eq!((&data["metadata"]["engine"], &data["matches"][0]), (&json!("jedi"), &json!("dump")), "{data}");
 }
+
+/// What was written and the rest of another name made one that exists nowhere: `greet(lo` gave `lookupError`.
+#[test]
+fn only_names_that_exist_are_offered() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("def greet(name, *, loud=False):\n    return name");
+    assert_eq!(matches(&mut forkpy, "greet(lo"), ["loud=", "locals"]);
+    assert_eq!(matches(&mut forkpy, "lambda: imp"), ["import"]);
+    assert_eq!(matches(&mut forkpy, "try:\n    pass\nexc"), ["except"]);
+    // Type checkers know it, Python does not.
+    assert!(!matches(&mut forkpy, "ell").contains(&"ellipsis".to_owned()));
+    assert_eq!(matches(&mut forkpy, "greet(name='lo"), [""; 0]);
+    assert_eq!(matches(&mut forkpy, "raise Val"), ["ValueError"]);
+}
+
+#[test]
+fn keys_and_keywords_of_what_lives_are_offered() {
+    let mut forkpy = Forkpy::start();
+    let code = "\
+import collections, functools
+d = {b'by': 1, 'k2': {'deep': [0, {'er': 2}]}, ('a', 'b'): 1, ('a', 'c'): 2, 3: 4}
+counts = collections.defaultdict(int, {'q1': 1})
+class Tool:
+    def __init__(self, zeta=1): self.parts = {'in': 1}
+    def use(self, alpha, *, gamma=1): pass
+    def __call__(self, called): pass
+tool = Tool()
+part = functools.partial(tool.use, 1)";
+    forkpy.run(code);
+    for (begun, offered) in [
+        ("d[b'", "by'"),
+        ("d[\"k", "k2\""),
+        ("d['k2']['", "deep'"),
+        ("d['k2']['deep'][1]['", "er'"),
+        ("counts['", "q1'"),
+        ("tool.parts['", "in'"),
+        ("tool.use(ga", "gamma="),
+        ("print(tool.use(1, ga", "gamma="),
+        ("Tool(ze", "zeta="),
+        ("part(ga", "gamma="),
+        ("tool(cal", "called="),
+    ] {
+        let found = matches(&mut forkpy, begun);
+        assert_eq!(found[0], offered, "{begun}: {found:?}");
+    }
+    assert_eq!(matches(&mut forkpy, "d['a', '"), ["b'", "c'"]);
+    assert_eq!(matches(&mut forkpy, "d[('a', '"), ["b'", "c'"]);
+    assert!(!matches(&mut forkpy, "tool.use(gamma=1, ").contains(&"gamma=".to_owned()), "it is there already");
+}
+
+#[test]
+fn signatures_of_what_can_be_called_and_items() {
+    let mut forkpy = Forkpy::start();
+    let code = "\
+import functools
+class Tool:
+    def __call__(self, called): pass
+tool = Tool()
+def greet(name, *, loud=False): pass
+part = functools.partial(greet, 'x')
+cached = functools.lru_cache(greet)
+d = {'k': [1], 'tool': tool}";
+    forkpy.run(code);
+    for (code, words) in [
+        ("tool(", "Signature: tool(called)"),
+        ("part(", "Signature: part(*, loud=False)"),
+        ("cached", "Signature: cached(name, *, loud=False)"),
+        ("d[\"k\"]", "Type: list"),
+        ("print(d['tool']", "Signature: d['tool'](called)"),
+    ] {
+        let told = inspect(&mut forkpy, code, 0);
+        let text = told["data"]["text/plain"].as_str().unwrap_or_else(|| panic!("{code}: {told}"));
+        assert!(text.contains(words), "{code}: {text}");
+    }
+    assert_eq!(inspect(&mut forkpy, "d['nothing']", 0)["found"], false);
+}

@@ -43,6 +43,7 @@ mod scripts;
 mod setup;
 mod shutdown;
 mod soak;
+mod sources;
 mod spares;
 mod strangers;
 mod streams;

@@ -32,6 +32,10 @@ outputs = ""
 
 # Number of the cell that runs, or ran last.
 cell = 0
+# Values of these types have nothing to show but their `repr`, as long as nobody sets anything else.
+plain_types: frozenset[type] = frozenset(
+    (int, str, float, bool, list, dict, tuple, set, bytes, complex, frozenset, range)
+)
 # What is called before a cell runs; almost always nothing.
 before_cell: list[Callable[[], None]] = []
 # What is called when a cell has run; libraries that collect things put themselves here.
@@ -40,8 +44,6 @@ after_cell: list[Callable[[], None]] = []
 displays: list[Any] = []
 # A notebook's cell runs, and what it shows is written as Jupyter writes it.
 in_notebook = False
-# IPython's formatter of plain text, once the session uses IPython.
-formatter: Callable[[Any], Any] | None = None
 # Sentences about the session that the next report carries.
 notices: list[str] = []
 # The session's asyncio loop, made when it is first wanted, and whether it was given to a cell that
@@ -72,3 +74,18 @@ def new_file(name: str, mode: int) -> int:
         return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+# The session's IPython shell, once there is one, and whether it is being made.
+shell: Any = None
+making_shell = False
+# A cell of one line that begins with one of these is a magic when nothing has the name.
+magic_words = {
+    *("ls", "ll", "pwd", "cd", "who", "whos", "who_ls", "hist", "history", "lsmagic"),
+    *("dhist", "dirs", "popd"),
+}
+
+
+def make_shell() -> Any:
+    """Make the shell; `cell` puts its own in this place."""
+    raise RuntimeError("there is no session here")

@@ -15,8 +15,8 @@ from _signal import signal as _set_handler
 from forkpy_worker.base import place, streams
 from forkpy_worker.base.place import namespace
 from forkpy_worker.base.text import MAX_RESULT
-from forkpy_worker.cell import arrivals, history
-from forkpy_worker.code import compiling, sources
+from forkpy_worker.cell import arrivals
+from forkpy_worker.code import compiling, history, sources
 from forkpy_worker.report import damaged
 
 TYPE_CHECKING = False
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 # How often a report is begun anew when something is raised in the middle of it.
 _TRIES = 3
 
-# Values of these types are shown by their `repr`, and the others of Python's own by what is in them.
-_PLAIN = frozenset((int, str, float, bool, bytes, complex, range))
+# Values of these types are shown by what is in them, which their `repr` may not lay out.
 _CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
 
 
@@ -69,18 +68,18 @@ def _report(exception: BaseException, filename: str) -> Outcome:
             from forkpy_worker.report import report
 
             _tell_swallowed()
-            return report.outcome(exception, filename, _hint_for_text)
+            return report.outcome(exception, filename, _hint_of_ipython)
         except BaseException as another:  # noqa: PERF203
             if isinstance(another, KeyboardInterrupt) or not damaged.mend(in_report=True):
                 arrivals.keep(another)
     return "error", [], (type(exception).__name__, "", None, "", None), None
 
 
-def _hint_for_text(code: str) -> str | None:
-    """Say what is missing when a text that is no Python is IPython's."""
+def _hint_of_ipython(exception: BaseException, code: str) -> str | None:
+    """Say what is missing when a cell has what only IPython knows."""
     from forkpy_worker.libraries import habits
 
-    return habits.hint(code)
+    return habits.hint_about(exception, code)
 
 
 def _tell_swallowed() -> None:
@@ -129,6 +128,13 @@ def _prepare(cell: int, filename: str, code: str) -> None:
 
 def _evaluate(cell: int, code: str, filename: str) -> Any:
     statements, last = _compile(code, filename)
+    if (
+        statements is None
+        and last is not None
+        and last.co_names
+        and last.co_names[0] in place.magic_words
+    ):
+        statements, last = _as_magic(code, filename) or (statements, last)
     if _awaits(statements) or _awaits(last):
         from forkpy_worker.cell import awaiting
 
@@ -176,24 +182,41 @@ def _lend_loop() -> AbstractEventLoop:
 place.lend_loop = _lend_loop
 
 
+def _make_shell() -> Any:
+    """Make the session's IPython shell for code that asks for it."""
+    from forkpy_worker.libraries import habits
+
+    return habits.shell()
+
+
+place.make_shell = _make_shell
+
+
+def _as_magic(code: str, filename: str) -> tuple[CodeType | None, CodeType | None] | None:
+    from forkpy_worker.libraries import habits
+
+    return habits.compile_word(code, filename)
+
+
 def _awaits(code: CodeType | None) -> bool:
     return code is not None and bool(code.co_flags & compiling.CO_COROUTINE)
 
 
 def _show(value: Any, cell: int) -> list[str]:
     """Give the text of the last value, or leave it among the displays when it has more to show."""
-    if type(value) in _PLAIN and place.formatter is None:
+    kind = type(value)
+    if kind in place.plain_types and kind not in _CONTAINERS:
         text = repr(value)
     else:
-        from forkpy_worker.display import formats, pretty
+        from forkpy_worker.display import formats
 
-        if type(value) not in _CONTAINERS and formats.is_rich(value):
+        if kind not in place.plain_types and formats.is_rich(value):
             from forkpy_worker.display import display
 
             display.result(value)
             history.keep(value, cell)
             return []
-        text = pretty.text(value)
+        text = formats.plain(value)
     if type(text) is not str or len(text) > MAX_RESULT or not text.isascii():
         if place.in_notebook and len(text) > MAX_RESULT:
             # A notebook holds the whole.

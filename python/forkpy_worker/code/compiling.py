@@ -7,11 +7,22 @@ Runs in: worker main thread. Uses `compile` alone: importing `ast` would cost th
 
 from __future__ import annotations
 
-from _ast import Expr, Expression
+from _ast import (
+    AnnAssign,
+    Assign,
+    AugAssign,
+    Expr,
+    Expression,
+    Interactive,
+    Load,
+    Name,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
+    from typing import Any
 
 CO_COROUTINE = 0x80
 ONLY_AST = 0x400
@@ -28,12 +39,18 @@ _KEPT = 32
 _LONGEST = 100_000
 
 _flags = TOP_LEVEL_AWAIT
+# Says which expressions show their values; there once IPython is imported, which can be told.
+interactivity: Callable[[], str] | None = None
 # By text and flags; the newest last.
 _known: dict[tuple[str, int], tuple[CodeType | None, CodeType | None]] = {}
 
 
 def compile_cell(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
     """Compile a cell into (statements, last expression), either None when there is none."""
+    if interactivity is not None:
+        wanted = interactivity()
+        if wanted != "last_expr":
+            return _as_wanted(code, filename, wanted)
     if len(code) < _GLANCE and not ("\n" in code or "=" in code or "\\" in code):
         expression = _as_expression(code, filename)
         if expression is not None:
@@ -89,6 +106,45 @@ def _split(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
     statements = _compile(tree, filename, "exec") if tree.body else None
     # After the statements: a `from __future__` among them holds for the expression too.
     return statements, None if last is None else _compile(last, filename, "eval")
+
+
+def _as_wanted(code: str, filename: str, wanted: str) -> tuple[CodeType | None, CodeType | None]:
+    """Compile a cell whose expressions show their values in another way than usual.
+
+    In code for mode "single" the expressions show theirs by `sys.displayhook`.
+    """
+    tree = compile(code, filename, "exec", _flags | ONLY_AST, True)
+    body = tree.body
+    hidden = bool(body) and type(body[-1]) is Expr and _is_hidden(body[-1], code)
+    if not body or hidden or wanted == "none":
+        return _compile(tree, filename, "exec"), None
+    if wanted == "last_expr_or_assign":
+        name = None if code.rstrip().endswith(";") else _assigned(body[-1])
+        if name is None:
+            return _split(code, filename)
+        return _compile(tree, filename, "exec"), _compile(name, filename, "eval")
+    shown = body if wanted == "all" else body[-1:]
+    last = _compile(Interactive(shown), filename, "single")
+    tree.body = body[: len(body) - len(shown)]
+    return (_compile(tree, filename, "exec") if tree.body else None), last
+
+
+def _assigned(statement: Any) -> Expression | None:
+    """Give the variable that a statement assigns to, as an expression."""
+    targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+    if type(statement) not in (Assign, AnnAssign, AugAssign) or len(targets) != 1:
+        return None
+    target = targets[0]
+    if type(target) is not Name:
+        return None
+    return Expression(_at_the_place_of(Name(target.id, Load()), target))
+
+
+def _at_the_place_of(new: Name, old: Name) -> Name:
+    """Give a new part of a tree the place of an old one."""
+    for name in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
+        setattr(new, name, getattr(old, name))
+    return new
 
 
 def _is_hidden(last: Expr, code: str) -> bool:

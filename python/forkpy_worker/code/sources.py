@@ -42,6 +42,29 @@ def text_of(filename: str) -> str:
     return _texts.get(filename, "")
 
 
+def texts() -> list[tuple[str, str]]:
+    """List the cells whose text is kept, with it, the oldest first."""
+    return list(_texts.items())
+
+
+def lines_of(filename: str) -> list[str]:
+    """Give a cell's lines, as `linecache` holds them."""
+    return StringIO(text_of(filename), None).readlines()
+
+
+def saved_name(filename: str) -> str:
+    """Give the name under which a cell's text goes to another process, which has cells of its own.
+
+    It tells texts apart, so that the same text has the same name in all of them.
+    """
+    if ", saved " in filename:
+        return filename
+    from hashlib import blake2b
+
+    text = text_of(filename).encode("utf-8", "backslashreplace")
+    return f"{filename[:-1]}, saved {blake2b(text, digest_size=6).hexdigest()}>"
+
+
 def restore() -> None:
     """Enter every cell that `linecache` does not know: it was imported late, or was cleared."""
     linecache = sys.modules.get("linecache")

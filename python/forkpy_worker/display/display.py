@@ -63,6 +63,8 @@ _bytes = 0
 _left_out = 0
 _names = 0
 _figures: set[tuple[int, bytes]] = set()
+# What gets displays instead of the report, while IPython captures them.
+redirected: Any = None
 
 
 def display(
@@ -120,6 +122,9 @@ def publish_display_data(
 def clear_output(wait: bool = False) -> None:
     """Take back what this cell has displayed; a line that is being printed is begun anew."""
     global _clears
+    if redirected is not None:
+        redirected.clear_output(wait)
+        return
     streams.flush()
     streams.mark("w" if wait else "c", next(_serials))
     if wait:
@@ -176,13 +181,18 @@ def result(value: Any) -> bool:
 def show_figure(figure: Any) -> None:
     """Show a matplotlib figure, unless this cell has shown just this picture of it."""
     data, metadata = formats.bundle(figure)
-    if "image/png" in data and not _seen(figure, data):
+    if any(mime.startswith(("image/", "application/pdf")) for mime in data) and not _seen(
+        figure, data
+    ):
         publish(data, metadata)
 
 
 def _seen(figure: Any, data: Data) -> bool:
     _begin(place.cell)
-    key = id(figure), hashlib.blake2b(data.get("image/png", b"")).digest()
+    picture = next((data[mime] for mime in data if mime.startswith("image/")), b"")
+    # IPython's formatters give base64.
+    raw = picture.encode() if isinstance(picture, str) else picture
+    key = id(figure), hashlib.blake2b(raw).digest()
     seen = key in _figures
     _figures.add(key)
     return seen
@@ -225,6 +235,10 @@ def publish(
     if os.getpid() != place.pid:
         # A script, or a child of a cell's: what it shows is what it prints.
         print(readable.text(data))
+        return
+    if redirected is not None:
+        transient = None if display_id is None else {"display_id": display_id}
+        redirected.publish(data, metadata, transient=transient, update=update)
         return
     if _clears:
         _take_back()

@@ -31,6 +31,8 @@ METHODS = {
     "application/json": "_repr_json_",
     "application/javascript": "_repr_javascript_",
 }
+# What the session has set in its IPython shell, once there is one: see `shell_formats`.
+settings: Any = None
 # An object that answers to every attribute name answers to this one too.
 _CANARY = "_ipython_canary_method_should_not_exist_"
 
@@ -39,7 +41,7 @@ def is_rich(value: Any) -> bool:
     """Whether a value has more to show than its `repr`."""
     if isinstance(value, type):
         return False
-    if _by_type(type(value)) is not None:
+    if _by_type(type(value)) is not None or (settings is not None and settings.has(value)):
         return True
     return any(method(value, name) is not None for name in _NAMES)
 
@@ -78,9 +80,20 @@ def bundle(
     special = _by_type(type(value))
     if special is not None:
         special(value, data)
+    _add_what_was_set(value, data, metadata)
     if "text/plain" not in data:
         data["text/plain"] = plain(value)
     return {k: v for k, v in data.items() if _wanted(k, include, exclude)}, metadata
+
+
+def _add_what_was_set(value: Any, data: Data, metadata: Metadata) -> None:
+    """Add what the session has told IPython to show of such a value."""
+    if settings is None:
+        return
+    settings.add(value, data, metadata)
+    if "image/jpeg" in data and _named(type(value), "matplotlib", "Figure"):
+        # The same picture, and one is enough.
+        data.pop("image/png", None)
 
 
 def _wanted(mime: str, include: Container[str] | None, exclude: Container[str] | None) -> bool:
@@ -116,6 +129,10 @@ def _call(value: Any, name: str, **options: Any) -> Any:
 
 def plain(value: Any) -> str:
     """Give the text of a value."""
+    if settings is not None:
+        text: str | None = settings.text(value)
+        if text is not None:
+            return text
     if _named(type(value), "pandas", "DataFrame") and not place.in_notebook:
         return known.table(value)
     return pretty.text(value)

@@ -31,11 +31,6 @@ _FLAT = {list: "[]", tuple: "()", set: "{}"}
 
 def text(value: Any) -> str:
     """Give the text of a value."""
-    if place.formatter is not None:
-        # IPython runs in this session, and its settings count: precision, types' own formatters.
-        formatted = place.formatter(value)
-        if isinstance(formatted, str):
-            return formatted
     kind = type(value)
     if kind in _SCALARS:
         return repr(value)

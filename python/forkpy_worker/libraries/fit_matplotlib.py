@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from functools import wraps
+from weakref import WeakSet
 
 from forkpy_worker.base import place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
+
+# Whether figures are closed when they were shown at the end of a cell.
+closes = True
+# After `plt.ioff()`: figures wait for `plt.show()`, and so do those of that time after `plt.ion()`.
+_waits = False
+_open_before: Any = WeakSet()
+_silent: Any = WeakSet()
 
 NAME = "module://forkpy_worker.libraries.fit_matplotlib"
 
@@ -26,27 +37,81 @@ def fit(module: ModuleType) -> None:
         wanted = os.environ.get("MPLBACKEND", "")
         if wanted.lower() in ("", "agg") or "inline" in wanted:
             module.rcParams["backend"] = NAME
-    elif show_all not in place.after_cell:
-        place.after_cell.append(show_all)
+    elif show_open not in place.after_cell:
+        place.after_cell.append(show_open)
+        _follow_switch(module)
 
 
-def show_all() -> None:
-    """Display the figures that are open and close them; those of a window system are left alone."""
-    from matplotlib import _pylab_helpers, get_backend
+def _follow_switch(pyplot: ModuleType) -> None:
+    """Let figures stay open and unshown after `plt.ioff()`, as a notebook does.
+
+    matplotlib's own switch is off in a session: on, it would draw after each command.
+    """
+    for name, waits in (("ioff", True), ("ion", False)):
+        setattr(pyplot, name, _switch(getattr(pyplot, name), waits))
+
+
+def _switch(its_own: Callable[[], Any], waits: bool) -> Callable[[], Any]:
+    @wraps(its_own)
+    def switch() -> Any:
+        import matplotlib
+
+        stack = ExitStack()
+        stack.callback(_set_switch, matplotlib.is_interactive(), _waits)
+        its_own()
+        _set_switch(matplotlib.is_interactive(), waits)
+        return stack
+
+    return switch
+
+
+def _set_switch(interactive: bool, waits: bool) -> None:
+    global _waits
+    import matplotlib
+
+    if waits and not _waits:
+        _open_before.clear()
+        _open_before.update(_open_figures())
+    elif _waits and not waits:
+        _silent.update(figure for figure in _open_figures() if figure not in _open_before)
+    _waits = waits
+    matplotlib.interactive(interactive)
+
+
+def _open_figures() -> list[Any]:
+    from matplotlib import _pylab_helpers
 
     managers = _pylab_helpers.Gcf.get_all_fig_managers()
+    return [manager.canvas.figure for manager in managers]
+
+
+def show_open() -> None:
+    """Display the figures that a cell has left open, at its end."""
+    if not _waits:
+        show_all(lambda figure: figure not in _silent and (closes or figure.stale))
+
+
+def show_all(wanted: Callable[[Any], bool] | None = None) -> None:
+    """Display the figures that are open and close them; those of a window system are left alone."""
+    from matplotlib import get_backend
+
+    figures = [figure for figure in _open_figures() if wanted is None or wanted(figure)]
     if os.getpid() != place.pid:
         # A script's `show` shows nothing, and what it then saves must not be gone.
         return
-    if not managers or get_backend().lower() not in (NAME, "agg"):
+    if not figures or get_backend().lower() not in (NAME, "agg"):
         return
     from forkpy_worker.display import display
 
     try:
-        for manager in managers:
-            display.show_figure(manager.canvas.figure)
+        for figure in figures:
+            display.show_figure(figure)
+            # What is not closed is shown again when it has changed.
+            figure.stale = False
     finally:
-        sys.modules["matplotlib.pyplot"].close("all")
+        if closes:
+            for figure in figures:
+                sys.modules["matplotlib.pyplot"].close(figure)
 
 
 def show(*_arguments: Any, **_options: Any) -> None:
@@ -69,6 +134,9 @@ def __getattr__(name: str) -> Any:
 
     class FigureCanvas(FigureCanvasAgg):
         manager_class = FigureManager
+
+        def draw_idle(self, *_given: Any, **_named: Any) -> None:
+            """Draw when the figure is shown, and not after each command."""
 
     globals().update(FigureManager=FigureManager, FigureCanvas=FigureCanvas)
     return globals()[name]

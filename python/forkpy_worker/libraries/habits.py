@@ -1,6 +1,7 @@
 """What only IPython understands: `!ls`, `%timeit`, `%%bash`, `obj?`; IPython itself does it, here.
 
-Owns: the one IPython shell of the session, made when a cell first uses such syntax.
+Owns: the one IPython shell of the session, made when a cell first uses such syntax or asks for it,
+and the words that say what to do where there is no IPython.
 Runs in: worker main thread. Imports IPython inside functions only: that takes a third of a second.
 
 A cell comes here when it is no Python. IPython turns it into Python, and it goes on as every other
@@ -14,21 +15,105 @@ import re
 
 from forkpy_worker.base import place
 from forkpy_worker.code import compiling
-from forkpy_worker.libraries import loud, stand_ins
+from forkpy_worker.libraries import pip_lines, stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-_USED = re.compile(r"^\s*[%!?]|\?\s*$|=\s*[%!]\s*\w", re.MULTILINE)
-MISSING = (
-    "lines with % or ! at their beginning and ? at their end are IPython's, which is not in the "
-    "session's environment. The tool install_dependencies installs it: packages ['ipython']. "
-    "Without it: subprocess.run('ls', shell=True) for !ls, help(obj) for obj?, the timeit module."
+_USED = re.compile(r"^\s*[%!?]|\?\s*$|=\s*[%!]\s*\w|^[,;/]\s*\w", re.MULTILINE)
+_WORD = re.compile(r"[^\W\d]\w*")
+# Magics that people write without their `%`, as IPython lets them in a cell of one line.
+WORDS = frozenset(
+    [
+        "alias",
+        "autoreload",
+        "bookmark",
+        "cat",
+        "cd",
+        "clear",
+        "conda",
+        "config",
+        "cp",
+        "debug",
+        "dhist",
+        "dirs",
+        "ed",
+        "edit",
+        "env",
+        "hist",
+        "history",
+        "ll",
+        "less",
+        "ls",
+        "logstart",
+        "logstop",
+        "lsmagic",
+        "macro",
+        "man",
+        "mamba",
+        "matplotlib",
+        "mkdir",
+        "more",
+        "mv",
+        "notebook",
+        "page",
+        "pdb",
+        "pdef",
+        "pdoc",
+        "pfile",
+        "pinfo",
+        "pip",
+        "popd",
+        "pprint",
+        "precision",
+        "prun",
+        "psearch",
+        "psource",
+        "pushd",
+        "pwd",
+        "pylab",
+        "recall",
+        "rehashx",
+        "reload_ext",
+        "rep",
+        "rerun",
+        "reset",
+        "rm",
+        "rmdir",
+        "run",
+        "save",
+        "sc",
+        "set_env",
+        "store",
+        "sx",
+        "system",
+        "tb",
+        "time",
+        "timeit",
+        "unalias",
+        "uv",
+        "who",
+        "who_ls",
+        "whos",
+        "xdel",
+        "xmode",
+        "load",
+        "load_ext",
+        "unload_ext",
+    ]
 )
-
-_shell: Any = None
+NEEDED = (
+    "{what} IPython's, which is not in the session's environment. The tool install_dependencies "
+    "installs it: packages ['ipython']."
+)
+MISSING = (
+    NEEDED.format(what="lines with % or ! at their beginning and ? at their end are")
+    + " Without it: subprocess.run('ls', shell=True) for !ls, help(obj) for obj?, the timeit module."
+)
+# What does the same without IPython.
+INSTEAD = {"ls": "os.listdir()", "cd": "os.chdir(path)", "pwd": "os.getcwd()"}
 
 
 def is_used(code: str) -> bool:
@@ -40,111 +125,106 @@ def compile_cell(
     code: str, filename: str, error: SyntaxError
 ) -> tuple[CodeType | None, CodeType | None]:
     """Compile a cell by way of IPython; raises `error` when that is not what it needs."""
-    if not is_used(code) or not stand_ins.has_ipython():
+    if not (is_used(code) or _begins_with_magic(code)) or not stand_ins.has_ipython():
         raise error
     return compiling.compile_cell(shell().transform_cell(code), filename)
 
 
-def hint(code: str) -> str | None:
+def compile_word(code: str, filename: str) -> tuple[CodeType | None, CodeType | None] | None:
+    """Compile a cell such as `ls -l`, which is Python too: the difference of two names.
+
+    It is a magic when nothing has this name; None when it is none.
+    """
+    word = _begins_with_magic(code)
+    if not word or not stand_ins.has_ipython():
+        return None
+    transformed = shell().transform_cell(code)
+    if transformed.strip() == code.strip():
+        return None
+    return compiling.compile_cell(transformed, filename)
+
+
+def is_magic(word: str) -> bool:
+    """Whether a name that nothing has, or that a macro has, is a magic's."""
+    if word in WORDS:
+        return not _is_shadowed(word)
+    found = place.shell is not None and place.shell.has_magic(word)
+    return found and not _is_shadowed(word)
+
+
+def _is_shadowed(word: str) -> bool:
+    value = place.namespace.get(word, _NOTHING)
+    if value is _NOTHING:
+        return word in _BUILTINS
+    return type(value).__name__ != "Macro"
+
+
+_NOTHING = object()
+_BUILTINS = builtins.__dict__
+
+
+def _begins_with_magic(code: str) -> str:
+    """Give the magic that a cell of one line begins with, without its `%`."""
+    line = code.strip()
+    found = _WORD.match(line)
+    if found is None or "\n" in line or not is_magic(found[0]):
+        return ""
+    rest = line[found.end() :]
+    # An assignment, a call, an attribute are Python, whatever the name.
+    return "" if rest[:1] in tuple(".([") or rest.lstrip()[:1] in tuple("=,(:") else found[0]
+
+
+def hint_about(exception: BaseException, code: str) -> str | None:
+    """Say what helps when code that IPython knows is no Python, or has a name that it knows."""
+    if isinstance(exception, SyntaxError):
+        return hint(code, exception.lineno)
+    if isinstance(exception, NameError):
+        return name_hint(exception.name or "", code)
+    return None
+
+
+def hint(code: str, line: int | None = None) -> str | None:
     """Say what is missing, when code that is no Python looks like IPython's."""
-    return MISSING if is_used(code) and not stand_ins.has_ipython() else None
+    there = stand_ins.has_ipython()
+    lines = code.split("\n")
+    told = lines[line - 1] if line and 0 < line <= len(lines) else ""
+    # Where IPython is, only the line counts that even it did not understand.
+    installing = pip_lines.hint(told if there else code)
+    if installing is not None:
+        return installing
+    if not there:
+        return MISSING if is_used(code) else word_hint(_begins_with_magic(code))
+    word = _begins_with_magic(told)
+    if word and len(lines) > 1:
+        return f"{word!r} is a magic; in a cell of several lines it is written %{word}."
+    return None
+
+
+def name_hint(name: str, code: str) -> str | None:
+    """Say what an undefined name is, when it is one that only IPython defines."""
+    if name == "get_ipython" or (name and name == _begins_with_magic(code)):
+        return word_hint(name)
+    return None
+
+
+def word_hint(word: str) -> str | None:
+    """Say what a name is that only IPython knows."""
+    if stand_ins.has_ipython() or not (word in WORDS or word == "get_ipython"):
+        return None
+    words = NEEDED.format(what=f"{word!r} is")
+    return f"{words} Without it: {INSTEAD[word]}." if word in INSTEAD else words
 
 
 def shell() -> Any:
-    """Give the session's shell."""
-    global _shell
-    if _shell is None:
-        _shell = _make()
-        place.before_cell.append(_before)
-        place.after_cell.append(_after)
-    return _shell
+    """Give the session's shell, made now if there is none yet."""
+    if place.shell is None:
+        place.making_shell = True
+        try:
+            from forkpy_worker.libraries import shell as room
 
-
-def _make() -> Any:
-    from traitlets.config import Config
-
-    config = Config()
-    # History would be a thread and a file; the session has its own.
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.colors = "nocolor"
-    before = dict(place.namespace)
-    made = _shell_class().instance(config=config, user_module=place.main, user_ns=place.namespace)
-    for name in ("_", "__", "___"):
-        # They would hide those of `history`.
-        if name not in before:
-            place.namespace.pop(name, None)
-    # It counts as a terminal's; ours shows what it is given.
-    made.display_pub.publish = _publish
-    made.set_hook("show_in_pager", _show_text)
-    builtins.get_ipython = lambda: made  # type: ignore[attr-defined]
-    builtins.display = stand_ins.display  # type: ignore[attr-defined]
-    return made
-
-
-def _shell_class() -> Any:
-    from IPython.core.interactiveshell import InteractiveShell
-
-    class SessionShell(loud.Loud, InteractiveShell):
-        def init_user_ns(self) -> None:
-            """Put nothing among the session's variables but what magics look for."""
-            history = self.history_manager
-            self.user_ns.setdefault("_ih", history.input_hist_parsed)
-            self.user_ns.setdefault("_oh", history.output_hist)
-            self.user_ns.setdefault("_dh", history.dir_hist)
-
-        def init_virtualenv(self) -> None:
-            """Leave the environment as it is: it is the right one."""
-
-        def enable_matplotlib(self, gui: str | None = None) -> tuple[str, str]:
-            """Figures are displays here, whatever was asked for."""
-            import matplotlib
-
-            from forkpy_worker.libraries import fit_matplotlib
-
-            if matplotlib.get_backend() != fit_matplotlib.NAME:
-                matplotlib.use(fit_matplotlib.NAME)
-            return "inline", fit_matplotlib.NAME
-
-        def enable_gui(self, gui: str | None = None) -> None:
-            """There is no window to enable."""
-
-    return SessionShell
-
-
-def _publish(data: Any, metadata: Any = None, **more: Any) -> None:
-    from forkpy_worker.display import display
-
-    display.publish_display_data(
-        data, metadata, transient=more.get("transient"), update=bool(more.get("update"))
-    )
-
-
-def _show_text(_shell: Any, data: Any, **_place: Any) -> None:
-    """Serve `obj?`: the text is printed."""
-    text = data.get("text/plain", "") if isinstance(data, dict) else str(data)
-    print(text.rstrip())
-
-
-def _before() -> None:
-    """Extensions such as autoreload wait for these."""
-    from IPython.core.interactiveshell import ExecutionInfo
-
-    info = ExecutionInfo("", False, False, False, None)
-    _shell.aside = True
-    try:
-        _shell.events.trigger("pre_execute")
-        _shell.events.trigger("pre_run_cell", info)
-    finally:
-        _shell.aside = False
-
-
-def _after() -> None:
-    from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
-
-    info = ExecutionInfo("", False, False, False, None)
-    _shell.aside = True
-    try:
-        _shell.events.trigger("post_execute")
-        _shell.events.trigger("post_run_cell", ExecutionResult(info))
-    finally:
-        _shell.aside = False
+            place.shell = room.make()
+        finally:
+            place.making_shell = False
+        place.before_cell.append(room.before_cell)
+        place.after_cell.append(room.after_cell)
+    return place.shell

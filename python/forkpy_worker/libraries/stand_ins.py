@@ -1,7 +1,7 @@
-"""`display` for every cell, and `IPython.display` for those whose environment has no IPython.
+"""`display` and `get_ipython` for every cell, `IPython.display` where there is no IPython.
 
-Owns: `builtins.display`, the last entry of `sys.meta_path`. May not import what a cell that
-displays nothing does not need.
+Owns: `display`, `get_ipython` and `__IPYTHON__` in `builtins`, the last entry of
+`sys.meta_path`. May not import what a cell that displays nothing does not need.
 Runs in: worker.
 """
 
@@ -10,9 +10,13 @@ from __future__ import annotations
 import builtins
 import sys
 from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import PathFinder
+
+from forkpy_worker.base import place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
 
@@ -37,9 +41,87 @@ def display(*values: Any, **options: Any) -> Any:
     return room.display(*values, **options)
 
 
+def get_ipython() -> Any:
+    """Give the session's IPython shell.
+
+    It is made by the first cell that asks. A library that asks gets it too, but not before it does
+    something with it: pandas looks at its class for each table, to see whether this is Jupyter.
+    """
+    if place.shell is not None:
+        return place.shell
+    if not has_ipython():
+        raise NameError("name 'get_ipython' is not defined", name="get_ipython")
+    asks = sys._getframe(1).f_globals
+    if asks is place.namespace or "IPython.core.interactiveshell" in sys.modules:
+        return _shell()
+    return _unmade
+
+
+class SessionShell:
+    """The session's shell, for those who only look at its class. Anything else makes it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        """Give what the shell has."""
+        if name == "__class__" and "IPython.core.interactiveshell" not in sys.modules:
+            # Without that module there is nothing to compare the class with.
+            return SessionShell
+        if name == "kernel":
+            # What only Jupyter's shell has; pandas looks for it when it is imported.
+            raise AttributeError("the session's shell has no kernel")
+        return getattr(_shell(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set it in the shell."""
+        setattr(_shell(), name, value)
+
+
+_unmade = SessionShell()
+
+
+def fit(module: ModuleType) -> None:
+    """Let IPython's own ways to find the shell, and to make one, lead to the session's."""
+    if module.__name__ == "IPython.core.getipython":
+        module.get_ipython = _replacing(module.get_ipython)  # type: ignore[attr-defined]
+        return
+    from forkpy_worker.code import compiling
+    from forkpy_worker.libraries import shell_formats
+
+    kind = module.InteractiveShell
+    kind.instance = classmethod(_instance_of(kind, kind.instance.__func__))
+    compiling.interactivity = shell_formats.interactivity
+    if sys.displayhook is sys.__displayhook__:
+        sys.displayhook = shell_formats.show_value
+
+
+def _replacing(its_own: Callable[[], Any]) -> Callable[[], Any]:
+    def get_ipython() -> Any:
+        """Get the session's shell."""
+        return its_own() if place.making_shell or not place.pid else _shell()
+
+    return get_ipython
+
+
+def _instance_of(kind: type, its_own: Callable[..., Any]) -> Callable[..., Any]:
+    def instance(cls: type, *given: Any, **named: Any) -> Any:
+        """Give the one shell; nobody makes a bare one beside the session's."""
+        if cls is kind and place.pid and not place.making_shell:
+            return _shell()
+        return its_own(cls, *given, **named)
+
+    return instance
+
+
+def _shell() -> Any:
+    return place.make_shell() if place.shell is None else place.shell
+
+
 def install() -> None:
-    """Make both available."""
+    """Make all of it available."""
     builtins.display = display  # type: ignore[attr-defined]
+    builtins.get_ipython = get_ipython  # type: ignore[attr-defined]
+    if PathFinder.find_spec("IPython") is not None:
+        # What code asks that wants to know whether it runs in IPython.
+        builtins.__IPYTHON__ = True  # type: ignore[attr-defined]
     sys.meta_path.append(_StandIn())
 
 

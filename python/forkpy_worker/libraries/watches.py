@@ -22,14 +22,22 @@ FITTED = {
     "matplotlib.pyplot": "forkpy_worker.libraries.fit_matplotlib",
     "pandas": "forkpy_worker.libraries.fit_pandas",
     "plotly.io._renderers": "forkpy_worker.libraries.fit_plotly",
+    "inspect": "forkpy_worker.code.class_sources",
     "IPython.core.display_functions": "forkpy_worker.libraries.fit_ipython",
+    "IPython.core.getipython": "forkpy_worker.libraries.stand_ins",
+    "IPython.core.interactiveshell": "forkpy_worker.libraries.stand_ins",
 }
 
 
 def install() -> None:
     """Watch imports from now on."""
-    if not any(type(finder) is _Watch for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watch())
+    if any(type(finder) is _Watch for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Watch())
+    for name, fitter in FITTED.items():
+        # The interpreter's own start may have brought some of the standard library.
+        if name in sys.modules:
+            _fit(sys.modules[name], fitter)
 
 
 class _Watch:
@@ -70,12 +78,16 @@ class _Fitting:
         if module.__spec__ is not None:
             module.__spec__.loader = self._real
         self._real.exec_module(module)
-        try:
-            __import__(self._fitter)
-            sys.modules[self._fitter].fit(module)
-        except Exception as error:
-            # A version of the library that is built otherwise: it works as it does anywhere else.
-            import warnings
+        _fit(module, self._fitter)
 
-            words = f"forkpy could not fit {module.__name__} to the session: {error!r}"
-            warnings.warn(words, RuntimeWarning, stacklevel=2)
+
+def _fit(module: ModuleType, fitter: str) -> None:
+    try:
+        __import__(fitter)
+        sys.modules[fitter].fit(module)
+    except Exception as error:
+        # A version of the library that is built otherwise: it works as it does anywhere else.
+        import warnings
+
+        words = f"forkpy could not fit {module.__name__} to the session: {error!r}"
+        warnings.warn(words, RuntimeWarning, stacklevel=3)

@@ -7,6 +7,7 @@ Runs in: worker, helper thread, also while a cell runs. Imports jedi when it is 
 
 from __future__ import annotations
 
+import builtins
 import json
 import keyword
 import os
@@ -15,7 +16,7 @@ import re
 from forkpy_worker.base.place import namespace
 from forkpy_worker.base.text import clean
 from forkpy_worker.libraries import stand_ins
-from forkpy_worker.lookup import static
+from forkpy_worker.lookup import calls, static
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 MAX_MATCHES = 500
 MAX_LENGTH = 300
 
-_ATTRIBUTE = re.compile(r"(?<![\w.\])}\"'])((?:[^\W\d]\w*\s*\.\s*)+)(\w*)$")
-_KEY = re.compile(r"(?<![\w.\])])((?:[^\W\d]\w*\s*\.\s*)*[^\W\d]\w*)\s*\[\s*(['\"])([^'\"\\\n]*)$")
+_ATTRIBUTE = re.compile(rf"({calls.CHAIN})\s*\.\s*(\w*)$")
+# Strings and numbers before the one that is being written: `d["a", 1, "`.
+_LITERAL = r"(?:[bBrRuU]{0,2}(?:'[^'\\\n]*'|\"[^\"\\\n]*\")|-?\d+)\s*,\s*"
+_KEY = re.compile(
+    rf"(?P<chain>{calls.CHAIN})\s*\[\s*\(?\s*(?P<earlier>(?:{_LITERAL})*)"
+    r"(?P<kind>[bBuU]?)(?P<quote>['\"])(?P<begun>[^'\"\\\n]*)$"
+)
 _MAGIC = re.compile(r"^[ \t]*(%{1,2})(\w*)$")
 # The magics that IPython has for a kernel of this kind.
 _LINE_MAGICS = (
@@ -51,11 +57,12 @@ def complete(code: str, cursor: int) -> str:
     before = code[:cursor]
     found = _magics(before) or _keys(before) or _attributes(before)
     engine = "namespace"
+    looked_up = found is None
     if found is None:
         engine, found = _by_jedi(code, cursor)
     if found is None:
         engine, found = "namespace", _names(before)
-    start, matches = found
+    start, matches = _with_keywords(before, found) if looked_up else found
     unique = {clean(text)[:MAX_LENGTH]: (kind, signature) for text, kind, signature in matches}
     shown = sorted(unique, key=_rank)[:MAX_MATCHES]
     types = [
@@ -79,7 +86,9 @@ _has_jedi = True
 
 
 def _rank(text: str) -> tuple[int, str]:
-    """Public names first."""
+    """Keywords of the call first, then public names."""
+    if text.endswith("="):
+        return -1, text
     return (2 if text.startswith("__") else 1 if text.startswith("_") else 0), text
 
 
@@ -97,29 +106,102 @@ def _magics(before: str) -> tuple[int, list[Match]] | None:
 
 
 def _keys(before: str) -> tuple[int, list[Match]] | None:
-    """Complete `d["ke` for dicts, and for tables by their columns."""
+    """Complete `d["ke` for dicts, `d["a", "ke` where keys are tuples, `rec["fie` for fields."""
     found = _KEY.search(before)
     if found is None or _in_comment_or_string(before[: found.start()]):
         return None
-    value = static.path([part.strip() for part in found[1].split(".")])
-    keys = _keys_of(value)
-    if keys is None:
+    earlier = _literals(found["earlier"])
+    keys = None if earlier is None else _keys_at(found["chain"], len(earlier))
+    if keys is None or earlier is None:
         return None
-    quote, prefix = found[2], found[3]
-    matches = [
-        key for key in keys if key.startswith(prefix) and quote not in key and key.isprintable()
+    if _INDEXER.search(found["chain"]):
+        earlier = ()
+    count = len(earlier)
+    if count:
+        fitting = [key for key in keys if type(key) is tuple and key[:count] == earlier]
+        keys = [key[count] for key in fitting if len(key) > count]
+    else:
+        keys = [key[0] if type(key) is tuple and key else key for key in keys]
+    wanted = bytes if "b" in found["kind"].lower() else str
+    quote, prefix = found["quote"], found["begun"]
+    texts = {_inside(key) for key in keys if type(key) is wanted}
+    closed = [
+        (text + quote, "key", "")
+        for text in texts
+        if text.startswith(prefix) and quote not in text and "\\" not in text
     ]
-    closed = [(key + quote, "key", "") for key in matches if "\\" not in key]
     return len(before) - len(prefix), closed
 
 
-def _keys_of(value: Any) -> list[str] | None:
-    if type(value) is dict:
-        return [key for key in list(value) if type(key) is str]
+def _keys_at(chain: str, count: int) -> list[Any] | None:
+    """List the keys of what a chain leads to; `df.loc` has the table's rows, and then columns."""
+    indexer = _INDEXER.search(chain)
+    if indexer is None:
+        return _keys_of(calls.follow(chain))
+    table = calls.follow(chain[: indexer.start()])
+    columns = _keys_of(table) if type(table).__name__ == "DataFrame" else None
+    if columns is None or count == 1:
+        return columns
+    return list(table.index[:10_000]) if count == 0 else None
+
+
+_INDEXER = re.compile(r"\.\s*(?:loc|at)\s*$")
+
+
+def _inside(key: str | bytes) -> str:
+    """Give what stands between the quotes of a key."""
+    if isinstance(key, bytes):
+        return repr(key)[2:-1]
+    return key if key.isprintable() else "\\"
+
+
+def _literals(text: str) -> tuple[Any, ...] | None:
+    """Read the parts of a tuple that stand before the one that is being written."""
+    import ast
+
+    if not text:
+        return ()
+    try:
+        return tuple(ast.literal_eval(f"({text})"))
+    except (SyntaxError, ValueError, TypeError):
+        return None
+
+
+def _keys_of(value: Any) -> list[Any] | None:
     kind = type(value)
-    if kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] in ("pandas", "polars"):
-        return [name for name in list(value.columns)[:10_000] if type(name) is str]
+    if issubclass(kind, dict):
+        return list(dict.keys(value))
+    if value is os.environ:
+        return list(os.environ)
+    library = kind.__module__.partition(".")[0]
+    try:
+        if library == "numpy":
+            return _fields(value)
+        if library in ("pandas", "polars") and kind.__name__ == "DataFrame":
+            return list(value.columns)[:10_000]
+        if library == "pandas" and kind.__name__ == "Series":
+            return list(value.index[:10_000])
+        if library == "pyarrow" and kind.__name__ == "Table":
+            return list(value.column_names)[:10_000]
+    except Exception:
+        # A version of the library that is built otherwise.
+        return None
     return None
+
+
+def _fields(value: Any) -> list[Any] | None:
+    if type(value).__name__ == "NpzFile":
+        return list(value.files)
+    names = getattr(getattr(value, "dtype", None), "names", None)
+    return None if names is None else list(names)
+
+
+def _with_keywords(before: str, found: tuple[int, list[Match]]) -> tuple[int, list[Match]]:
+    """Add the keywords of the call around the cursor: jedi is not shown most living objects."""
+    start, names = calls.keywords(before)
+    if not names or (found[1] and found[0] != start):
+        return found
+    return start, [*found[1], *((f"{name}=", "param", "") for name in names)]
 
 
 def _attributes(before: str) -> tuple[int, list[Match]] | None:
@@ -130,7 +212,7 @@ def _attributes(before: str) -> tuple[int, list[Match]] | None:
     line = before[: found.start()].rpartition("\n")[2]
     if re.match(r"\s*(import|from)\b", line):
         return None
-    value = static.path([part.strip() for part in found[1].split(".")[:-1]])
+    value = calls.follow(found[1])
     if value is static.MISSING or static.is_a(value, (property, *_DESCRIPTORS)):
         return None
     prefix = found[2]
@@ -156,16 +238,16 @@ def _in_comment_or_string(before: str) -> bool:
     except (tokenize.TokenError, SyntaxError) as error:
         return "string" in str(error)
     last = [token for token in tokens if token.string.strip()][-1:]
+    if any(token.type == tokenize.COMMENT and token.end == end for token in last):
+        return True
+    # A quote that nothing closes, up to 3.11.
     return any(
-        (token.type == tokenize.COMMENT and token.end == end)
-        or (token.type == tokenize.ERRORTOKEN and token.string in "'\"")
-        for token in last
+        token.type == tokenize.ERRORTOKEN and token.string in "'\"" and token.end[0] == end[0]
+        for token in tokens
     )
 
 
 def _names(before: str) -> tuple[int, list[Match]]:
-    import builtins
-
     found = re.search(r"(?<![\w.])[^\W\d]\w*$", before)
     if found is None:
         return len(before), []
@@ -190,6 +272,8 @@ def interpreter(code: str) -> Any:
     _has_jedi = True
     jedi.settings.allow_unsafe_interpreter_executions = False
     jedi.settings.fast_parser = False
+    # Else it offers names that begin otherwise than what was written.
+    jedi.settings.case_insensitive_completion = False
     _have_a_cache(jedi.settings)
     return jedi.Interpreter(without_magics(code), [static.shown_in_completion()])
 
@@ -245,14 +329,19 @@ def _by_jedi(code: str, cursor: int) -> tuple[str, tuple[int, list[Match]] | Non
         return "namespace", None
     matches: list[Match] = []
     length = 0
+    quoted = _in_comment_or_string(code[:cursor])
     for item in found:
         length = item.get_completion_prefix_length()
         prefix = code[cursor - length : cursor]
         in_string = item.complete is not None and not item.name.startswith(prefix)
         text = prefix + item.complete if in_string else item.name_with_symbols
+        is_name = item.name.isidentifier() and not in_string and item.type != "param"
+        is_name = is_name and item.type != "path"
+        if is_name and (quoted or not _exists(item.name, code, cursor - length)):
+            continue
         matches.append((text, item.type, ""))
     start = cursor - length
-    lives = _names(code[:cursor])
+    lives = (start, []) if quoted else _names(code[:cursor])
     if matches and lives[1] and lives[0] == start and not _is_import(code[:cursor]):
         # What jedi was not shown lives all the same.
         known = {text for text, _, _ in matches}
@@ -261,6 +350,22 @@ def _by_jedi(code: str, cursor: int) -> tuple[str, tuple[int, list[Match]] | Non
     if not matches:
         return "jedi", lives if lives[1] and not _is_import(code[:cursor]) else (cursor, [])
     return "jedi", (start, matches)
+
+
+def _exists(name: str, code: str, start: int) -> bool:
+    """Whether a name that stands alone is one: jedi also knows what only type checkers know."""
+    before = code[:start].rstrip(" \t")
+    if before.endswith(".") or _is_import(code[:start]):
+        return True
+    if name in namespace or name in builtins.__dict__ or name in _KEYWORDS:
+        return True
+    return (
+        re.search(rf"(?<![\w.]){re.escape(name)}\b", code[:start] + " " + code[start + 1 :])
+        is not None
+    )
+
+
+_KEYWORDS = frozenset((*keyword.kwlist, *keyword.softkwlist))
 
 
 def _is_import(before: str) -> bool:

@@ -13,7 +13,7 @@ import tokenize
 import types
 
 from forkpy_worker.base.text import clean, cut
-from forkpy_worker.lookup import static
+from forkpy_worker.lookup import calls, static
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +25,14 @@ MAX_SOURCE = 40_000
 
 def inspect_object(code: str, cursor: int, detail: int) -> str:
     """Answer a request for inspection, as JSON."""
-    dotted = at_cursor(code, cursor)
+    chain = calls.chain_at(code, cursor)
+    value = calls.follow(chain) if chain else static.MISSING
+    dotted = [chain] if value is not static.MISSING else at_cursor(code, cursor)
     facts: dict[str, str] = {}
-    value = static.path(dotted) if dotted else static.MISSING
+    if value is static.MISSING and dotted:
+        value = static.path(dotted)
     if value is not static.MISSING:
-        facts = _facts(value, detail)
+        facts = _facts(value, detail, dotted[-1])
     elif dotted:
         facts = _by_jedi(code, cursor, detail)
     data = {"text/plain": _text(facts)} if facts else {}
@@ -99,17 +102,17 @@ def _line_starts(code: str) -> list[int]:
     return [*starts, place]
 
 
-def _facts(value: Any, detail: int) -> dict[str, str]:
+def _facts(value: Any, detail: int, called: str) -> dict[str, str]:
     kind = type(value)
     facts = {"type": kind.__name__}
     target = value.fget if static.is_a(value, property) and value.fget is not None else value
-    signature = _signature(value)
+    signature = _signature(value, called)
     if signature:
         facts["signature"] = signature
     document = _document(target)
     if document:
         facts["docstring"] = cut(document, MAX_DOC)
-    if not static.is_a(value, (type, types.ModuleType, *_CODE)) and not _is_librarys(value):
+    if not static.is_a(value, (type, types.ModuleType, *_CODE)) and not calls.is_librarys(value):
         facts["value"] = _short(value)
     file = _file(target)
     if file:
@@ -121,29 +124,17 @@ def _facts(value: Any, detail: int) -> dict[str, str]:
     return facts
 
 
-_CODE = (
-    *(types.FunctionType, types.MethodType, types.BuiltinFunctionType, property),
-    *(type(str.join), type(object.__init__)),
-)
+_CODE = calls.CODE
 
 
-def _is_librarys(value: Any) -> bool:
-    """Whether it is a function of a kind that a library has made for itself, as numpy's are."""
-    return type(value).__module__ == "numpy" and callable(value) and hasattr(value, "__name__")
-
-
-def _signature(value: Any) -> str:
-    if not (static.is_a(value, (type, *_CODE)) or _is_librarys(value)):
+def _signature(value: Any, called: str) -> str:
+    found = calls.signature(value)
+    if found is None:
         return ""
-    if static.is_a(value, property):
-        return ""
-    if static.is_a(value, type) and type(value) is not type and "ABC" not in type(value).__name__:
-        # A metaclass may have a `__call__` or a `__signature__` of its own, which would run.
-        return ""
-    try:
-        return f"{value.__name__}{inspect.signature(value)}"
-    except Exception:
-        return ""
+    name = getattr(value, "__name__", None) if static.is_a(value, (type, *_CODE)) else None
+    if name is None:
+        name = getattr(value, "__name__", "") if calls.is_librarys(value) else called
+    return f"{name}{found}"
 
 
 def _document(value: Any) -> str:

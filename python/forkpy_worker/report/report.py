@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Error: TypeAlias = tuple[str, str, int | None, str, str | None]
     # status, results, error, exit code
     Outcome: TypeAlias = tuple[str, list[str], Error | None, int | None]
+    # what was raised, the text of the cell -> what helps
+    HintOfIPython: TypeAlias = Callable[[BaseException, str], str | None]
 
 # What the reply carries; descriptor 2 gets the whole, and the server caps that.
 MAX_MESSAGE = 10_000
@@ -37,12 +39,10 @@ MAX_TRACEBACK = 40_000
 _OWN = clean.__code__.co_filename[: -len("base/text.py")]
 
 
-def outcome(
-    exception: BaseException, filename: str, hint_for_text: Callable[[str], str | None]
-) -> Outcome:
+def outcome(exception: BaseException, filename: str, hint_of_ipython: HintOfIPython) -> Outcome:
     """Turn what a cell raised into its outcome.
 
-    hint_for_text: says what helps when the cell's text is no Python.
+    hint_of_ipython: says what helps when the cell has what only IPython knows.
     """
     _drop_own_frames(exception)
     if isinstance(exception, SystemExit):
@@ -51,7 +51,7 @@ def outcome(
         _complete(exception)
     sources.restore()
     words = _format(exception)
-    hint = _hint(exception, filename, hint_for_text)
+    hint = _hint(exception, filename, hint_of_ipython)
     if hint is not None:
         words += f"Hint: {hint}\n"
     _remember_last(exception)
@@ -136,17 +136,19 @@ def _type_name(exception: BaseException) -> str:
         return "Exception"
 
 
-def _hint(
-    exception: BaseException, filename: str, hint_for_text: Callable[[str], str | None]
-) -> str | None:
+def _hint(exception: BaseException, filename: str, hint_of_ipython: HintOfIPython) -> str | None:
     """Say what helps: the tool that installs a module, or IPython for its syntax, or a restart."""
     try:
         if isinstance(exception, SyntaxError) and exception.filename == filename:
-            return hint_for_text(sources.text_of(filename))
+            return hint_of_ipython(exception, sources.text_of(filename))
         if isinstance(exception, ModuleNotFoundError):
             from forkpy_worker.report import missing
 
             return missing.hint(exception)
+        if isinstance(exception, NameError):
+            found = hint_of_ipython(exception, sources.text_of(filename))
+            if found is not None:
+                return found
         if isinstance(exception, (TypeError, NameError, ImportError, AttributeError)):
             from forkpy_worker.report import damaged
 

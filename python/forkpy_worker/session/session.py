@@ -15,8 +15,8 @@ import sys
 from _thread import get_ident
 
 from forkpy_worker.base import asking, place, streams
-from forkpy_worker.cell import arrivals, history
-from forkpy_worker.code import sources
+from forkpy_worker.cell import arrivals
+from forkpy_worker.code import history, sources
 from forkpy_worker.libraries import stand_ins
 from forkpy_worker.report import damaged
 

@@ -56,6 +56,9 @@ COMMON = (
     "forkpy_worker.display.formats",
     "forkpy_worker.display.readable",
     "forkpy_worker.display.display",
+    # The last, since they take longest: completion, where the environment has jedi.
+    "jedi",
+    "forkpy_worker.lookup.ready",
 )
 
 
@@ -102,6 +105,8 @@ def watch() -> None:
     """Fit libraries to sessions from now on."""
     from forkpy_worker.libraries import watches
 
+    for part in ("process", "reduction", "spawn"):
+        watches.FITTED[f"multiprocessing.{part}"] = "forkpy_worker.variables.spawning"
     watches.install()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from forkpy_worker.base.place import namespace
+from forkpy_worker.code import sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def load(path: str) -> Report:
     from forkpy_worker.variables import statefile, statepickle
 
     with statefile.Reader(path) as reader:
+        for name, text in reader.sources.items():
+            sources.remember(name, text)
         restored: dict[str, Any] = {}
         refused: dict[str, str] = {}
         for name, module in reader.modules.items():

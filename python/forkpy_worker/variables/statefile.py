@@ -8,7 +8,8 @@ Layout, numbers little-endian:
     magic "forkpy state\n" · u16 version
     the groups' bytes, one after the other, possibly with dead bytes between
     index: JSON {"python": "3.11", "pickler": "cloudpickle 3.1", "modules": {name: module},
-                 "groups": [[[name, ...], offset, length, sha256], ...]}
+                 "groups": [[[name, ...], offset, length, sha256], ...],
+             "sources": {name of a cell: its text}}
     trailer: u64 offset of the index · u32 its length · sha256 of the index · magic "end\n"
 
 The trailer comes last, so a file that was cut short has none and is refused. The file appears under
@@ -49,6 +50,8 @@ class Writer:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._groups: dict[tuple[str, ...], tuple[int, int]] = {}
         self._finished = False
+        # The cells that the code in the groups comes from.
+        self.sources: dict[str, str] = {}
         self.file: BinaryIO = open(os.open(self._draft, flags, 0o600), "w+b")  # noqa: SIM115
         os.fchmod(self.file.fileno(), 0o600)
         self.file.write(_HEAD.pack(MAGIC, VERSION))
@@ -90,7 +93,13 @@ class Writer:
             [list(names), *place, _digest(self.file, *place).hexdigest()]
             for names, place in self._groups.items()
         ]
-        content = {"python": PYTHON, "pickler": pickler, "modules": modules, "groups": groups}
+        content = {
+            "python": PYTHON,
+            "pickler": pickler,
+            "modules": modules,
+            "groups": groups,
+            "sources": self.sources,
+        }
         index = json.dumps(content).encode()
         self.file.seek(offset)
         self.file.write(index)
@@ -145,6 +154,9 @@ class Reader:
             index = json.loads(self._index_bytes(size))
             python = str(index["python"])
             self.modules: dict[str, str] = dict(index["modules"])
+            # Not in files of earlier versions.
+            texts = dict(index.get("sources", {}))
+            self.sources = {str(name): str(text) for name, text in texts.items()}
             self._groups = [_checked(group, size) for group in index["groups"]]
             for _names, offset, length, digest in self._groups:
                 if _digest(self._file, offset, length).hexdigest() != digest:

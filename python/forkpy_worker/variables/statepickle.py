@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import pickle
 import sys
-from types import FunctionType
+from types import CodeType, FunctionType
 
 from forkpy_worker.base import place
 from forkpy_worker.base.place import namespace
+from forkpy_worker.code import class_sources, sources
 from forkpy_worker.variables import reducers
 
 TYPE_CHECKING = False
@@ -71,6 +72,31 @@ class _Globals(dict):  # type: ignore[type-arg]
         return session_globals, ()
 
 
+def _carry(filename: str, carried: dict[str, str]) -> str | None:
+    """Take a cell's text along, and give the name that it will have; None where it is no cell's."""
+    text = sources.text_of(filename)
+    if not text:
+        return None
+    name = sources.saved_name(filename)
+    carried[name] = text
+    return name
+
+
+def _named_code(pickler: Any, obj: Any) -> Any:
+    """Pickle a cell's code under a name that tells its text apart; None for what is no code."""
+    if isinstance(obj, type) and obj.__module__ == "__main__":
+        found = class_sources.locate(obj)
+        if found is not None:
+            _carry(found[0], pickler.sources)
+    name = _carry(obj.co_filename, pickler.sources) if type(obj) is CodeType else None
+    if name is None:
+        return None
+    make, arguments = pickler.dispatch_table[CodeType](obj)
+    # Newer versions of cloudpickle leave the file's name out.
+    known = ("<dynamic-code>", obj.co_filename)
+    return make, tuple(name if argument in known else argument for argument in arguments)
+
+
 def _pickler_class() -> type[pickle.Pickler]:
     global _by_value
     cloudpickle = _cloudpickle()
@@ -81,9 +107,17 @@ def _pickler_class() -> type[pickle.Pickler]:
         class ByValue(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
             """cloudpickle's, but for what a cell's function takes along of its session: nothing."""
 
+            def __init__(self, *given: Any, **named: Any) -> None:
+                super().__init__(*given, **named)
+                # The cells whose code is in the pickle: name there -> text.
+                self.sources: dict[str, str] = {}
+
             def reducer_override(self, obj: Any) -> Any:
                 found = reducers.reduce(obj)
-                return super().reducer_override(obj) if found is NotImplemented else found
+                if found is not NotImplemented:
+                    return found
+                named = _named_code(self, obj)
+                return super().reducer_override(obj) if named is None else named
 
             def _dynamic_function_reduce(self, func: Any) -> Any:
                 reduced = super()._dynamic_function_reduce(func)
@@ -167,6 +201,7 @@ def _write(writer: Writer, group: dict[str, Any]) -> list[Any]:
             raise sink.failure from None
         raise _UnpicklableError(reason(error)) from None
     writer.add(list(group), start)
+    writer.sources.update(getattr(pickler, "sources", {}))
     return _shareable(pickler, group)
 
 

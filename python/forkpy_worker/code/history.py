@@ -64,6 +64,11 @@ def keep(value: Any, cell: int) -> None:
             del _builtins[f"_{oldest}"]
 
 
+def results() -> dict[int, Any]:
+    """Give the results by the number of their cell."""
+    return _out
+
+
 def publish(code: str) -> None:
     """Give the results that code may call `_12` these names.
 
