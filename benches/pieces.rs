@@ -34,7 +34,7 @@ fn report(size: usize) -> FromWorker {
 }
 
 fn codec(criterion: &mut Criterion) {
-    let request = ToWorker::RunCell { cell: 1, code: "1+1".to_owned(), may_ask: false };
+    let request = ToWorker::RunCell { cell: 1, code: "1+1".to_owned(), may_ask: false, notebook: None };
     criterion.bench_function("encode RunCell 1+1", |bencher| {
         bencher.iter(|| frame::encode(black_box(&request), MAX_TO_WORKER));
     });

@@ -185,10 +185,12 @@ mod tests {
     #[test]
     fn a_thread_that_nobody_knows_is_lost() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread =
-            thread::Builder::new().name("stranger".into()).spawn(move || {
+        let thread = thread::Builder::new()
+            .name("stranger".into())
+            .spawn(move || {
                 let _ = stopped.recv();
-            }).expect("started");
+            })
+            .expect("started");
         let lost = Bystanders::default().lost();
         assert!(lost.iter().any(|words| words.contains("stranger")), "{lost:?}");
         drop(stop);

@@ -127,7 +127,7 @@ impl Drop for Zygote {
 
 impl Worker {
     pub fn begin(&self, cell: u64, code: &str) {
-        let request = ToWorker::RunCell { cell, code: code.to_owned(), may_ask: false };
+        let request = ToWorker::RunCell { cell, code: code.to_owned(), may_ask: false, notebook: None };
         blocking::write(&self.cell, &request, MAX_TO_WORKER).expect("sent");
     }
 
