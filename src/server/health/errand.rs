@@ -38,6 +38,20 @@ impl Errand {
         }
     }
 
+    /// The same as a thing: `listing its variables`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::List => "listing its variables",
+            Self::Save => "saving its variables",
+            Self::Load => "loading variables",
+            Self::Checkpoint => "making a checkpoint",
+            Self::Collect => "collecting garbage",
+            Self::GoBack => "going back to a checkpoint",
+            Self::Branches => "running branches",
+        }
+    }
+
     /// How long it may take before it is interrupted.
     #[must_use]
     pub fn limit(self) -> Duration {

@@ -85,7 +85,7 @@ pub enum SessionError {
     #[error(transparent)]
     Checkpoint(StoreError),
     /// It was broken off, and nothing has changed.
-    #[error("session {session:?} {} no more: {why}. Its variables are as they were", errand.doing())]
+    #[error("session {session:?}: {} was broken off: {why}. Its variables are as they were", errand.name())]
     BrokenOff {
         /// Which.
         session: String,

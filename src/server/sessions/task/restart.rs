@@ -46,7 +46,8 @@ impl Task {
                 restarted.notice = Some(format!("{reason}, while its variables were saved; {}", recovered.describe()));
                 Ok(restarted)
             }
-            Err(error) => Err(self.not_preserved(&error)),
+            Err(error) if self.worker.is_some() => Err(self.not_preserved(&error)),
+            Err(error) => Err(error),
         };
         let _ = std::fs::remove_file(&path);
         restarted
