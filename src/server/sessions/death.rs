@@ -156,8 +156,8 @@ impl Fate {
     pub fn or_worse(self, other: Self) -> Self {
         let weight = |fate| match fate {
             Self::Kept => 0,
-            Self::Restored => 1,
-            Self::RolledBack => 2,
+            Self::RolledBack => 1,
+            Self::Restored => 2,
             Self::Lost => 3,
         };
         if weight(other) > weight(self) { other } else { self }

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -23,6 +24,9 @@ use crate::server::workers::checkpoint::Incarnation;
 const MAX_EVENTS: usize = 64;
 /// Clients of one session that are remembered; the one that was away longest is forgotten first.
 const MAX_READERS: usize = 512;
+
+/// A client that could not be recognised may come with a cookie within this time.
+const UNKNOWN_FOR: Duration = Duration::from_secs(600);
 
 /// One session from its making to its end. Cheap to copy.
 #[derive(Debug, Clone)]
@@ -166,14 +170,17 @@ impl What {
 /// stands on since, if it came back from one and has lost nothing after that.
 #[must_use]
 pub fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
-    let (mut fate, mut recovered, mut lost) = (Fate::Kept, None, None::<u64>);
+    let (mut fate, mut recovered, mut lost) = (Fate::Kept, None::<Recovered>, None::<u64>);
     for event in events {
         if let Some(newest) = event.what.loss() {
             lost = Some(lost.map_or(newest, |earlier| earlier.min(newest)));
             recovered = None;
         } else if let Some((what, copy)) = event.what.recovered() {
             lost = lost.filter(|newest| copy > *newest);
-            recovered = Some(what);
+            // What an earlier one left behind has not come back by this one.
+            let left = recovered.and_then(|earlier| earlier.lost).into_iter().chain(what.lost);
+            let left = left.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+            recovered = Some(Recovered { lost: left, ..what });
         }
         fate = fate.or_worse(if event.what.fate() == Fate::Lost { Fate::Kept } else { event.what.fate() });
     }
@@ -228,6 +235,7 @@ struct Log {
 struct Reader {
     told: u64,
     used: u64,
+    seen: Instant,
 }
 
 impl Life {
@@ -353,7 +361,7 @@ impl Log {
         self.uses += 1;
         let used = self.uses;
         if let Some(reader) = self.readers.get_mut(client) {
-            reader.used = used;
+            (reader.used, reader.seen) = (used, Instant::now());
             return reader.told;
         }
         if self.readers.len() >= MAX_READERS
@@ -361,8 +369,14 @@ impl Log {
         {
             self.readers.remove(&longest);
         }
-        self.readers.insert(client.clone(), Reader { told: from, used });
-        from
+        // It may have been here a moment ago, before it was given its cookie.
+        let before = self.readers.get(&Client::Unknown).filter(|reader| reader.seen.elapsed() < UNKNOWN_FOR);
+        let told = match (client, before) {
+            (Client::Cookie(_), Some(unknown)) => unknown.told.min(from),
+            _ => from,
+        };
+        self.readers.insert(client.clone(), Reader { told, used, seen: Instant::now() });
+        told
     }
 }
 
