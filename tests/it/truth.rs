@@ -250,19 +250,29 @@ const HELD: [(&str, &str, &str); 3] = [
         "makes a checkpoint",
     ),
     (
-        "class Slow:\n    def __repr__(self):\n        while True: pass\n    __str__ = __repr__\nclass Name:\n    pass\n\
-         import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.5); ctypes.PyDLL(None).usleep(3_000_000)\n\
-         threading.Thread(target=hold, daemon=True).start()\ntime.sleep(0.6)",
+        "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).usleep(4_000_000)\n\
+         threading.Thread(target=hold, daemon=True).start()",
         "list_variables",
         "lists its variables",
     ),
 ];
+
+/// Waits until native code holds the interpreter.
+fn until_held(forkpy: &mut Forkpy, session: &str) {
+    wait_for("native code to hold the interpreter", || {
+        let asked = json!({"session_id": session, "timeout": 0.2});
+        forkpy.call("check_kernel_responsiveness", asked).data["responsive"] == false
+    });
+}
 
 fn begin_held(forkpy: &mut Forkpy, session: &str, tool: &str, doing: &str) -> u64 {
     let arguments = match tool {
         "save_session" => json!({"session_id": session, "path": "state"}),
         _ => json!({"session_id": session}),
     };
+    if tool == "list_variables" {
+        until_held(forkpy, session);
+    }
     let held = forkpy.begin_call(tool, arguments);
     wait_for("the session to be at it", || {
         let seen = forkpy.call("get_kernel_health", json!({"session_id": session})).data;
@@ -331,8 +341,9 @@ fn a_session_held_by_an_errand_that_no_interrupt_reaches_says_so_and_is_within_r
     let mut forkpy = Setup::new().args(&["--grace", "0.3"]).env("FORKPY_ERRAND_LIMIT", "0.3").start();
     forkpy.run(
         "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).sleep(60)\n\
-         threading.Thread(target=hold, daemon=True).start()\ntime.sleep(0.5)",
+         threading.Thread(target=hold, daemon=True).start()",
     );
+    until_held(&mut forkpy, "default");
     let refused = forkpy.refused("list_variables", json!({}));
     assert!(refused.contains("broken off") && refused.contains("as they were"), "{refused}");
     let seen = forkpy.health();
