@@ -28,6 +28,7 @@ fn report(size: usize) -> FromWorker {
         displays: Vec::new(),
         notice: None,
         error: None,
+        interrupted: false,
         seconds: 0.001,
     };
     FromWorker::CellDone { cell: 1, report }
@@ -60,7 +61,7 @@ fn outcome(output: &str) -> CellOutcome {
     CellOutcome {
         cell: 1,
         ending: Ending::Finished,
-        stdout: CapturedText { text: output.to_owned(), total: output.len() as u64, file: None },
+        stdout: CapturedText { text: output.to_owned(), total: output.len() as u64, ..CapturedText::default() },
         stderr: CapturedText::default(),
         background: String::new(),
         results: vec!["2".to_owned()],
@@ -71,7 +72,7 @@ fn outcome(output: &str) -> CellOutcome {
         ran: Duration::from_micros(40),
         fate: Fate::Kept,
         recovered: None,
-        notice: None,
+        notices: Vec::new(),
         alerts: Vec::new(),
     }
 }

@@ -201,6 +201,8 @@ pub struct NotebookCell {
     /// It is the first of a run: the run begins in that directory. Later ones go on where the one before has ended.
     pub first: bool,
 }
+/// This bit tells the number of an errand from that of a cell, where both may be interrupted.
+pub const ERRAND: u64 = 1 << 63;
 
 /// Server → worker, cell socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,19 +224,28 @@ pub enum ToWorker {
         notebook: Option<NotebookCell>,
     },
     /// Summarise the session's variables.
-    ListVariables,
+    ListVariables {
+        /// Its number, by which it is interrupted.
+        errand: u64,
+    },
     /// Write what can be pickled to a file.
     SaveState {
+        /// Its number, by which it is interrupted.
+        errand: u64,
         /// Where.
         path: String,
     },
     /// Read back what [`ToWorker::SaveState`] wrote.
     LoadState {
+        /// Its number, by which it is interrupted.
+        errand: u64,
         /// From where.
         path: String,
     },
     /// Make a checkpoint; the far end of its socket comes along.
     Checkpoint {
+        /// Its number as an errand, by which it is interrupted.
+        errand: u64,
         /// Number of it within the server, from 1.
         number: u64,
         /// Although there are threads that it will not have.
@@ -243,7 +254,10 @@ pub enum ToWorker {
     /// Evaluate `1+1` in the main thread: the proof that cells would run.
     Probe,
     /// Collect garbage and return freed memory to the system.
-    Collect,
+    Collect {
+        /// Its number, by which it is interrupted.
+        errand: u64,
+    },
     /// The answer to [`FromWorker::InputWanted`]; one that comes too late is ignored.
     Input {
         /// Which one.

@@ -58,7 +58,7 @@ pub mod message;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{
-    Answer, CellError, CellReport, CellStatus, Display, DumpRoute, FromCheckpoint, FromControl, FromWorker, FromZygote,
-    Library, NotebookCell, PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport, ToCheckpoint,
-    ToControl, ToWorker, ToZygote, Urgency, Variable, WorkerExit, WorkerLimits, ZygoteSettings,
+    Answer, CellError, CellReport, CellStatus, Display, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker,
+    FromZygote, Library, NotebookCell, PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport,
+    ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency, Variable, WorkerExit, WorkerLimits, ZygoteSettings,
 };

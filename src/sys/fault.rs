@@ -23,6 +23,19 @@
 /// The variable.
 pub const VARIABLE: &str = "FORKPY_FAULT";
 
+/// Variable with the seconds that an errand may take, whatever kind it is.
+pub const ERRAND_LIMIT: &str = "FORKPY_ERRAND_LIMIT";
+
+/// How long an errand may take: as usual, or as a test says.
+#[must_use]
+pub fn limit(usual: std::time::Duration) -> std::time::Duration {
+    #[cfg(debug_assertions)]
+    if let Some(limit) = std::env::var(ERRAND_LIMIT).ok().and_then(|text| text.parse().ok()) {
+        return std::time::Duration::from_secs_f64(limit);
+    }
+    usual
+}
+
 /// The process is at this moment: dies, stops or goes on. True when the caller is to fail.
 #[must_use]
 pub fn at(name: &str, number: u64) -> bool {

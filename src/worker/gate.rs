@@ -1,4 +1,4 @@
-//! Which cell runs now, and the rule that an interrupt reaches that cell or none.
+//! Which cell or errand runs now, and the rule that an interrupt reaches that one or none.
 //!
 //! Runs in: worker; main thread (`guard`) and control thread (`interrupt`) share it.
 //!
@@ -17,7 +17,7 @@ use pyo3::{
 
 use super::{foreground, python::Functions};
 use crate::{
-    protocol::{CellReport, CellStatus, Urgency},
+    protocol::{CellReport, CellStatus, ERRAND, Urgency},
     sys::{processes, signals::ThreadHandle},
 };
 
@@ -30,10 +30,10 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     running: Option<u64>,
+    /// Highest cell that has ended, and highest errand.
+    ended: [u64; 2],
     /// When it began, as [`processes::ticks_now`] counts.
     began: u64,
-    /// Highest cell that has ended.
-    ended: u64,
     /// An interrupt that came before its cell.
     early: Option<u64>,
     /// Signals sent to the running cell.
@@ -52,7 +52,7 @@ impl Gate {
     pub fn interrupt(&self, cell: u64, urgency: Urgency) {
         let mut state = self.state.lock();
         let runs = state.running == Some(cell);
-        if !runs && cell > state.ended {
+        if !runs && cell > state.ended[kind(cell)] {
             state.early = Some(cell);
         }
         if runs || state.between {
@@ -106,6 +106,21 @@ impl Gate {
         report
     }
 
+    /// Main thread: does `body` as an errand, which ends with KeyboardInterrupt when it is interrupted.
+    pub fn run<T>(
+        &self,
+        py: Python<'_>,
+        functions: &Functions,
+        errand: u64,
+        body: impl FnOnce() -> PyResult<T>,
+    ) -> PyResult<T> {
+        let done = if self.begin(errand) { body() } else { Err(PyKeyboardInterrupt::new_err(())) };
+        if self.end(errand) > 0 {
+            settle_signals(py, functions);
+        }
+        done
+    }
+
     /// False when the cell was interrupted before it began.
     fn begin(&self, cell: u64) -> bool {
         let mut state = self.state.lock();
@@ -122,9 +137,15 @@ impl Gate {
     fn end(&self, cell: u64) -> u32 {
         let mut state = self.state.lock();
         state.running = None;
-        state.ended = state.ended.max(cell);
+        let ended = &mut state.ended[kind(cell)];
+        *ended = cell.max(*ended);
         std::mem::take(&mut state.sent)
     }
+}
+
+/// Cells and errands are counted apart.
+fn kind(number: u64) -> usize {
+    usize::from(number & ERRAND != 0)
 }
 
 fn interrupted() -> CellReport {

@@ -281,19 +281,26 @@ fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorke
             bench.outputs.mend();
             FromWorker::CellDone { cell, report }
         }
-        ToWorker::ListVariables => match functions.list_variables(py) {
+        ToWorker::ListVariables { errand } => match gate.run(py, functions, errand, || functions.list_variables(py)) {
             Ok(variables) => FromWorker::Variables(variables),
             Err(error) => FromWorker::Failed { message: error.to_string() },
         },
-        ToWorker::SaveState { path } => state(functions.save_state(py, &path)),
-        ToWorker::LoadState { path } => state(functions.load_state(py, &path)),
-        ToWorker::Checkpoint { number, force } => checkpoint::make(py, bench, number, force),
+        ToWorker::SaveState { errand, path } => {
+            state(gate.run(py, functions, errand, || functions.save_state(py, &path)))
+        }
+        ToWorker::LoadState { errand, path } => {
+            state(gate.run(py, functions, errand, || functions.load_state(py, &path)))
+        }
+        ToWorker::Checkpoint { errand, number, force } => {
+            let made = gate.run(py, functions, errand, || Ok(checkpoint::make(py, bench, number, force)));
+            made.unwrap_or_else(|error| FromWorker::Failed { message: error.to_string() })
+        }
         ToWorker::Probe if fault::at("worker.probe", 0) => FromWorker::Probed { value: 3 },
         ToWorker::Probe => match functions.probe(py) {
             Ok(value) => FromWorker::Probed { value },
             Err(error) => FromWorker::Failed { message: error.to_string() },
         },
-        ToWorker::Collect => match functions.collect(py) {
+        ToWorker::Collect { errand } => match gate.run(py, functions, errand, || functions.collect(py)) {
             Ok(objects) => {
                 memory::return_freed();
                 FromWorker::Collected { objects }

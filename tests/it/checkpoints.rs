@@ -416,13 +416,11 @@ fn memory_of_checkpoints_is_bounded_and_what_is_dropped_is_said() {
     checkpoint(&mut forkpy, "big");
     assert!(forkpy.call("list_checkpoints", json!({})).data["memory"].as_u64().is_some_and(|bytes| bytes < 30_000_000));
     // Each page that the session changes, the checkpoint holds alone from now on.
-    forkpy.run("big[:] = b'y' * len(big)");
+    let during = forkpy.run("big[:] = b'y' * len(big)");
     wait_for("it to be dropped", || forkpy.call("list_checkpoints", json!({})).data["total"] == 0);
-    let reply = forkpy.run("1");
-    assert!(
-        reply["notice"].as_str().is_some_and(|words| words.contains("\"big\" (after cell 1) was dropped")),
-        "{reply}"
-    );
+    // A machine that is slow drops it while the cell runs.
+    let told = [during, forkpy.run("1")].map(|reply| reply["notice"].as_str().unwrap_or_default().to_owned());
+    assert!(told.concat().contains("\"big\" (after cell 1) was dropped"), "{told:?}");
 }
 
 #[test]

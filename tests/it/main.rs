@@ -4,12 +4,13 @@ mod bad_input;
 mod bench;
 mod between;
 mod cells;
+mod chaos;
 mod checkpoints;
 mod clients;
 mod clock;
 mod command_line;
-#[cfg(target_arch = "x86_64")]
 mod copies;
+#[cfg(target_arch = "x86_64")]
 mod cost;
 mod display;
 mod documents;
@@ -48,4 +49,5 @@ mod spares;
 mod strangers;
 mod streams;
 mod support;
+mod truth;
 mod zygote;

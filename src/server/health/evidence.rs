@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::errand::Errand;
 use crate::sys::threads::Thread;
 
 /// What the session is doing.
@@ -30,6 +31,13 @@ pub enum Phase {
         /// Since when it runs; its time limit counts the waiting too.
         since: Instant,
     },
+    /// Doing something else for somebody; no cell runs meanwhile.
+    Serving {
+        /// What.
+        errand: Errand,
+        /// Since when.
+        since: Instant,
+    },
     /// No worker.
     Dead,
 }
@@ -40,7 +48,7 @@ impl Phase {
     pub fn cell(self) -> Option<(u64, Instant)> {
         match self {
             Self::Busy { cell, since } | Self::WaitingInput { cell, since } => Some((cell, since)),
-            Self::Starting | Self::Idle | Self::Dead => None,
+            Self::Starting | Self::Idle | Self::Serving { .. } | Self::Dead => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! a session's worker is the session's own task.
 
 pub mod alerts;
+pub(crate) mod errand;
 pub(crate) mod evidence;
 pub mod history;
 pub mod record;

@@ -178,13 +178,20 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
     }
     if let Some(ping) = seen.unanswered.filter(|ping| ping.waited >= seen.limit) {
         let waited = ping.waited.as_secs_f64();
-        return unresponsive(seen, reading, ping.heartbeat, waited);
+        let (state, reason) = unresponsive(seen, reading, ping.heartbeat, waited);
+        return match seen.phase {
+            Phase::Serving { errand, .. } => (state, format!("{reason}; meanwhile the session {}", errand.doing())),
+            _ => (state, reason),
+        };
     }
     match seen.phase {
         Phase::Busy { cell, .. } if is_blocked(seen, reading) => (State::Blocked, blocked(cell, seen)),
         Phase::Busy { cell, .. } => (State::Busy, format!("runs cell {cell}")),
         Phase::WaitingInput { cell, .. } => {
             (State::WaitingInput, format!("cell {cell} waits for input, which the client has been asked for"))
+        }
+        Phase::Serving { errand, since } => {
+            (State::Busy, format!("{} (for {:.1} s)", errand.doing(), since.elapsed().as_secs_f64()))
         }
         Phase::Starting => (State::Starting, "its worker is being made".to_owned()),
         Phase::Idle | Phase::Dead => (State::Idle, "waits for a cell".to_owned()),

@@ -7,8 +7,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::registry::DEFAULT;
-
 /// Clients remembered at a time; the one whose choice is oldest is forgotten first.
 const MAX_CLIENTS: usize = 4096;
 
@@ -31,39 +29,48 @@ pub struct ActiveSessions(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    choices: BTreeMap<Client, (Arc<str>, u64)>,
+    choices: BTreeMap<Client, (Choice, u64)>,
     counter: u64,
 }
 
+/// The session that a client has made its active one: this one, and none that gets its name later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Its name.
+    pub session: Arc<str>,
+    /// The number of its life.
+    pub life: u64,
+}
+
 impl ActiveSessions {
-    /// The session that a call of this client works in when it names none.
+    /// The session that a call of this client works in when it names none; `None` is the default one. It may have ended.
     #[must_use]
-    pub fn of(&self, client: &Client) -> Arc<str> {
-        let inner = self.0.lock();
-        inner.choices.get(client).map_or_else(|| Arc::from(DEFAULT), |(session, _)| Arc::clone(session))
+    pub fn of(&self, client: &Client) -> Option<Choice> {
+        self.0.lock().choices.get(client).map(|(choice, _)| choice.clone())
     }
 
-    /// Makes another session the active one; gives the previous one. `None` when the client cannot be recognised again.
-    pub fn switch(&self, client: &Client, session: Arc<str>) -> Option<Arc<str>> {
+    /// Makes another session the active one. False when the client cannot be recognised again.
+    #[must_use]
+    pub fn switch(&self, client: &Client, choice: Choice) -> bool {
         if *client == Client::Unknown {
-            return None;
+            return false;
         }
         let mut inner = self.0.lock();
         inner.counter += 1;
         let number = inner.counter;
-        let previous = inner.choices.insert(client.clone(), (session, number));
+        inner.choices.insert(client.clone(), (choice, number));
         if inner.choices.len() > MAX_CLIENTS
             && let Some(oldest) =
                 inner.choices.iter().min_by_key(|(_, (_, number))| *number).map(|(client, _)| client.clone())
         {
             inner.choices.remove(&oldest);
         }
-        Some(previous.map_or_else(|| Arc::from(DEFAULT), |(session, _)| session))
+        true
     }
 
-    /// A session is gone: whoever had it active has `default` now, also should another of that name be made.
-    pub fn forget(&self, session: &str) {
-        self.0.lock().choices.retain(|_, (active, _)| &**active != session);
+    /// The client has ended its active session itself, and works in the default one again.
+    pub fn leave(&self, client: &Client) {
+        self.0.lock().choices.remove(client);
     }
 }
 
@@ -75,36 +82,33 @@ mod tests {
         Client::Cookie(text.to_owned())
     }
 
+    fn choice(session: &str) -> Choice {
+        Choice { session: session.into(), life: 1 }
+    }
+
     #[test]
     fn clients_do_not_move_each_other() {
         let active = ActiveSessions::default();
-        assert_eq!(active.switch(&cookie("one"), "a".into()).as_deref(), Some(DEFAULT));
-        assert_eq!(active.switch(&cookie("one"), "b".into()).as_deref(), Some("a"));
-        assert_eq!((&*active.of(&cookie("one")), &*active.of(&cookie("two"))), ("b", DEFAULT));
+        assert!(active.switch(&cookie("one"), choice("a")) && active.switch(&cookie("one"), choice("b")));
+        assert_eq!((active.of(&cookie("one")), active.of(&cookie("two"))), (Some(choice("b")), None));
+        active.leave(&cookie("one"));
+        assert_eq!(active.of(&cookie("one")), None);
     }
 
     #[test]
     fn a_client_that_cannot_be_recognised_is_told_so() {
         let active = ActiveSessions::default();
-        assert_eq!(active.switch(&Client::Unknown, "a".into()), None);
-        assert_eq!(&*active.of(&Client::Unknown), DEFAULT);
-    }
-
-    #[test]
-    fn a_session_made_again_under_the_same_name_is_nobodys_active_one() {
-        let active = ActiveSessions::default();
-        active.switch(&cookie("one"), "a".into());
-        active.forget("a");
-        assert_eq!(&*active.of(&cookie("one")), DEFAULT);
+        assert!(!active.switch(&Client::Unknown, choice("a")));
+        assert_eq!(active.of(&Client::Unknown), None);
     }
 
     #[test]
     fn the_map_is_bounded() {
         let active = ActiveSessions::default();
         for number in 0..MAX_CLIENTS + 10 {
-            active.switch(&cookie(&number.to_string()), "a".into());
+            assert!(active.switch(&cookie(&number.to_string()), choice("a")));
         }
         assert_eq!(active.0.lock().choices.len(), MAX_CLIENTS);
-        assert_eq!(&*active.of(&cookie("3")), DEFAULT);
+        assert_eq!(active.of(&cookie("3")), None);
     }
 }

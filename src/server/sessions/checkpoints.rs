@@ -12,7 +12,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-pub use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making};
+use super::life::{Gone, Life, What};
+pub use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making, newest};
 
 /// Why a checkpoint is not kept, or not found.
 #[derive(Debug, thiserror::Error)]
@@ -71,15 +72,19 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Checkpoints(Arc<Inner>);
 
-/// By session and name.
-type Table = BTreeMap<(Arc<str>, Arc<str>), Arc<Checkpoint>>;
+/// By number of the session's life, and name.
+type Table = BTreeMap<(u64, Arc<str>), Held>;
+
+/// One that is kept, and the session that hears of its loss.
+#[derive(Debug, Clone)]
+struct Held {
+    life: Life,
+    checkpoint: Arc<Checkpoint>,
+}
 
 #[derive(Debug)]
 struct Inner {
     table: Mutex<Table>,
-    /// What was dropped for want of room, and what one that was used does not hold: a sentence each, until the session's
-    /// next reply has said it.
-    dropped: Mutex<BTreeMap<Arc<str>, Vec<String>>>,
     bounds: Bounds,
 }
 
@@ -87,23 +92,22 @@ impl Checkpoints {
     /// An empty table.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self(Arc::new(Inner { table: Mutex::default(), dropped: Mutex::default(), bounds }))
+        Self(Arc::new(Inner { table: Mutex::default(), bounds }))
     }
 
     /// Whether a checkpoint of this name may be made now. Automatic ones give way first.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn admit(&self, session: &Arc<str>, name: &str) -> Result<(), StoreError> {
+    pub fn admit(&self, life: &Life, name: &str) -> Result<(), StoreError> {
         self.clear_dead();
-        let key = (Arc::clone(session), Arc::from(name));
         let table = self.0.table.lock();
-        if table.contains_key(&key) {
-            return Err(StoreError::Taken { session: session.to_string(), name: name.to_owned() });
+        if table.contains_key(&key(life, name)) {
+            return Err(StoreError::Taken { session: life.session().to_string(), name: name.to_owned() });
         }
-        let of_session = table.values().filter(|held| held.session == *session && !held.is_automatic()).count();
+        let of_session = of(&table, life).filter(|held| !held.is_automatic()).count();
         if of_session >= self.0.bounds.per_session {
-            return Err(StoreError::Full { session: session.to_string(), count: of_session });
+            return Err(StoreError::Full { session: life.session().to_string(), count: of_session });
         }
         let (all, named) = (table.len(), table.values().filter(|held| !held.is_automatic()).count());
         drop(table);
@@ -111,10 +115,10 @@ impl Checkpoints {
             return Err(StoreError::AllFull(all));
         }
         if all >= self.0.bounds.all {
-            self.drop_oldest_automatic("there are too many checkpoints (--max-checkpoints-total)");
+            self.drop_oldest_automatic(Gone::TooMany);
         }
         let held = self.memory();
-        if held > self.0.bounds.memory && !self.drop_oldest_automatic("checkpoints hold too much memory") {
+        if held > self.0.bounds.memory && !self.drop_oldest_automatic(Gone::Memory) {
             return Err(StoreError::NoMemory { held, limit: self.0.bounds.memory });
         }
         Ok(())
@@ -122,18 +126,21 @@ impl Checkpoints {
 
     /// Whether there is room for an automatic one: it may push out other automatic ones, and nothing else.
     #[must_use]
-    pub fn admit_automatic(&self, session: &Arc<str>) -> bool {
+    pub fn admit_automatic(&self, life: &Life) -> bool {
         self.clear_dead();
         let table = self.0.table.lock();
-        table.contains_key(&(Arc::clone(session), Arc::from(LAST))) || table.len() < self.0.bounds.all
+        table.contains_key(&key(life, LAST)) || table.len() < self.0.bounds.all
     }
 
-    /// Keeps it, in the place of an older automatic one of the same session if it is one itself.
-    pub fn keep(&self, checkpoint: Arc<Checkpoint>) {
-        let key = (Arc::clone(&checkpoint.session), Arc::clone(&checkpoint.name));
+    /// Keeps it, in the place of an older automatic one of the same session if it is one itself; unless the session is
+    /// over, or has left that state.
+    pub fn keep(&self, life: &Life, checkpoint: Arc<Checkpoint>) {
+        let key = key(life, &checkpoint.name);
         let mut table = self.0.table.lock();
         let newer = table.get(&key).is_some_and(|held| held.number > checkpoint.number);
-        let replaced = if newer || !checkpoint.is_valid() { Some(checkpoint) } else { table.insert(key, checkpoint) };
+        let useless = newer || !checkpoint.is_valid();
+        let held = Held { life: life.clone(), checkpoint };
+        let replaced = if useless { Some(held) } else { table.insert(key, held) };
         drop(table);
         drop(replaced);
     }
@@ -142,53 +149,55 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
-    pub fn get(&self, session: &Arc<str>, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
+    pub fn get(&self, life: &Life, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
         self.clear_dead();
-        let found = self.0.table.lock().get(&(Arc::clone(session), Arc::from(name))).cloned();
-        found.ok_or_else(|| self.unknown(session, name))
+        let found = self.0.table.lock().get(&key(life, name)).map(Held::share);
+        found.ok_or_else(|| self.unknown(life, name))
     }
 
     /// The automatic one of a session.
     #[must_use]
-    pub fn last(&self, session: &Arc<str>) -> Option<Arc<Checkpoint>> {
-        self.get(session, LAST).ok()
+    pub fn last(&self, life: &Life) -> Option<Arc<Checkpoint>> {
+        self.get(life, LAST).ok()
     }
 
     /// Takes one out; its process ends with the last who uses it.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
-    pub fn delete(&self, session: &Arc<str>, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
-        let removed = self.0.table.lock().remove(&(Arc::clone(session), Arc::from(name)));
-        removed.ok_or_else(|| self.unknown(session, name))
+    pub fn delete(&self, life: &Life, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
+        let removed = self.0.table.lock().remove(&key(life, name)).map(|held| held.checkpoint);
+        removed.ok_or_else(|| self.unknown(life, name))
     }
 
-    fn unknown(&self, session: &Arc<str>, name: &str) -> StoreError {
-        let known: Vec<String> = self.of(Some(session)).iter().map(|held| format!("{:?}", held.name)).collect();
+    fn unknown(&self, life: &Life, name: &str) -> StoreError {
+        let known: Vec<String> = self.of(Some(life)).iter().map(|held| format!("{:?}", held.name)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        StoreError::Unknown { session: session.to_string(), name: name.chars().take(80).collect(), known }
+        StoreError::Unknown { session: life.session().to_string(), name: name.chars().take(80).collect(), known }
     }
 
     /// All of a session, or of all sessions, oldest first.
     #[must_use]
-    pub fn of(&self, session: Option<&Arc<str>>) -> Vec<Arc<Checkpoint>> {
+    pub fn of(&self, life: Option<&Life>) -> Vec<Arc<Checkpoint>> {
         self.clear_dead();
         let table = self.0.table.lock();
-        let mut found: Vec<_> =
-            table.values().filter(|held| session.is_none_or(|session| held.session == *session)).cloned().collect();
+        let mut found: Vec<_> = match life {
+            Some(life) => of(&table, life).map(Held::share).collect(),
+            None => table.values().map(Held::share).collect(),
+        };
         found.sort_by_key(|held| held.number);
         found
     }
 
-    /// The session is over, and so are its checkpoints.
-    pub fn forget(&self, session: &Arc<str>) {
+    /// The session is over ([`Life::end`]), and so are its checkpoints: those that are kept, and those on their way.
+    pub fn forget(&self, life: &Life) {
+        debug_assert!(life.is_over(), "else one may still be kept");
         let gone: Vec<_> = {
             let mut table = self.0.table.lock();
-            let keys: Vec<_> = table.keys().filter(|key| key.0 == *session).cloned().collect();
+            let keys: Vec<_> = table.keys().filter(|key| key.0 == life.number()).cloned().collect();
             keys.iter().filter_map(|key| table.remove(key)).collect()
         };
         drop(gone);
-        self.0.dropped.lock().remove(session);
     }
 
     /// Bytes that all of them held alone when that was last looked at.
@@ -199,19 +208,8 @@ impl Checkpoints {
 
     /// The same, of one session.
     #[must_use]
-    pub fn memory_of(&self, session: &Arc<str>) -> u64 {
-        self.0.table.lock().values().filter(|held| held.session == *session).map(|held| held.memory()).sum()
-    }
-
-    /// What was dropped of a session's and nobody has been told of.
-    #[must_use]
-    pub fn take_dropped(&self, session: &Arc<str>) -> Vec<String> {
-        self.0.dropped.lock().remove(session).unwrap_or_default()
-    }
-
-    /// Keeps a sentence about a checkpoint for the session's next reply.
-    pub fn remark(&self, session: &Arc<str>, words: String) {
-        self.0.dropped.lock().entry(Arc::clone(session)).or_default().push(words);
+    pub fn memory_of(&self, life: &Life) -> u64 {
+        of(&self.0.table.lock(), life).map(|held| held.memory()).sum()
     }
 
     /// The bounds.
@@ -222,9 +220,9 @@ impl Checkpoints {
 
     /// A name for one that was given none.
     #[must_use]
-    pub fn made_up(&self, session: &Arc<str>, cell: u64) -> String {
+    pub fn made_up(&self, life: &Life, cell: u64) -> String {
         let table = self.0.table.lock();
-        let free = |name: &String| !table.contains_key(&(Arc::clone(session), Arc::from(name.as_str())));
+        let free = |name: &String| !table.contains_key(&key(life, name));
         let plain = format!("cell-{cell}");
         if free(&plain) {
             return plain;
@@ -234,44 +232,37 @@ impl Checkpoints {
 
     /// Brings the table within its bounds of memory: the oldest automatic ones go first, then the oldest.
     pub(in crate::server) fn relieve(&self) {
-        const WHY: &str = "checkpoints held more memory than --checkpoint-memory allows";
         while self.memory() > self.0.bounds.memory {
-            if !self.drop_oldest_automatic(WHY) && !self.drop_oldest(|_| true, WHY) {
+            if !self.drop_oldest_automatic(Gone::Memory) && !self.drop_oldest(|_| true, Gone::Memory) {
                 return;
             }
         }
-        for session in self.crowded() {
-            while self.memory_of(&session) > self.0.bounds.memory / 2
-                && self.drop_oldest(
-                    |held| held.session == session,
-                    "the session's checkpoints held more than half of \
-                    the memory of --checkpoint-memory",
-                )
+        for life in self.crowded() {
+            while self.memory_of(&life) > self.0.bounds.memory / 2
+                && self.drop_oldest(|held| held.life.number() == life.number(), Gone::SessionMemory)
             {}
         }
     }
 
-    fn crowded(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<_> = self.0.table.lock().keys().map(|key| Arc::clone(&key.0)).collect();
-        names.dedup();
-        names.retain(|name| self.memory_of(name) > self.0.bounds.memory / 2);
-        names
+    fn crowded(&self) -> Vec<Life> {
+        let mut lives: Vec<_> = self.0.table.lock().values().map(|held| held.life.clone()).collect();
+        lives.dedup_by_key(|life| life.number());
+        lives.retain(|life| self.memory_of(life) > self.0.bounds.memory / 2);
+        lives
     }
 
-    fn drop_oldest_automatic(&self, why: &str) -> bool {
-        self.drop_oldest(Checkpoint::is_automatic, why)
+    fn drop_oldest_automatic(&self, why: Gone) -> bool {
+        self.drop_oldest(|held| held.is_automatic(), why)
     }
 
-    fn drop_oldest(&self, which: impl Fn(&Checkpoint) -> bool, why: &str) -> bool {
+    fn drop_oldest(&self, which: impl Fn(&Held) -> bool, why: Gone) -> bool {
         let dropped = {
             let mut table = self.0.table.lock();
             let oldest = table.values().filter(|held| which(held)).min_by_key(|held| held.number).cloned();
-            oldest.inspect(|held| drop(table.remove(&(Arc::clone(&held.session), Arc::clone(&held.name)))))
+            oldest.inspect(|held| drop(table.remove(&key(&held.life, &held.name))))
         };
         let Some(dropped) = dropped else { return false };
-        let words = format!("Checkpoint {:?} (after cell {}) was dropped: {why}.", dropped.name, dropped.cell);
-        tracing::warn!(session = %dropped.session, "{words}");
-        self.0.dropped.lock().entry(Arc::clone(&dropped.session)).or_default().push(words);
+        tell_gone(&dropped, why);
         true
     }
 
@@ -282,12 +273,38 @@ impl Checkpoints {
             let keys: Vec<_> = table.iter().filter(|(_, held)| !held.is_alive()).map(|(key, _)| key.clone()).collect();
             keys.iter().filter_map(|key| table.remove(key)).collect()
         };
-        for held in dead {
-            let words = format!("Checkpoint {:?} (after cell {}) is lost: its process ended.", held.name, held.cell);
-            tracing::warn!(session = %held.session, "{words}");
-            self.0.dropped.lock().entry(Arc::clone(&held.session)).or_default().push(words);
-        }
+        dead.iter().for_each(|held| tell_gone(held, Gone::Died));
     }
+}
+
+impl Held {
+    fn share(&self) -> Arc<Checkpoint> {
+        Arc::clone(&self.checkpoint)
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Checkpoint;
+
+    fn deref(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+}
+
+fn key(life: &Life, name: &str) -> (u64, Arc<str>) {
+    (life.number(), Arc::from(name))
+}
+
+fn of<'a>(table: &'a Table, life: &Life) -> impl Iterator<Item = &'a Held> {
+    let number = life.number();
+    table.values().filter(move |held| held.life.number() == number)
+}
+
+/// Nobody ordered it, so the clients of its session are to learn it.
+fn tell_gone(held: &Held, why: Gone) {
+    let (life, Checkpoint { name, cell, .. }) = (&held.life, &*held.checkpoint);
+    tracing::warn!(session = %life.session(), checkpoint = %name, cell, ?why, "a checkpoint is gone");
+    life.happened(What::CheckpointGone { checkpoint: Arc::clone(name), cell: *cell, why }, None);
 }
 
 /// Whether clients may give a checkpoint this name.

@@ -3,7 +3,7 @@
 //! Runs in: server, wherever a tool or a watcher has it; awaits the task's answers and decides nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,14 +12,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    protocol::{Answer, NotebookCell, StateReport, ToWorker, Variable},
+    protocol::{Answer, NotebookCell, StateReport, Variable},
     server::{
-        health::{HealthPolicy, recovery::Step},
+        health::{HealthPolicy, errand::Errand, recovery::Step},
         output::live::Live,
         sessions::history::History,
         sessions::{
+            active::Client,
             checkpoints::{Checkpoint, StoreError},
-            outcome::{CellOutcome, DeathReason, OnError},
+            life::Life,
+            outcome::{CellOutcome, DeathReason, OnError, Recovered},
             status::Shared,
             task::{CHUNK, CheckpointWish, Hold, NoWorker, Surroundings, Task},
         },
@@ -34,6 +36,8 @@ use crate::{
 pub struct Session {
     /// Its name.
     pub id: Arc<str>,
+    /// Which bearer of that name it is, and what has happened to it.
+    pub life: Life,
     /// What can be seen of it.
     pub shared: Shared,
     /// What it may take.
@@ -80,6 +84,48 @@ pub enum SessionError {
     /// The table of checkpoints.
     #[error(transparent)]
     Checkpoint(StoreError),
+    /// It was broken off, and nothing has changed.
+    #[error("session {session:?}: {} was broken off: {why}. Its variables are as they were", errand.name())]
+    BrokenOff {
+        /// Which.
+        session: String,
+        /// What it did.
+        errand: Errand,
+        /// Why.
+        why: BrokenOff,
+    },
+    /// Its worker died of it, and it has gone on from a checkpoint.
+    #[error("session {session:?}: {reason}; {}", recovered.describe())]
+    Recovered {
+        /// Which.
+        session: String,
+        /// How its worker ended.
+        reason: String,
+        /// What is there.
+        recovered: Recovered,
+    },
+    /// What the client would have saved is lost.
+    #[error("session {0:?} has lost its variables since this client last used them, so nothing was saved")]
+    NothingToSave(String),
+    /// The variables are gone, so there is nothing to do it with.
+    #[error("session {session:?}: {reason}, and its variables are lost")]
+    Lost {
+        /// Which.
+        session: String,
+        /// How its worker ended.
+        reason: String,
+    },
+    /// `restart_kernel` was to keep the variables and could not.
+    #[error(
+        "session {session:?} was not restarted, and its variables are as they were: they could not be saved ({reason}). \
+         restart_kernel with preserve_state: false restarts it and loses them"
+    )]
+    NotPreserved {
+        /// Which.
+        session: String,
+        /// Why.
+        reason: String,
+    },
     /// The worker could not do it.
     #[error("session {session:?}: {reason}")]
     Worker {
@@ -90,6 +136,32 @@ pub enum SessionError {
     },
 }
 
+/// Why an errand was broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenOff {
+    /// Nobody waits for it.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// It took too long.
+    #[error("the worker did not come to an end with it within {} s", .0.as_secs())]
+    Limit(Duration),
+    /// Something else was wanted meanwhile.
+    #[error("restart_kernel was called")]
+    Called,
+    /// It is still at an earlier one.
+    #[error("its worker is still at an errand that was broken off, and an interrupt does not reach it: it {}", .0.doing())]
+    StillAt(Errand),
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The client.
+    pub client: Client,
+    /// Cancelled when it takes its call back.
+    pub cancel: CancellationToken,
+}
+
 /// What waits its turn.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -98,21 +170,26 @@ pub(super) enum Order {
         reply: oneshot::Sender<CellOutcome>,
     },
     Variables {
+        caller: Caller,
         reply: oneshot::Sender<Result<Vec<Variable>, SessionError>>,
     },
     Checkpoint {
         wish: CheckpointWish,
+        caller: Caller,
         reply: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
     },
     Restore {
         from: Arc<Checkpoint>,
         keep_random: bool,
+        caller: Caller,
         reply: oneshot::Sender<Result<(), SessionError>>,
     },
     Hold(Hold),
     /// Writes variables to a file, or reads them from one; the file is forkpy's own.
     State {
-        request: ToWorker,
+        carry: Carry,
+        path: String,
+        caller: Caller,
         reply: oneshot::Sender<Result<StateReport, SessionError>>,
     },
     /// Ends the worker of a session that is not used, unless somebody waits behind this.
@@ -121,11 +198,19 @@ pub(super) enum Order {
     },
 }
 
+/// Which way variables go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carry {
+    Save,
+    Load,
+}
+
 /// What does not wait.
 #[derive(Debug)]
 pub(super) enum Urgent {
     Restart {
         preserve: bool,
+        caller: Caller,
         reply: oneshot::Sender<Result<Restarted, SessionError>>,
     },
     Delete {
@@ -143,6 +228,8 @@ pub(super) enum Urgent {
 pub struct CellOrder {
     /// The code.
     pub code: String,
+    /// Who sent it.
+    pub client: Client,
     /// How long it may run.
     pub timeout: Option<Duration>,
     /// Cancelled when the client takes it back.
@@ -187,30 +274,27 @@ pub struct Restarted {
     pub notice: Option<String>,
 }
 
-impl Session {
-    /// Makes the session and begins to make its worker.
-    #[must_use]
-    pub fn start(
-        id: &str,
-        description: String,
-        policy: HealthPolicy,
-        limits: Limits,
-        around: Arc<Surroundings>,
-    ) -> Self {
-        Self::start_with(id, description, policy, limits, around, None)
-    }
+/// What a session begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// Its life, and with it its name.
+    pub life: Life,
+    /// What its maker says of it.
+    pub description: String,
+    /// Thresholds and recovery.
+    pub policy: HealthPolicy,
+    /// What it may take.
+    pub limits: Limits,
+    /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
+    pub first: Option<(Worker, u64)>,
+}
 
-    /// The same with a worker that a checkpoint woke, and the number of the last cell that had run in it.
+impl Session {
+    /// Makes the session and begins to make its worker, unless it has one.
     #[must_use]
-    pub fn start_with(
-        id: &str,
-        description: String,
-        policy: HealthPolicy,
-        limits: Limits,
-        around: Arc<Surroundings>,
-        first: Option<(Worker, u64)>,
-    ) -> Self {
-        let id: Arc<str> = Arc::from(id);
+    pub fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
+        let Beginning { life, description, policy, limits, first } = beginning;
+        let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
         shared.update(|status| status.memory_group = limits.most_memory().and_then(MemoryGroup::for_session));
         let (cells, orders) = mpsc::channel(around.settings.queue);
@@ -219,6 +303,11 @@ impl Session {
         let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
         let task = Task {
             id: Arc::clone(&id),
+            life: life.clone(),
+            holds: worker.is_some(),
+            tip: last_cell,
+            base: None,
+            owed: None,
             history: Arc::clone(&history),
             shared: shared.clone(),
             limits,
@@ -230,15 +319,13 @@ impl Session {
             begun: false,
             evidence: None,
             obituary: None,
-            lost: None,
-            recovered: None,
             fresh: None,
             background: Vec::new(),
-            later: Vec::new(),
+            later: VecDeque::new(),
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
         };
         tokio::spawn(task.live());
-        Self { id, shared, limits, history, cells, urgent }
+        Self { id, life, shared, limits, history, cells, urgent }
     }
 
     /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.
@@ -255,9 +342,9 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`].
-    pub async fn variables(&self) -> Result<Vec<Variable>, SessionError> {
+    pub async fn variables(&self, caller: Caller) -> Result<Vec<Variable>, SessionError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Order::Variables { reply })?;
+        self.put(Order::Variables { caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
@@ -265,9 +352,9 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`].
-    pub async fn checkpoint(&self, wish: CheckpointWish) -> Result<Arc<Checkpoint>, SessionError> {
+    pub async fn checkpoint(&self, wish: CheckpointWish, caller: Caller) -> Result<Arc<Checkpoint>, SessionError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Order::Checkpoint { wish, reply })?;
+        self.put(Order::Checkpoint { wish, caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
@@ -275,9 +362,9 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]; the session is as before then.
-    pub async fn restore(&self, from: Arc<Checkpoint>, keep_random: bool) -> Result<(), SessionError> {
+    pub async fn restore(&self, from: Arc<Checkpoint>, keep_random: bool, caller: Caller) -> Result<(), SessionError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Order::Restore { from, keep_random, reply })?;
+        self.put(Order::Restore { from, keep_random, caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
@@ -285,21 +372,21 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`].
-    pub async fn save_to(&self, path: String) -> Result<StateReport, SessionError> {
-        self.carry(ToWorker::SaveState { path }).await
+    pub async fn save_to(&self, path: String, caller: Caller) -> Result<StateReport, SessionError> {
+        self.carry(Carry::Save, path, caller).await
     }
 
     /// Reads variables from a file of our own when its turn comes.
     ///
     /// # Errors
     /// [`SessionError`]; no variable has changed then.
-    pub async fn load_from(&self, path: String) -> Result<StateReport, SessionError> {
-        self.carry(ToWorker::LoadState { path }).await
+    pub async fn load_from(&self, path: String, caller: Caller) -> Result<StateReport, SessionError> {
+        self.carry(Carry::Load, path, caller).await
     }
 
-    async fn carry(&self, request: ToWorker) -> Result<StateReport, SessionError> {
+    async fn carry(&self, carry: Carry, path: String, caller: Caller) -> Result<StateReport, SessionError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Order::State { request, reply })?;
+        self.put(Order::State { carry, path, caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
@@ -315,10 +402,10 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] when no new worker could be made.
-    pub async fn restart(&self, preserve: bool) -> Result<Restarted, SessionError> {
+    pub async fn restart(&self, preserve: bool, caller: Caller) -> Result<Restarted, SessionError> {
         let (reply, answer) = oneshot::channel();
         let deleted = || SessionError::Deleted(self.id.to_string());
-        self.urgent.send(Urgent::Restart { preserve, reply }).map_err(|_| deleted())?;
+        self.urgent.send(Urgent::Restart { preserve, caller, reply }).map_err(|_| deleted())?;
         answer.await.map_err(|_| deleted())?
     }
 

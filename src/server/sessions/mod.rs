@@ -5,8 +5,11 @@
 pub mod active;
 pub mod checkpoints;
 pub mod crashes;
+pub mod death;
 pub(crate) mod handle;
 pub mod history;
+pub mod life;
+pub mod notice;
 pub mod oom;
 pub mod outcome;
 pub mod outputs;

@@ -6,10 +6,11 @@ use crate::server::output::captured::{CapturedText, Method};
 
 use std::time::Duration;
 
+pub use super::death::{Death, DeathReason, Fate, Recovered, signal_name};
+use super::notice::Notice;
 use crate::{
-    protocol::{CellError, Display, WorkerExit},
-    server::counters::Ended,
-    server::workspace::watch::NewFiles,
+    protocol::{CellError, Display},
+    server::{counters::Ended, workspace::watch::NewFiles},
 };
 
 /// What one submitted cell came to.
@@ -41,8 +42,8 @@ pub struct CellOutcome {
     pub fate: Fate,
     /// The checkpoint that the session went on from after its worker's death.
     pub recovered: Option<Recovered>,
-    /// What the caller must know about the session, in sentences.
-    pub notice: Option<String>,
+    /// What the caller must know about the session.
+    pub notices: Vec<Notice>,
     /// What the supervisor has to say about the session since its last reply.
     pub alerts: Vec<String>,
 }
@@ -94,157 +95,6 @@ pub enum Ending {
     },
 }
 
-/// Why and how a worker ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Death {
-    /// The reason, apart from the method.
-    pub reason: DeathReason,
-    /// Exit code or signal.
-    pub exit: WorkerExit,
-    /// The cell that was running.
-    pub cell: Option<u64>,
-    /// The crash report, relative to the workspace.
-    pub report: Option<String>,
-}
-
-/// The reason of a worker's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeathReason {
-    /// The code did it: a crash or an exit call.
-    Itself,
-    /// The end of the main thread's stack was reached.
-    StackOverflow,
-    /// The kernel's OOM killer, as its counter says.
-    OutOfMemory,
-    /// A time-out or cancellation whose interrupt did not arrive.
-    Unresponsive,
-    /// The supervisor, under recovery policy `auto`: no answer to pings, and no interrupt arrived.
-    Hung,
-    /// A new worker that did not prove itself by a ping and an evaluation.
-    Unverified,
-    /// The worker's socket carried bytes that are not the protocol's.
-    ProtocolBroken,
-    /// `restart_kernel`.
-    Restart,
-    /// `delete_session`.
-    Delete,
-    /// All its processes together took more memory than its limit.
-    MemoryLimit {
-        /// Bytes.
-        used: u64,
-        /// Bytes.
-        limit: u64,
-    },
-    /// Its cell had used its processor time, and no interrupt reached it.
-    CpuLimit {
-        /// Of one cell.
-        limit: Duration,
-    },
-    /// It had more processes than its limit.
-    ProcessLimit {
-        /// Beside the worker.
-        count: u32,
-        /// Most of them.
-        limit: u32,
-    },
-    /// Nobody had used the session for long.
-    Idle {
-        /// How long that may be.
-        limit: Duration,
-    },
-    /// The session was too old.
-    Age {
-        /// How old it may become.
-        limit: Duration,
-    },
-}
-
-impl DeathReason {
-    /// The worker ended by itself, or by the system, and not by forkpy's hand.
-    #[must_use]
-    pub fn is_own_doing(self) -> bool {
-        matches!(self, Self::Itself | Self::StackOverflow | Self::OutOfMemory)
-    }
-
-    /// The word clients see.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Itself => "died",
-            Self::StackOverflow => "stack_overflow",
-            Self::OutOfMemory => "out_of_memory",
-            Self::Unresponsive => "unresponsive",
-            Self::Hung => "hung",
-            Self::Unverified => "unverified",
-            Self::ProtocolBroken => "protocol_broken",
-            Self::Restart => "restart",
-            Self::Delete => "delete",
-            Self::MemoryLimit { .. } => "memory_limit",
-            Self::CpuLimit { .. } => "cpu_limit",
-            Self::ProcessLimit { .. } => "process_limit",
-            Self::Idle { .. } => "idle",
-            Self::Age { .. } => "age",
-        }
-    }
-
-    /// Whether the session was told to end, and its code has no part in it.
-    #[must_use]
-    pub fn is_ordered(self) -> bool {
-        matches!(self, Self::Restart | Self::Delete | Self::Idle { .. } | Self::Age { .. })
-    }
-
-    /// Whether the session was only put to rest: nobody needs to be alarmed that it has no worker.
-    #[must_use]
-    pub fn is_rest(self) -> bool {
-        matches!(self, Self::Idle { .. } | Self::Age { .. })
-    }
-
-    /// What became of a session, for those who ask for it later: `was cleaned up after 30 min without use (--idle-ttl)`.
-    #[must_use]
-    pub fn cleaned_up(self) -> String {
-        match self {
-            Self::Idle { limit } => format!("was cleaned up after {} without use (idle limit)", time(limit)),
-            Self::Age { limit } => format!("was cleaned up at the age of {} (age limit)", time(limit)),
-            _ => "was ended".to_owned(),
-        }
-    }
-}
-
-/// What became of the session's variables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// All there, as the cell left them.
-    Kept,
-    /// The namespace that held them is gone.
-    Lost,
-    /// The worker is gone, and the session has gone on from a checkpoint.
-    Restored,
-    /// As before the cell, because it was to be so when it does not end well.
-    RolledBack,
-}
-
-/// A worker died and its session went on from a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovered {
-    /// The last cell whose effects are there.
-    pub from: u64,
-    /// First and last of the cells whose effects are not.
-    pub lost: Option<(u64, u64)>,
-}
-
-impl Recovered {
-    /// `recovered_from: cell 12, lost: cell 13`.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        let from = if self.from == 0 { "the beginning".to_owned() } else { format!("cell {}", self.from) };
-        match self.lost {
-            None => format!("recovered_from: {from}, lost: nothing"),
-            Some((first, last)) if first == last => format!("recovered_from: {from}, lost: cell {last}"),
-            Some((first, last)) => format!("recovered_from: {from}, lost: cells {first} to {last}"),
-        }
-    }
-}
-
 /// What becomes of the session's state when a cell does not end well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnError {
@@ -285,78 +135,9 @@ impl Ending {
     }
 }
 
-impl Death {
-    /// One sentence without its full stop, for people: `killed by SIGSEGV in cell 3`.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        let how = match (self.reason, self.exit) {
-            (DeathReason::StackOverflow, _) => "overflowed its stack and was ended by SIGSEGV".to_owned(),
-            (DeathReason::OutOfMemory, _) => "was killed by the kernel because memory ran out".to_owned(),
-            (DeathReason::Unresponsive, _) => "was killed because an interrupt did not reach it".to_owned(),
-            (DeathReason::Hung, _) => {
-                "was killed by the supervisor because it hung and an interrupt did not reach it".to_owned()
-            }
-            (DeathReason::Unverified, _) => "was killed because it did not answer a ping and an evaluation".to_owned(),
-            (DeathReason::ProtocolBroken, _) => {
-                "was killed because its socket carried bytes that are not forkpy's (did the code write to descriptors \
-                 it does not own?)"
-                    .to_owned()
-            }
-            (DeathReason::Restart, _) => "was ended by restart_kernel".to_owned(),
-            (DeathReason::Delete, _) => "was ended by delete_session".to_owned(),
-            (DeathReason::MemoryLimit { used, limit }, _) => format!(
-                "was killed because its processes together took {} MiB of memory and its limit is {} MiB",
-                used >> 20,
-                limit >> 20
-            ),
-            (DeathReason::CpuLimit { limit }, _) => format!(
-                "was killed because its cell had used the {} s of processor time that are its limit and no interrupt \
-                 reached it",
-                limit.as_secs_f64()
-            ),
-            (DeathReason::ProcessLimit { count, limit }, _) => {
-                format!("was killed because it had started {count} processes and its limit is {limit}")
-            }
-            (reason @ (DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => reason.cleaned_up(),
-            (DeathReason::Itself, WorkerExit::Code(code)) => format!("exited with code {code}"),
-            (DeathReason::Itself, WorkerExit::Signal(signal)) => {
-                format!("was ended by {}", signal_name(signal))
-            }
-            (DeathReason::Itself, WorkerExit::Unknown) => "ended; its exit status could not be read".to_owned(),
-        };
-        match self.cell {
-            Some(cell) => format!("{how} in cell {cell}"),
-            None if self.reason.is_ordered() => how,
-            None => format!("{how} while no cell was running"),
-        }
-    }
-}
-
-/// `30 min` for 1800 seconds.
-fn time(time: Duration) -> String {
-    match time.as_secs() {
-        seconds if seconds >= 7200 && seconds % 3600 == 0 => format!("{} h", seconds / 3600),
-        seconds if seconds >= 120 && seconds % 60 == 0 => format!("{} min", seconds / 60),
-        _ => format!("{} s", time.as_secs_f64()),
-    }
-}
-
-/// `SIGSEGV` for 11.
-#[must_use]
-pub fn signal_name(number: i32) -> String {
-    nix::sys::signal::Signal::try_from(number)
-        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_death_names_signal_and_cell() {
-        let death = Death { reason: DeathReason::Itself, exit: WorkerExit::Signal(11), cell: Some(3), report: None };
-        assert_eq!(death.describe(), "was ended by SIGSEGV in cell 3");
-    }
 
     #[test]
     fn only_endings_that_are_not_the_codes_own_are_tool_errors() {

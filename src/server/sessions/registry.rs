@@ -10,7 +10,13 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::checkpoints::{Checkpoint, CheckpointError};
+use super::{
+    active::{Choice, Client},
+    checkpoints::{Checkpoint, CheckpointError},
+    handle::Beginning,
+    life::{Ended, Life},
+    outcome::DeathReason,
+};
 use crate::{
     server::{
         health::HealthPolicy,
@@ -25,7 +31,7 @@ pub const DEFAULT: &str = "default";
 /// Longest name.
 pub const MAX_NAME: usize = 64;
 /// Sessions of which it is remembered why they are gone.
-const MAX_CLEANED: usize = 1000;
+const MAX_ENDED: usize = 1000;
 
 /// Why the table cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +46,31 @@ pub enum RegistryError {
     },
     /// It was there and is not any more.
     #[error(
-        "session {id:?} {how}; its variables are gone. create_session makes a new one of that name; there are: {known}"
+        "session {id:?} does not exist any more: it {}; its variables are gone. create_session makes a new one of that \
+         name; there are: {known}", why.cleaned_up()
     )]
-    CleanedUp {
+    Ended {
         /// Its name.
         id: String,
         /// What became of it.
-        how: String,
+        why: DeathReason,
+        /// Those that exist.
+        known: String,
+    },
+    /// The session that the client had made its active one is gone.
+    #[error(
+        "nothing was done: your active session {id:?} {}, so its variables are gone. Calls without session_id are refused \
+         until you choose where they go: switch_session makes another session the active one, or pass session_id in each \
+         call; there are: {known}{}", how(*why),
+        if *made_anew { format!(" (this {id:?} is another session, which was made later)") } else { String::new() }
+    )]
+    ActiveEnded {
+        /// Its name.
+        id: String,
+        /// What became of it, if that is remembered.
+        why: Option<DeathReason>,
+        /// There is another of that name.
+        made_anew: bool,
         /// Those that exist.
         known: String,
     },
@@ -77,6 +101,8 @@ pub struct Fork<'a> {
     pub id: &'a str,
     /// What it is for.
     pub description: String,
+    /// Who makes it.
+    pub by: &'a Client,
     /// Whose copy it is; it has its limits and its policy.
     pub source: &'a Session,
     /// What it begins as.
@@ -89,8 +115,8 @@ pub struct Registry {
     /// Copies of sessions that run for one call (`tools/branches.rs`). Nobody else finds them.
     branches: RwLock<BTreeMap<Arc<str>, Session>>,
     sessions: RwLock<BTreeMap<Arc<str>, Session>>,
-    /// Sessions that were cleaned up, with what became of them, oldest first.
-    cleaned: RwLock<VecDeque<(Arc<str>, String)>>,
+    /// Sessions that are gone, with what became of them, oldest first.
+    ended: RwLock<VecDeque<Ended>>,
     around: Arc<Surroundings>,
 }
 
@@ -99,9 +125,11 @@ impl Registry {
     #[must_use]
     pub fn new(around: Arc<Surroundings>) -> Self {
         let limits = around.settings.limits;
-        let first = Session::start(DEFAULT, String::new(), around.health, limits, Arc::clone(&around));
+        let life = Life::new(Arc::from(DEFAULT));
+        let beginning = Beginning { life, description: String::new(), policy: around.health, limits, first: None };
+        let first = Session::start(beginning, Arc::clone(&around));
         let sessions = RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)]));
-        Self { branches: RwLock::default(), sessions, cleaned: RwLock::default(), around }
+        Self { branches: RwLock::default(), sessions, ended: RwLock::default(), around }
     }
 
     /// Most sessions at a time.
@@ -113,34 +141,66 @@ impl Registry {
     /// A session by name.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`], [`RegistryError::CleanedUp`].
+    /// [`RegistryError::Unknown`], [`RegistryError::Ended`].
     pub fn get(&self, id: &str) -> Result<Session, RegistryError> {
         let sessions = self.sessions.read();
         sessions.get(id).cloned().ok_or_else(|| {
             let known = list(&sessions);
-            match self.cleaned.read().iter().find(|(name, _)| **name == *id) {
-                Some((_, how)) => RegistryError::CleanedUp { id: id.to_owned(), how: how.clone(), known },
+            match self.ended.read().iter().find(|ended| *ended.session == *id) {
+                Some(ended) => RegistryError::Ended { id: id.to_owned(), why: ended.why, known },
                 None => RegistryError::Unknown { id: shorten(id), known },
             }
         })
     }
 
-    /// Takes a session out of the table, which is no end of it yet; later calls are told `how` it ended. False when it
-    /// is not there.
-    #[must_use]
-    pub fn forget(&self, id: &Arc<str>, how: String) -> bool {
-        let was_there = self.sessions.write().remove(id).is_some();
-        if was_there {
-            self.around.checkpoints.forget(id);
-            let mut cleaned = self.cleaned.write();
-            cleaned.retain(|(name, _)| name != id);
-            cleaned.push_back((Arc::clone(id), how));
-            if cleaned.len() > MAX_CLEANED {
-                cleaned.pop_front();
-            }
-            self.around.changes.list_changed();
+    /// The session that a client has chosen, and none that bears its name since.
+    ///
+    /// # Errors
+    /// [`RegistryError::ActiveEnded`].
+    pub fn chosen(&self, choice: &Choice) -> Result<Session, RegistryError> {
+        let sessions = self.sessions.read();
+        let found = sessions.get(&choice.session);
+        match found.filter(|session| session.life.number() == choice.life) {
+            Some(session) => Ok(session.clone()),
+            None => Err(RegistryError::ActiveEnded {
+                id: choice.session.to_string(),
+                why: self.ended.read().iter().find(|ended| ended.life == choice.life).map(|ended| ended.why),
+                made_anew: found.is_some(),
+                known: list(&sessions),
+            }),
         }
-        was_there
+    }
+
+    /// The session is out of the table: its life ends, with its checkpoints, and it is remembered how.
+    fn end_life(&self, life: &Life, why: DeathReason) {
+        let ended = life.end(why);
+        self.around.checkpoints.forget(life);
+        let mut all = self.ended.write();
+        all.retain(|earlier| earlier.session != ended.session);
+        all.push_back(ended);
+        if all.len() > MAX_ENDED {
+            all.pop_front();
+        }
+    }
+
+    /// The life of a session that is made now: those who used an earlier one of its name are to learn it.
+    fn life(&self, id: &str, by: &Client) -> Life {
+        let mut ended = self.ended.write();
+        let earlier = ended.iter().position(|ended| *ended.session == *id);
+        match earlier.and_then(|place| ended.remove(place)) {
+            Some(earlier) => Life::after(Arc::from(id), earlier, by),
+            None => Life::new(Arc::from(id)),
+        }
+    }
+
+    /// Takes a session out of the table, which is no end of its worker yet; later calls are told why. False when it is
+    /// not there.
+    #[must_use]
+    pub fn forget(&self, id: &Arc<str>, why: DeathReason) -> bool {
+        let Some(session) = self.sessions.write().remove(id) else { return false };
+        self.end_life(&session.life, why);
+        self.around.changes.list_changed();
+        true
     }
 
     /// Makes a session, or finds the one of that name (false). Without a name it gets one.
@@ -153,6 +213,7 @@ impl Registry {
         description: String,
         policy: HealthPolicy,
         limits: Limits,
+        by: &Client,
     ) -> Result<(Session, bool), RegistryError> {
         let id = id.unwrap_or_else(made_up);
         if !is_name(&id) {
@@ -165,8 +226,8 @@ impl Registry {
         if sessions.len() >= self.max_sessions() {
             return Err(RegistryError::Full(sessions.len()));
         }
-        let session = Session::start(&id, description, policy, limits, Arc::clone(&self.around));
-        self.cleaned.write().retain(|(name, _)| **name != *id);
+        let beginning = Beginning { life: self.life(&id, by), description, policy, limits, first: None };
+        let session = Session::start(beginning, Arc::clone(&self.around));
         sessions.insert(Arc::clone(&session.id), session.clone());
         self.around.changes.list_changed();
         Ok((session, true))
@@ -201,10 +262,11 @@ impl Registry {
             worker.retire(&self.around.zygote, &self.around.children);
             return Err(error);
         }
-        let Fork { id, description, source, from } = fork;
-        let first = Some((worker, from.cell));
-        let session = Session::start_with(id, description, policy, source.limits, Arc::clone(&self.around), first);
-        self.cleaned.write().retain(|(name, _)| **name != *id);
+        let Fork { id, description, by, source, from } = fork;
+        let life = self.life(id, by);
+        let beginning =
+            Beginning { life, description, policy, limits: source.limits, first: Some((worker, from.cell)) };
+        let session = Session::start(beginning, Arc::clone(&self.around));
         self.sessions.write().insert(Arc::clone(&session.id), session.clone());
         self.around.changes.list_changed();
         Ok(session)
@@ -216,17 +278,21 @@ impl Registry {
     /// When the checkpoint wakes nobody.
     pub async fn branch(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
-        let Fork { id, description, source, from } = fork;
+        let Fork { id, description, source, from, .. } = fork;
         let policy = HealthPolicy { checkpoints: Automatic::Off, ..policy };
-        let first = Some((worker, from.cell));
-        let session = Session::start_with(id, description, policy, source.limits, Arc::clone(&self.around), first);
+        let life = Life::new(Arc::from(id));
+        let beginning =
+            Beginning { life, description, policy, limits: source.limits, first: Some((worker, from.cell)) };
+        let session = Session::start(beginning, Arc::clone(&self.around));
         self.branches.write().insert(Arc::clone(&session.id), session.clone());
         Ok(session)
     }
 
     /// A branch has been ended.
     pub fn end_branch(&self, id: &Arc<str>) {
-        self.branches.write().remove(id);
+        if let Some(branch) = self.branches.write().remove(id) {
+            branch.life.end(DeathReason::Delete);
+        }
     }
 
     async fn wake(&self, fork: &Fork<'_>) -> Result<(Worker, HealthPolicy), RegistryError> {
@@ -252,7 +318,7 @@ impl Registry {
         }
         let session = self.get(id)?;
         self.sessions.write().remove(id);
-        self.around.checkpoints.forget(&session.id);
+        self.end_life(&session.life, DeathReason::Delete);
         session.delete().await;
         self.around.changes.list_changed();
         self.around.alerts.clear_all(id, &jiff::Timestamp::now().to_string());
@@ -269,8 +335,9 @@ impl Registry {
     pub async fn shut_down(&self) {
         let mut sessions = std::mem::take(&mut *self.sessions.write());
         sessions.extend(std::mem::take(&mut *self.branches.write()));
-        for id in sessions.keys() {
-            self.around.checkpoints.forget(id);
+        for session in sessions.values() {
+            session.life.end(DeathReason::Delete);
+            self.around.checkpoints.forget(&session.life);
         }
         futures::future::join_all(sessions.values().map(Session::delete)).await;
     }
@@ -287,6 +354,11 @@ pub fn is_name(id: &str) -> bool {
 fn made_up() -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("session-{}", &random[..8])
+}
+
+/// What became of a session, as far as that is remembered.
+fn how(why: Option<DeathReason>) -> String {
+    why.map_or_else(|| "is gone".to_owned(), DeathReason::cleaned_up)
 }
 
 fn shorten(id: &str) -> String {

@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use self::{
     call::schema,
-    cells::{branches, lookup, run},
+    cells::{branches, lookup, notices, run},
     sessions::{checkpoints, health, lifecycle, saved},
     workspace::{
         files,
@@ -41,7 +41,9 @@ use crate::server::{
     sessions::{
         active::Client,
         checkpoints::CheckpointError,
-        registry::RegistryError,
+        handle::Caller,
+        outcome::Fate,
+        registry::{DEFAULT, RegistryError},
         task::{Session, SessionError},
     },
     tools::call::server::Server,
@@ -61,6 +63,14 @@ pub enum ToolError {
     /// The session.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The session, and what has happened to it.
+    #[error("{error}. {news}")]
+    Told {
+        /// What it refused.
+        error: SessionError,
+        /// Why, in whole sentences.
+        news: String,
+    },
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -376,6 +386,19 @@ fn refusal(error: &ToolError) -> CallToolResult {
 }
 
 impl Call {
+    /// Who waits for what a session is asked for.
+    fn caller(&self) -> Caller {
+        Caller { client: self.client.clone(), cancel: self.context.ct.clone() }
+    }
+
+    /// What this client has not been told of a session yet, for a reply to something else than a cell: how things stand
+    /// with its variables if they are not simply there, and all of it in words.
+    fn news_of(&self, session: &Session) -> (Option<&'static str>, Option<String>) {
+        let news = session.life.news(&self.client);
+        let fate = news.fate();
+        ((fate != Fate::Kept).then(|| fate.word()), notices::news(&session.id, &news.events))
+    }
+
     /// Takes and reads the arguments.
     fn read<T: serde::de::DeserializeOwned>(&mut self, tool: &str) -> Result<T, ToolError> {
         let schema = TOOLS.iter().find(|known| known.name == tool).map(|known| Arc::clone(&known.input_schema));
@@ -386,10 +409,13 @@ impl Call {
 impl Server {
     /// The session that a call means: the one it names, else the client's active one.
     fn session(&self, client: &Client, named: Option<&str>) -> Result<Session, ToolError> {
-        match named {
-            Some(id) => Ok(self.registry.get(id)?),
-            None => Ok(self.registry.get(&self.active.of(client))?),
-        }
+        let session = match (named, self.active.of(client)) {
+            (Some(id), _) => self.registry.get(id)?,
+            (None, Some(choice)) => self.registry.chosen(&choice)?,
+            (None, None) => self.registry.get(DEFAULT)?,
+        };
+        session.life.used_by(client);
+        Ok(session)
     }
 }
 

@@ -139,6 +139,12 @@ pub struct Variables {
     pub details: BTreeMap<String, VariableDetails>,
     /// The session.
     pub session_id: String,
+    /// `lost` or `restored` when something has happened to the variables that no cell's reply has told this client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'static str>,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// A variable, in parts.
@@ -226,8 +232,11 @@ pub struct SwitchedSession {
 pub struct Sessions {
     /// All of them by name.
     pub sessions: BTreeMap<String, SessionEntry>,
-    /// The one that calls of this client go to.
+    /// The one that calls of this client go to; it may have ended, see `notice`.
     pub active_session: String,
+    /// What became of the active session, when it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// How many there are.
     pub total_sessions: u64,
     /// How many there may be.

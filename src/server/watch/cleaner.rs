@@ -68,7 +68,7 @@ fn clean_up(registry: &Registry, session: &Session, why: DeathReason) {
         }
         return;
     }
-    if registry.forget(&session.id, why.cleaned_up()) {
+    if registry.forget(&session.id, why) {
         tracing::info!(session = %session.id, "{}", why.cleaned_up());
         counters::session_cleaned(why.word());
         let session = session.clone();

@@ -100,7 +100,7 @@ fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
             let status = session.shared.get();
             let (worker, group) = (status.worker?.pid, status.memory_group);
             let limits = session.limits;
-            let frozen = checkpoints.memory_of(&session.id);
+            let frozen = checkpoints.memory_of(&session.life);
             Some(Watched { session, worker, frozen, limits, group })
         })
         .collect()

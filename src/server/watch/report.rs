@@ -191,7 +191,7 @@ impl Ward {
     }
 
     fn checkpoints(&self, session: &Session, status: &Status) -> shapes::HeldCheckpoints {
-        let held = self.around.checkpoints.of(Some(&session.id));
+        let held = self.around.checkpoints.of(Some(&session.life));
         shapes::HeldCheckpoints {
             count: held.len() as u64,
             memory: held.iter().map(|checkpoint| checkpoint.memory()).sum(),

@@ -112,6 +112,7 @@ fn describe(registry: &Registry, zygote: &Zygote) -> String {
             Phase::Idle => "idle",
             Phase::Busy { .. } => "busy",
             Phase::WaitingInput { .. } => "waiting for input",
+            Phase::Serving { .. } => "busy",
             Phase::Dead => "dead",
         };
         *phases.entry(word).or_default() += 1;

@@ -15,7 +15,8 @@ use std::{
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     protocol::{
@@ -33,7 +34,47 @@ use crate::{
 /// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Why a checkpoint of a session that is over serves nobody.
+const OVER: &str = "its session has been deleted";
+
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
+static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
+
+/// One session, and none that bears its name before or after it. Cheap to copy.
+#[derive(Debug, Clone)]
+pub struct Incarnation {
+    /// Its number within the server: two sessions never have the same.
+    pub number: u64,
+    /// Its name.
+    pub session: Arc<str>,
+    over: CancellationToken,
+}
+
+impl Incarnation {
+    /// A session that begins.
+    #[must_use]
+    pub fn new(session: Arc<str>) -> Self {
+        let number = INCARNATIONS.fetch_add(1, Ordering::Relaxed);
+        Self { number, session, over: CancellationToken::new() }
+    }
+
+    /// It is over: nothing of it is kept or used from now on.
+    pub fn end(&self) {
+        self.over.cancel();
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+}
+
+/// Number of the newest checkpoint of all, 0 when there was none.
+#[must_use]
+pub fn newest() -> u64 {
+    NUMBERS.load(Ordering::Relaxed) - 1
+}
 
 /// Why a checkpoint is none, or wakes nobody.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +140,7 @@ impl Making {
         Ok(Arc::new(Checkpoint {
             number: self.number,
             name: Arc::from(of.name),
-            session: Arc::clone(of.session),
+            of: of.of.clone(),
             cell: of.cell,
             made: Timestamp::now(),
             made_at: Instant::now(),
@@ -116,12 +157,12 @@ impl Making {
 }
 
 /// What a checkpoint is of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Birth<'a> {
     /// Its name.
     pub name: &'a str,
     /// The session.
-    pub session: &'a Arc<str>,
+    pub of: &'a Incarnation,
     /// The last cell that had run.
     pub cell: u64,
 }
@@ -133,8 +174,8 @@ pub struct Checkpoint {
     pub number: u64,
     /// Its name within the session.
     pub name: Arc<str>,
-    /// Whose it is.
-    pub session: Arc<str>,
+    /// Whose it is: of this session, and of no other that will bear its name.
+    pub of: Incarnation,
     /// The last cell that had run.
     pub cell: u64,
     /// When it was made.
@@ -187,10 +228,10 @@ impl Checkpoint {
         self.revoked.store(true, Ordering::Release);
     }
 
-    /// Whether it may be kept.
+    /// Whether it may be kept, and used.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        !self.revoked.load(Ordering::Acquire)
+        !self.revoked.load(Ordering::Acquire) && !self.of.is_over()
     }
 
     /// Whether its process lives.
@@ -215,8 +256,17 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] when its process did not come that far.
     pub async fn hazards(&self) -> Result<Vec<String>, CheckpointError> {
-        let mut link = self.link.lock().await;
-        link.settled().await.map_err(|reason| self.broken(reason))
+        let settled = async {
+            let mut link = self.link.lock().await;
+            link.settled().await
+        };
+        // Who waits here holds the process: it is not to outlive its session for that.
+        let settled = tokio::select! {
+            biased;
+            () = self.of.over.cancelled() => Err(OVER.to_owned()),
+            settled = settled => settled,
+        };
+        settled.map_err(|reason| self.broken(reason))
     }
 
     /// Has it fork a worker for `session`. Not broken off when the caller stops waiting: the worker is then ended.
@@ -230,12 +280,28 @@ impl Checkpoint {
         keep_random: bool,
     ) -> Result<Worker, CheckpointError> {
         let (own, zygote, session) = (Arc::clone(self), zygote.clone(), session.to_owned());
-        let woken = tokio::spawn(async move {
-            let worker = own.fork_worker(&zygote, session, keep_random).await?;
-            Ok(Untaken { worker: Some(worker), zygote, children: own.children.clone() })
+        let (sender, woken) = oneshot::channel();
+        tokio::spawn(async move {
+            let mut fork = std::pin::pin!(own.fork_worker(&zygote, session, keep_random));
+            let woken = tokio::select! {
+                biased;
+                () = own.of.over.cancelled() => {
+                    let _ = own.killer.signal(Signal::SIGKILL);
+                    if let Ok(unwanted) = fork.await {
+                        unwanted.retire(&zygote, &own.children);
+                    }
+                    let children = own.children.clone();
+                    tokio::task::spawn_blocking(move || children.end_strays());
+                    Err(OVER.to_owned())
+                }
+                woken = &mut fork => woken,
+            };
+            if let Err(Ok(unwanted)) = sender.send(woken) {
+                unwanted.retire(&zygote, &own.children);
+            }
         });
-        let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
-        woken.and_then(Untaken::take).map_err(|reason| self.broken(reason))
+        let woken = woken.await.unwrap_or_else(|_| Err("the server failed to wake it".to_owned()));
+        woken.map_err(|reason| self.broken(reason))
     }
 
     fn broken(&self, reason: String) -> CheckpointError {
@@ -257,27 +323,6 @@ impl Checkpoint {
         drop(expected);
         let pidfd = watch(pid).map_err(|error| error.to_string())?;
         Worker::greet(ends.with(lease, pidfd), born).await
-    }
-}
-
-/// A worker on its way to who asked for it. Dropped on the way, it is ended.
-struct Untaken {
-    worker: Option<Worker>,
-    zygote: Zygote,
-    children: Children,
-}
-
-impl Untaken {
-    fn take(mut self) -> Result<Worker, String> {
-        self.worker.take().ok_or_else(|| "it is taken already".to_owned())
-    }
-}
-
-impl Drop for Untaken {
-    fn drop(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            worker.retire(&self.zygote, &self.children);
-        }
     }
 }
 

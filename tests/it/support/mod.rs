@@ -4,6 +4,7 @@
 //! is left, and that every line it wrote was a JSON-RPC message that somebody asked for.
 //! `FORKPY_TEST_TRACE=1` prints the conversation, `FORKPY_TEST_LOG=1` the server's log.
 
+pub mod browser;
 pub mod http;
 pub mod processes;
 pub mod who;

@@ -6,12 +6,16 @@
 
 mod cell;
 mod cpu_budget;
+mod ending;
+mod errands;
+mod follow;
 mod question;
 mod recover;
+mod restart;
 mod rollback;
 
 use std::{
-    os::fd::BorrowedFd,
+    collections::VecDeque,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,32 +23,37 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use self::recover::Obituary;
+use self::{
+    errands::{Owed, next_number, taken_back},
+    recover::Obituary,
+};
 pub use self::{
     recover::NoWorker,
     rollback::{CheckpointWish, Chosen, Hold},
 };
 use super::{
     checkpoints::{Checkpoint, Checkpoints},
+    life::{Life, What},
     oom::OomCounter,
     outcome::{CellOutcome, Death, DeathReason, Ending, Fate, OnError, Recovered},
     status::Shared,
 };
-pub use crate::server::sessions::handle::{CellOrder, Question, Restarted, Session, SessionError};
+pub use crate::server::sessions::handle::{Caller, CellOrder, Question, Restarted, Session, SessionError};
 use crate::{
-    protocol::{Answer, FrameError, FromWorker, StateReport, ToWorker, WorkerExit},
+    protocol::{FrameError, FromWorker, ToWorker, Variable, WorkerExit},
     server::{
         counters,
         events::Changes,
         health::{
             HealthPolicy,
             alerts::Book,
+            errand::Errand,
             evidence::{Phase, Stacks},
         },
         output::captured::{CapturedText, Method},
         sessions::{
             crashes::Crashes,
-            handle::{Order, Urgent},
+            handle::{Carry, Order, Urgent},
             history::{History, Recorded},
         },
         workers::{
@@ -62,8 +71,6 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the exit status of a dead worker may take to arrive.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
-/// How long saving or loading variables may take.
-const STATE_LIMIT: Duration = Duration::from_secs(300);
 /// What the kernel's OOM killer leaves behind, and any other SIGKILL.
 const KILLED: WorkerExit = WorkerExit::Signal(9);
 /// Bytes of output kept from between cells.
@@ -105,6 +112,7 @@ pub struct Surroundings {
 /// The session itself.
 pub(super) struct Task {
     pub(super) id: Arc<str>,
+    pub(super) life: Life,
     pub(super) history: Arc<History>,
     pub(super) shared: Shared,
     pub(super) limits: Limits,
@@ -119,15 +127,19 @@ pub(super) struct Task {
     pub(super) evidence: Option<Stacks>,
     /// A death whose report is not written yet.
     pub(super) obituary: Option<Obituary>,
-    /// Why the variables of earlier cells are gone, until a reply has said so.
-    pub(super) lost: Option<String>,
-    /// What was recovered while nobody called, until a reply has said so.
-    pub(super) recovered: Option<(String, Recovered)>,
+    /// There may be something in the namespace that a client counts on.
+    pub(super) holds: bool,
+    /// The last cell whose effects are in the namespace.
+    pub(super) tip: u64,
+    /// The cell that the namespace began with when it came from a checkpoint, and the first cell that ran in it.
+    pub(super) base: Option<(u64, u64)>,
+    /// The answer to an errand that was broken off and could not be interrupted.
+    pub(super) owed: Option<Owed>,
     /// The newest automatic checkpoint, of which it is not known yet whether it is of use.
     pub(super) fresh: Option<Arc<Checkpoint>>,
     pub(super) background: Vec<u8>,
     /// Interventions that came in the middle of something and are still to be carried out.
-    pub(super) later: Vec<Urgent>,
+    pub(super) later: VecDeque<Urgent>,
     pub(super) buffers: [Box<[u8]>; 2],
 }
 
@@ -137,6 +149,8 @@ enum Event {
     Urgent(Urgent),
     WorkerEnded,
     WorkerSpoke,
+    /// It has come to an end with an errand that was broken off.
+    DebtPaid,
     /// Time for the next restart, under policy `auto`.
     RevivalDue,
     Nothing,
@@ -167,17 +181,17 @@ impl Task {
                 }
                 Event::WorkerEnded => {
                     self.await_end().await;
-                    let _ = self.bury(DeathReason::Itself, None).await;
-                    self.file_report(None).await;
-                    self.recover_quietly().await;
-                    self.plan_revival();
+                    self.died_idle(DeathReason::Itself).await;
                 }
                 Event::WorkerSpoke => {
                     self.kill();
-                    let _ = self.bury(DeathReason::ProtocolBroken, None).await;
-                    self.file_report(None).await;
-                    self.recover_quietly().await;
-                    self.plan_revival();
+                    self.died_idle(DeathReason::ProtocolBroken).await;
+                }
+                Event::DebtPaid => {
+                    if let Some(owed) = self.owed.take() {
+                        self.paid(owed);
+                    }
+                    self.settle();
                 }
                 Event::RevivalDue => {
                     let _ = self.revive().await;
@@ -185,7 +199,7 @@ impl Task {
                 }
                 Event::Nothing => {}
                 Event::NobodyLeft => {
-                    self.end(DeathReason::Delete).await;
+                    self.end(DeathReason::Delete, Fate::Lost).await;
                     return;
                 }
             }
@@ -193,7 +207,7 @@ impl Task {
     }
 
     async fn next_event(&mut self) -> Event {
-        if let Some(urgent) = self.later.pop() {
+        if let Some(urgent) = self.later.pop_front() {
             return Event::Urgent(urgent);
         }
         let Some(worker) = &mut self.worker else {
@@ -214,6 +228,7 @@ impl Task {
             order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
             reply = worker.replies.read::<FromWorker>() => match reply {
                 Err(FrameError::Closed | FrameError::Io(_)) => Event::WorkerEnded,
+                Ok(_) if self.owed.is_some() => Event::DebtPaid,
                 _ => Event::WorkerSpoke,
             },
             Ok(count) = worker.stdout.read(&mut first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
@@ -225,13 +240,16 @@ impl Task {
         match order {
             Order::Cell { cell, reply } => {
                 let queued = cell.asked.elapsed();
-                let code = cell.code.clone();
-                let outcome = self.run_cell(cell, queued).await;
+                let (code, client, cancel) = (cell.code.clone(), cell.client.clone(), cell.cancel.clone());
+                let cell::Done { outcome, told } = self.run_cell(cell, queued).await;
                 self.settle();
                 let ended = outcome.measured();
                 let went_well = matches!(outcome.ending, Ending::Finished);
                 let recorded = Recorded::new(code, &outcome);
-                let _ = reply.send(outcome);
+                // Told is what has gone to somebody who waits for it.
+                if reply.send(outcome).is_ok() && !cancel.is_cancelled() {
+                    self.life.told(&client, told);
+                }
                 if let Some(recorded) = recorded {
                     self.history.add(recorded);
                 }
@@ -242,13 +260,9 @@ impl Task {
                 }
                 self.plan_revival();
             }
-            Order::State { request, reply } => {
-                let loads = matches!(request, ToWorker::LoadState { .. });
-                let carried = self.ask(request).await.and_then(|answer| match answer {
-                    FromWorker::State(report) => Ok(report),
-                    other => Err(self.unexpected(other)),
-                });
-                let changed = loads && carried.is_ok();
+            Order::State { carry, path, caller, reply } => {
+                let carried = self.carry_for(carry, path, &caller).await;
+                let changed = carry == Carry::Load && carried.is_ok();
                 let _ = reply.send(carried);
                 if changed {
                     self.keep_last().await;
@@ -257,12 +271,9 @@ impl Task {
             order @ (Order::Checkpoint { .. } | Order::Restore { .. } | Order::Hold(_)) => {
                 self.serve_checkpoints(order).await;
             }
-            Order::Variables { reply } if reply.is_closed() => {}
-            Order::Variables { reply } => {
-                let found = self.ask(ToWorker::ListVariables).await.and_then(|answer| match answer {
-                    FromWorker::Variables(variables) => Ok(variables),
-                    other => Err(self.unexpected(other)),
-                });
+            Order::Variables { reply, .. } if reply.is_closed() => {}
+            Order::Variables { caller, reply } => {
+                let found = self.list(&caller).await;
                 let _ = reply.send(found);
             }
             Order::Rest { why } => self.rest(why).await,
@@ -272,8 +283,12 @@ impl Task {
     /// Lets the worker go. Whoever has called meanwhile keeps it.
     async fn rest(&mut self, why: DeathReason) {
         if self.orders.is_empty() && self.worker.is_some() {
+            // What it was is over: no later death brings it back.
+            self.drop_copies();
             self.say_farewell().await;
-            self.bury(why, None).await;
+            if let Some(death) = self.bury(why, None, None).await {
+                self.note_loss(death);
+            }
             // No death to recover from: whatever the policy, the next call simply gets a worker.
             self.begun = false;
         }
@@ -281,7 +296,11 @@ impl Task {
 
     /// The phase after a cell: idle with a worker, dead without.
     fn settle(&mut self) {
-        let phase = if self.worker.is_some() { Phase::Idle } else { Phase::Dead };
+        let phase = match (&self.worker, self.owed) {
+            (Some(_), None) => Phase::Idle,
+            (Some(_), Some(owed)) => owed.phase(),
+            (None, _) => Phase::Dead,
+        };
         self.shared.update(|status| {
             status.phase = phase;
             status.touch();
@@ -311,57 +330,6 @@ impl Task {
         }
     }
 
-    /// Asks the worker something other than a cell.
-    async fn ask(&mut self, request: ToWorker) -> Result<FromWorker, SessionError> {
-        self.ask_with(request, &[]).await
-    }
-
-    /// The same with descriptors attached.
-    async fn ask_with(&mut self, request: ToWorker, passed: &[BorrowedFd<'_>]) -> Result<FromWorker, SessionError> {
-        let session = self.id.to_string();
-        self.ensure_worker().await.map_err(|source| SessionError::NoWorker { session: session.clone(), source })?;
-        let Some(worker) = &mut self.worker else {
-            return Err(SessionError::Worker { session, reason: "it has no worker".to_owned() });
-        };
-        let exchange = async {
-            match passed {
-                [] => worker.requests.write(&request).await?,
-                passed => worker.requests.write_with(&request, passed)?,
-            }
-            worker.replies.read::<FromWorker>().await
-        };
-        let answered = tokio::select! {
-            answered = tokio::time::timeout(STATE_LIMIT, exchange) => Some(answered),
-            _ = worker.pidfd.readable() => None,
-        };
-        match answered {
-            Some(Ok(Ok(answer))) => Ok(answer),
-            other => {
-                if matches!(other, Some(Err(_))) {
-                    self.kill_with_evidence().await;
-                }
-                let closed = matches!(other, Some(Ok(Err(FrameError::Closed | FrameError::Io(_)))));
-                let reason = match &other {
-                    None => DeathReason::Itself,
-                    // The socket's end is heard before the process'.
-                    Some(_) if closed && self.has_ended().await => DeathReason::Itself,
-                    Some(Err(_)) => DeathReason::Unresponsive,
-                    Some(Ok(_)) => DeathReason::ProtocolBroken,
-                };
-                self.kill();
-                let death = self.bury(reason, None).await;
-                self.file_report(None).await;
-                let how = death.map_or_else(|| "ended".to_owned(), |death| death.describe());
-                self.recover_quietly().await;
-                let then = match self.recovered.take() {
-                    Some((_, recovered)) => recovered.describe(),
-                    None => "its variables are lost".to_owned(),
-                };
-                Err(SessionError::Worker { session, reason: format!("its worker {how}; {then}") })
-            }
-        }
-    }
-
     fn unexpected(&self, answer: FromWorker) -> SessionError {
         let reason = match answer {
             FromWorker::Failed { message } => message,
@@ -374,12 +342,12 @@ impl Task {
     async fn intervene(&mut self, urgent: Urgent) -> bool {
         match urgent {
             Urgent::Delete { why, reply } => {
-                self.end(why).await;
+                self.end(why, Fate::Lost).await;
                 let _ = reply.send(());
                 true
             }
-            Urgent::Restart { preserve, reply } => {
-                let restarted = self.restart(preserve).await;
+            Urgent::Restart { preserve, caller, reply } => {
+                let restarted = self.restart(preserve, &caller).await;
                 let _ = reply.send(restarted);
                 self.plan_revival();
                 false
@@ -397,11 +365,11 @@ impl Task {
     }
 
     /// Ends the worker, gracefully when it is idle, and answers those who still wait.
-    async fn end(&mut self, reason: DeathReason) {
-        self.refuse_waiting(reason);
+    async fn end(&mut self, reason: DeathReason, fate: Fate) {
+        self.refuse_waiting(reason, fate);
         self.say_farewell().await;
         self.hear_last_words();
-        self.bury(reason, None).await;
+        self.bury(reason, None, None).await;
         self.file_report(None).await;
     }
 
@@ -416,9 +384,35 @@ impl Task {
         }
     }
 
+    async fn list(&mut self, caller: &Caller) -> Result<Vec<Variable>, SessionError> {
+        let errand = next_number();
+        let asked = (errand, ToWorker::ListVariables { errand });
+        match self.ask(Errand::List, asked, &[], taken_back(caller)).await? {
+            FromWorker::Variables(variables) => Ok(variables),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Carries variables for a client. What it counts on and is lost is not saved as if it had never been.
+    async fn carry_for(
+        &mut self,
+        carry: Carry,
+        path: String,
+        caller: &Caller,
+    ) -> Result<crate::protocol::StateReport, SessionError> {
+        if carry == Carry::Save && self.life.news(&caller.client).fate() == Fate::Lost {
+            return Err(SessionError::NothingToSave(self.id.to_string()));
+        }
+        self.carry(carry, path, caller).await
+    }
+
     async fn say_farewell(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.requests.close();
+            if self.owed.take().is_some() {
+                // It does not read what it is told.
+                return self.kill_with_evidence().await;
+            }
             if tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_err() {
                 self.kill_with_evidence().await;
             }
@@ -426,92 +420,10 @@ impl Task {
     }
 
     /// Cells that waited while the session was restarted or deleted were never run, and are told so.
-    fn refuse_waiting(&mut self, reason: DeathReason) {
+    fn refuse_waiting(&mut self, reason: DeathReason, fate: Fate) {
         let words = format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
         while let Ok(order) = self.orders.try_recv() {
-            question::turn_away(order, words.clone(), &self.id, &self.shared);
-        }
-    }
-
-    async fn restart(&mut self, preserve: bool) -> Result<Restarted, SessionError> {
-        let mut result = Restarted::default();
-        let path = self.around.scratch.join(format!("{}.state", self.id));
-        let file = path.to_string_lossy().into_owned();
-        let mut saved = false;
-        if preserve {
-            match self.save(&file).await {
-                Ok(report) => {
-                    saved = true;
-                    result.preserved = report.names;
-                    result.lost = report.skipped.into_iter().collect();
-                }
-                Err(reason) => result.notice = Some(format!("no variable could be carried over: {reason}")),
-            }
-        }
-        let kept = self.leave_behind().await;
-        self.end(DeathReason::Restart).await;
-        self.lost = None;
-        self.recovered = None;
-        self.shared.record(|record| record.ledger.succeed());
-        if preserve
-            && !saved
-            && let Some(kept) = kept
-            && self.go_on_from(&kept, false).await.is_ok()
-        {
-            self.tell_restored(&mut result, kept.cell).await;
-            self.keep_last().await;
-            return Ok(result);
-        }
-        let session = self.id.to_string();
-        self.start_verified().await.map_err(|source| SessionError::NoWorker { session, source })?;
-        if saved {
-            match self.ask(ToWorker::LoadState { path: file }).await {
-                Ok(FromWorker::State(StateReport { names, skipped, .. })) => {
-                    result.restored = names;
-                    result.lost.extend(skipped);
-                }
-                Ok(other) => result.notice = Some(self.unexpected(other).to_string()),
-                Err(error) => result.notice = Some(error.to_string()),
-            }
-        }
-        let _ = std::fs::remove_file(&path);
-        self.settle();
-        if saved {
-            self.keep_last().await;
-        }
-        Ok(result)
-    }
-
-    /// The worker could not save anything, but a checkpoint had all of it.
-    async fn tell_restored(&mut self, result: &mut Restarted, cell: u64) {
-        if let Ok(FromWorker::Variables(variables)) = self.ask(ToWorker::ListVariables).await {
-            result.restored = variables.into_iter().map(|variable| variable.name).collect();
-            result.preserved.clone_from(&result.restored);
-        }
-        let after = if cell == 0 { "at its beginning".to_owned() } else { format!("after cell {cell}") };
-        result.notice = Some(format!(
-            "The worker could not save its variables; the session is as it was {after}, from the checkpoint of policy \
-             \"last\"."
-        ));
-        self.settle();
-    }
-
-    /// Goes on from the last checkpoint when the worker died under no cell; the next reply says so.
-    async fn recover_quietly(&mut self) {
-        let how = self.shared.get().last_exit.map_or_else(String::new, |(death, _)| death.describe());
-        if let Some(recovered) = self.recover_state().await {
-            self.recovered = Some((how, recovered));
-        }
-    }
-
-    async fn save(&mut self, file: &str) -> Result<StateReport, String> {
-        if self.worker.is_none() {
-            return Err("the session had no living worker".to_owned());
-        }
-        match self.ask(ToWorker::SaveState { path: file.to_owned() }).await {
-            Ok(FromWorker::State(report)) => Ok(report),
-            Ok(other) => Err(self.unexpected(other).to_string()),
-            Err(error) => Err(error.to_string()),
+            question::turn_away(order, words.clone(), fate, &self.id, &self.shared);
         }
     }
 }
@@ -539,7 +451,7 @@ pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
         ran: Duration::ZERO,
         fate: Fate::Kept,
         recovered: None,
-        notice: None,
+        notices: Vec::new(),
         alerts: Vec::new(),
     }
 }

@@ -5,8 +5,11 @@
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Answer, CellOrder, Duration, Order, Question, Shared, refusal};
-use crate::server::{counters, health::evidence::Phase, sessions::handle::SessionError};
+use super::{CellOrder, CellOutcome, Duration, Fate, Order, Question, Shared, refusal};
+use crate::{
+    protocol::Answer,
+    server::{counters, health::evidence::Phase, sessions::handle::SessionError},
+};
 
 /// A client that answers by itself does it within this time; those behind are not sent away for that.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,7 +73,7 @@ impl Pending {
 
     /// Answers an order that would wait behind the question.
     pub fn turn_away(&self, order: Order, session: &str, shared: &Shared) {
-        turn_away(order, self.words(session), session, shared);
+        turn_away(order, self.words(session), Fate::Kept, session, shared);
     }
 }
 
@@ -100,8 +103,8 @@ pub(super) fn waiting(phase: Phase, waits: bool) -> Phase {
     }
 }
 
-/// Answers an order that is not carried out.
-pub(super) fn turn_away(order: Order, words: String, session: &str, shared: &Shared) {
+/// Answers an order that is not carried out; `fate` is what becomes of the variables meanwhile.
+pub(super) fn turn_away(order: Order, words: String, fate: Fate, session: &str, shared: &Shared) {
     if matches!(order, Order::Rest { .. }) {
         return;
     }
@@ -109,11 +112,11 @@ pub(super) fn turn_away(order: Order, words: String, session: &str, shared: &Sha
     let error = || SessionError::Worker { session: session.to_owned(), reason: words.clone() };
     match order {
         Order::Cell { cell, reply } => {
-            let outcome = refusal(words, cell.asked.elapsed());
+            let outcome = CellOutcome { fate, ..refusal(words, cell.asked.elapsed()) };
             counters::cell_ended(outcome.measured());
             drop(reply.send(outcome));
         }
-        Order::Variables { reply } => drop(reply.send(Err(error()))),
+        Order::Variables { reply, .. } => drop(reply.send(Err(error()))),
         Order::Checkpoint { reply, .. } => drop(reply.send(Err(error()))),
         Order::State { reply, .. } => drop(reply.send(Err(error()))),
         Order::Restore { reply, .. } => drop(reply.send(Err(error()))),

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::{
-    CapturedText, Death, DeathReason, FromWorker, KILLED, Phase, STATUS_LIMIT, Task, ToWorker, Urgent, Worker,
-    WorkerExit, ZygoteError,
+    CapturedText, Death, DeathReason, Errand, Fate, FromWorker, KILLED, Phase, Recovered, STATUS_LIMIT, Task, ToWorker,
+    Urgent, What, Worker, WorkerExit, ZygoteError,
+    errands::{next_number, unless_called},
 };
 use crate::{
     server::{
@@ -20,6 +21,7 @@ use crate::{
             recovery::{Next, Step, Taken},
         },
         sessions::{
+            checkpoints::newest,
             crashes::{self, CrashReport, LastCell, OutOfMemory, Point},
             outcome::signal_name,
         },
@@ -99,7 +101,7 @@ impl Task {
         if let Some(worker) = self.around.spares.take(&self.id, limits) {
             counters::worker_started(Duration::ZERO);
             self.worker = Some(worker);
-            self.take_over();
+            self.begin_empty();
             return Ok(());
         }
         let started = tokio::select! {
@@ -114,7 +116,7 @@ impl Task {
             Ok(worker) => {
                 counters::worker_started(worker.born.elapsed());
                 self.worker = Some(worker);
-                self.take_over();
+                self.begin_empty();
                 Ok(())
             }
             Err(error) => {
@@ -128,6 +130,12 @@ impl Task {
         }
     }
 
+    /// A worker with nothing in its namespace.
+    fn begin_empty(&mut self) {
+        (self.holds, self.tip, self.base, self.owed) = (false, 0, None, None);
+        self.take_over();
+    }
+
     fn trouble(&self, words: String) {
         self.shared.update(|status| {
             status.phase = Phase::Dead;
@@ -139,10 +147,15 @@ impl Task {
     pub(super) async fn start_verified(&mut self) -> Result<(), NoWorker> {
         self.start_worker().await?;
         if let Err(reason) = self.verify().await {
+            let called_off = !self.later.is_empty();
             if self.worker.is_some() {
                 self.kill_with_evidence().await;
-                self.bury(DeathReason::Unverified, None).await;
+                let reason = if called_off { DeathReason::Restart } else { DeathReason::Unverified };
+                self.bury(reason, None, None).await;
                 self.file_report(None).await;
+            }
+            if called_off {
+                return Err(ZygoteError::Superseded.into());
             }
             self.trouble(format!("a new worker did not prove itself: {reason}"));
             return Err(NoWorker::Unverified(reason));
@@ -153,6 +166,11 @@ impl Task {
     /// A ping, which needs the interpreter's lock, and an evaluation by the thread that runs cells.
     pub(super) async fn verify(&mut self) -> Result<(), String> {
         let Some(worker) = &mut self.worker else { return Err("it has no worker".to_owned()) };
+        let proven = unless_called(&mut self.interventions, &mut self.later, Self::prove(worker)).await;
+        proven.unwrap_or_else(|| Err("restart_kernel or delete_session was called".to_owned()))
+    }
+
+    async fn prove(worker: &mut Worker) -> Result<(), String> {
         match worker.control.ping(PROOF).await {
             PingOutcome::Pong { value: 2, .. } => {}
             PingOutcome::Pong { value, .. } => return Err(format!("it evaluates 1+1 to {value}")),
@@ -199,7 +217,7 @@ impl Task {
 
     /// The session as new, but for its name, its policy and what is remembered of its health.
     fn recreate(&mut self) {
-        self.refuse_waiting(DeathReason::Restart);
+        self.refuse_waiting(DeathReason::Restart, Fate::Lost);
         self.background.clear();
         self.last_cell = 0;
         self.shared.update(|status| status.executed = 0);
@@ -247,15 +265,6 @@ impl Task {
         }
     }
 
-    /// What becomes of a session whose worker has just died, in a sentence.
-    pub(super) fn what_next(&self) -> &'static str {
-        match self.shared.record(|record| record.policy.recovery) {
-            RecoveryPolicy::Manual => "restart_kernel brings a new worker; until then cells are refused.",
-            RecoveryPolicy::OnDemand => "The next cell gets a new worker.",
-            RecoveryPolicy::Auto => "A new worker is being made.",
-        }
-    }
-
     /// The supervisor's wish, met while no cell runs.
     pub(super) async fn heal(&mut self, step: Step) {
         match step {
@@ -269,7 +278,9 @@ impl Task {
         let Some(pid) = self.worker.as_ref().map(|worker| worker.pid) else { return };
         let memory = |pid| processes::look_up(pid).map_or(0, |process| process.memory);
         let (began, before) = (Instant::now(), memory(pid));
-        let collected = match self.ask(ToWorker::Collect).await {
+        let errand = next_number();
+        let asked = (errand, ToWorker::Collect { errand });
+        let collected = match self.ask(Errand::Collect, asked, &[], std::future::pending()).await {
             Ok(FromWorker::Collected { objects }) => Ok(objects),
             Ok(other) => Err(self.unexpected(other).to_string()),
             Err(error) => Err(error.to_string()),
@@ -299,8 +310,43 @@ impl Task {
             return;
         }
         self.kill_with_evidence().await;
-        self.bury(DeathReason::Hung, None).await;
+        self.died_idle(DeathReason::Hung).await;
+    }
+
+    /// The worker has died, or is about to, while no cell ran.
+    pub(super) async fn died_idle(&mut self, reason: DeathReason) {
+        let errand = self.owed.map(|owed| owed.errand);
+        let death = self.bury(reason, None, errand).await;
         self.file_report(None).await;
+        if let Some(death) = death {
+            self.mourn(death).await;
+        }
+        self.plan_revival();
+    }
+
+    /// What the worker's death means for the session: it goes on from a checkpoint, or has lost its variables. Noted for
+    /// all who have to learn it.
+    pub(super) async fn mourn(&mut self, death: Death) -> Option<Recovered> {
+        match self.recover_state().await {
+            Some((recovered, copy, lacks)) => {
+                self.life.happened(What::Restored { death, recovered, copy }, None);
+                if !lacks.is_empty() {
+                    self.life.happened(What::CopyLacks { lacks }, None);
+                }
+                Some(recovered)
+            }
+            None => {
+                self.note_loss(death);
+                None
+            }
+        }
+    }
+
+    /// The variables are gone, if there were any.
+    pub(super) fn note_loss(&mut self, death: Death) {
+        if std::mem::take(&mut self.holds) {
+            self.life.happened(What::Lost { death, newest: newest() }, None);
+        }
     }
 
     /// A hung cell was interrupted and its worker lives: the step is proven and said.
@@ -311,7 +357,7 @@ impl Task {
             Err(reason) => format!("cell {cell} was interrupted, and then {reason}"),
         };
         self.enter(Step::Interrupt, proof.is_ok(), detail.clone(), since);
-        format!("Session {:?}: the supervisor found it hung (recovery policy \"auto\"): {detail}.", self.id)
+        detail
     }
 
     /// Stacks first, then SIGKILL.
@@ -321,9 +367,15 @@ impl Task {
         self.kill();
     }
 
-    /// The worker has ended or is about to: learns how, ends what it started, and remembers why variables are gone.
-    pub(super) async fn bury(&mut self, reason: DeathReason, cell: Option<u64>) -> Option<Death> {
+    /// The worker has ended or is about to: learns how, and ends what it started.
+    pub(super) async fn bury(
+        &mut self,
+        reason: DeathReason,
+        cell: Option<u64>,
+        during: Option<Errand>,
+    ) -> Option<Death> {
         let worker = self.worker.take()?;
+        self.owed = None;
         let _ = worker.pidfd.readable().await;
         let pid = worker.pid;
         self.shared.update(|status| {
@@ -334,7 +386,7 @@ impl Task {
         let status = self.around.zygote.exit_of(pid, worker.pidfd.get_ref());
         let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
         let (reason, out_of_memory) = self.cause(reason, exit, &worker.view());
-        let death = Death { reason, exit, cell, report: None };
+        let death = Death { reason, exit, cell, during, report: None };
         let children = self.around.children.clone();
         let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
         self.around.zygote.reap(pid);
@@ -351,9 +403,6 @@ impl Task {
             status.last_exit = Some((death.clone(), Timestamp::now()));
         });
         self.announce();
-        if self.last_cell > 0 {
-            self.lost = Some(format!("the previous worker {}", death.describe()));
-        }
         let seen = self.shared.record(|record| record.last_sight.take()).filter(|(of, _)| *of == pid);
         let evidence = self.evidence.take().or(seen.map(|(_, stacks)| stacks));
         if !asked_for || evidence.is_some() {

@@ -8,7 +8,10 @@ use std::{os::fd::AsFd, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Order, Phase, SessionError, Task, ToWorker, Urgent, Worker};
+use super::{
+    Caller, Errand, Order, Phase, SessionError, Task, ToWorker, Urgent, What, Worker,
+    errands::{next_number, taken_back, unless_called},
+};
 use crate::{
     protocol::FromWorker,
     server::{
@@ -19,6 +22,7 @@ use crate::{
         },
         sessions::{
             checkpoints::{Checkpoint, Making, StoreError},
+            handle::BrokenOff,
             outcome::Recovered,
         },
         workers::checkpoint::{Birth, LAST},
@@ -45,6 +49,8 @@ pub struct CheckpointWish {
 pub struct Hold {
     /// Gets the session's state as it is now.
     pub held: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
+    /// Who holds it.
+    pub caller: Caller,
     /// Lets the session go, and on from another state if one is sent; the answer says whether that worked.
     pub release: oneshot::Receiver<Option<Chosen>>,
 }
@@ -54,31 +60,47 @@ pub type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);
 
 impl Task {
     /// Makes a checkpoint that was asked for.
-    pub(super) async fn make_checkpoint(&mut self, wish: CheckpointWish) -> Result<Arc<Checkpoint>, SessionError> {
-        if !wish.kept {
-            return self.freeze(UNNAMED, wish.force).await;
-        }
+    pub(super) async fn make_checkpoint(
+        &mut self,
+        wish: CheckpointWish,
+        caller: &Caller,
+    ) -> Result<Arc<Checkpoint>, SessionError> {
+        let gone = taken_back(caller);
         let store = self.around.checkpoints.clone();
-        let name = wish.name.unwrap_or_else(|| store.made_up(&self.id, self.last_cell));
-        store.admit(&self.id, &name)?;
-        let checkpoint = self.freeze(&name, wish.force).await?;
-        store.keep(Arc::clone(&checkpoint));
+        let name = wish.name.unwrap_or_else(|| store.made_up(&self.life, self.tip));
+        if wish.kept {
+            store.admit(&self.life, &name)?;
+        }
+        let checkpoint = self.freeze(if wish.kept { &name } else { UNNAMED }, wish.force, gone).await?;
+        if caller.cancel.is_cancelled() {
+            let (session, errand) = (self.id.to_string(), Errand::Checkpoint);
+            return Err(SessionError::BrokenOff { session, errand, why: BrokenOff::Cancelled });
+        }
+        if wish.kept {
+            store.keep(&self.life, Arc::clone(&checkpoint));
+        }
         Ok(checkpoint)
     }
 
     /// Forks the worker into a checkpoint.
-    async fn freeze(&mut self, name: &str, force: bool) -> Result<Arc<Checkpoint>, SessionError> {
+    async fn freeze(
+        &mut self,
+        name: &str,
+        force: bool,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Arc<Checkpoint>, SessionError> {
         let fail = |session: &str, error: std::io::Error| SessionError::Worker {
             session: session.to_owned(),
             reason: format!("no checkpoint could be made: {error}"),
         };
         let (making, theirs) = Making::begin(&self.around.children).map_err(|error| fail(&self.id, error))?;
-        let request = ToWorker::Checkpoint { number: making.number, force };
+        let errand = next_number();
+        let asked = (errand, ToWorker::Checkpoint { errand, number: making.number, force });
         let began = Instant::now();
-        let answer = self.ask_with(request, &[theirs.as_fd()]).await;
+        let answer = self.ask(Errand::Checkpoint, asked, &[theirs.as_fd()], gone).await;
         if let Ok(FromWorker::Checkpointed { pid, missing }) = answer {
             counters::checkpoint_made(began.elapsed());
-            let birth = Birth { name, session: &self.id, cell: self.last_cell };
+            let birth = Birth { name, of: self.life.incarnation(), cell: self.tip };
             return making.born(birth, pid, missing).map_err(|error| fail(&self.id, error));
         }
         making.give_up();
@@ -95,19 +117,19 @@ impl Task {
         if self.shared.record(|record| record.policy.checkpoints) != Automatic::Last || self.worker.is_none() {
             return;
         }
-        if !self.around.checkpoints.admit_automatic(&self.id) {
+        if !self.around.checkpoints.admit_automatic(&self.life) {
             self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
             return;
         }
-        match self.freeze(LAST, false).await {
+        match self.freeze(LAST, false, std::future::pending()).await {
             Ok(checkpoint) => {
                 self.shared.update(|status| status.unkept = None);
                 self.fresh = Some(Arc::clone(&checkpoint));
                 // The one before is let go when this one is known to be of use.
-                let store = self.around.checkpoints.clone();
+                let (store, life) = (self.around.checkpoints.clone(), self.life.clone());
                 tokio::spawn(async move {
                     if checkpoint.hazards().await.is_ok() {
-                        store.keep(checkpoint);
+                        store.keep(&life, checkpoint);
                     }
                 });
             }
@@ -121,9 +143,25 @@ impl Task {
     }
 
     /// Goes on from a checkpoint; the worker there was is ended, once the new one has proven itself.
-    pub(super) async fn go_on_from(&mut self, from: &Arc<Checkpoint>, keep_random: bool) -> Result<(), SessionError> {
+    pub(super) async fn go_on_from(
+        &mut self,
+        from: &Arc<Checkpoint>,
+        keep_random: bool,
+    ) -> Result<Recovered, SessionError> {
+        let errand = Errand::GoBack;
+        self.shared.update(|status| status.phase = Phase::Serving { errand, since: Instant::now() });
+        let gone_on = self.wake_and_prove(from, keep_random).await;
+        self.settle();
+        gone_on
+    }
+
+    async fn wake_and_prove(&mut self, from: &Arc<Checkpoint>, keep_random: bool) -> Result<Recovered, SessionError> {
         let fail = |session: &str, reason: String| SessionError::Worker { session: session.to_owned(), reason };
-        let woken = from.wake(&self.around.zygote, &self.id, keep_random).await;
+        let waking = from.wake(&self.around.zygote, &self.id, keep_random);
+        let Some(woken) = unless_called(&mut self.interventions, &mut self.later, waking).await else {
+            let (session, errand) = (self.id.to_string(), Errand::GoBack);
+            return Err(SessionError::BrokenOff { session, errand, why: BrokenOff::Called });
+        };
         let woken = woken.map_err(|error| fail(&self.id, error.to_string()))?;
         counters::worker_started(woken.born.elapsed());
         let old = self.worker.replace(woken);
@@ -139,10 +177,22 @@ impl Task {
             self.shared.update(|status| status.restarts += 1);
             self.retire(old);
         }
+        self.owed = None;
         self.take_over();
+        let recovered = self.recovered_by(from);
         self.last_cell = self.last_cell.max(from.cell);
-        self.lost = None;
-        Ok(())
+        (self.holds, self.tip, self.base) = (true, from.cell, Some((from.cell, self.last_cell + 1)));
+        Ok(recovered)
+    }
+
+    /// Which cells' effects a checkpoint has, and which it has not.
+    fn recovered_by(&self, from: &Checkpoint) -> Recovered {
+        // What ran since the namespace last came from there; what ran before that was left behind then.
+        let first = match self.base {
+            Some((cell, next)) if cell == from.cell => next,
+            _ => from.cell + 1,
+        };
+        Recovered { from: from.cell, lost: (first <= self.last_cell).then_some((first, self.last_cell)) }
     }
 
     /// Shows the worker that there is now.
@@ -173,7 +223,8 @@ impl Task {
     }
 
     /// The worker has died by no order of anybody's: goes on from the checkpoint that policy `last` keeps.
-    pub(super) async fn recover_state(&mut self) -> Option<Recovered> {
+    /// What is there then, the number of the checkpoint, and what that does not hold.
+    pub(super) async fn recover_state(&mut self) -> Option<(Recovered, u64, Vec<String>)> {
         let policy = self.shared.record(|record| record.policy);
         let ordered = self.shared.get().last_exit.is_some_and(|(death, _)| death.reason.is_ordered());
         if self.worker.is_some() || ordered || policy.recovery == RecoveryPolicy::Manual {
@@ -190,38 +241,34 @@ impl Task {
         if parked {
             return None;
         }
-        let lost = (last.cell < self.last_cell).then_some((last.cell + 1, self.last_cell));
         // It is still there when what it woke did not come up, and may be asked once more.
         let promoted = match self.go_on_from(&last, false).await {
-            Ok(()) => Ok(()),
+            Err(SessionError::BrokenOff { .. }) => return None,
             Err(_) => self.go_on_from(&last, false).await,
+            gone_on => gone_on,
         };
         let detail = match &promoted {
-            Ok(()) => {
+            Ok(_) => {
                 format!("went on from the checkpoint after cell {}; it answered a ping and an evaluation", last.cell)
             }
             Err(error) => format!("could not go on from the checkpoint after cell {}: {error}", last.cell),
         };
         self.enter(Step::Restart, promoted.is_ok(), detail, began);
-        promoted.ok()?;
+        let recovered = promoted.ok()?;
         self.shared.record(|record| record.ledger.proven(&policy));
         let unheld = last.hazards().await.unwrap_or_default();
-        if !unheld.is_empty() {
-            let words = format!("The copy that it went on from does not hold everything: {}.", unheld.join("; "));
-            self.around.checkpoints.remark(&self.id, words);
-        }
-        Some(Recovered { from: last.cell, lost })
+        Some((recovered, last.number, unheld))
     }
 
     /// The newest checkpoint of policy `last` that is of use.
     async fn newest(&mut self) -> Option<Arc<Checkpoint>> {
         if let Some(fresh) = self.fresh.take()
             && fresh.is_valid()
-            && fresh.hazards().await.is_ok()
+            && let Some(Ok(_)) = unless_called(&mut self.interventions, &mut self.later, fresh.hazards()).await
         {
-            self.around.checkpoints.keep(Arc::clone(&fresh));
+            self.around.checkpoints.keep(&self.life, Arc::clone(&fresh));
         }
-        self.around.checkpoints.last(&self.id)
+        self.around.checkpoints.last(&self.life)
     }
 
     /// The state that policy `last` has kept is left behind: gives what there was of it.
@@ -229,19 +276,40 @@ impl Task {
         let newest = self.newest().await;
         if let Some(newest) = &newest {
             newest.revoke();
-            let _ = self.around.checkpoints.delete(&self.id, LAST);
+            let _ = self.around.checkpoints.delete(&self.life, LAST);
         }
         newest
     }
 
+    /// The same, of which nothing is wanted.
+    pub(super) fn drop_copies(&mut self) {
+        if let Some(fresh) = self.fresh.take() {
+            fresh.revoke();
+        }
+        if let Ok(last) = self.around.checkpoints.delete(&self.life, LAST) {
+            last.revoke();
+        }
+    }
+
+    /// Whether policy `last` has, or may have, a checkpoint to go on from.
+    pub(super) fn has_copy(&self) -> bool {
+        self.fresh.as_ref().is_some_and(|fresh| fresh.is_valid()) || self.around.checkpoints.last(&self.life).is_some()
+    }
+
     /// Stands still for somebody who tries things out on copies.
     pub(super) async fn hold(&mut self, hold: Hold) {
-        let held = self.freeze(UNNAMED, false).await;
+        let held = self.freeze(UNNAMED, false, taken_back(&hold.caller)).await;
         let ready = held.is_ok();
         if hold.held.send(held).is_err() || !ready {
             return;
         }
-        let mut release = hold.release;
+        let errand = Errand::Branches;
+        self.shared.update(|status| status.phase = Phase::Serving { errand, since: Instant::now() });
+        self.await_release(hold.release, &hold.caller).await;
+        self.settle();
+    }
+
+    async fn await_release(&mut self, mut release: oneshot::Receiver<Option<Chosen>>, caller: &Caller) {
         let released = loop {
             tokio::select! {
                 biased;
@@ -249,7 +317,7 @@ impl Task {
                     Some(Urgent::Heal(_) | Urgent::Reconsider) => {}
                     // Carried out when we are back; the holder then finds nobody to answer.
                     Some(urgent) => {
-                        self.later.push(urgent);
+                        self.later.push_back(urgent);
                         return;
                     }
                     None => return,
@@ -258,11 +326,14 @@ impl Task {
             }
         };
         if let Ok(Some((chosen, answer))) = released {
-            let gone_on = self.go_on_from(&chosen, false).await;
+            let gone_on = self.go_on_from(&chosen, false).await.map(drop);
             let done = gone_on.is_ok();
+            if done {
+                self.life.happened(What::BranchKept, Some(&caller.client));
+            }
             let _ = answer.send(gone_on);
             if done {
-                self.leave_behind().await;
+                self.drop_copies();
                 self.keep_last().await;
             }
         }
@@ -271,17 +342,20 @@ impl Task {
     /// Answers an order about checkpoints.
     pub(super) async fn serve_checkpoints(&mut self, order: Order) {
         match order {
-            Order::Checkpoint { wish, reply } => {
-                let made = self.make_checkpoint(wish).await;
+            Order::Checkpoint { wish, caller, reply } => {
+                let made = self.make_checkpoint(wish, &caller).await;
                 let _ = reply.send(made);
             }
-            Order::Restore { from, keep_random, reply } => {
+            Order::Restore { from, keep_random, caller, reply } => {
                 let restored = self.go_on_from(&from, keep_random).await;
-                if restored.is_ok() {
-                    self.leave_behind().await;
+                if let Ok(recovered) = &restored {
+                    let (checkpoint, copy) = (Arc::clone(&from.name), from.number);
+                    let what = What::WentBack { checkpoint, recovered: *recovered, copy };
+                    self.life.happened(what, Some(&caller.client));
+                    self.drop_copies();
                     self.keep_last().await;
                 }
-                let _ = reply.send(restored);
+                let _ = reply.send(restored.map(drop));
             }
             Order::Hold(hold) => self.hold(hold).await,
             Order::Cell { .. } | Order::Variables { .. } | Order::State { .. } | Order::Rest { .. } => {}

@@ -11,11 +11,11 @@ use std::{
 use futures::{StreamExt, stream};
 use rmcp::model::CallToolResult;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use crate::server::{
     sessions::{
         checkpoints::Checkpoint,
+        handle::Caller,
         history::Recorded,
         outcome::{CellOutcome, DeathReason, Ending, OnError},
         registry::Fork,
@@ -66,16 +66,18 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
 
     let (held, holding) = oneshot::channel();
     let (release, released) = oneshot::channel();
-    session.hold(Hold { held, release: released })?;
+    session.hold(Hold { held, caller: call.caller(), release: released })?;
     let from = holding.await.map_err(|_| deleted())??;
     let mut notices = warnings(&from).await?;
+    notices.extend(call.news_of(&session).1);
     let context = &call.context;
-    let work = branch_all(server, &session, &from, asked.codes, timeout, at_once, &context.ct);
+    let caller = call.caller();
+    let work = branch_all(server, &session, &from, asked.codes, timeout, at_once, &caller);
     let runs = progress::told(context, || format!("session {:?}: branches run", session.id), None, work).await;
 
     let kept = match choose(keep, &runs) {
         Ok(None) => None,
-        Ok(Some(index)) => match keep_branch(&runs[index], release).await {
+        Ok(Some(index)) => match keep_branch(&runs[index], release, call.caller()).await {
             Ok(()) => {
                 if let Ok(run) = &runs[index]
                     && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome)
@@ -105,16 +107,17 @@ async fn branch_all(
     codes: Vec<String>,
     timeout: Option<Duration>,
     at_once: usize,
-    cancel: &CancellationToken,
+    caller: &Caller,
 ) -> Vec<Result<Run, String>> {
     let runs = codes.into_iter().enumerate().map(|(index, code)| async move {
         let id = format!("{}.branch-{index}", session.id);
-        let fork = Fork { id: &id, description: String::new(), source: session, from };
+        let fork = Fork { id: &id, description: String::new(), by: &caller.client, source: session, from };
         let branch = server.registry.branch(fork).await.map_err(|error| error.to_string())?;
         let order = CellOrder {
             code: code.clone(),
+            client: caller.client.clone(),
             timeout,
-            cancel: cancel.clone(),
+            cancel: caller.cancel.clone(),
             asked: Instant::now(),
             live: None,
             on_error: OnError::Keep,
@@ -165,10 +168,14 @@ fn number_of(run: &Run) -> Option<f64> {
 }
 
 /// The session goes on from what the branch has become.
-async fn keep_branch(run: &Result<Run, String>, release: oneshot::Sender<Option<Chosen>>) -> Result<(), String> {
+async fn keep_branch(
+    run: &Result<Run, String>,
+    release: oneshot::Sender<Option<Chosen>>,
+    caller: Caller,
+) -> Result<(), String> {
     let run = run.as_ref().map_err(Clone::clone)?;
     let wish = CheckpointWish { name: None, force: false, kept: false };
-    let chosen = run.session.checkpoint(wish).await.map_err(|error| error.to_string())?;
+    let chosen = run.session.checkpoint(wish, caller).await.map_err(|error| error.to_string())?;
     let (answer, answered) = oneshot::channel();
     let gone = || "the session was restarted or deleted meanwhile".to_owned();
     release.send(Some((chosen, answer))).map_err(|_| gone())?;

@@ -39,7 +39,7 @@ pub(in crate::server) async fn complete(server: &Server, mut call: Call) -> Resu
     let CodeCompletion { code, cursor_pos, session_id } = call.read("code_completion")?;
     let session = server.session(&call.client, session_id.as_deref())?;
     let cursor = arguments::cursor(&code, cursor_pos)?;
-    let Answer { status, notice, told } = ask(&session, Question::Complete { code, cursor }).await?;
+    let Answer { status, notice, told } = ask(&call, &session, Question::Complete { code, cursor }).await?;
     let nothing = Matches { cursor_start: cursor, cursor_end: cursor, ..Matches::default() };
     let Matches { matches, cursor_start, cursor_end, metadata } = told.unwrap_or(nothing);
     let hint = metadata.get("hint").and_then(|hint| hint.as_str()).map(str::to_owned);
@@ -63,19 +63,20 @@ pub(in crate::server) async fn inspect(server: &Server, mut call: Call) -> Resul
     if detail > 1 {
         return Err(ToolError::Argument(format!("`detail_level` is {detail} and must be 0 or 1")));
     }
-    let Answer { status, notice, told } = ask(&session, Question::Inspect { code, cursor, detail }).await?;
+    let Answer { status, notice, told } = ask(&call, &session, Question::Inspect { code, cursor, detail }).await?;
     let nothing = Found { found: false, data: std::collections::BTreeMap::new(), metadata: Map::new() };
     let Found { found, data, metadata } = told.unwrap_or(nothing);
-    let text = notice.clone().or_else(|| data.get("text/plain").cloned());
+    let shown = data.get("text/plain").cloned().into_iter().chain(notice.clone());
+    let text = shown.reduce(|data, notice| format!("{data}\n{notice}"));
     let text = text.unwrap_or_else(|| "(nothing is known of what is at the cursor)".to_owned());
     let session_id = session.id.to_string();
     reply_with_text(&Inspection { found, data, metadata, status, notice, session_id }, text, false)
 }
 
-async fn ask<T: DeserializeOwned>(session: &Session, question: Question) -> Result<Answer<T>, ToolError> {
+async fn ask<T: DeserializeOwned>(call: &Call, session: &Session, question: Question) -> Result<Answer<T>, ToolError> {
     if session.shared.get().worker.is_none() {
         // It gets one, as it would for a cell.
-        session.variables().await?;
+        session.variables(call.caller()).await?;
     }
     let Some(worker) = session.shared.get().worker else {
         return Ok(refused("error", format!("session {:?} has no worker", session.id)));
@@ -88,7 +89,7 @@ async fn ask<T: DeserializeOwned>(session: &Session, question: Question) -> Resu
         None => Ok(refused("busy", format!("session {:?} is busy: {}; try again later", session.id, busy()))),
         Some(Err(reason)) => Ok(refused("error", format!("session {:?}: {reason}", session.id))),
         Some(Ok(json)) => match serde_json::from_str(&json) {
-            Ok(told) => Ok(Answer { status: "ok", notice: None, told: Some(told) }),
+            Ok(told) => Ok(Answer { status: "ok", notice: call.news_of(session).1, told: Some(told) }),
             Err(error) => Ok(refused("error", format!("session {:?} gave no proper answer: {error}", session.id))),
         },
     }

@@ -4,6 +4,7 @@
 
 pub(crate) mod branches;
 pub(crate) mod lookup;
+pub mod notices;
 pub mod pictures;
 pub mod reply;
 pub(crate) mod run;

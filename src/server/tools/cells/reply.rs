@@ -6,11 +6,12 @@ use crate::server::watch::shapes::{exit, exit_code};
 
 use std::fmt::Write as _;
 
+use super::notices;
 use crate::{
     protocol::{CellError, Display},
     server::{
         output::captured::{CapturedText, Method},
-        sessions::outcome::{CellOutcome, Ending, Fate},
+        sessions::outcome::{CellOutcome, Ending},
         tools::results::{Cell, CellException, Shown},
     },
 };
@@ -22,7 +23,7 @@ pub const MAX_REPLY: usize = 900_000;
 #[must_use]
 pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
     let number = outcome.cell;
-    let notice = match (sentence(&outcome.ending), outcome.notice) {
+    let notice = match (sentence(&outcome.ending), notices::words(session, &outcome.notices, number > 0)) {
         (Some(ending), Some(notice)) => Some(format!("{ending} {notice}")),
         (ending, notice) => ending.or(notice),
     };
@@ -51,12 +52,7 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         error,
         exit_code,
         death,
-        state: match outcome.fate {
-            Fate::Kept => "kept",
-            Fate::Lost => "lost",
-            Fate::Restored => "restored",
-            Fate::RolledBack => "rolled_back",
-        },
+        state: outcome.fate.word(),
         recovered_from: outcome.recovered.map(|recovered| recovered.from),
         lost_cells: outcome.recovered.and_then(|recovered| recovered.lost),
         notice,

@@ -56,6 +56,7 @@ pub(in crate::server) async fn run_python_code(server: &Server, mut call: Call) 
     let cancel = CancellationToken::new();
     let order = CellOrder {
         code,
+        client: call.client.clone(),
         timeout,
         cancel: cancel.clone(),
         asked: Instant::now(),
@@ -119,15 +120,20 @@ async fn with_pictures(outcome: CellOutcome) -> (CellOutcome, Vec<Picture>) {
 pub(in crate::server) async fn list_variables(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
     let asked: OfSession = call.read("list_variables")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let found = with_progress(&call.context, &session, None, session.variables()).await?;
+    let found = with_progress(&call.context, &session, None, session.variables(call.caller())).await?;
     let (mut variables, mut details) = (BTreeMap::new(), BTreeMap::new());
     for Variable { name, kind, value, shape, dtype, length, bytes } in found {
         let short = kind.rsplit('.').next().unwrap_or_default();
         variables.insert(name.clone(), format!("{short}: {value}"));
         details.insert(name, VariableDetails { kind, value, shape, dtype, length, bytes });
     }
-    let text = serde_json::to_string(&variables)?;
-    reply_with_text(&Variables { variables, details, session_id: session.id.to_string() }, text, false)
+    let (state, notice) = call.news_of(&session);
+    let mut text = serde_json::to_string(&variables)?;
+    if let Some(notice) = &notice {
+        text = format!("{text}\n{notice}");
+    }
+    let session_id = session.id.to_string();
+    reply_with_text(&Variables { variables, details, session_id, state, notice }, text, false)
 }
 
 pub(in crate::server) async fn restart_kernel(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
@@ -135,7 +141,7 @@ pub(in crate::server) async fn restart_kernel(server: &Server, mut call: Call) -
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let preserve_state = asked.preserve_state.unwrap_or(false);
     let Restarted { mut preserved, mut restored, lost, notice } =
-        with_progress(&call.context, &session, None, session.restart(preserve_state)).await?;
+        with_progress(&call.context, &session, None, session.restart(preserve_state, call.caller())).await?;
     preserved.sort_unstable();
     restored.sort_unstable();
     reply(&Restart {
@@ -173,6 +179,9 @@ fn doing(session: &Session) -> String {
         }
         Phase::WaitingInput { cell, .. } => format!("session {:?}: cell {cell} waits for input", session.id),
         Phase::Starting => format!("session {:?}: Python is starting", session.id),
+        Phase::Serving { errand, since } => {
+            format!("session {:?} {}, for {} s", session.id, errand.doing(), since.elapsed().as_secs())
+        }
         Phase::Idle | Phase::Dead => format!("session {:?}", session.id),
     }
 }

@@ -38,7 +38,7 @@ impl CheckpointEntry {
         Self {
             name: checkpoint.name.to_string(),
             id: checkpoint.number,
-            session_id: checkpoint.session.to_string(),
+            session_id: checkpoint.of.session.to_string(),
             after_cell: (checkpoint.cell > 0).then_some(checkpoint.cell),
             created_at: checkpoint.made.to_string(),
             age: checkpoint.made_at.elapsed().as_secs_f64(),

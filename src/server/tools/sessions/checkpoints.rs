@@ -37,8 +37,9 @@ pub(in crate::server) async fn checkpoint(server: &Server, call: &mut Call) -> R
         return Err(SessionError::from(StoreError::BadName(name.chars().take(80).collect())).into());
     }
     let wish = CheckpointWish { name: asked.name, force: asked.force.unwrap_or(false), kept: true };
-    let made = session.checkpoint(wish).await?;
-    let warnings = warnings(&made).await?;
+    let made = session.checkpoint(wish, call.caller()).await?;
+    let mut warnings = warnings(&made).await?;
+    warnings.extend(call.news_of(&session).1);
     reply(&MadeCheckpoint {
         status: "created",
         session_id: session.id.to_string(),
@@ -51,7 +52,7 @@ pub(in crate::server) async fn checkpoint(server: &Server, call: &mut Call) -> R
 pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: ListCheckpoints = call.read("list_checkpoints")?;
     let session = asked.session_id.as_deref().map(|id| server.registry.get(id)).transpose()?;
-    let held = server.around.checkpoints.of(session.as_ref().map(|session| &session.id));
+    let held = server.around.checkpoints.of(session.as_ref().map(|session| &session.life));
     let mut entries = Vec::with_capacity(held.len());
     for checkpoint in held {
         entries.push(measured(checkpoint).await);
@@ -67,9 +68,9 @@ pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<
 pub(in crate::server) async fn restore(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: RestoreCheckpoint = call.read("restore_checkpoint")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let from = server.around.checkpoints.get(&session.id, &asked.name).map_err(SessionError::from)?;
+    let from = server.around.checkpoints.get(&session.life, &asked.name).map_err(SessionError::from)?;
     let warnings = warnings(&from).await?;
-    session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false)).await?;
+    session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false), call.caller()).await?;
     reply(&RestoredCheckpoint {
         status: "restored",
         session_id: session.id.to_string(),
@@ -90,15 +91,19 @@ pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<
     }
     server.registry.may_create(&asked.new_session_id)?;
     let from = match &asked.checkpoint {
-        Some(name) => server.around.checkpoints.get(&source.id, name).map_err(SessionError::from)?,
+        Some(name) => server.around.checkpoints.get(&source.life, name).map_err(SessionError::from)?,
         None => {
             let wish = CheckpointWish { name: None, force: asked.force.unwrap_or(false), kept: false };
-            source.checkpoint(wish).await?
+            source.checkpoint(wish, call.caller()).await?
         }
     };
-    let warnings = warnings(&from).await?;
-    let fork = Fork { id: &asked.new_session_id, description, source: &source, from: &from };
+    let mut warnings = warnings(&from).await?;
+    let fork = Fork { id: &asked.new_session_id, description, by: &call.client, source: &source, from: &from };
     let session = server.registry.fork(fork).await?;
+    session.life.used_by(&call.client);
+    if asked.checkpoint.is_none() {
+        warnings.extend(call.news_of(&source).1);
+    }
     reply(&ForkedSession {
         status: "created",
         session_id: session.id.to_string(),
@@ -114,7 +119,7 @@ pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<
 pub(in crate::server) fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: DeleteCheckpoint = call.read("delete_checkpoint")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let deleted = server.around.checkpoints.delete(&session.id, &asked.name).map_err(SessionError::from)?;
+    let deleted = server.around.checkpoints.delete(&session.life, &asked.name).map_err(SessionError::from)?;
     reply(&DeletedCheckpoint { status: "deleted", session_id: session.id.to_string(), name: deleted.name.to_string() })
 }
 

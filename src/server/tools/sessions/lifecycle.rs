@@ -6,7 +6,7 @@ use rmcp::model::CallToolResult;
 
 use crate::server::{
     health::evidence::Phase,
-    sessions::{registry::DEFAULT, status::Status, task::Session},
+    sessions::{active::Choice, registry::DEFAULT, status::Status, task::Session},
     tools::{
         Call, ToolError,
         arguments::{CreateSession, NamedSession, Nothing},
@@ -31,7 +31,8 @@ pub(in crate::server) fn create(server: &Server, call: &mut Call) -> Result<Call
     let wished = asked.limits.unwrap_or_default().into();
     let own = server.around.settings.limits;
     let limits = own.tightened(&wished).map_err(|error| ToolError::Argument(format!("create_session: {error}")))?;
-    let (session, created) = server.registry.create(asked.session_id, description, policy, limits)?;
+    let (session, created) = server.registry.create(asked.session_id, description, policy, limits, &call.client)?;
+    session.life.used_by(&call.client);
     let status = session.shared.get();
     reply(&CreatedSession {
         session_id: session.id.to_string(),
@@ -46,10 +47,16 @@ pub(in crate::server) fn create(server: &Server, call: &mut Call) -> Result<Call
 pub(in crate::server) fn switch(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: NamedSession = call.read("switch_session")?;
     let session = server.registry.get(&asked.session_id)?;
-    let previous = server.active.switch(&call.client, session.id.clone()).ok_or(ToolError::NotRecognised)?;
+    let choice = Choice { session: session.id.clone(), life: session.life.number() };
+    let previous = server.active.of(&call.client);
+    if !server.active.switch(&call.client, choice.clone()) {
+        return Err(ToolError::NotRecognised);
+    }
+    session.life.used_by(&call.client);
+    let unchanged = previous.as_ref().map_or(*session.id == *DEFAULT, |previous| *previous == choice);
     reply(&SwitchedSession {
-        status: if previous == session.id { "unchanged" } else { "switched" },
-        previous_session: previous.to_string(),
+        status: if unchanged { "unchanged" } else { "switched" },
+        previous_session: name_of(previous.as_ref()).to_owned(),
         current_session: session.id.to_string(),
         timestamp: now(),
     })
@@ -57,21 +64,28 @@ pub(in crate::server) fn switch(server: &Server, call: &mut Call) -> Result<Call
 
 pub(in crate::server) fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let Nothing {} = call.read("list_sessions")?;
-    let active = server.active.of(&call.client);
+    let choice = server.active.of(&call.client);
+    let notice = choice.as_ref().and_then(|choice| server.registry.chosen(choice).err()).map(|gone| gone.to_string());
+    let active = if notice.is_none() { name_of(choice.as_ref()) } else { "" };
     let all = server.registry.all();
     reply(&Sessions {
         total_sessions: all.len() as u64,
         max_sessions: server.registry.max_sessions() as u64,
-        sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, &active))).collect(),
-        active_session: active.to_string(),
+        sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, active))).collect(),
+        active_session: name_of(choice.as_ref()).to_owned(),
+        notice,
     })
 }
 
 pub(in crate::server) async fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
     let asked: NamedSession = call.read("delete_session")?;
-    let was_active = *server.active.of(&call.client) == *asked.session_id;
+    let session = server.registry.get(&asked.session_id)?;
+    let choice = server.active.of(&call.client);
+    let was_active = choice.is_some_and(|choice| choice.life == session.life.number());
     server.registry.delete(&asked.session_id).await?;
-    server.active.forget(&asked.session_id);
+    if was_active {
+        server.active.leave(&call.client);
+    }
     reply(&DeletedSession {
         session_id: asked.session_id,
         status: "deleted",
@@ -93,6 +107,11 @@ fn entry(server: &Server, session: &Session, active: &str) -> SessionEntry {
         health: server.health.report(session, &status),
         description: status.description,
     }
+}
+
+/// The session that calls of a client go to.
+fn name_of(choice: Option<&Choice>) -> &str {
+    choice.map_or(DEFAULT, |choice| &choice.session)
 }
 
 fn metadata(status: &Status) -> Metadata {

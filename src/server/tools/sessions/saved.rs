@@ -54,7 +54,11 @@ pub(in crate::server) async fn save(server: &Server, mut call: Call) -> Result<C
     let asked: SaveSession = call.read("save_session")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
-    let report = waiting(&call, &session, session.save_to(scratch.name())).await?;
+    let report = waiting(&call, &session, session.save_to(scratch.name(), call.caller())).await;
+    let report = report.map_err(|error| match (error, call.news_of(&session)) {
+        (error @ SessionError::NothingToSave(_), (_, Some(news))) => ToolError::Told { error, news },
+        (error, _) => error.into(),
+    })?;
     let (files, source, path) = (server.files.clone(), scratch.0.clone(), asked.path);
     let written = blocking(move || {
         let mut source = File::open(source).map_err(|error| FileError::reading(&path, error))?;
@@ -82,7 +86,7 @@ pub(in crate::server) async fn load(server: &Server, mut call: Call) -> Result<C
         copied.map(drop).map_err(|error| FileError::reading(&path, error))
     })
     .await?;
-    let loaded = waiting(&call, &session, session.load_from(scratch.name())).await;
+    let loaded = waiting(&call, &session, session.load_from(scratch.name(), call.caller())).await;
     let report = loaded.map_err(|error| match error {
         SessionError::Worker { session, reason } => {
             SessionError::Worker { session, reason: format!("{:?} was not loaded: {reason}", asked.path) }

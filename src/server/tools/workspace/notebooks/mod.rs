@@ -27,7 +27,7 @@ use crate::{
             Call, ToolError,
             arguments::{self, ExportNotebook, Format, OnError, RunNotebook},
             call::{links, progress, server::Server},
-            cells::reply,
+            cells::{notices, reply},
             reply, reply_with_text,
             results::{CellException, ExportedNotebook, NotebookFailure, NotebookRun},
             workspace::notebooks::document::{Document, NotebookError, Step},
@@ -116,6 +116,7 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
             at.fetch_add(1, Ordering::Relaxed);
             let order = CellOrder {
                 code: step.code.clone(),
+                client: call.client.clone(),
                 timeout,
                 cancel: call.context.ct.clone(),
                 asked: Instant::now(),
@@ -130,7 +131,7 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
                 Ok(answer) => answer.await.map_err(|_| deleted()),
                 Err(error) => Err(error),
             };
-            if !run.take(&step, outcome) {
+            if !run.take(&session.id, &step, outcome) {
                 break;
             }
         }
@@ -175,7 +176,7 @@ struct Run {
 
 impl Run {
     /// Takes over what came of a cell; false when no further one is to be run.
-    fn take(&mut self, step: &Step, outcome: Result<CellOutcome, SessionError>) -> bool {
+    fn take(&mut self, session: &str, step: &Step, outcome: Result<CellOutcome, SessionError>) -> bool {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -190,8 +191,8 @@ impl Run {
         self.bound(&mut outputs);
         self.document.set(step.index, outcome.cell, &outputs);
         self.executed += u64::from(outcome.cell > 0);
-        if let Some(notice) = &outcome.notice {
-            self.note(notice.clone());
+        if let Some(words) = notices::words(session, &outcome.notices, outcome.cell > 0) {
+            self.note(words);
         }
         let status = outcome.ending.status();
         let is_own = matches!(outcome.ending, Ending::Raised);

@@ -1,0 +1,483 @@
+//! The life of one session: which bearer of its name it is, whether it is over, and what its clients have to learn of it.
+//!
+//! Runs in: server. The session's task writes what happened (checkpoints write what became of them); whoever replies to a
+//! client reads what that client has not been told. No sentences here, and no MCP: words are `tools/cells/notices.rs`.
+//!
+//! A session's name can be given again; a [`Life`] cannot. Copies of a session hold its incarnation, so that what was on its way
+//! when a session ended never reaches the next one of that name.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    active::Client,
+    death::{Death, DeathReason, Fate, Recovered},
+};
+use crate::server::workers::checkpoint::Incarnation;
+
+/// Events of one session that are kept; of older ones only what they came to.
+const MAX_EVENTS: usize = 64;
+/// Clients of one session that are remembered; the one that was away longest is forgotten first.
+const MAX_READERS: usize = 512;
+
+/// A client that could not be recognised may come with a cookie within this time.
+const UNKNOWN_FOR: Duration = Duration::from_secs(600);
+
+/// One session from its making to its end. Cheap to copy.
+#[derive(Debug, Clone)]
+pub struct Life(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    incarnation: Incarnation,
+    log: Mutex<Log>,
+}
+
+/// Something that happened to a session, beside its cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the session's log, from 1.
+    pub number: u64,
+    /// The client that ordered it, and whose order was carried out: it knows.
+    pub by: Option<Client>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// An earlier session of this name had ended, and this one was made.
+    MadeAnew {
+        /// How the earlier one ended.
+        ended: DeathReason,
+    },
+    /// The worker ended, and the variables with it.
+    Lost {
+        /// How it ended.
+        death: Death,
+        /// The newest checkpoint then: one that is older has what was lost.
+        newest: u64,
+    },
+    /// The worker ended, and the session went on from a checkpoint.
+    Restored {
+        /// How it ended.
+        death: Death,
+        /// What is there.
+        recovered: Recovered,
+        /// Number of the checkpoint.
+        copy: u64,
+    },
+    /// `restart_kernel`.
+    Restarted {
+        /// Variables were carried over; how many were not.
+        carried: Option<usize>,
+        /// As above.
+        newest: u64,
+    },
+    /// `restore_checkpoint`, or a restart for which a checkpoint had the variables.
+    WentBack {
+        /// The checkpoint's name.
+        checkpoint: Arc<str>,
+        /// What is there.
+        recovered: Recovered,
+        /// Number of the checkpoint.
+        copy: u64,
+    },
+    /// `run_branches` made one of its branches the session's state.
+    BranchKept,
+    /// A checkpoint is not there any more, and nobody deleted it.
+    CheckpointGone {
+        /// Its name.
+        checkpoint: Arc<str>,
+        /// The last cell that had run in it.
+        cell: u64,
+        /// Why.
+        why: Gone,
+    },
+    /// What the checkpoint that it has just gone on from does not hold.
+    CopyLacks {
+        /// Each in words.
+        lacks: Vec<String>,
+    },
+    /// So much that not all of it is remembered.
+    Forgotten {
+        /// How many events.
+        count: u64,
+        /// What they came to.
+        fate: Fate,
+    },
+}
+
+/// Why a checkpoint is not there any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// There were too many.
+    TooMany,
+    /// All of them held too much memory.
+    Memory,
+    /// Those of the session did.
+    SessionMemory,
+    /// Its process ended.
+    Died,
+}
+
+impl What {
+    /// What it meant for the session's variables.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::MadeAnew { .. } | Self::Lost { .. } | Self::Restarted { carried: None, .. } => Fate::Lost,
+            Self::Restored { .. }
+            | Self::WentBack { .. }
+            | Self::BranchKept
+            | Self::Restarted { carried: Some(_), .. } => Fate::Restored,
+            Self::CheckpointGone { .. } | Self::CopyLacks { .. } => Fate::Kept,
+            Self::Forgotten { fate, .. } => *fate,
+        }
+    }
+
+    /// What is there since, and the number of the checkpoint that had it.
+    fn recovered(&self) -> Option<(Recovered, u64)> {
+        match self {
+            Self::Restored { recovered, copy, .. } | Self::WentBack { recovered, copy, .. } => {
+                Some((*recovered, *copy))
+            }
+            _ => None,
+        }
+    }
+
+    /// A loss: checkpoints up to this number have what was lost.
+    fn loss(&self) -> Option<u64> {
+        match self {
+            Self::Lost { newest, .. } | Self::Restarted { carried: None, newest } => Some(*newest),
+            _ => (self.fate() == Fate::Lost).then_some(0),
+        }
+    }
+
+    /// Whoever ordered this knows what the session holds since, whatever was before.
+    fn makes_plain(&self) -> bool {
+        matches!(self, Self::Restarted { carried: None, .. } | Self::WentBack { .. } | Self::BranchKept)
+    }
+}
+
+/// What several events came to for a client that has been told of none of them, and the checkpoint that the session
+/// stands on since, if it came back from one and has lost nothing after that.
+#[must_use]
+pub fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
+    let (mut fate, mut recovered, mut lost) = (Fate::Kept, None::<Recovered>, None::<u64>);
+    for event in events {
+        if let Some(newest) = event.what.loss() {
+            lost = Some(lost.map_or(newest, |earlier| earlier.min(newest)));
+            recovered = None;
+        } else if let Some((what, copy)) = event.what.recovered() {
+            lost = lost.filter(|newest| copy > *newest);
+            // What an earlier one left behind has not come back by this one.
+            let left = recovered.and_then(|earlier| earlier.lost).into_iter().chain(what.lost);
+            let left = left.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+            recovered = Some(Recovered { lost: left, ..what });
+        }
+        fate = fate.or_worse(if event.what.fate() == Fate::Lost { Fate::Kept } else { event.what.fate() });
+    }
+    (if lost.is_some() { Fate::Lost } else { fate }, recovered)
+}
+
+/// What a client has not been told.
+#[derive(Debug, Clone, Default)]
+pub struct News {
+    /// Oldest first; without what it knows because it ordered it.
+    pub events: Vec<Event>,
+    /// Number of the newest event that was looked at.
+    pub up_to: u64,
+}
+
+impl News {
+    /// What they came to.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        came_to(&self.events).0
+    }
+}
+
+/// The end of a session, for those who come later.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its name.
+    pub session: Arc<str>,
+    /// Its number.
+    pub life: u64,
+    /// How it ended.
+    pub why: DeathReason,
+    /// Who had used it.
+    readers: Vec<Client>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    /// Number of the newest event.
+    newest: u64,
+    events: VecDeque<Event>,
+    /// Number and outcome of those that are not kept any more.
+    forgotten: (u64, Fate),
+    /// The newest event that a reply to a cell has told anybody.
+    told: u64,
+    readers: BTreeMap<Client, Reader>,
+    uses: u64,
+}
+
+/// How far one client has been told.
+#[derive(Debug, Clone, Copy)]
+struct Reader {
+    told: u64,
+    used: u64,
+    seen: Instant,
+}
+
+impl Life {
+    /// A session that begins.
+    #[must_use]
+    pub fn new(session: Arc<str>) -> Self {
+        Self(Arc::new(Inner { incarnation: Incarnation::new(session), log: Mutex::default() }))
+    }
+
+    /// One that bears the name of a session that has ended: those who used that one are to learn it, but for its maker.
+    #[must_use]
+    pub fn after(session: Arc<str>, ended: Ended, by: &Client) -> Self {
+        let life = Self::new(session);
+        {
+            let mut log = life.0.log.lock();
+            for client in ended.readers {
+                log.read_by(&client, 0);
+            }
+        }
+        life.happened(What::MadeAnew { ended: ended.why }, Some(by));
+        // It is of no interest for those who come new.
+        life.0.log.lock().told = 1;
+        life
+    }
+
+    /// Its number within the server: two sessions never have the same.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.incarnation.number
+    }
+
+    /// Which bearer of its name it is, for what must not outlive it.
+    #[must_use]
+    pub fn incarnation(&self) -> &Incarnation {
+        &self.0.incarnation
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn session(&self) -> &Arc<str> {
+        &self.0.incarnation.session
+    }
+
+    /// The session has been deleted, or is about to end: nothing of it is kept from now on.
+    pub fn end(&self, why: DeathReason) -> Ended {
+        self.0.incarnation.end();
+        let readers = self.0.log.lock().readers.keys().cloned().collect();
+        Ended { session: Arc::clone(self.session()), life: self.number(), why, readers }
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.incarnation.is_over()
+    }
+
+    /// Notes what happened, and who ordered it.
+    pub fn happened(&self, what: What, by: Option<&Client>) {
+        let mut log = self.0.log.lock();
+        log.newest += 1;
+        let number = log.newest;
+        log.events.push_back(Event { number, by: by.cloned(), what });
+        if log.events.len() > MAX_EVENTS
+            && let Some(oldest) = log.events.pop_front()
+        {
+            log.forgotten = (oldest.number, log.forgotten.1.or_worse(oldest.what.fate()));
+        }
+    }
+
+    /// Number of the newest event.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.0.log.lock().newest
+    }
+
+    /// This client uses the session.
+    pub fn used_by(&self, client: &Client) {
+        let mut log = self.0.log.lock();
+        let told = log.told;
+        log.read_by(client, told);
+    }
+
+    /// What this client has not been told.
+    #[must_use]
+    pub fn news(&self, client: &Client) -> News {
+        let mut log = self.0.log.lock();
+        let told = log.told;
+        let told = log.read_by(client, told);
+        let up_to = log.newest;
+        if told == up_to {
+            return News { events: Vec::new(), up_to };
+        }
+        let (forgotten, fate) = log.forgotten;
+        let lump = (told < forgotten).then(|| {
+            let what = What::Forgotten { count: forgotten - told, fate };
+            Event { number: forgotten, by: None, what }
+        });
+        let untold = lump.into_iter().chain(log.events.iter().filter(|event| event.number > told).cloned());
+        let is_own = |event: &Event| event.by.as_ref() == Some(client);
+        let mut events: Vec<Event> = untold.collect();
+        if let Some(place) = events.iter().rposition(|event| is_own(event) && event.what.makes_plain()) {
+            let later = events.split_off(place);
+            events.retain(|event| matches!(event.what, What::CheckpointGone { .. }));
+            events.extend(later);
+        }
+        events.retain(|event| !is_own(event));
+        News { events, up_to }
+    }
+
+    /// A reply has told this client of all up to that event.
+    pub fn told(&self, client: &Client, number: u64) {
+        let mut log = self.0.log.lock();
+        log.told = log.told.max(number);
+        if let Some(reader) = log.readers.get_mut(client) {
+            reader.told = reader.told.max(number);
+        }
+    }
+}
+
+impl Log {
+    /// How far the client has been told; one that is new begins at `from`.
+    fn read_by(&mut self, client: &Client, from: u64) -> u64 {
+        self.uses += 1;
+        let used = self.uses;
+        if let Some(reader) = self.readers.get_mut(client) {
+            (reader.used, reader.seen) = (used, Instant::now());
+            return reader.told;
+        }
+        if self.readers.len() >= MAX_READERS
+            && let Some(longest) = self.readers.iter().min_by_key(|(_, reader)| reader.used).map(|(key, _)| key.clone())
+        {
+            self.readers.remove(&longest);
+        }
+        // It may have been here a moment ago, before it was given its cookie.
+        let before = self.readers.get(&Client::Unknown).filter(|reader| reader.seen.elapsed() < UNKNOWN_FOR);
+        let told = match (client, before) {
+            (Client::Cookie(_), Some(unknown)) => unknown.told.min(from),
+            _ => from,
+        };
+        self.readers.insert(client.clone(), Reader { told, used, seen: Instant::now() });
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::WorkerExit;
+
+    fn cookie(text: &str) -> Client {
+        Client::Cookie(text.to_owned())
+    }
+
+    fn death() -> Death {
+        Death { reason: DeathReason::Itself, exit: WorkerExit::Signal(9), cell: None, during: None, report: None }
+    }
+
+    /// A loss after the checkpoints up to that number had been made.
+    fn lost(newest: u64) -> What {
+        What::Lost { death: death(), newest }
+    }
+
+    fn restored(copy: u64) -> What {
+        What::Restored { death: death(), recovered: Recovered { from: 1, lost: None }, copy }
+    }
+
+    fn numbers(life: &Life, client: &Client) -> Vec<u64> {
+        life.news(client).events.iter().map(|event| event.number).collect()
+    }
+
+    #[test]
+    fn each_client_learns_of_everything_once() {
+        let (life, one, two) = (Life::new("a".into()), cookie("one"), cookie("two"));
+        life.used_by(&one);
+        life.used_by(&two);
+        life.happened(lost(0), None);
+        assert_eq!(numbers(&life, &one), [1]);
+        assert_eq!(numbers(&life, &one), [1], "until it has been told");
+        life.told(&one, 1);
+        assert_eq!((numbers(&life, &one), numbers(&life, &two)), (vec![], vec![1]));
+        assert_eq!(numbers(&life, &cookie("new")), [0; 0], "what was told is no news for who comes new");
+    }
+
+    #[test]
+    fn who_ordered_it_knows_and_knows_what_came_before() {
+        let (life, one, two) = (Life::new("a".into()), cookie("one"), cookie("two"));
+        life.used_by(&one);
+        life.used_by(&two);
+        life.happened(lost(0), None);
+        life.happened(What::Restarted { carried: None, newest: 0 }, Some(&two));
+        assert_eq!((numbers(&life, &one), numbers(&life, &two)), (vec![1, 2], vec![]));
+        // Carrying over what there is after a loss does not undo the loss.
+        life.happened(lost(0), None);
+        life.happened(What::Restarted { carried: Some(0), newest: 0 }, Some(&two));
+        assert_eq!(numbers(&life, &two), [3]);
+    }
+
+    #[test]
+    fn a_checkpoint_from_before_a_loss_undoes_it_and_a_later_one_does_not() {
+        let (life, one) = (Life::new("a".into()), cookie("one"));
+        life.used_by(&one);
+        life.happened(lost(5), None);
+        life.happened(restored(6), None);
+        assert_eq!(life.news(&one).fate(), Fate::Lost);
+        life.happened(restored(5), None);
+        assert_eq!(life.news(&one).fate(), Fate::Restored);
+        life.happened(What::BranchKept, None);
+        assert_eq!(life.news(&one).fate(), Fate::Restored);
+    }
+
+    #[test]
+    fn what_nobody_was_told_is_news_for_who_comes_new() {
+        let life = Life::new("a".into());
+        life.happened(lost(0), None);
+        assert_eq!(numbers(&life, &cookie("new")), [1]);
+    }
+
+    #[test]
+    fn a_name_that_is_given_again_is_news_for_those_who_used_it() {
+        let (first, one, two) = (Life::new("a".into()), cookie("one"), cookie("two"));
+        first.used_by(&one);
+        first.used_by(&two);
+        let second = Life::after("a".into(), first.end(DeathReason::Delete), &two);
+        assert!(first.is_over() && !second.is_over() && first.number() != second.number());
+        second.happened(restored(1), None);
+        let fate = |client: &str| second.news(&cookie(client)).fate();
+        assert_eq!((fate("one"), fate("two"), fate("three")), (Fate::Lost, Fate::Restored, Fate::Restored));
+    }
+
+    #[test]
+    fn the_log_and_its_readers_are_bounded_and_what_fell_out_is_still_said() {
+        let (life, away) = (Life::new("a".into()), cookie("away"));
+        life.used_by(&away);
+        life.happened(lost(0), None);
+        for _ in 0..2 * MAX_EVENTS {
+            life.happened(What::BranchKept, None);
+        }
+        let news = life.news(&away);
+        assert_eq!((news.events.len(), news.fate()), (MAX_EVENTS + 1, Fate::Lost));
+        for number in 0..2 * MAX_READERS {
+            life.used_by(&cookie(&number.to_string()));
+        }
+        assert_eq!(life.0.log.lock().readers.len(), MAX_READERS);
+    }
+}

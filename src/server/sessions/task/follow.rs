@@ -1,0 +1,416 @@
+//! Following one cell on the session's worker: from the frame that starts it to what decides how it ends.
+//!
+//! Runs in: server, in the session's task. Listens at once to the reply, both output pipes, the clock, the client's
+//! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
+
+use std::collections::VecDeque;
+
+use super::{
+    Arc, CellOrder, DeathReason, Duration, FromWorker, SessionError, Task, ToWorker,
+    cell::sleep_until,
+    cpu_budget::{CpuBudget, used_up},
+    mpsc,
+    question::{Asked, Pending, answer_to, waiting},
+};
+use crate::{
+    protocol::{Answer, CellReport, FrameError, Urgency},
+    server::{
+        counters,
+        health::recovery::Step,
+        output::{capture::Capture, live::Stream, marks, screen},
+        sessions::handle::{Order, Urgent},
+        workers::{link::Worker, stacks},
+    },
+};
+
+/// Most that is read after a reply: what a pipe can hold, with room for a writer that goes on.
+const MAX_DRAIN: usize = 1 << 20;
+/// Bytes of output that go along with a question.
+const MAX_RECENT: usize = 2 << 10;
+/// Interrupts sent to one cell before it is killed.
+const INTERRUPTS: u32 = 3;
+/// How long a dead worker's last frame may take to be read.
+const LAST_WORD: Duration = Duration::from_millis(20);
+/// How long a process may take from closing its socket to its end.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// Both streams of a running cell.
+pub(super) struct Running {
+    pub(super) stdout: Capture,
+    pub(super) stderr: Capture,
+    /// The session's two read buffers, lent for the time of the cell.
+    pub(super) buffers: [Box<[u8]>; 2],
+    /// The end of what was written, for who is asked something; kept if somebody can be.
+    recent: Option<Vec<u8>>,
+}
+
+/// Why the cell's worker stopped serving it.
+pub(super) enum Verdict {
+    Reported(CellReport),
+    WorkerEnded,
+    Killed(DeathReason),
+}
+
+/// What the server wants of a cell that runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    None,
+    TimeOut,
+    Cancel,
+    /// `restart_kernel(preserve_state)` needs the variables, so the cell is interrupted rather than killed.
+    Yield,
+    /// The supervisor found the interpreter hung.
+    Heal,
+    /// It has used its processor time.
+    CpuUsedUp,
+}
+
+/// How following a cell ended.
+pub(super) struct Followed {
+    pub(super) verdict: Verdict,
+    pub(super) wish: Wish,
+}
+
+/// A cell under way.
+struct Course<'a> {
+    cell: u64,
+    order: &'a CellOrder,
+    deadline: Option<tokio::time::Instant>,
+    /// Time for the next interrupt, or for more than that.
+    next_step: Option<tokio::time::Instant>,
+    grace: Duration,
+    interrupts: u32,
+    wish: Wish,
+    pending: Option<Pending>,
+    input_timeout: Option<Duration>,
+    budget: Option<CpuBudget>,
+}
+
+/// What was heard of it.
+enum Heard {
+    Urgent(Option<Urgent>),
+    TakenBack,
+    UsedUp,
+    StepDue,
+    Reply(Result<FromWorker, FrameError>),
+    Answered(u64, Answer),
+    /// Those who wait behind a question are to be told.
+    BehindDue,
+    Behind(Order),
+    WorkerEnded,
+    Output(Stream, usize),
+}
+
+impl Running {
+    fn drain(&mut self, worker: &mut Worker) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let output = if stream == Stream::Stdout { &mut worker.stdout } else { &mut worker.stderr };
+            let mut drained = 0;
+            while drained < MAX_DRAIN
+                && let Some(count) = output.read_now(&mut self.buffers[stream as usize])
+            {
+                let bytes = &self.buffers[stream as usize][..count];
+                match stream {
+                    Stream::Stdout => self.stdout.push(bytes),
+                    Stream::Stderr => self.stderr.push(bytes),
+                }
+                self.recall(stream, count);
+                drained += count;
+            }
+        }
+    }
+
+    /// Keeps the end of what lies in the stream's buffer, if somebody can be asked.
+    fn recall(&mut self, stream: Stream, count: usize) {
+        if let Some(recent) = &mut self.recent {
+            let bytes = &self.buffers[stream as usize][..count];
+            recent.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_RECENT)..]);
+            let excess = recent.len().saturating_sub(MAX_RECENT);
+            recent.drain(..excess);
+        }
+    }
+
+    fn recent(&mut self) -> String {
+        let recent = self.recent.as_mut().map(std::mem::take).unwrap_or_default();
+        String::from_utf8_lossy(&screen::settled(&marks::stripped(&recent))).trim_start_matches('\u{fffd}').to_owned()
+    }
+}
+
+impl Task {
+    pub(super) fn captures(&mut self, cell: u64, order: &CellOrder) -> Running {
+        let settings = &self.around.settings;
+        let capture = |stream: Stream, word: &str| {
+            let name = format!("{}-cell-{cell}-{word}.txt", self.id);
+            let mut capture = Capture::new(order.max_output.unwrap_or(settings.max_output), &self.around.outputs, name);
+            if let Some(live) = &order.live {
+                capture.tell(Arc::clone(live), stream);
+            }
+            capture
+        };
+        Running {
+            stdout: capture(Stream::Stdout, "stdout"),
+            stderr: capture(Stream::Stderr, "stderr"),
+            buffers: std::mem::take(&mut self.buffers),
+            recent: order.questions.as_ref().map(|_| Vec::new()),
+        }
+    }
+
+    /// Sends the cell and waits for whatever ends it.
+    pub(super) async fn follow(&mut self, cell: u64, order: &CellOrder, running: &mut Running) -> Followed {
+        let Some(worker) = &mut self.worker else {
+            return Followed { verdict: Verdict::WorkerEnded, wish: Wish::None };
+        };
+        let deadline = order.timeout.map(|limit| tokio::time::Instant::now() + limit);
+        if let Some(followed) = submit(worker, cell, order, deadline).await {
+            return followed;
+        }
+        let mut course = Course {
+            cell,
+            order,
+            deadline,
+            next_step: deadline,
+            grace: self.around.settings.grace,
+            interrupts: 0,
+            wish: Wish::None,
+            pending: None,
+            input_timeout: self.around.settings.input_timeout,
+            budget: self.limits.cpu.map(|limit| CpuBudget::begin(worker.pid, limit)),
+        };
+        let verdict = self.accompany(&mut course, running).await;
+        if let Some(worker) = &mut self.worker {
+            running.drain(worker);
+        }
+        Followed { verdict, wish: course.wish }
+    }
+
+    async fn accompany(&mut self, course: &mut Course<'_>, running: &mut Running) -> Verdict {
+        loop {
+            let Some(worker) = &mut self.worker else { return Verdict::WorkerEnded };
+            let heard = course.listen(worker, (&mut self.interventions, &mut self.orders), running).await;
+            let decided = match heard {
+                Heard::Output(stream, count) => {
+                    running.recall(stream, count);
+                    running.stdout.pause().await;
+                    running.stderr.pause().await;
+                    None
+                }
+                Heard::Urgent(urgent) => course.heed(urgent, &mut self.later).map(Verdict::Killed),
+                Heard::TakenBack => course.want(Wish::Cancel),
+                Heard::UsedUp => {
+                    counters::limit_hit("cpu_limit");
+                    course.want(Wish::CpuUsedUp)
+                }
+                Heard::StepDue => self.step(course).map(Verdict::Killed),
+                Heard::Reply(Ok(FromWorker::InputWanted { cell, question, prompt })) if cell == course.cell => {
+                    running.drain(worker);
+                    let asked = Asked { cell, question, prompt };
+                    let output = (course.wish == Wish::None).then(|| running.recent());
+                    course.pending = Some(Pending::pose(asked, course.order, output, course.input_timeout));
+                    self.shared.update(|status| status.phase = waiting(status.phase, true));
+                    None
+                }
+                Heard::Reply(reply) => Some(judge(worker, course.cell, reply).await),
+                Heard::Answered(question, answer) => {
+                    course.pending = None;
+                    self.shared.update(|status| status.phase = waiting(status.phase, false));
+                    match worker.requests.write(&ToWorker::Input { question, answer }).await {
+                        Ok(()) => None,
+                        Err(_) => Some(end_of_channel(worker).await),
+                    }
+                }
+                Heard::BehindDue => {
+                    if let Some(pending) = &mut course.pending {
+                        pending.turns_away = true;
+                    }
+                    None
+                }
+                Heard::Behind(order) => {
+                    if let Some(pending) = &course.pending {
+                        pending.turn_away(order, &self.id, &self.shared);
+                    }
+                    None
+                }
+                Heard::WorkerEnded => Some(last_word(worker, course.cell).await),
+            };
+            match decided {
+                None => {}
+                Some(Verdict::Killed(reason)) => return self.kill_under(reason).await,
+                Some(verdict) => return verdict,
+            }
+        }
+    }
+
+    /// Kills the worker under its cell; its stacks are taken first, unless nobody will ask for them.
+    async fn kill_under(&mut self, reason: DeathReason) -> Verdict {
+        if let Some(worker) = &self.worker {
+            if !matches!(reason, DeathReason::Delete | DeathReason::ProtocolBroken) && !reason.is_rest() {
+                self.evidence = Some(stacks::take(&worker.view()).await);
+            }
+            worker.kill();
+        }
+        Verdict::Killed(reason)
+    }
+
+    /// It is time for an interrupt; after several, the worker is to be killed.
+    fn step(&mut self, course: &mut Course<'_>) -> Option<DeathReason> {
+        if course.wish == Wish::None {
+            course.wish = Wish::TimeOut;
+        }
+        if course.interrupts < INTERRUPTS {
+            course.interrupts += 1;
+            course.next_step = Some(tokio::time::Instant::now() + course.grace / INTERRUPTS);
+            self.worker.as_ref()?.control.interrupt(course.cell, urgency(course.interrupts));
+            return None;
+        }
+        if course.wish == Wish::Yield && !self.has_copy() {
+            // Nobody has said that the variables may go.
+            self.refuse_preserving(course.cell);
+            course.wish = Wish::None;
+            course.interrupts = 0;
+            course.next_step = course.deadline;
+            return None;
+        }
+        Some(match (course.wish, self.limits.cpu) {
+            (Wish::CpuUsedUp, Some(limit)) => DeathReason::CpuLimit { limit },
+            _ => DeathReason::Unresponsive,
+        })
+    }
+
+    /// Answers those who want a restart that keeps the variables: it cannot be had.
+    fn refuse_preserving(&mut self, cell: u64) {
+        for urgent in std::mem::take(&mut self.later) {
+            match urgent {
+                Urgent::Restart { preserve: true, reply, .. } => {
+                    let reason = format!("cell {cell} holds the interpreter, and an interrupt does not reach it");
+                    let _ = reply.send(Err(SessionError::NotPreserved { session: self.id.to_string(), reason }));
+                }
+                other => self.later.push_back(other),
+            }
+        }
+    }
+}
+
+impl Course<'_> {
+    /// What decides stands before what flows: a cell that never stops printing must still meet its time-out.
+    async fn listen(
+        &mut self,
+        worker: &mut Worker,
+        (interventions, orders): (&mut mpsc::UnboundedReceiver<Urgent>, &mut mpsc::Receiver<Order>),
+        running: &mut Running,
+    ) -> Heard {
+        let [first, second] = &mut running.buffers;
+        let idle = self.wish == Wish::None;
+        let tell_at = Pending::tell_at(self.pending.as_ref());
+        let turns_away = self.pending.as_ref().is_some_and(|pending| pending.turns_away);
+        tokio::select! {
+            biased;
+            urgent = interventions.recv() => Heard::Urgent(urgent),
+            () = self.order.cancel.cancelled(), if idle => Heard::TakenBack,
+            () = used_up(&mut self.budget), if idle => Heard::UsedUp,
+            () = sleep_until(self.next_step) => Heard::StepDue,
+            reply = worker.replies.read::<FromWorker>() => Heard::Reply(reply),
+            (question, answer) = answer_to(&mut self.pending) => Heard::Answered(question, answer),
+            () = sleep_until(tell_at) => Heard::BehindDue,
+            Some(behind) = orders.recv(), if turns_away => Heard::Behind(behind),
+            _ = worker.pidfd.readable() => Heard::WorkerEnded,
+            Ok(count) = running.stdout.read(&mut worker.stdout, first) => Heard::Output(Stream::Stdout, count),
+            Ok(count) = running.stderr.read(&mut worker.stderr, second) => Heard::Output(Stream::Stderr, count),
+        }
+    }
+
+    /// From now on the cell is to end, for this reason if there was none.
+    fn want(&mut self, wish: Wish) -> Option<Verdict> {
+        if self.wish == Wish::None {
+            self.wish = wish;
+            self.next_step = Some(tokio::time::Instant::now());
+        }
+        None
+    }
+
+    /// An intervention comes in the middle of the cell; why the worker is to be killed for it, if it is.
+    fn heed(&mut self, urgent: Option<Urgent>, later: &mut VecDeque<Urgent>) -> Option<DeathReason> {
+        let Some(urgent) = urgent else { return Some(DeathReason::Delete) };
+        match urgent {
+            Urgent::Reconsider => None,
+            // Collecting waits for an idle session; the supervisor asks again.
+            Urgent::Heal(step) => {
+                if step == Step::Interrupt {
+                    self.want(Wish::Heal);
+                }
+                None
+            }
+            Urgent::Restart { preserve: true, .. } if self.wish == Wish::None => {
+                later.push_back(urgent);
+                self.want(Wish::Yield);
+                None
+            }
+            Urgent::Restart { .. } | Urgent::Delete { .. } => {
+                let reason = urgent.reason();
+                later.push_back(urgent);
+                Some(reason)
+            }
+        }
+    }
+}
+
+/// Sends the cell. What ended it already, if something did: a worker that reads nothing must not hold the caller.
+async fn submit(
+    worker: &mut Worker,
+    cell: u64,
+    order: &CellOrder,
+    deadline: Option<tokio::time::Instant>,
+) -> Option<Followed> {
+    let request = ToWorker::RunCell {
+        cell,
+        code: order.code.clone(),
+        may_ask: order.questions.is_some(),
+        notebook: order.notebook.clone(),
+    };
+    let (verdict, wish) = tokio::select! {
+        sent = worker.requests.write(&request) => match sent {
+            Ok(()) => return None,
+            Err(_) => (end_of_channel(worker).await, Wish::None),
+        },
+        _ = worker.pidfd.readable() => (Verdict::WorkerEnded, Wish::None),
+        () = sleep_until(deadline) => {
+            worker.kill();
+            (Verdict::Killed(DeathReason::Unresponsive), Wish::TimeOut)
+        }
+    };
+    Some(Followed { verdict, wish })
+}
+
+/// How much the `number`th interrupt of a cell insists.
+fn urgency(number: u32) -> Urgency {
+    match number {
+        1 => Urgency::First,
+        INTERRUPTS => Urgency::Last,
+        _ => Urgency::Second,
+    }
+}
+
+/// What a reply, or its absence, means for the cell.
+async fn judge(worker: &Worker, cell: u64, reply: Result<FromWorker, FrameError>) -> Verdict {
+    match reply {
+        Ok(FromWorker::CellDone { cell: done, report }) if done == cell => Verdict::Reported(report),
+        Err(FrameError::Closed | FrameError::Io(_)) => end_of_channel(worker).await,
+        _ => Verdict::Killed(DeathReason::ProtocolBroken),
+    }
+}
+
+/// The worker has ended. It may have answered before: what it wrote is in the socket.
+async fn last_word(worker: &mut Worker, cell: u64) -> Verdict {
+    match tokio::time::timeout(LAST_WORD, worker.replies.read::<FromWorker>()).await {
+        Ok(Ok(reply)) if !matches!(reply, FromWorker::InputWanted { .. }) => judge(worker, cell, Ok(reply)).await,
+        _ => Verdict::WorkerEnded,
+    }
+}
+
+/// The socket closed: the process is ending, or its code closed the socket under it.
+async fn end_of_channel(worker: &Worker) -> Verdict {
+    if tokio::time::timeout(CLOSING, worker.pidfd.readable()).await.is_ok() {
+        return Verdict::WorkerEnded;
+    }
+    worker.kill();
+    Verdict::Killed(DeathReason::ProtocolBroken)
+}

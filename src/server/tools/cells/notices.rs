@@ -1,0 +1,137 @@
+//! The words for what a session has to tell its clients.
+//!
+//! Runs in: server. Pure: facts in (`sessions/life.rs`, `sessions/notice.rs`), sentences out, and nowhere else.
+
+use crate::server::sessions::{
+    life::{Event, Gone, What},
+    notice::{NextWorker, Notice},
+    outcome::{Death, Fate, Recovered},
+};
+
+/// Events that are told one by one; of more, the newest.
+const TOLD: usize = 6;
+
+/// All notices of a cell's reply as one text. `ran` is false for a cell that was not run.
+#[must_use]
+pub fn words(session: &str, notices: &[Notice], ran: bool) -> Option<String> {
+    let before = notices.iter().filter(|notice| matches!(notice, Notice::Before(_))).count();
+    let left_out = before.saturating_sub(TOLD);
+    let mut texts = Vec::new();
+    if left_out > 0 {
+        texts.push(format!("Session {session:?}: {left_out} earlier events are left out here."));
+    }
+    let mut skip = left_out;
+    for notice in notices {
+        if skip > 0 && matches!(notice, Notice::Before(_)) {
+            skip -= 1;
+            continue;
+        }
+        texts.push(one(session, notice, ran));
+    }
+    (!texts.is_empty()).then(|| texts.join(" "))
+}
+
+/// What a client has not been told yet, for a reply to something else than a cell.
+#[must_use]
+pub fn news(session: &str, events: &[Event]) -> Option<String> {
+    let notices: Vec<Notice> = events.iter().cloned().map(Notice::Before).collect();
+    words(session, &notices, false)
+}
+
+fn one(session: &str, notice: &Notice, ran: bool) -> String {
+    match notice {
+        Notice::Before(event) => before(session, &event.what, ran),
+        Notice::Meanwhile { event, next } => meanwhile(session, &event.what, *next),
+        Notice::RolledBack { cell } => format!(
+            "Session {session:?} is as before cell {cell} (on_error: \"rollback\"); files and the outside world are not \
+             rolled back."
+        ),
+        Notice::NotRolledBack { reason } => format!("It could not be rolled back: {reason}."),
+        Notice::MadeWay => format!("Session {session:?}: restart_kernel was called while this cell ran."),
+        Notice::Healed { detail } => {
+            format!("Session {session:?}: the supervisor found it hung (recovery policy \"auto\"): {detail}.")
+        }
+        Notice::OfTheCell(words) => words.clone(),
+    }
+}
+
+fn before(session: &str, what: &What, ran: bool) -> String {
+    let empty = if ran { "; this cell ran in a new worker with an empty namespace" } else { "" };
+    match what {
+        What::Lost { death, .. } => {
+            let how = death.describe();
+            format!("Session {session:?}: the previous worker {how}, so its variables were lost{empty}.")
+        }
+        What::MadeAnew { ended } => format!(
+            "Session {session:?} {} and was made anew since you used it, so its earlier variables are lost.",
+            ended.cleaned_up()
+        ),
+        What::Restarted { carried: None, .. } => {
+            format!("Session {session:?}: another client called restart_kernel, so its earlier variables are lost.")
+        }
+        What::Restarted { carried: Some(missing), .. } => {
+            let missing = match missing {
+                0 => "all variables were carried over".to_owned(),
+                1 => "one variable could not be carried over".to_owned(),
+                count => format!("{count} variables could not be carried over"),
+            };
+            format!("Session {session:?}: another client called restart_kernel with preserve_state; {missing}.")
+        }
+        _ => meanwhile(session, what, NextWorker::WithTheNextCell),
+    }
+}
+
+fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
+    match what {
+        What::Lost { death, .. } => {
+            format!("Session {session:?}: its worker {}; its variables are lost. {}", death.describe(), comes(next))
+        }
+        What::Restored { death, recovered, .. } => restored(session, death, recovered),
+        What::WentBack { checkpoint, recovered, .. } => format!(
+            "Session {session:?}: another client took it back to checkpoint {checkpoint:?}; {}.",
+            recovered.describe()
+        ),
+        What::BranchKept => {
+            format!(
+                "Session {session:?}: another client kept a branch of run_branches, and the session goes on as that."
+            )
+        }
+        What::CopyLacks { lacks } => {
+            format!("The copy that it went on from does not hold everything: {}.", lacks.join("; "))
+        }
+        What::CheckpointGone { checkpoint, cell, why } => gone(checkpoint, *cell, *why),
+        What::Forgotten { count, fate } => {
+            let came_to = match fate {
+                Fate::Lost => "its variables were lost in the course of it",
+                Fate::Restored | Fate::RolledBack => "it went on from checkpoints",
+                Fate::Kept => "its variables are there",
+            };
+            format!(
+                "Session {session:?}: {count} events since you last used it are not remembered one by one; {came_to}."
+            )
+        }
+        What::MadeAnew { .. } | What::Restarted { .. } => before(session, what, false),
+    }
+}
+
+fn restored(session: &str, death: &Death, recovered: &Recovered) -> String {
+    format!("Session {session:?}: its worker {}; {}.", death.describe(), recovered.describe())
+}
+
+fn gone(checkpoint: &str, cell: u64, why: Gone) -> String {
+    let why = match why {
+        Gone::Died => return format!("Checkpoint {checkpoint:?} (after cell {cell}) is lost: its process ended."),
+        Gone::TooMany => "there are too many checkpoints (--max-checkpoints-total)",
+        Gone::Memory => "checkpoints held more memory than --checkpoint-memory allows",
+        Gone::SessionMemory => "the session's checkpoints held more than half of the memory of --checkpoint-memory",
+    };
+    format!("Checkpoint {checkpoint:?} (after cell {cell}) was dropped: {why}.")
+}
+
+fn comes(next: NextWorker) -> &'static str {
+    match next {
+        NextWorker::OnOrder => "restart_kernel brings a new worker; until then cells are refused.",
+        NextWorker::WithTheNextCell => "The next cell gets a new worker.",
+        NextWorker::Soon => "A new worker is being made.",
+    }
+}

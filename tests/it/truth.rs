@@ -1,0 +1,562 @@
+//! What a reply says of a session's variables is so: across deaths, restarts, checkpoints, deletions, and for each client.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Forkpy, Setup, browser::Browser, http::HttpForkpy, processes, wait_for};
+
+/// Races are tried so often.
+const TURNS: usize = 50;
+/// What is answered at once is answered within this, beside other work.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+fn in_session(forkpy: &mut Forkpy, session: &str, code: &str) -> Value {
+    forkpy.call("run_python_code", json!({"code": code, "session_id": session})).data
+}
+
+fn make(forkpy: &mut Forkpy, session: &str) {
+    let made = forkpy.call("create_session", json!({"session_id": session}));
+    assert!(!made.is_error && made.data["status"] == "created", "{made:?}");
+}
+
+fn delete(forkpy: &mut Forkpy, session: &str) {
+    let deleted = forkpy.call("delete_session", json!({"session_id": session}));
+    assert!(!deleted.is_error, "{deleted:?}");
+}
+
+fn keeping_last() -> Setup {
+    Setup::new().args(&["--checkpoints", "last", "--grace", "0.6", "--max-spares", "0"])
+}
+
+fn notice(reply: &Value) -> &str {
+    reply["notice"].as_str().unwrap_or_default()
+}
+
+/// Status, state, and the first result.
+fn said(reply: &Value) -> (&str, &str, &str) {
+    let word = |key: &str| reply[key].as_str().unwrap_or_default();
+    (word("status"), word("state"), reply["results"][0].as_str().unwrap_or_default())
+}
+
+/// Waits until the default session's worker is another one.
+fn until_another_worker(forkpy: &mut Forkpy, than: i32) {
+    forkpy.until("another worker", |seen| seen["pid"].as_i64().is_some_and(|pid| pid != i64::from(than)));
+}
+
+fn cancel(forkpy: &mut Forkpy, call: u64) {
+    forkpy.notify("notifications/cancelled", json!({"requestId": call}));
+    forkpy.forget(call);
+    forkpy.tolerate(call);
+}
+
+// -- copies belong to one session, not to its name
+
+#[test]
+fn a_session_that_is_made_anew_has_nothing_of_the_one_that_was_deleted() {
+    let mut forkpy = keeping_last().start();
+    for turn in 0..TURNS {
+        make(&mut forkpy, "b");
+        // Its automatic checkpoint is on its way when it is deleted.
+        assert_eq!(in_session(&mut forkpy, "b", "secret = 1")["status"], "ok");
+        delete(&mut forkpy, "b");
+        make(&mut forkpy, "b");
+        let reply = in_session(&mut forkpy, "b", "import os; os._exit(1)");
+        assert_eq!((&reply["status"], &reply["state"]), (&json!("died"), &json!("lost")), "turn {turn}: {reply}");
+        let reply = in_session(&mut forkpy, "b", "'secret' in globals()");
+        assert_eq!(said(&reply), ("ok", "lost", "False"), "turn {turn}");
+        delete(&mut forkpy, "b");
+    }
+    assert_eq!(forkpy.call("list_checkpoints", json!({})).data["total"], 0);
+    wait_for("every copy of them to be gone", || forkpy.family().len() == 3);
+}
+
+#[test]
+fn a_checkpoint_on_its_way_ends_with_its_session() {
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
+    for turn in 0..TURNS {
+        make(&mut forkpy, "b");
+        in_session(&mut forkpy, "b", "secret = 1");
+        let made = forkpy.begin_call("checkpoint_session", json!({"session_id": "b", "name": "a"}));
+        let deleted = forkpy.begin_call("delete_session", json!({"session_id": "b"}));
+        forkpy.reply(deleted);
+        make(&mut forkpy, "b");
+        let _ = forkpy.reply(made);
+        let listed = forkpy.call("list_checkpoints", json!({"session_id": "b"})).data;
+        assert_eq!(listed["total"], 0, "turn {turn}: {listed}");
+        let refused = forkpy.refused("restore_checkpoint", json!({"session_id": "b", "name": "a"}));
+        assert!(refused.contains("no checkpoint"), "{refused}");
+        delete(&mut forkpy, "b");
+    }
+    wait_for("every copy of them to be gone", || forkpy.family().len() == 3);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_checkpoint_that_stands_still_at_its_birth_ends_with_its_session() {
+    for moment in ["checkpoint.settle:1=stop", "worker.checkpointed:1=stop"] {
+        let mut forkpy = Setup::new().args(&["--max-spares", "0"]).env("FORKPY_FAULT", moment).start();
+        make(&mut forkpy, "b");
+        in_session(&mut forkpy, "b", "secret = 1");
+        let made = forkpy.begin_call("checkpoint_session", json!({"session_id": "b", "name": "a"}));
+        wait_for("the moment", || forkpy.family().into_iter().any(|pid| processes::state(pid) == 'T'));
+        let began = Instant::now();
+        delete(&mut forkpy, "b");
+        assert!(forkpy.reply(made).is_error, "{moment}");
+        assert!(began.elapsed() < AT_ONCE, "{moment}: {:?}", began.elapsed());
+        wait_for("its copy to be gone", || forkpy.family().len() == 3);
+    }
+}
+
+// -- what was reported is told when it is undone
+
+#[test]
+fn a_cell_that_is_undone_after_its_reply_is_told() {
+    let mut forkpy = keeping_last().start();
+    for turn in 0..5 {
+        let good = forkpy.run("import os\nx = 1");
+        let cell = good["cell"].as_u64().expect("a number");
+        wait_for("the automatic checkpoint", || {
+            let listed = forkpy.call("list_checkpoints", json!({})).data;
+            listed["checkpoints"].as_array().is_some_and(|all| all.iter().any(|one| one["after_cell"] == cell))
+        });
+        let worker = forkpy.pid();
+        let code = "x = 2; os.register_at_fork(before=lambda: os.kill(os.getpid(), 9))";
+        assert_eq!(said(&forkpy.run(code)), ("ok", "kept", ""), "turn {turn}");
+        until_another_worker(&mut forkpy, worker);
+        // Another tool's reply says it too, and it is not told with that.
+        let listed = forkpy.call("list_variables", json!({})).data;
+        assert_eq!(listed["state"], "restored", "{listed}");
+        let reply = forkpy.run("x");
+        assert_eq!(said(&reply), ("ok", "restored", "1"), "{reply}");
+        assert_eq!((&reply["recovered_from"], &reply["lost_cells"]), (&json!(cell), &json!([cell + 1, cell + 1])));
+        assert!(notice(&reply).contains(&format!("lost: cell {}", cell + 1)), "{reply}");
+        assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "1"));
+    }
+}
+
+#[test]
+fn a_death_that_another_tools_error_passed_on_is_told_by_the_next_cell() {
+    let mut forkpy = keeping_last().start();
+    forkpy.run("import os\nclass Deadly:\n    def __reduce__(self): os._exit(3)");
+    forkpy.run("x = 1");
+    wait_for("the automatic checkpoint", || {
+        let listed = forkpy.call("list_checkpoints", json!({})).data;
+        listed["checkpoints"].as_array().is_some_and(|all| all.iter().any(|one| one["after_cell"] == 2))
+    });
+    let hooked = forkpy.run("os.register_at_fork(before=lambda: time.sleep(0)) if 'time' in globals() else None");
+    assert_eq!(hooked["status"], "ok");
+    wait_for("the automatic checkpoint", || {
+        let listed = forkpy.call("list_checkpoints", json!({})).data;
+        listed["checkpoints"].as_array().is_some_and(|all| all.iter().any(|one| one["after_cell"] == 3))
+    });
+    forkpy.run("d = Deadly()");
+    let refused = forkpy.refused("save_session", json!({"path": "state"}));
+    assert!(refused.contains("exited with code 3") && refused.contains("recovered_from"), "{refused}");
+    let reply = forkpy.run("x");
+    assert_eq!(said(&reply), ("ok", "restored", "1"), "{reply}");
+    assert!(notice(&reply).contains("exited with code 3"), "{reply}");
+}
+
+#[test]
+fn a_worker_that_died_idle_is_told_as_restored_and_nothing_is_lost_twice() {
+    let mut forkpy = keeping_last().start();
+    forkpy.run("import os\nx = 1");
+    let kept = |forkpy: &mut Forkpy, after: u64| {
+        wait_for("the automatic checkpoint", || {
+            let listed = forkpy.call("list_checkpoints", json!({})).data;
+            listed["checkpoints"].as_array().is_some_and(|all| all.iter().any(|one| one["after_cell"] == after))
+        });
+    };
+    kept(&mut forkpy, 1);
+    let reply = forkpy.run("os._exit(1)");
+    assert_eq!((&reply["state"], &reply["lost_cells"]), (&json!("restored"), &json!([2, 2])), "{reply}");
+    let worker = forkpy.pid();
+    processes::signal(worker, Signal::SIGKILL);
+    until_another_worker(&mut forkpy, worker);
+    let reply = forkpy.run("x");
+    assert_eq!(said(&reply), ("ok", "restored", "1"), "{reply}");
+    assert_eq!((&reply["recovered_from"], &reply["lost_cells"]), (&json!(1), &Value::Null), "cell 2 was told: {reply}");
+}
+
+#[test]
+fn a_checkpoint_made_after_going_back_says_which_cell_it_is_of() {
+    let mut forkpy = keeping_last().start();
+    forkpy.run("import os\nx = 1");
+    forkpy.call("checkpoint_session", json!({"name": "early"}));
+    forkpy.run("x = 2");
+    forkpy.run("x = 3");
+    assert!(!forkpy.call("restore_checkpoint", json!({"name": "early"})).is_error);
+    let reply = forkpy.run("os._exit(1)");
+    assert_eq!((&reply["state"], &reply["recovered_from"]), (&json!("restored"), &json!(1)), "{reply}");
+    assert_eq!(reply["lost_cells"], json!([4, 4]), "{reply}");
+    assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "1"));
+}
+
+#[test]
+fn a_session_put_to_rest_does_not_get_its_old_variables_by_a_later_death() {
+    let mut forkpy = keeping_last().args(&["--idle-ttl", "1"]).start();
+    forkpy.run("import os\nold = 1");
+    forkpy.until("its rest", |seen| seen["last_exit"]["reason"] == "idle" && seen["pid"].is_null());
+    let reply = forkpy.run("import os; os._exit(1)");
+    assert_eq!((&reply["status"], &reply["state"]), (&json!("died"), &json!("lost")), "{reply}");
+    assert_eq!(said(&forkpy.run("'old' in globals()")), ("ok", "lost", "False"));
+}
+
+// -- nothing is thrown away that could not be carried over
+
+#[test]
+fn a_restart_that_cannot_keep_the_variables_is_none() {
+    let mut forkpy = Setup::new().args(&["--grace", "0.6"]).env("FORKPY_ERRAND_LIMIT", "1").start();
+    forkpy.run("class Loop:\n    def __reduce__(self):\n        while True: pass\nx, loop = 1, Loop()");
+    let worker = forkpy.pid();
+    let refused = forkpy.refused("restart_kernel", json!({"preserve_state": true}));
+    assert!(refused.contains("was not restarted") && refused.contains("preserve_state: false"), "{refused}");
+    assert_eq!((forkpy.pid(), said(&forkpy.run("x"))), (worker, ("ok", "kept", "1")));
+    forkpy.run("del loop");
+    let restarted = forkpy.call("restart_kernel", json!({"preserve_state": true})).data;
+    assert!(restarted["restored_vars"].as_array().is_some_and(|all| all.contains(&json!("x"))), "{restarted}");
+    assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "1"));
+}
+
+#[test]
+fn a_cell_that_no_interrupt_reaches_is_not_killed_for_a_restart_that_is_to_keep_its_variables() {
+    let mut forkpy = Setup::new().args(&["--grace", "0.3"]).start();
+    forkpy.run("import signal, ctypes\nx = 1");
+    let cell = forkpy.begin_run(
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nctypes.PyDLL(None).usleep(4_000_000)\n\
+         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])",
+    );
+    forkpy.until("the cell to run", |seen| seen["cell"] == 2);
+    let refused = forkpy.refused("restart_kernel", json!({"preserve_state": true}));
+    assert!(refused.contains("was not restarted") && refused.contains("cell 2"), "{refused}");
+    assert_eq!(forkpy.reply(cell).data["state"], "kept");
+    assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "1"));
+}
+
+// -- no request holds a session beyond reach
+
+/// Code that makes it so, and the request that then does not end.
+const HELD: [(&str, &str, &str); 3] = [
+    (
+        "class Loop:\n    def __reduce__(self):\n        while True: pass\nx, loop = 7, Loop()",
+        "save_session",
+        "saves its variables",
+    ),
+    (
+        "import os, time\nos.register_at_fork(before=lambda: time.sleep(100))\nx = 7",
+        "checkpoint_session",
+        "makes a checkpoint",
+    ),
+    (
+        "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).usleep(4_000_000)\n\
+         threading.Thread(target=hold, daemon=True).start()",
+        "list_variables",
+        "lists its variables",
+    ),
+];
+
+/// Waits until native code holds the interpreter.
+fn until_held(forkpy: &mut Forkpy, session: &str) {
+    wait_for("native code to hold the interpreter", || {
+        let asked = json!({"session_id": session, "timeout": 0.2});
+        forkpy.call("check_kernel_responsiveness", asked).data["responsive"] == false
+    });
+}
+
+fn begin_held(forkpy: &mut Forkpy, session: &str, tool: &str, doing: &str) -> u64 {
+    let arguments = match tool {
+        "save_session" => json!({"session_id": session, "path": "state"}),
+        _ => json!({"session_id": session}),
+    };
+    if tool == "list_variables" {
+        until_held(forkpy, session);
+    }
+    let held = forkpy.begin_call(tool, arguments);
+    wait_for("the session to be at it", || {
+        let seen = forkpy.call("get_kernel_health", json!({"session_id": session})).data;
+        assert_ne!((&seen["status"], &seen["state"]), (&json!("dead"), &json!("dead")), "{seen}");
+        seen["reason"].as_str().is_some_and(|words| words.contains(doing))
+    });
+    held
+}
+
+#[test]
+fn whatever_a_session_is_asked_for_a_restart_and_a_deletion_end_it_at_once() {
+    let mut forkpy = Setup::new().args(&["--grace", "0.6", "--max-spares", "0"]).start();
+    for (code, tool, doing) in HELD {
+        make(&mut forkpy, "a");
+        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
+        let held = begin_held(&mut forkpy, "a", tool, doing);
+        let began = Instant::now();
+        let restarted = forkpy.call("restart_kernel", json!({"session_id": "a"}));
+        assert!(!restarted.is_error && began.elapsed() < AT_ONCE, "{tool}: {restarted:?}");
+        assert!(forkpy.reply(held).is_error, "{tool}");
+        assert_eq!(said(&in_session(&mut forkpy, "a", "1 + 1")).2, "2");
+        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
+        let held = begin_held(&mut forkpy, "a", tool, doing);
+        let began = Instant::now();
+        delete(&mut forkpy, "a");
+        assert!(began.elapsed() < AT_ONCE, "{tool}");
+        assert!(forkpy.reply(held).is_error, "{tool}");
+    }
+    wait_for("nothing of it to be left", || forkpy.family().len() == 3);
+}
+
+#[test]
+fn whatever_a_session_is_asked_for_ends_when_its_caller_takes_it_back() {
+    let mut forkpy = Setup::new().args(&["--grace", "0.6"]).start();
+    for (code, tool, doing) in HELD {
+        make(&mut forkpy, "a");
+        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
+        let held = begin_held(&mut forkpy, "a", tool, doing);
+        let began = Instant::now();
+        cancel(&mut forkpy, held);
+        let reply = in_session(&mut forkpy, "a", "x");
+        assert_eq!(said(&reply), ("ok", "kept", "7"), "{tool}: {reply}");
+        assert!(began.elapsed() < AT_ONCE, "{tool}");
+        delete(&mut forkpy, "a");
+    }
+}
+
+#[test]
+fn whatever_a_session_is_asked_for_has_a_limit_and_costs_no_variable() {
+    let mut forkpy = Setup::new().args(&["--grace", "0.6"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
+    for (code, tool, doing) in HELD {
+        make(&mut forkpy, "a");
+        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
+        let held = begin_held(&mut forkpy, "a", tool, doing);
+        let reply = forkpy.reply(held);
+        // A fork hook that is interrupted lets the checkpoint be made.
+        assert!(reply.is_error || tool == "checkpoint_session", "{tool}: {reply:?}");
+        let reply = in_session(&mut forkpy, "a", "x");
+        assert_eq!(said(&reply), ("ok", "kept", "7"), "{tool}: {reply}");
+        delete(&mut forkpy, "a");
+    }
+}
+
+#[test]
+fn a_session_held_by_an_errand_that_no_interrupt_reaches_says_so_and_is_within_reach() {
+    let mut forkpy = Setup::new().args(&["--grace", "0.3"]).env("FORKPY_ERRAND_LIMIT", "0.3").start();
+    forkpy.run(
+        "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).sleep(60)\n\
+         threading.Thread(target=hold, daemon=True).start()",
+    );
+    until_held(&mut forkpy, "default");
+    let refused = forkpy.refused("list_variables", json!({}));
+    assert!(refused.contains("broken off") && refused.contains("as they were"), "{refused}");
+    let seen = forkpy.health();
+    assert!(
+        seen["state"] != "idle" && seen["reason"].as_str().is_some_and(|words| words.contains("lists its")),
+        "{seen}"
+    );
+    let waiting = forkpy.begin_run("x");
+    let began = Instant::now();
+    assert!(!forkpy.call("restart_kernel", json!({})).is_error);
+    assert!(began.elapsed() < AT_ONCE);
+    let reply = forkpy.reply(waiting).data;
+    assert_eq!(reply["status"], "refused", "{reply}");
+    assert_eq!(forkpy.eval("1 + 1"), "2");
+}
+
+// -- interventions come in the order in which they came
+
+#[test]
+fn restarts_that_came_before_a_deletion_are_answered_before_it() {
+    let mut forkpy = Forkpy::start();
+    for _ in 0..10 {
+        make(&mut forkpy, "a");
+        let cell =
+            forkpy.begin_call("run_python_code", json!({"code": "import time; time.sleep(60)", "session_id": "a"}));
+        wait_for("the cell to run", || forkpy.call("get_kernel_health", json!({"session_id": "a"})).data["cell"] == 1);
+        let first = forkpy.begin_call("restart_kernel", json!({"session_id": "a", "preserve_state": true}));
+        let second = forkpy.begin_call("restart_kernel", json!({"session_id": "a"}));
+        let third = forkpy.begin_call("delete_session", json!({"session_id": "a"}));
+        assert!(!forkpy.reply(third).is_error);
+        let (first, second) = (forkpy.reply(first), forkpy.reply(second));
+        let _ = (first.is_error, second.is_error);
+        assert_ne!(forkpy.reply(cell).data["status"], "ok");
+        let gone = forkpy.refused("run_python_code", json!({"code": "1", "session_id": "a"}));
+        assert!(gone.contains("was deleted by delete_session"), "{gone}");
+    }
+}
+
+// -- several clients
+
+#[test]
+fn each_client_learns_once_that_the_variables_are_lost() {
+    let server = HttpForkpy::start(Setup::new());
+    let (one, two, three) = (Browser::new(&server), Browser::new(&server), Browser::new(&server));
+    for browser in [&one, &two, &three] {
+        assert_eq!(browser.run_in("default", "x = 1")["state"], "kept");
+    }
+    let reply = one.run_in("default", "import os; os._exit(1)");
+    assert_eq!((&reply["status"], &reply["state"]), (&json!("died"), &json!("lost")));
+    for browser in [&one, &two, &three] {
+        let reply = browser.run_in("default", "'x' in globals()");
+        assert_eq!(said(&reply), ("ok", "lost", "False"), "{reply}");
+        assert!(notice(&reply).contains("exited with code 1"), "{reply}");
+        let reply = browser.run_in("default", "1");
+        assert_eq!((&reply["state"], &reply["notice"]), (&json!("kept"), &Value::Null), "{reply}");
+    }
+}
+
+#[test]
+fn each_client_learns_of_the_restart_the_restore_and_the_branch_that_another_ordered() {
+    let server = HttpForkpy::start(Setup::new());
+    let (one, two) = (Browser::new(&server), Browser::new(&server));
+    one.run_in("default", "x = 1");
+    two.run_in("default", "x");
+    let both = |changed: &dyn Fn(), state: &str, words: &str| {
+        changed();
+        let own = one.run_in("default", "1");
+        assert_eq!((&own["state"], &own["notice"]), (&json!("kept"), &Value::Null), "{own}");
+        let other = two.run_in("default", "1");
+        assert_eq!(other["state"], state, "{other}");
+        assert!(notice(&other).contains(words), "{other}");
+        assert_eq!(two.run_in("default", "1")["state"], "kept");
+    };
+    both(&|| drop(one.call("restart_kernel", json!({}))), "lost", "another client called restart_kernel");
+    one.run_in("default", "x = 1");
+    let carried = || drop(one.call("restart_kernel", json!({"preserve_state": true})));
+    both(&carried, "restored", "all variables were carried over");
+    one.call("checkpoint_session", json!({"name": "early"}));
+    one.run_in("default", "x = 2");
+    both(&|| drop(one.call("restore_checkpoint", json!({"name": "early"}))), "restored", "checkpoint \"early\"");
+    let branches = || drop(one.call("run_branches", json!({"codes": ["x = 3"], "keep": 0})));
+    both(&branches, "restored", "kept a branch");
+    assert_eq!(two.run_in("default", "x")["results"], json!(["3"]));
+}
+
+#[test]
+fn who_used_a_session_learns_that_its_name_was_given_to_another() {
+    let server = HttpForkpy::start(Setup::new());
+    let (one, two) = (Browser::new(&server), Browser::new(&server));
+    one.call("create_session", json!({"session_id": "a"}));
+    one.run_in("a", "x = 1");
+    two.run_in("a", "x");
+    one.call("delete_session", json!({"session_id": "a"}));
+    let gone = two.error("run_python_code", json!({"code": "x", "session_id": "a"}));
+    assert!(gone.contains("\"a\" does not exist any more") && gone.contains("deleted by delete_session"), "{gone}");
+    one.call("create_session", json!({"session_id": "a"}));
+    assert_eq!(one.run_in("a", "1")["state"], "kept");
+    let reply = two.run_in("a", "'x' in globals()");
+    assert_eq!(said(&reply), ("ok", "lost", "False"), "{reply}");
+    assert!(notice(&reply).contains("made anew"), "{reply}");
+    assert_eq!(two.run_in("a", "1")["state"], "kept");
+}
+
+#[test]
+fn a_client_whose_active_session_was_deleted_does_not_work_in_another_unasked() {
+    let server = HttpForkpy::start(Setup::new());
+    let (one, two) = (Browser::new(&server), Browser::new(&server));
+    one.call("create_session", json!({"session_id": "a"}));
+    two.call("switch_session", json!({"session_id": "a"}));
+    two.call("run_python_code", json!({"code": "x = 1"}));
+    one.call("delete_session", json!({"session_id": "a"}));
+    for _ in 0..2 {
+        let words = two.error("run_python_code", json!({"code": "leak = 1"}));
+        assert!(words.contains("your active session \"a\" was deleted") && words.contains("switch_session"), "{words}");
+    }
+    let listed = two.call("list_sessions", json!({}));
+    assert!(listed["active_session"] == "a" && notice(&listed).contains("was deleted"), "{listed}");
+    // Also when there is another of that name.
+    one.call("create_session", json!({"session_id": "a"}));
+    let words = two.error("list_variables", json!({}));
+    assert!(words.contains("another session, which was made later"), "{words}");
+    assert_eq!(one.run_in("default", "'leak' in globals()")["results"], json!(["False"]));
+    assert_eq!(two.run_in("default", "'leak' in globals()")["results"], json!(["False"]), "session_id says which");
+    assert_eq!(two.call("switch_session", json!({"session_id": "default"}))["previous_session"], "a");
+    assert_eq!(two.call("run_python_code", json!({"code": "1 + 1"}))["session_id"], "default");
+    // Who deletes its own active session has asked for it.
+    two.call("switch_session", json!({"session_id": "a"}));
+    let deleted = two.call("delete_session", json!({"session_id": "a"}));
+    assert_eq!((&deleted["was_active"], &deleted["new_active_session"]), (&json!(true), &json!("default")));
+    assert_eq!(two.call("run_python_code", json!({"code": "1"}))["session_id"], "default");
+}
+
+// -- a lost session says so, whatever it is asked
+
+#[test]
+fn a_session_that_has_lost_its_worker_says_so_until_a_cell_has() {
+    let mut forkpy = Setup::new().args(&["--recovery", "on-demand"]).start();
+    forkpy.run("x = 1");
+    processes::signal(forkpy.pid(), Signal::SIGKILL);
+    forkpy.until_state("dead");
+    std::fs::write(forkpy.file("kept.state"), "an older file").expect("written");
+    let refused = forkpy.refused("save_session", json!({"path": "kept.state"}));
+    assert!(refused.contains("nothing was saved") && refused.contains("SIGKILL"), "{refused}");
+    assert_eq!(std::fs::read_to_string(forkpy.file("kept.state")).expect("there"), "an older file");
+    for _ in 0..2 {
+        let listed = forkpy.call("list_variables", json!({}));
+        assert!(listed.text.contains("SIGKILL") && listed.text.contains("variables were lost"), "{listed:?}");
+        assert_eq!(listed.data["state"], "lost");
+    }
+    let completed = forkpy.call("code_completion", json!({"code": "x", "cursor_pos": 1}));
+    assert!(completed.text.contains("variables were lost"), "{completed:?}");
+    let made = forkpy.call("checkpoint_session", json!({})).data;
+    assert!(made["warnings"].to_string().contains("variables were lost"), "{made}");
+    assert_eq!(said(&forkpy.run("1")), ("ok", "lost", "1"));
+    let listed = forkpy.call("list_variables", json!({})).data;
+    assert_eq!((listed["state"].is_null(), listed["notice"].is_null()), (true, true), "{listed}");
+}
+
+#[test]
+fn a_refused_cell_does_not_say_that_lost_variables_are_kept() {
+    let mut forkpy = Setup::new().args(&["--recovery", "manual"]).start();
+    forkpy.run("x = 1");
+    processes::signal(forkpy.pid(), Signal::SIGKILL);
+    forkpy.until_state("dead");
+    let reply = forkpy.call("run_python_code", json!({"code": "x"})).data;
+    assert_eq!((&reply["status"], &reply["state"]), (&json!("refused"), &json!("lost")), "{reply}");
+    forkpy.call("restart_kernel", json!({}));
+    assert_eq!(said(&forkpy.run("1")), ("ok", "kept", "1"), "who ordered it knows");
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Sessions and checkpoints come and go, and the server has afterwards what it had before.
+///
+/// ```text
+/// FORKPY_LEAK_SESSIONS=3000 cargo it truth::come_and_go -- --nocapture
+/// ```
+#[test]
+fn come_and_go_leaves_nothing() {
+    let sessions = setting("FORKPY_LEAK_SESSIONS").unwrap_or(120);
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
+    let round = |forkpy: &mut Forkpy, sessions: u64| {
+        for turn in 0..sessions {
+            make(forkpy, "a");
+            assert_eq!(in_session(forkpy, "a", "x = 1")["status"], "ok");
+            if turn % 10 == 0 {
+                for name in ["one", "two"] {
+                    let made = forkpy.call("checkpoint_session", json!({"session_id": "a", "name": name}));
+                    assert!(!made.is_error, "{made:?}");
+                }
+                let restored = forkpy.call("restore_checkpoint", json!({"session_id": "a", "name": "one"}));
+                assert!(!restored.is_error, "{restored:?}");
+                forkpy.call("delete_checkpoint", json!({"session_id": "a", "name": "one"}));
+            }
+            delete(forkpy, "a");
+        }
+        wait_for("everything of it to be gone", || forkpy.family().len() == 3);
+        let server = forkpy.server_pid();
+        let least = (0..40).map(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            processes::open_files(server)
+        });
+        (least.min().expect("some"), processes::memory(server))
+    };
+    // What the allocator stocks is stocked by the first rounds.
+    let before = round(&mut forkpy, (sessions / 3).max(40));
+    let after = round(&mut forkpy, sessions);
+    let text = format!("{sessions} sessions: descriptors and memory before {before:?}, after {after:?}");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
+    assert!(after.0 <= before.0 + 4, "{text}");
+    assert!(after.1 <= before.1 + (4 << 20), "{text}");
+    let zygote = forkpy.zygote_pid();
+    wait_for("every worker to be reaped", || processes::children(zygote).len() <= 1);
+}
