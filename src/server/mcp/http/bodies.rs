@@ -142,7 +142,7 @@ pub async fn receive(State(intake): State<Arc<Intake>>, request: Request, next: 
     let first = std::future::poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await;
     match first {
         Poll::Ready(response) if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            stdio::refusal_of(&bytes, "request body").map_or(response, |line| words::bad_request(line))
+            stdio::refusal_of(&bytes, "request body").map_or(response, words::bad_request)
         }
         Poll::Ready(response) => response,
         Poll::Pending => {

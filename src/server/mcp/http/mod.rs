@@ -157,7 +157,7 @@ fn allowed_origins(settings: &HttpSettings) -> Vec<String> {
 /// Parameters of a notebook are numbers of Python's, of any size. Only a body that says how long it is is looked into.
 async fn keep_numbers(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if !length.is_some_and(|length: usize| length <= MAX_REQUEST) {
+    if length.is_none_or(|length: usize| length > MAX_REQUEST) {
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();

@@ -127,7 +127,8 @@ impl Painter {
         let mut classes: Vec<String> = CLASSES
             .iter()
             .zip(self.style.classes)
-            .filter_map(|((_, class), on)| on.then(|| (*class).to_owned()))
+            .filter(|(_, on)| *on)
+            .map(|((_, class), _)| (*class).to_owned())
             .collect();
         let mut exact = String::new();
         let [front, back] = self.style.colours;
