@@ -153,5 +153,8 @@ def test_what_is_cleared_later_stays_until_something_comes() -> None:
 
 
 def test_an_empty_representation_keeps_its_name() -> None:
-    (shown,) = run(412, "display({'application/vnd.bokehjs_exec.v0+json': '', 'text/html': '<b>x</b>'}, raw=True)")
+    (shown,) = run(
+        412,
+        "display({'application/vnd.bokehjs_exec.v0+json': '', 'text/html': '<b>x</b>'}, raw=True)",
+    )
     assert ("application/vnd.bokehjs_exec.v0+json", None, b"") in shown[7]

@@ -95,7 +95,10 @@ def test_it_is_what_ipython_writes() -> None:
     theirs = pytest.importorskip("IPython.lib.pretty")
     values: list = [
         {"a": list(range(40)), "b": {"c": ("x" * 50, "y" * 50)}, "d": {1: 2}},
-        [collections.OrderedDict((n, [n] * 30) for n in range(4)), {"s"} | set(map(str, range(30)))],
+        [
+            collections.OrderedDict((n, [n] * 30) for n in range(4)),
+            {"s"} | set(map(str, range(30))),
+        ],
         types.MappingProxyType({"a": [str] * 30}),
         [ValueError("x" * 40, ["y" * 40]), range(3), 1.5, b"x", ...],
         collections.deque(range(50)),

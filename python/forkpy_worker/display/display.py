@@ -3,9 +3,10 @@
 Owns: `place.displays`, the files of displays in the session's outputs folder, display ids.
 Runs in: worker, in whatever thread displays. Nothing imports this before a cell displays something.
 
-A display is a tuple: is it the cell's result, its id, does it replace an earlier one, its number, did
-it come when the code had ended, its text, its metadata as JSON, and its representations as (mime type, file, bytes). Pictures, HTML and
-the like are files too; one that is too large for a reply is nothing but a file.
+A display is a tuple: is it the cell's result, its id, does it replace an earlier one, its number,
+did it come when the code had ended, its text, its metadata as JSON, and its representations as
+(mime type, file, bytes). Pictures, HTML and the like are files too; one that is too large for a
+reply is nothing but a file.
 """
 
 from __future__ import annotations
@@ -248,14 +249,25 @@ def publish(
         _left_out += 1
         # The last one made room for these words.
         words = f"[{_left_out + 1} more displays were left out: a cell can show {MAX_DISPLAYS}]"
-        place.displays[MAX_DISPLAYS - 1] = (False, None, False, next(_serials), False, words, "{}", [])
+        place.displays[MAX_DISPLAYS - 1] = (
+            False,
+            None,
+            False,
+            next(_serials),
+            False,
+            words,
+            "{}",
+            [],
+        )
         return
     data = {str(mime): content for mime, content in data.items() if content is not None}
     identity = None if display_id is None else clean(str(display_id))[:200]
     text = cut(clean(readable.text(data)), MAX_RESULT)
     represented = [_representation(mime, content) for mime, content in data.items()]
     # Neither here nor in a file: the disk is full. An empty one is kept, some libraries look for its name.
-    represented = [shown for shown in represented if shown[1] or shown[2] or not data.get(shown[0], b"x")]
+    represented = [
+        shown for shown in represented if shown[1] or shown[2] or not data.get(shown[0], b"x")
+    ]
     said = (text, _metadata(metadata), represented)
     if replaced is None:
         serial = next(_serials)

@@ -25,7 +25,7 @@ WIDTH = 79
 # Jupyter shows so many items of a container; a reply that has no such bound has its `repr` beyond.
 MAX_ITEMS = 1000
 
-_SCALARS = frozenset((int, float, str, bool, bytes, complex, type(None)))
+_SCALARS: frozenset[type] = frozenset((int, float, str, bool, bytes, complex, type(None)))
 _FLAT = {list: "[]", tuple: "()", set: "{}"}
 
 
@@ -144,7 +144,7 @@ class Printer:
         self._new_line(self.indentation)
         self._waiting = 0
 
-    def begin_group(self, indent: int = 0, open: str = "") -> None:
+    def begin_group(self, indent: int = 0, open: str = "") -> None:  # noqa: A002
         """Begin what should be on one line."""
         if open:
             self.text(open)
@@ -164,7 +164,7 @@ class Printer:
         if close:
             self.text(close)
 
-    def group(self, indent: int = 0, open: str = "", close: str = "") -> _Within:
+    def group(self, indent: int = 0, open: str = "", close: str = "") -> _Within:  # noqa: A002
         """Begin a group and end it with the `with` block."""
         return _Within(self, indent, open, close)
 
@@ -252,7 +252,14 @@ class Printer:
 class _Within:
     """A group for a `with` block."""
 
-    def __init__(self, printer: Printer, indent: int, open: str, close: str, grouped: bool = True) -> None:
+    def __init__(
+        self,
+        printer: Printer,
+        indent: int,
+        open: str,
+        close: str,
+        grouped: bool = True,  # noqa: A002
+    ) -> None:
         self._printer, self._indent, self._grouped = printer, indent, grouped
         self._open, self._close = open, close
 
@@ -281,8 +288,13 @@ def _form(value: Any) -> Form:
             return found
         own = base.__dict__.get("_repr_pretty_")
         if own is not None and callable(getattr(base, "_repr_pretty_", None)):
-            return base._repr_pretty_
-        if base is not object and callable(getattr(base, "__repr__", None)) and "__repr__" in base.__dict__:
+            form: Form = base._repr_pretty_
+            return form
+        if (
+            base is not object
+            and callable(getattr(base, "__repr__", None))
+            and "__repr__" in base.__dict__
+        ):
             return _by_repr
     return _by_repr if kind.__repr__ is not object.__repr__ else _by_address
 
@@ -305,7 +317,7 @@ def _by_address(value: Any, printer: Printer, cycle: bool) -> None:
     printer.end_group(1, ">")
 
 
-def _sequence(open: str, close: str) -> Form:
+def _sequence(open: str, close: str) -> Form:  # noqa: A002
     def form(value: Any, printer: Printer, cycle: bool) -> None:
         if cycle:
             printer.text(f"{open}...{close}")
@@ -323,14 +335,16 @@ def _sequence(open: str, close: str) -> Form:
     return form
 
 
-def _set(open: str, close: str) -> Form:
+def _set(open: str, close: str) -> Form:  # noqa: A002
     sequence = _sequence(open, close)
 
     def form(value: Any, printer: Printer, cycle: bool) -> None:
         if cycle or len(value) == 0:
             printer.text(f"{open}...{close}" if cycle else f"{type(value).__name__}()")
         else:
-            sequence(_sorted(value) if len(value) < printer.max_seq_length else value, printer, False)
+            sequence(
+                _sorted(value) if len(value) < printer.max_seq_length else value, printer, False
+            )
 
     return form
 
@@ -345,7 +359,7 @@ def _sorted(values: Iterable[Any]) -> list[Any]:
     return values
 
 
-def _dict(open: str, close: str) -> Form:
+def _dict(open: str, close: str) -> Form:  # noqa: A002
     def form(value: Any, printer: Printer, cycle: bool) -> None:
         if cycle:
             printer.text("{...}")
@@ -404,15 +418,14 @@ def _class(value: Any, printer: Printer, cycle: bool) -> None:
 
 
 def _function(value: Any, printer: Printer, _cycle: bool) -> None:
+    from contextlib import suppress
     from inspect import signature
 
     name = getattr(value, "__qualname__", value.__name__)
     if value.__module__ and value.__module__ != "builtins":
         name = f"{value.__module__}.{name}"
-    try:
+    with suppress(ValueError):
         name += str(signature(value))
-    except ValueError:
-        pass
     printer.text(f"<function {name}>")
 
 
@@ -461,7 +474,9 @@ def _made_of(parts: Callable[[Any], tuple[list[Any], dict[str, Any]]]) -> Form:
 
 
 _FORMS: dict[type, Form] = {
-    **dict.fromkeys((*_SCALARS, range, slice, type(...), type(NotImplemented), types.MethodType), _by_repr),
+    **dict.fromkeys(
+        (*_SCALARS, range, slice, type(...), type(NotImplemented), types.MethodType), _by_repr
+    ),
     tuple: _sequence("(", ")"),
     list: _sequence("[", "]"),
     dict: _dict("{", "}"),
@@ -479,12 +494,23 @@ _FORMS: dict[type, Form] = {
 _NAMED: dict[str, tuple[str, Form]] = {
     "Pattern": ("re", _pattern),
     "_Environ": ("os", _dict("environ{", "}")),
-    "defaultdict": ("collections", _made_of(lambda value: ([value.default_factory, dict(value)], {}))),
-    "OrderedDict": ("collections", _made_of(lambda value: ([list(value.items())] if value else [], {}))),
+    "defaultdict": (
+        "collections",
+        _made_of(lambda value: ([value.default_factory, dict(value)], {})),
+    ),
+    "OrderedDict": (
+        "collections",
+        _made_of(lambda value: ([list(value.items())] if value else [], {})),
+    ),
     "deque": (
         "collections",
-        _made_of(lambda value: ([list(value)], {} if value.maxlen is None else {"maxlen": value.maxlen})),
+        _made_of(
+            lambda value: ([list(value)], {} if value.maxlen is None else {"maxlen": value.maxlen})
+        ),
     ),
-    "Counter": ("collections", _made_of(lambda value: ([dict(value.most_common())] if value else [], {}))),
+    "Counter": (
+        "collections",
+        _made_of(lambda value: ([dict(value.most_common())] if value else [], {})),
+    ),
     "UserList": ("collections", _made_of(lambda value: ([value.data], {}))),
 }

@@ -7,7 +7,6 @@ Runs in: worker main thread.
 
 from __future__ import annotations
 
-
 from forkpy_worker.base import place
 from forkpy_worker.base.text import MAX_RESULT, clean
 

@@ -56,7 +56,9 @@ def _owner(array: Any) -> Any:
 
 def _can_be_shared(owner: Any) -> bool:
     flags = owner.flags
-    return flags.owndata and not owner.dtype.hasobject and (flags.c_contiguous or flags.f_contiguous)
+    return (
+        flags.owndata and not owner.dtype.hasobject and (flags.c_contiguous or flags.f_contiguous)
+    )
 
 
 def reduce(obj: Any) -> Any:
@@ -79,7 +81,7 @@ def reduce(obj: Any) -> Any:
 
 
 def _address(array: Any) -> int:
-    return array.__array_interface__["data"][0]
+    return int(array.__array_interface__["data"][0])
 
 
 def _is_importable(function: Any) -> bool:
