@@ -256,9 +256,9 @@ class _Within:
         self,
         printer: Printer,
         indent: int,
-        open: str,
+        open: str,  # noqa: A002
         close: str,
-        grouped: bool = True,  # noqa: A002
+        grouped: bool = True,
     ) -> None:
         self._printer, self._indent, self._grouped = printer, indent, grouped
         self._open, self._close = open, close
@@ -288,7 +288,7 @@ def _form(value: Any) -> Form:
             return found
         own = base.__dict__.get("_repr_pretty_")
         if own is not None and callable(getattr(base, "_repr_pretty_", None)):
-            form: Form = base._repr_pretty_
+            form: Form = base._repr_pretty_  # type: ignore[union-attr]
             return form
         if (
             base is not object
