@@ -22,7 +22,7 @@ use rmcp::{
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 
-use super::http;
+use super::identity;
 use super::resources::Resources;
 use crate::server::{
     events::Subscriber,
@@ -79,7 +79,7 @@ impl Handler {
 
 /// What the caller can be recognised by: headers over HTTP, the process itself over stdio.
 fn client_of(context: &RequestContext<RoleServer>) -> Client {
-    context.extensions.get::<Parts>().map_or(Client::Process, http::client_of)
+    context.extensions.get::<Parts>().map_or(Client::Process, identity::client_of)
 }
 
 impl ServerHandler for Handler {

@@ -5,5 +5,6 @@
 pub(crate) mod error;
 pub mod handler;
 pub mod http;
+pub(crate) mod identity;
 pub mod resources;
 pub mod stdio;

@@ -168,7 +168,7 @@ impl Clients {
 pub async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_stateless = headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= STATELESS);
-    let is_known = headers.contains_key(super::SESSION_HEADER);
+    let is_known = headers.contains_key(crate::server::mcp::identity::SESSION_HEADER);
     if request.method() == Method::POST && !is_known && !is_stateless && !clients.has_room() {
         let full = ClientsError::Full(clients.bounds.clients);
         return words::refusal(StatusCode::SERVICE_UNAVAILABLE, &full.to_string());

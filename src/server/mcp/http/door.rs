@@ -77,7 +77,7 @@ pub async fn one_of_each(mut request: Request, next: Next) -> Response {
             return (StatusCode::BAD_REQUEST, format!("the request has more than one {name} header\n")).into_response();
         }
     }
-    for name in [header::AUTHORIZATION, header::COOKIE, super::SESSION_HEADER] {
+    for name in [header::AUTHORIZATION, header::COOKIE, crate::server::mcp::identity::SESSION_HEADER] {
         if let header::Entry::Occupied(mut values) = request.headers_mut().entry(name) {
             values.iter_mut().for_each(|value| value.set_sensitive(true));
         }

@@ -26,7 +26,7 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -43,18 +43,16 @@ use crate::{
             error::ServerError,
             handler::Handler,
             http::operators::{healthz, metrics, readyz},
+            identity::{COOKIE, cookie_in},
             resources::Resources,
         },
         output::numbers,
-        sessions::active::Client,
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
     },
     settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
 };
 
-const COOKIE: &str = "forkpy_client";
-const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// What the routes for files need.
@@ -210,26 +208,6 @@ async fn give_cookie(request: Request, next: Next) -> Response<Body> {
         }
     }
     response
-}
-
-fn cookie_in(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(';')).find_map(|pair| {
-        let value = pair.trim().strip_prefix(COOKIE)?.strip_prefix('=')?;
-        let is_ours = value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_ours.then(|| value.to_owned())
-    })
-}
-
-/// What an HTTP request's sender can be recognised by.
-#[must_use]
-pub fn client_of(parts: &Parts) -> Client {
-    let session = parts.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok());
-    match (session, cookie_in(&parts.headers)) {
-        (Some(session), _) => Client::HttpSession(session.to_owned()),
-        (None, Some(cookie)) => Client::Cookie(cookie),
-        (None, None) => Client::Unknown,
-    }
 }
 
 #[cfg(test)]
