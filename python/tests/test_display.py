@@ -152,6 +152,22 @@ def test_what_is_cleared_later_stays_until_something_comes() -> None:
     assert [text for *_, text, _, _ in run(411, f"{code}\ndisplay('b')")] == ["'b'"]
 
 
+def test_an_empty_figure_is_named_in_notebooks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Figure:
+        axes = lines = texts = images = ()
+
+        def __repr__(self) -> str:
+            return "<Figure with 0 Axes>"
+
+    Figure.__module__ = "matplotlib.figure"
+    monkeypatch.setattr(place, "displays", [])
+    display.show_figure(Figure())
+    assert place.displays == []
+    monkeypatch.setattr(place, "in_notebook", True)
+    display.show_figure(Figure())
+    assert [text for *_, text, _, _ in place.displays] == ["<Figure with 0 Axes>"]
+
+
 def test_an_empty_representation_keeps_its_name() -> None:
     (shown,) = run(
         412,

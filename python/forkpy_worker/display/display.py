@@ -182,9 +182,11 @@ def result(value: Any) -> bool:
 def show_figure(figure: Any) -> None:
     """Show a matplotlib figure, unless this cell has shown just this picture of it."""
     data, metadata = formats.bundle(figure)
-    if any(mime.startswith(("image/", "application/pdf")) for mime in data) and not _seen(
-        figure, data
-    ):
+    if not any(mime.startswith(("image/", "application/pdf")) for mime in data):
+        # An empty one: Jupyter says so in words, and nowhere else is that wanted.
+        if place.in_notebook:
+            publish(data, metadata)
+    elif not _seen(figure, data):
         publish(data, metadata)
 
 

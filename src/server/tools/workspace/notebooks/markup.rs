@@ -34,7 +34,9 @@ fn push(escaped: &mut String, letter: char) {
 pub fn markdown(text: &str, image: impl Fn(&str) -> Option<String>) -> String {
     let options =
         Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS | Options::ENABLE_FOOTNOTES;
-    let events = Markdown::new_ext(text, options).map(|event| match event {
+    let visible = |letter: char| if letter.is_control() && !"\n\t\r".contains(letter) { '\u{fffd}' } else { letter };
+    let text: String = text.chars().map(visible).collect();
+    let events = Markdown::new_ext(&text, options).map(|event| match event {
         Event::Html(raw) | Event::InlineHtml(raw) => Event::Text(raw),
         Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
             let attached = dest_url.strip_prefix("attachment:").and_then(&image);
@@ -330,7 +332,7 @@ mod tests {
     #[test]
     fn markdown_is_rendered_and_its_html_is_text() {
         let page = markdown(
-            "# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>[x](javascript:alert(1)) \
+            "# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nwords <script>alert(1)</script>[x](javascript:alert(1)) \
             <img src=x onerror=alert(1)> <b>raw</b> ![p](attachment:p.png) [d](data:text/html,x)",
             |name| (name == "p.png").then(|| "data:image/png;base64,AAAA".to_owned()),
         );

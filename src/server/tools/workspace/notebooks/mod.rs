@@ -92,7 +92,7 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
     let parameters = asked.parameters.unwrap_or_default();
     let (read, place) = (files.clone(), path.clone());
     let content = blocking(move || Ok(read.text(&place, MAX_NOTEBOOK)?)).await?;
-    let content = upgrade::upgraded(server, content).await?;
+    let content = upgrade::upgraded(server, content).await;
     let (document, steps) = blocking(move || {
         let mut document = Document::read(&path, &content)?;
         document.inject(&parameters)?;
