@@ -26,12 +26,15 @@ def again(tmp_path: pathlib.Path, code: str) -> dict:
 
 def test_functions_keep_that_they_have_a_cache(tmp_path: pathlib.Path) -> None:
     code = (
-        "import functools\n@functools.lru_cache(maxsize=5, typed=True)\ndef f(n):\n    return n\nf.note = 'kept'\nf(1)\n"
+        "import functools\n@functools.lru_cache(maxsize=5, typed=True)\ndef f(n):\n    return n\n"
+        "f.note = 'kept'\nf(1)\n"
         "class K:\n    @functools.cached_property\n    def v(self):\n        return 7\n"
         "    @functools.cache\n    def m(self):\n        return 8\nk = K()"
     )
     space = again(tmp_path, code)
-    assert space["f"].cache_parameters() == {"maxsize": 5, "typed": True} and space["f"].note == "kept"
+    assert (
+        space["f"].cache_parameters() == {"maxsize": 5, "typed": True} and space["f"].note == "kept"
+    )
     assert space["f"].cache_info().currsize == 0 and space["f"](3) == 3
     assert (space["k"].v, space["k"].m()) == (7, 8)
 
@@ -54,5 +57,7 @@ def test_views_that_become_copies_are_named(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("numpy")
     place.notices.clear()
     again(tmp_path, "import numpy as np\na = np.array([object, None])\nb = a[:1]")
-    assert place.notices == ["b: share memory with other variables and are saved as copies of their own."]
+    assert place.notices == [
+        "b: share memory with other variables and are saved as copies of their own."
+    ]
     place.notices.clear()
