@@ -201,7 +201,8 @@ while True: files.append(open('/dev/null'))";
 /// A stopped zygote harms nobody who has a worker; who needs one waits until it is replaced, and gets it.
 #[test]
 fn a_stopped_zygote_is_replaced_and_living_sessions_notice_nothing() {
-    let mut forkpy = Forkpy::start();
+    // A spare worker would serve the new session.
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
     forkpy.run("x = 5");
     let (worker, zygote) = (forkpy.pid(), forkpy.zygote_pid());
     processes::signal(zygote, Signal::SIGSTOP);

@@ -417,7 +417,7 @@ fn each_client_learns_of_the_restart_the_restore_and_the_branch_that_another_ord
         assert!(notice(&other).contains(words), "{other}");
         assert_eq!(two.run_in("default", "1")["state"], "kept");
     };
-    both(&|| drop(one.call("restart_kernel", json!({}))), "lost", "another client called restart_kernel");
+    both(&|| drop(one.call("restart_kernel", json!({}))), "lost", "restart_kernel was called");
     one.run_in("default", "x = 1");
     let carried = || drop(one.call("restart_kernel", json!({"preserve_state": true})));
     both(&carried, "restored", "all variables were carried over");
@@ -559,4 +559,22 @@ fn come_and_go_leaves_nothing() {
     assert!(after.1 <= before.1 + (4 << 20), "{text}");
     let zygote = forkpy.zygote_pid();
     wait_for("every worker to be reaped", || processes::children(zygote).len() <= 1);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_worker_that_dies_while_variables_are_carried_into_it_has_lost_them_and_says_so() {
+    let server = HttpForkpy::start(Setup::new().args(&["--max-spares", "0"]));
+    let (one, two) = (Browser::new(&server), Browser::new(&server));
+    // What is read back ends the process that reads it, and not the one that wrote it.
+    let code =
+        "import os\nclass Deadly:\n    def __reduce__(self):\n        return (os._exit, (3,))\nx, deadly = 1, Deadly()";
+    one.run_in("default", code);
+    two.run_in("default", "x");
+    let restarted = one.call("restart_kernel", json!({"preserve_state": true}));
+    assert!(notice(&restarted).contains("exited with code 3"), "{restarted}");
+    for browser in [&one, &two] {
+        let reply = browser.run_in("default", "'x' in globals()");
+        assert_eq!(said(&reply), ("ok", "lost", "False"), "{reply}");
+    }
 }

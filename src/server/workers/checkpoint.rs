@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -280,8 +280,7 @@ impl Checkpoint {
         keep_random: bool,
     ) -> Result<Worker, CheckpointError> {
         let (own, zygote, session) = (Arc::clone(self), zygote.clone(), session.to_owned());
-        let (sender, woken) = oneshot::channel();
-        tokio::spawn(async move {
+        let woken = tokio::spawn(async move {
             let mut fork = std::pin::pin!(own.fork_worker(&zygote, session, keep_random));
             let woken = tokio::select! {
                 biased;
@@ -296,12 +295,10 @@ impl Checkpoint {
                 }
                 woken = &mut fork => woken,
             };
-            if let Err(Ok(unwanted)) = sender.send(woken) {
-                unwanted.retire(&zygote, &own.children);
-            }
+            Ok(Untaken { worker: Some(woken?), zygote: zygote.clone(), children: own.children.clone() })
         });
-        let woken = woken.await.unwrap_or_else(|_| Err("the server failed to wake it".to_owned()));
-        woken.map_err(|reason| self.broken(reason))
+        let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
+        woken.and_then(Untaken::take).map_err(|reason| self.broken(reason))
     }
 
     fn broken(&self, reason: String) -> CheckpointError {
@@ -323,6 +320,27 @@ impl Checkpoint {
         drop(expected);
         let pidfd = watch(pid).map_err(|error| error.to_string())?;
         Worker::greet(ends.with(lease, pidfd), born).await
+    }
+}
+
+/// A worker on its way to who asked for it. Dropped on the way, it is ended.
+struct Untaken {
+    worker: Option<Worker>,
+    zygote: Zygote,
+    children: Children,
+}
+
+impl Untaken {
+    fn take(mut self) -> Result<Worker, String> {
+        self.worker.take().ok_or_else(|| "it is taken already".to_owned())
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.retire(&self.zygote, &self.children);
+        }
     }
 }
 

@@ -61,7 +61,8 @@ impl Task {
     async fn restart_empty(&mut self, caller: &Caller) -> Result<Restarted, SessionError> {
         self.drop_copies();
         self.end(DeathReason::Restart, Fate::Lost).await;
-        self.begin_anew(None, caller).await?;
+        self.begin_anew().await?;
+        self.note_restart(None, Some(caller));
         self.settle();
         Ok(Restarted::default())
     }
@@ -75,7 +76,8 @@ impl Task {
         {
             return Ok(result);
         }
-        self.begin_anew(None, caller).await?;
+        self.begin_anew().await?;
+        self.note_restart(None, Some(caller));
         self.settle();
         let notice = "no variable could be carried over: the session had no living worker".to_owned();
         Ok(Restarted { notice: Some(notice), ..Restarted::default() })
@@ -102,37 +104,41 @@ impl Task {
             Restarted { preserved: report.names, lost: report.skipped.into_iter().collect(), ..Restarted::default() };
         self.drop_copies();
         self.end(DeathReason::Restart, Fate::Restored).await;
-        self.begin_anew(Some(result.lost.len()), caller).await?;
+        self.begin_anew().await?;
         // Broken off by nobody: the old worker is gone, and this is all there is.
         let loads = Caller { client: caller.client.clone(), cancel: tokio_util::sync::CancellationToken::new() };
         match self.carry(Carry::Load, path.to_string_lossy().into_owned(), &loads).await {
             Ok(StateReport { names, skipped, .. }) => {
                 result.restored = names;
                 result.lost.extend(skipped);
+                self.note_restart(Some(result.lost.len()), Some(caller));
             }
-            Err(error) => result.notice = Some(error.to_string()),
+            Err(error) => {
+                self.holds = false;
+                self.note_restart(None, None);
+                result.notice = Some(error.to_string());
+            }
         }
         self.settle();
         self.keep_last().await;
         Ok(result)
     }
 
-    /// The old worker has ended: a new one, and the news of it. Who ordered it knows, unless it is told of a failure.
-    async fn begin_anew(&mut self, carried: Option<usize>, caller: &Caller) -> Result<(), SessionError> {
+    /// The old worker has ended: a new one. When none comes, all are told, also the client that ordered it.
+    async fn begin_anew(&mut self) -> Result<(), SessionError> {
         self.shared.record(|record| record.ledger.succeed());
         self.holds = false;
         let started = self.start_verified().await;
-        let what = |carried| What::Restarted { carried, newest: newest() };
-        match started {
-            Ok(()) => {
-                self.life.happened(what(carried), Some(&caller.client));
-                Ok(())
-            }
-            Err(source) => {
-                self.life.happened(what(None), None);
-                Err(SessionError::NoWorker { session: self.id.to_string(), source })
-            }
-        }
+        started.map_err(|source| {
+            self.note_restart(None, None);
+            SessionError::NoWorker { session: self.id.to_string(), source }
+        })
+    }
+
+    /// The news of a restart, once it is known what was carried over. The client that ordered it knows, unless it failed.
+    fn note_restart(&self, carried: Option<usize>, by: Option<&Caller>) {
+        let what = What::Restarted { carried, newest: newest() };
+        self.life.happened(what, by.map(|caller| &caller.client));
     }
 
     /// Writes variables to a file of ours, or reads them from one.

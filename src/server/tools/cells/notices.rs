@@ -67,7 +67,7 @@ fn before(session: &str, what: &What, ran: bool) -> String {
             ended.cleaned_up()
         ),
         What::Restarted { carried: None, .. } => {
-            format!("Session {session:?}: another client called restart_kernel, so its earlier variables are lost.")
+            format!("Session {session:?}: restart_kernel was called, so its earlier variables are lost.")
         }
         What::Restarted { carried: Some(missing), .. } => {
             let missing = match missing {
