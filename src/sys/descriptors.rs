@@ -101,11 +101,14 @@ pub fn redirect(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     }
 }
 
-/// Whether a number of the table is in use.
+/// Which numbers of the table are in use, by one system call.
 #[must_use]
-pub fn is_open(number: RawFd) -> bool {
-    // SAFETY: F_GETFD takes a number and no memory; one that is not open is an error.
-    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+pub fn are_open<const N: usize>(numbers: [RawFd; N]) -> [bool; N] {
+    let mut looked = numbers.map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: `looked` has `N` entries, which the call fills; with a limit of zero it waits for nothing.
+    let done = unsafe { libc::poll(looked.as_mut_ptr(), N as libc::nfds_t, 0) };
+    // Where it cannot be asked, nothing is taken for closed.
+    looked.map(|entry| done < 0 || entry.revents & libc::POLLNVAL == 0)
 }
 
 /// Sets or clears close-on-exec.

@@ -20,11 +20,12 @@ impl Outputs {
 
     /// Opens again what is closed.
     pub fn mend(&self) {
-        if !descriptors::is_open(0) {
+        let open = descriptors::are_open([0, 1, 2]);
+        if !open[0] {
             let _ = descriptors::null_stdin();
         }
         for (copy, number) in [(&self.stdout, 1), (&self.stderr, 2)] {
-            if !descriptors::is_open(number) {
+            if !open[number as usize] {
                 let _ = descriptors::redirect(copy.as_fd(), number);
             }
         }

@@ -49,7 +49,7 @@ def texts() -> list[tuple[str, str]]:
 
 def lines_of(filename: str) -> list[str]:
     """Give a cell's lines, as `linecache` holds them."""
-    return StringIO(text_of(filename), None).readlines()
+    return _lines(text_of(filename))
 
 
 def saved_name(filename: str) -> str:
@@ -84,13 +84,18 @@ def watch() -> None:
 def _register(linecache: ModuleType, filename: str, text: str) -> None:
     cache: dict[str, Any] | None = getattr(linecache, "cache", None)
     if cache is not None:
-        # An mtime of None makes `linecache.checkcache` leave the entry alone. StringIO, because
-        # str.splitlines also splits at form feeds and others that are no line ends to Python.
-        lines = StringIO(text, None).readlines()
-        if lines and not lines[-1].endswith("\n"):
-            # As `linecache` does it: carets below the last line are counted with its end.
-            lines[-1] += "\n"
-        cache[filename] = (len(text), None, lines, filename)
+        # An mtime of None makes `linecache.checkcache` leave the entry alone.
+        cache[filename] = (len(text), None, _lines(text), filename)
+
+
+def _lines(text: str) -> list[str]:
+    # StringIO, because str.splitlines also splits at form feeds and others that are no line ends to
+    # Python.
+    lines = StringIO(text, None).readlines()
+    if lines and not lines[-1].endswith("\n"):
+        # As `linecache` does it: carets below the last line are counted with its end.
+        lines[-1] += "\n"
+    return lines
 
 
 def _forget_oldest(linecache: ModuleType | None) -> None:

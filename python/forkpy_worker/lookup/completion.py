@@ -233,10 +233,13 @@ def _in_comment_or_string(before: str) -> bool:
     import tokenize
 
     end = before.count("\n") + 1, len(before.rpartition("\n")[2])
+    tokens: list[tokenize.TokenInfo] = []
     try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(before).readline))
+        tokens.extend(tokenize.generate_tokens(io.StringIO(before).readline))
     except (tokenize.TokenError, SyntaxError) as error:
-        return "string" in str(error)
+        # A bracket that is still open is an error too: what came before it counts.
+        if "string" in str(error):
+            return True
     last = [token for token in tokens if token.string.strip()][-1:]
     if any(token.type == tokenize.COMMENT and token.end == end for token in last):
         return True

@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 
 # What most sessions need sooner or later, and what this package imports when first used. The
-# zygote imports it one by one while no fork is waited for.
+# zygote imports it one by one while no fork is waited for: nothing that takes longer than a fork may
+# wait, for it hears of requests and of deaths in between only (jedi takes half a second).
 COMMON = (
     "traceback",
     "linecache",
@@ -56,9 +57,6 @@ COMMON = (
     "forkpy_worker.display.formats",
     "forkpy_worker.display.readable",
     "forkpy_worker.display.display",
-    # The last, since they take longest: completion, where the environment has jedi.
-    "jedi",
-    "forkpy_worker.lookup.ready",
 )
 
 
