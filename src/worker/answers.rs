@@ -22,7 +22,7 @@ use crate::protocol::{FromControl, MAX_CONTROL, Question, blocking};
 
 /// How long an answer may take; the server waits a little longer.
 const LIMIT: Duration = Duration::from_secs(4);
-/// How long until there was one: it imports jedi, which takes seconds where the machine has other work.
+/// How long until jedi was used: importing it takes seconds where the machine has other work.
 const FIRST_LIMIT: Duration = Duration::from_secs(30);
 /// How long a computation that was broken off may take to notice.
 const NOTICE: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ const WATCHING_STACK: usize = 256 << 10;
 pub struct Answers {
     writer: Arc<Mutex<UnixStream>>,
     answerer: Arc<Answerer>,
-    /// One was answered; all after it have [`LIMIT`].
+    /// One was answered with jedi there; all after it have [`LIMIT`]. Keys of a dict need no jedi, and prove nothing.
     warm: Arc<AtomicBool>,
     /// One computes at a time.
     turn: Quiet,
@@ -55,7 +55,9 @@ impl Answers {
             let answer = match turn.answering().try_lock_for(limit()) {
                 Some(_mine) => {
                     let answer = watch(&answerer, question, limit());
-                    warm.fetch_or(answer.is_ok(), Ordering::Relaxed);
+                    if answer.is_ok() && !warm.load(Ordering::Relaxed) {
+                        warm.store(answerer.is_warm(), Ordering::Relaxed);
+                    }
                     answer
                 }
                 None => Err("the session is still busy with the question before this one".to_owned()),

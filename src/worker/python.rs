@@ -360,6 +360,14 @@ impl Answerer {
         })
     }
 
+    /// Whether what takes longest has been imported, so that further answers are quick.
+    pub(super) fn is_warm(&self) -> bool {
+        Python::attach(|py| {
+            let modules = py.import("sys").and_then(|sys| sys.getattr("modules"));
+            modules.and_then(|modules| modules.contains("jedi")).unwrap_or(true)
+        })
+    }
+
     /// Raises in the thread that answers, wherever it is; nothing when it is gone.
     pub(super) fn break_off(&self, thread: libc::c_long) {
         Python::attach(|_py| {
