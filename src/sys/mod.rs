@@ -12,6 +12,7 @@ pub mod memory;
 pub mod memory_group;
 mod no_forks;
 pub mod open_files;
+pub mod ownership;
 pub mod pidfd;
 pub mod private;
 pub mod processes;

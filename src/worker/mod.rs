@@ -36,7 +36,7 @@ use crate::{
         FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, WorkerLimits,
         ZygoteSettings, blocking, frame,
     },
-    sys::{crash, descriptors, fault, lifeline, memory, processes, signals},
+    sys::{crash, descriptors, fault, lifeline, memory, ownership, processes, signals},
 };
 
 /// Exit code of a worker that could not even start.
@@ -155,6 +155,7 @@ fn live(
     let (pinger, answerer) = (functions.pinger(py, black_box), functions.answerer(py));
     descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer, limits.memory.is_some())?);
     let pid = std::process::id();
+    ownership::take()?;
     // Every descriptor of ours is in its place now. What a checkpoint woke has its limits from the worker before.
     let woken = from.is_some();
     let memory = match from {
@@ -229,7 +230,7 @@ fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<
         if let Some(memory) = &mut bench.memory {
             memory.after_cell();
         }
-        if std::process::id() != bench.pid {
+        if ownership::is_child() {
             // The cell called os.fork and this is its child, at the end of the code it was to run.
             leave_forked_child(py, bench.functions, &reply);
         }
