@@ -18,6 +18,13 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// Libraries that the package is tried with: none of its tests is to be skipped for want of one.
+    fn site_packages(&self) -> String {
+        let versions = Path::new(&self.libraries).join("lib").read_dir().expect("an environment");
+        let version = versions.map(|entry| entry.expect("an entry").path()).next().expect("a Python");
+        version.join("site-packages").to_string_lossy().into_owned()
+    }
+
     /// The environment of the tests themselves.
     fn python_home(&self) -> String {
         let python = Path::new(&self.python);
@@ -69,6 +76,7 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
         .env("FORKPY_NODE_DIR", &prepared.node_directory)
         .env("FORKPY_TEST_VENV", environment)
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONPATH", if directory == "python" { prepared.site_packages() } else { String::new() })
         .env_remove("VIRTUAL_ENV")
         .output()
         .expect("pytest runs");
