@@ -20,6 +20,14 @@ use crate::sys::descriptors;
 
 const CHUNK: usize = 16 << 10;
 
+/// Sleeps until then; for ever without a time.
+pub async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The reading half. [`FrameReader::read`] may be dropped at any await point without losing bytes.
 #[derive(Debug)]
 pub struct FrameReader {

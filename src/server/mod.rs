@@ -46,8 +46,8 @@ use crate::{
             stdio,
         },
         sessions::{
-            active::ActiveSessions, checkpoints::Checkpoints, crashes::Crashes, oom::OomCounter, registry::Registry,
-            task::Surroundings,
+            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, oom::OomCounter,
+            registry::Registry,
         },
         tools::call::asking::Waiting,
         watch::{cleaner, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager, supervisor},
@@ -87,7 +87,7 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
     let root = &settings.workspace.root;
     let watcher = Watcher::start_observed(root, announce::announcer(changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
-    let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone(), children.clone());
+    let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone());
     let around = Arc::new(Surroundings {
         zygote,
         children,

@@ -25,14 +25,12 @@ use crate::{
             live::Live,
             streams::{Bounds, Course, Followed, Keeping, Method},
         },
-        sessions::task::Surroundings,
+        sessions::context::Surroundings,
         workers::zygote::{NewScript, ZygoteError},
         workspace::{script::OpenScript, watch::NewFiles},
     },
 };
 
-/// How long the exit status of a script that has ended may take to arrive.
-const STATUS_LIMIT: Duration = Duration::from_secs(2);
 /// How long lines of our own may run.
 const ERRAND_LIMIT: Duration = Duration::from_secs(30);
 /// What tracebacks call them.
@@ -242,13 +240,8 @@ impl Scripts {
     /// The process has ended: learns how, ends what it started, reads what is left, lets it be reaped.
     async fn bury(&self, process: &mut Followed) -> WorkerExit {
         let pid = process.pid;
-        let status = self.around.zygote.exit_of(pid, process.pidfd.get_ref());
-        let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
-        let children = self.around.children.clone();
-        let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
+        let exit = self.around.zygote.endings().see_off(pid, &process.pidfd).await;
         process.drain();
-        self.around.zygote.reap(pid);
-        self.around.children.remove(pid);
         tracing::debug!(pid, ?exit, "script ended");
         exit
     }

@@ -30,11 +30,11 @@ use crate::{
             streams::{Bounds, Course, Followed, Keeping},
         },
         scripts::{ScriptError, Scripts},
-        sessions::{registry::Registry, task::Surroundings},
-        workers::zygote::{self, Stage},
+        sessions::{context::Surroundings, registry::Registry},
+        workers::{process, zygote::Stage},
         workspace::handle::{FileError, Files},
     },
-    sys::{descriptors, pidfd::Ended, programs},
+    sys::{descriptors, programs},
 };
 
 /// Time in which a session should have forgotten what it cached; one that is hung does it later.
@@ -249,19 +249,13 @@ impl Packages {
             name: "install".to_owned(),
             live,
         };
-        zygote::watch(pid).and_then(|pidfd| Followed::new(pid, pidfd, [stdout, stderr], &keeping))
+        process::watch(pid).and_then(|pidfd| Followed::new(pid, pidfd, [stdout, stderr], &keeping))
     }
 
     /// The tool has ended: learns how, ends what it started, reads what is left, reaps it.
     async fn bury(&self, process: &mut Followed) -> WorkerExit {
-        let (children, pid) = (self.around.children.clone(), process.pid);
-        let _ = tokio::task::spawn_blocking(move || children.kill_family(pid)).await;
+        let exit = self.around.zygote.endings().see_off(process.pid, &process.pidfd).await;
         process.drain();
-        let exit = match process.pidfd.get_ref().ended(true) {
-            Ended::With(status) => WorkerExit::of(status),
-            Ended::Running | Ended::NotOurs => WorkerExit::Unknown,
-        };
-        self.around.children.remove(pid);
         exit
     }
 

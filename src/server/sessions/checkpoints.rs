@@ -310,5 +310,5 @@ fn tell_gone(held: &Held, why: Gone) {
 /// Whether clients may give a checkpoint this name.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
-    name != LAST && super::registry::is_name(name)
+    name != LAST && super::names::is_name(name)
 }

@@ -2,29 +2,25 @@
 //!
 //! Runs in: server, wherever a tool or a watcher has it; awaits the task's answers and decides nothing.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
+use super::{
+    checkpoints::Checkpoint,
+    context::Surroundings,
+    death::DeathReason,
+    history::History,
+    life::Life,
+    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
+    outcome::CellOutcome,
+    status::Shared,
+    task::{Seat, Task},
+};
 use crate::{
-    protocol::{Answer, NotebookCell, StateReport, Variable},
+    protocol::{StateReport, Variable},
     server::{
-        health::{HealthPolicy, errand::Errand, recovery::Step},
-        output::live::Live,
-        sessions::history::History,
-        sessions::{
-            active::Client,
-            checkpoints::{Checkpoint, StoreError},
-            life::Life,
-            outcome::{CellOutcome, DeathReason, OnError, Recovered},
-            status::Shared,
-            task::{CHUNK, CheckpointWish, Hold, NoWorker, Surroundings, Task},
-        },
+        health::{HealthPolicy, recovery::Step},
         workers::link::Worker,
     },
     settings::limits::Limits,
@@ -46,232 +42,6 @@ pub struct Session {
     pub history: Arc<History>,
     cells: mpsc::Sender<Order>,
     urgent: mpsc::UnboundedSender<Urgent>,
-}
-
-/// Why a session did not take an order.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// Too many wait already.
-    #[error("session {session:?} has {waiting} calls waiting, which is the limit; wait for one to end and try again")]
-    QueueFull {
-        /// Which.
-        session: String,
-        /// How many.
-        waiting: usize,
-    },
-    /// It was deleted meanwhile.
-    #[error("session {0:?} has been deleted")]
-    Deleted(String),
-    /// There is no worker and none can be made.
-    #[error("session {session:?} has no worker: {source}")]
-    NoWorker {
-        /// Which.
-        session: String,
-        /// Why.
-        source: NoWorker,
-    },
-    /// A fork would lack threads.
-    #[error(
-        "session {session:?} cannot be copied: threads do not survive a fork, and it has {threads}. Let them end, or pass \
-         force: true for a copy without them"
-    )]
-    Threads {
-        /// Which.
-        session: String,
-        /// The threads.
-        threads: String,
-    },
-    /// The table of checkpoints.
-    #[error(transparent)]
-    Checkpoint(StoreError),
-    /// It was broken off, and nothing has changed.
-    #[error("session {session:?}: {} was broken off: {why}. Its variables are as they were", errand.name())]
-    BrokenOff {
-        /// Which.
-        session: String,
-        /// What it did.
-        errand: Errand,
-        /// Why.
-        why: BrokenOff,
-    },
-    /// Its worker died of it, and it has gone on from a checkpoint.
-    #[error("session {session:?}: {reason}; {}", recovered.describe())]
-    Recovered {
-        /// Which.
-        session: String,
-        /// How its worker ended.
-        reason: String,
-        /// What is there.
-        recovered: Recovered,
-    },
-    /// What the client would have saved is lost.
-    #[error("session {0:?} has lost its variables since this client last used them, so nothing was saved")]
-    NothingToSave(String),
-    /// The variables are gone, so there is nothing to do it with.
-    #[error("session {session:?}: {reason}, and its variables are lost")]
-    Lost {
-        /// Which.
-        session: String,
-        /// How its worker ended.
-        reason: String,
-    },
-    /// `restart_kernel` was to keep the variables and could not.
-    #[error(
-        "session {session:?} was not restarted, and its variables are as they were: they could not be saved ({reason}). \
-         restart_kernel with preserve_state: false restarts it and loses them"
-    )]
-    NotPreserved {
-        /// Which.
-        session: String,
-        /// Why.
-        reason: String,
-    },
-    /// The worker could not do it.
-    #[error("session {session:?}: {reason}")]
-    Worker {
-        /// Which.
-        session: String,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Why an errand was broken off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenOff {
-    /// Nobody waits for it.
-    #[error("the call was cancelled")]
-    Cancelled,
-    /// It took too long.
-    #[error("the worker did not come to an end with it within {} s", .0.as_secs())]
-    Limit(Duration),
-    /// Something else was wanted meanwhile.
-    #[error("restart_kernel was called")]
-    Called,
-    /// It is still at an earlier one.
-    #[error("its worker is still at an errand that was broken off, and an interrupt does not reach it: it {}", .0.doing())]
-    StillAt(Errand),
-}
-
-/// Who waits for an answer.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The client.
-    pub client: Client,
-    /// Cancelled when it takes its call back.
-    pub cancel: CancellationToken,
-}
-
-/// What waits its turn.
-#[derive(Debug)]
-pub(super) enum Order {
-    Cell {
-        cell: CellOrder,
-        reply: oneshot::Sender<CellOutcome>,
-    },
-    Variables {
-        caller: Caller,
-        reply: oneshot::Sender<Result<Vec<Variable>, SessionError>>,
-    },
-    Checkpoint {
-        wish: CheckpointWish,
-        caller: Caller,
-        reply: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
-    },
-    Restore {
-        from: Arc<Checkpoint>,
-        keep_random: bool,
-        caller: Caller,
-        reply: oneshot::Sender<Result<(), SessionError>>,
-    },
-    Hold(Hold),
-    /// Writes variables to a file, or reads them from one; the file is forkpy's own.
-    State {
-        carry: Carry,
-        path: String,
-        caller: Caller,
-        reply: oneshot::Sender<Result<StateReport, SessionError>>,
-    },
-    /// Ends the worker of a session that is not used, unless somebody waits behind this.
-    Rest {
-        why: DeathReason,
-    },
-}
-
-/// Which way variables go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carry {
-    Save,
-    Load,
-}
-
-/// What does not wait.
-#[derive(Debug)]
-pub(super) enum Urgent {
-    Restart {
-        preserve: bool,
-        caller: Caller,
-        reply: oneshot::Sender<Result<Restarted, SessionError>>,
-    },
-    Delete {
-        why: DeathReason,
-        reply: oneshot::Sender<()>,
-    },
-    /// The supervisor's wish.
-    Heal(Step),
-    /// The policy has changed.
-    Reconsider,
-}
-
-/// A cell to run.
-#[derive(Debug)]
-pub struct CellOrder {
-    /// The code.
-    pub code: String,
-    /// Who sent it.
-    pub client: Client,
-    /// How long it may run.
-    pub timeout: Option<Duration>,
-    /// Cancelled when the client takes it back.
-    pub cancel: CancellationToken,
-    /// When it was asked for.
-    pub asked: Instant,
-    /// Who hears of its output while it runs.
-    pub live: Option<Arc<Live>>,
-    /// What is to become of the session's state when it does not end well.
-    pub on_error: OnError,
-    /// Who answers what it asks; nobody, and then it may not ask.
-    pub questions: Option<mpsc::UnboundedSender<Question>>,
-    /// It is a cell of a notebook, and runs where that is.
-    pub notebook: Option<NotebookCell>,
-    /// Bytes of each stream that are kept in memory, when it is not what replies hold.
-    pub max_output: Option<usize>,
-}
-
-/// A line of input that a running cell waits for.
-#[derive(Debug)]
-pub struct Question {
-    /// The cell.
-    pub cell: u64,
-    /// What the code says of it.
-    pub prompt: String,
-    /// The end of what the cell has written since its last question, both streams; the prompt is part of it.
-    pub output: String,
-    /// For the answer. Dropped without one, nobody could be asked.
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// What a restart came to.
-#[derive(Debug, Default)]
-pub struct Restarted {
-    /// Names saved by the old worker.
-    pub preserved: Vec<String>,
-    /// Names found again by the new one.
-    pub restored: Vec<String>,
-    /// Names that were not carried over, with the reason.
-    pub lost: BTreeMap<String, String>,
-    /// What the caller must know.
-    pub notice: Option<String>,
 }
 
 /// What a session begins with.
@@ -300,30 +70,16 @@ impl Session {
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();
-        let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
-        let task = Task {
-            id: Arc::clone(&id),
+        let task = Task::new(Seat {
             life: life.clone(),
-            holds: worker.is_some(),
-            tip: last_cell,
-            base: None,
-            owed: None,
             history: Arc::clone(&history),
             shared: shared.clone(),
             limits,
             around,
             orders,
             interventions,
-            worker,
-            last_cell,
-            begun: false,
-            evidence: None,
-            obituary: None,
-            fresh: None,
-            background: Vec::new(),
-            later: VecDeque::new(),
-            buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
-        };
+            first,
+        });
         tokio::spawn(task.live());
         Self { id, life, shared, limits, history, cells, urgent }
     }

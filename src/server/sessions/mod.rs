@@ -4,13 +4,16 @@
 
 pub mod active;
 pub mod checkpoints;
+pub mod context;
 pub mod crashes;
 pub mod death;
 pub(crate) mod handle;
 pub mod history;
 pub mod life;
+pub mod names;
 pub mod notice;
 pub mod oom;
+pub mod orders;
 pub mod outcome;
 pub mod outputs;
 pub mod registry;

@@ -135,6 +135,28 @@ impl Ending {
     }
 }
 
+/// The outcome of a cell that was not run.
+#[must_use]
+pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
+    CellOutcome {
+        cell: 0,
+        ending: Ending::Refused { reason },
+        stdout: CapturedText::default(),
+        stderr: CapturedText::default(),
+        background: String::new(),
+        results: Vec::new(),
+        displays: Vec::new(),
+        error: None,
+        new_files: NewFiles::default(),
+        queued,
+        ran: Duration::ZERO,
+        fate: Fate::Kept,
+        recovered: None,
+        notices: Vec::new(),
+        alerts: Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

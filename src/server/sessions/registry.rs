@@ -13,23 +13,17 @@ use parking_lot::RwLock;
 use super::{
     active::{Choice, Client},
     checkpoints::{Checkpoint, CheckpointError},
-    handle::Beginning,
+    context::Surroundings,
+    death::DeathReason,
+    handle::{Beginning, Session},
     life::{Ended, Life},
-    outcome::DeathReason,
+    names::{DEFAULT, MAX_NAME, is_name, made_up, shorten},
 };
 use crate::{
-    server::{
-        health::HealthPolicy,
-        sessions::task::{Session, Surroundings},
-        workers::link::Worker,
-    },
+    server::{health::HealthPolicy, workers::link::Worker},
     settings::{limits::Limits, policy::Automatic},
 };
 
-/// The session that always exists.
-pub const DEFAULT: &str = "default";
-/// Longest name.
-pub const MAX_NAME: usize = 64;
 /// Sessions of which it is remembered why they are gone.
 const MAX_ENDED: usize = 1000;
 
@@ -259,7 +253,7 @@ impl Registry {
         let (worker, policy) = self.wake(&fork).await?;
         // Asked again, in one step with the making: the waking took its time.
         if let Err(error) = self.may_create(fork.id) {
-            worker.retire(&self.around.zygote, &self.around.children);
+            worker.retire(self.around.zygote.endings());
             return Err(error);
         }
         let Fork { id, description, by, source, from } = fork;
@@ -343,29 +337,9 @@ impl Registry {
     }
 }
 
-/// Whether this can be the name of a session.
-#[must_use]
-pub fn is_name(id: &str) -> bool {
-    id.len() <= MAX_NAME
-        && id.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && id.chars().all(|character| character.is_ascii_alphanumeric() || "_-.".contains(character))
-}
-
-fn made_up() -> String {
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("session-{}", &random[..8])
-}
-
 /// What became of a session, as far as that is remembered.
 fn how(why: Option<DeathReason>) -> String {
     why.map_or_else(|| "is gone".to_owned(), DeathReason::cleaned_up)
-}
-
-fn shorten(id: &str) -> String {
-    match id.char_indices().nth(MAX_NAME) {
-        Some((end, _)) => format!("{}… ({} characters)", &id[..end], id.chars().count()),
-        None => id.to_owned(),
-    }
 }
 
 fn list(sessions: &BTreeMap<Arc<str>, Session>) -> String {
@@ -380,16 +354,6 @@ fn list(sessions: &BTreeMap<Arc<str>, Session>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_could_be_paths_or_nothing_are_no_names() {
-        for bad in ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "é", "a\0b", &"a".repeat(65)] {
-            assert!(!is_name(bad), "{bad:?}");
-        }
-        for good in ["default", "a", "7", "run_2.v-1", &made_up(), &"a".repeat(64)] {
-            assert!(is_name(good), "{good:?}");
-        }
-    }
 
     #[test]
     fn a_long_name_does_not_flood_the_error() {

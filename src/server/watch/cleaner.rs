@@ -13,12 +13,7 @@ use crate::{
     server::{
         counters,
         health::evidence::Phase,
-        sessions::{
-            outcome::DeathReason,
-            registry::{DEFAULT, Registry},
-            status::Status,
-            task::Session,
-        },
+        sessions::{handle::Session, names::DEFAULT, outcome::DeathReason, registry::Registry, status::Status},
     },
     settings::limits::Limits,
 };

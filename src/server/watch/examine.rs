@@ -16,7 +16,7 @@ use crate::{
             history::{Deep, History},
             judge,
         },
-        sessions::{status::Status, task::Session},
+        sessions::{handle::Session, status::Status},
         watch::readings::Metrics,
         workers::zygote::{Stage, Zygote},
     },

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use crate::{
     server::{
         counters,
-        sessions::{checkpoints::Checkpoints, outcome::DeathReason, registry::Registry, task::Session},
+        sessions::{checkpoints::Checkpoints, handle::Session, outcome::DeathReason, registry::Registry},
         workers::stacks,
     },
     settings::limits::Limits,

@@ -20,12 +20,7 @@ use crate::{
             evidence::Phase,
             history::Deep,
         },
-        sessions::{
-            crashes::CrashReport,
-            registry::Registry,
-            status::Status,
-            task::{Session, Surroundings},
-        },
+        sessions::{context::Surroundings, crashes::CrashReport, handle::Session, registry::Registry, status::Status},
         watch::{readings::Metrics, shapes},
         workers::zygote::Stage,
     },

@@ -18,8 +18,8 @@ use crate::{
         },
         sessions::{
             crashes::CrashReport,
+            handle::Session,
             outcome::{Death, signal_name},
-            task::Session,
         },
     },
     settings::policy::Automatic,

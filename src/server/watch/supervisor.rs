@@ -25,11 +25,7 @@ use crate::{
             history::{Deep, Sample},
             recovery::{Step, plan},
         },
-        sessions::{
-            registry::Registry,
-            status::Status,
-            task::{Session, Surroundings},
-        },
+        sessions::{context::Surroundings, handle::Session, registry::Registry, status::Status},
         watch::{examine, readings::Metrics},
     },
     settings::policy::MB,

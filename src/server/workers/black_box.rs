@@ -8,12 +8,13 @@ use std::{
     fs::File,
     io::{self, Seek, SeekFrom},
     os::{fd::OwnedFd, unix::fs::FileExt},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::sync::Mutex;
 
-use crate::{protocol::DumpRoute, server::workers::link::Control, sys::descriptors};
+use crate::{protocol::DumpRoute, server::workers::control::Control, sys::descriptors};
 
 /// Most bytes of stacks that are looked at: faulthandler itself stops at 100 threads of 100 frames.
 const MAX_TEXT: usize = 256 << 10;
@@ -61,7 +62,7 @@ impl BlackBox {
 
     /// Asks the living worker for its stacks: with the interpreter's lock when that can be had, else from a signal
     /// handler. `held` says that a ping has been waiting already, so asking for the lock would be a waste of time.
-    pub async fn dump(&self, control: &Control, held: bool) -> Dump {
+    pub async fn dump(&self, control: &Arc<Control>, held: bool) -> Dump {
         let _turn = self.turn.lock().await;
         for (route, limit) in [(DumpRoute::Interpreter, POLITE), (DumpRoute::Signal, BLUNT)] {
             if held && route == DumpRoute::Interpreter {

@@ -26,7 +26,8 @@ use crate::{
     server::workers::{
         children::{Children, Expected},
         link::Worker,
-        zygote::{Ends, Zygote, watch},
+        process::watch,
+        zygote::{Ends, Zygote},
     },
     sys::pidfd::PidFd,
 };
@@ -287,7 +288,7 @@ impl Checkpoint {
                 () = own.of.over.cancelled() => {
                     let _ = own.killer.signal(Signal::SIGKILL);
                     if let Ok(unwanted) = fork.await {
-                        unwanted.retire(&zygote, &own.children);
+                        unwanted.retire(zygote.endings());
                     }
                     let children = own.children.clone();
                     tokio::task::spawn_blocking(move || children.end_strays());
@@ -295,7 +296,7 @@ impl Checkpoint {
                 }
                 woken = &mut fork => woken,
             };
-            Ok(Untaken { worker: Some(woken?), zygote: zygote.clone(), children: own.children.clone() })
+            Ok(Untaken { worker: Some(woken?), zygote: zygote.clone() })
         });
         let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
         woken.and_then(Untaken::take).map_err(|reason| self.broken(reason))
@@ -327,7 +328,6 @@ impl Checkpoint {
 struct Untaken {
     worker: Option<Worker>,
     zygote: Zygote,
-    children: Children,
 }
 
 impl Untaken {
@@ -339,7 +339,7 @@ impl Untaken {
 impl Drop for Untaken {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.take() {
-            worker.retire(&self.zygote, &self.children);
+            worker.retire(self.zygote.endings());
         }
     }
 }

@@ -5,7 +5,9 @@
 pub mod black_box;
 pub mod checkpoint;
 pub mod children;
+pub mod control;
 pub mod link;
+pub mod process;
 pub mod spares;
 pub mod stacks;
 pub(crate) mod view;

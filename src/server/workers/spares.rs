@@ -18,15 +18,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::AbortHandle};
 
-use super::children::Children;
 use crate::{
     protocol::{ToWorker, WorkerLimits},
     server::{
         counters,
-        workers::{
-            link::Worker,
-            zygote::{Zygote, watch},
-        },
+        workers::{link::Worker, process::watch, zygote::Zygote},
     },
 };
 
@@ -50,7 +46,6 @@ struct Inner {
     target: AtomicUsize,
     wanted: Notify,
     zygote: Zygote,
-    children: Children,
 }
 
 #[derive(Debug)]
@@ -62,7 +57,7 @@ struct Spare {
 impl Spares {
     /// A pool of at most so many; `keep` fills it.
     #[must_use]
-    pub fn new(most: usize, limits: WorkerLimits, zygote: Zygote, children: Children) -> Self {
+    pub fn new(most: usize, limits: WorkerLimits, zygote: Zygote) -> Self {
         Self(Arc::new(Inner {
             ready: Mutex::default(),
             limits,
@@ -70,7 +65,6 @@ impl Spares {
             target: AtomicUsize::new(0),
             wanted: Notify::new(),
             zygote,
-            children,
         }))
     }
 
@@ -113,14 +107,14 @@ impl Spares {
         if lives && worker.requests.write_with(&told, &[]).is_ok() {
             return Some(worker);
         }
-        worker.retire(&self.0.zygote, &self.0.children);
+        worker.retire(self.0.zygote.endings());
         None
     }
 
     /// Packages have changed: what a worker has cached of the disk is old.
     pub fn renew(&self) {
         while let Some(worker) = self.pop() {
-            worker.retire(&self.0.zygote, &self.0.children);
+            worker.retire(self.0.zygote.endings());
         }
         self.0.wanted.notify_one();
     }
@@ -154,7 +148,7 @@ impl Spares {
         let ended = match watch(pid) {
             Ok(ended) => ended,
             Err(error) => {
-                made.retire(&self.0.zygote, &self.0.children);
+                made.retire(self.0.zygote.endings());
                 return Err(error.to_string());
             }
         };
@@ -175,7 +169,7 @@ impl Spares {
         };
         if let Some(dead) = dead {
             tracing::debug!(pid, "a spare worker ended");
-            dead.worker.retire(&self.0.zygote, &self.0.children);
+            dead.worker.retire(self.0.zygote.endings());
             self.0.wanted.notify_one();
         }
     }
@@ -186,7 +180,7 @@ impl Spares {
             while self.count() > self.0.target.load(Ordering::Relaxed)
                 && let Some(worker) = self.pop()
             {
-                worker.retire(&self.0.zygote, &self.0.children);
+                worker.retire(self.0.zygote.endings());
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{black_box::BlackBox, link::Control};
+use super::{black_box::BlackBox, control::Control};
 
 /// A worker as seen from outside.
 #[derive(Debug, Clone)]

@@ -2,18 +2,27 @@
 //!
 //! Runs in: server, in the session's task. The cell itself is `follow.rs`, its end `ending.rs`.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use super::{
-    Arc, Caller, CellOrder, CellOutcome, CheckpointWish, Duration, Ending, Instant, Method, OnError, Phase,
-    SessionError, Task,
     ending::{Concluded, Told},
     errands::taken_back,
     follow::{Running, Wish},
-    refusal,
+    state::Task,
 };
 use crate::server::{
-    health::{Record, errand::Errand},
-    output::{marks, screen},
-    sessions::{active::Client, checkpoints::Checkpoint, handle::BrokenOff, notice::Notice},
+    health::{Record, errand::Errand, evidence::Phase},
+    output::{captured::Method, marks, screen},
+    sessions::{
+        active::Client,
+        checkpoints::Checkpoint,
+        notice::Notice,
+        orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError},
+        outcome::{CellOutcome, Ending, OnError, refusal},
+    },
 };
 
 /// A cell that has come to its end.
@@ -156,11 +165,4 @@ fn not_started(queued: Duration) -> CellOutcome {
     let mut outcome = refusal(String::new(), queued);
     outcome.ending = Ending::Cancelled { method: Method::NotStarted };
     outcome
-}
-
-pub(super) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

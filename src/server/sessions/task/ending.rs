@@ -2,19 +2,24 @@
 //!
 //! Runs in: server, in the session's task.
 
+use std::{sync::Arc, time::Duration};
+
 use super::{
-    Arc, Death, DeathReason, Duration, Ending, Fate, Method, Recovered, Task,
     follow::{Followed, Verdict, Wish},
+    state::Task,
 };
 use crate::{
     protocol::{CellReport, CellStatus, WorkerExit},
     server::{
         health::RecoveryPolicy,
+        output::captured::Method,
         sessions::{
             active::Client,
             checkpoints::Checkpoint,
+            death::{Death, DeathReason, Fate, Recovered},
             life::{What, came_to},
             notice::{NextWorker, Notice},
+            outcome::Ending,
         },
     },
 };

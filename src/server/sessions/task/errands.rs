@@ -12,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DeathReason, FAREWELL, FromWorker, Phase, SessionError, Task, ToWorker, cell::sleep_until};
+use super::state::{FAREWELL, Owed, Task};
 use crate::{
-    protocol::{ERRAND, FrameError, Urgency},
+    protocol::{ERRAND, FrameError, FromWorker, ToWorker, Urgency, asynchronous::sleep_until},
     server::{
         health::{errand::Errand, recovery::Step},
-        sessions::handle::{BrokenOff, Caller, Urgent},
+        sessions::{
+            death::DeathReason,
+            orders::{BrokenOff, Caller, SessionError, Urgent},
+        },
         workers::stacks,
     },
     sys::fault,
@@ -33,14 +36,6 @@ pub(super) fn next_number() -> u64 {
     ERRAND | NUMBERS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An answer that the worker still owes.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::server::sessions) struct Owed {
-    pub(super) errand: Errand,
-    number: u64,
-    since: Instant,
-}
-
 /// What came of waiting for an answer.
 enum Waited {
     Answer(FromWorker),
@@ -50,12 +45,6 @@ enum Waited {
     Left(BrokenOff),
     /// The worker is gone, or as good as gone.
     Ended(DeathReason),
-}
-
-impl Owed {
-    pub(super) fn phase(self) -> Phase {
-        Phase::Serving { errand: self.errand, since: self.since }
-    }
 }
 
 /// Who may break an errand off, beside restarts and deletion.
@@ -231,16 +220,6 @@ impl Task {
     /// The worker's socket is closed: it has ended by itself, or its code has closed the socket under it.
     async fn end_of_worker(&self) -> DeathReason {
         if self.has_ended().await { DeathReason::Itself } else { DeathReason::ProtocolBroken }
-    }
-}
-
-impl Urgent {
-    /// Why a worker is ended for it.
-    pub(super) fn reason(&self) -> DeathReason {
-        match self {
-            Self::Restart { .. } | Self::Heal(_) | Self::Reconsider => DeathReason::Restart,
-            Self::Delete { why, .. } => *why,
-        }
     }
 }
 

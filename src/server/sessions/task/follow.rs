@@ -3,22 +3,25 @@
 //! Runs in: server, in the session's task. Listens at once to the reply, both output pipes, the clock, the client's
 //! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
 
 use super::{
-    Arc, CellOrder, DeathReason, Duration, FromWorker, SessionError, Task, ToWorker,
-    cell::sleep_until,
     cpu_budget::{CpuBudget, used_up},
-    mpsc,
     question::{Asked, Pending, answer_to, waiting},
+    state::Task,
 };
 use crate::{
-    protocol::{Answer, CellReport, FrameError, Urgency},
+    protocol::{Answer, CellReport, FrameError, FromWorker, ToWorker, Urgency, asynchronous::sleep_until},
     server::{
         counters,
         health::recovery::Step,
         output::{capture::Capture, live::Stream, marks, screen},
-        sessions::handle::{Order, Urgent},
+        sessions::{
+            death::DeathReason,
+            orders::{CellOrder, Order, SessionError, Urgent},
+        },
         workers::{link::Worker, stacks},
     },
 };

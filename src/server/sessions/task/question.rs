@@ -3,12 +3,22 @@
 //! Runs in: server, in the session's task. A cell that waits for a person may wait long; a call that would queue behind it
 //! is told so instead, as soon as it is plain that no program answers.
 
+use std::time::Duration;
+
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{CellOrder, CellOutcome, Duration, Fate, Order, Question, Shared, refusal};
 use crate::{
     protocol::Answer,
-    server::{counters, health::evidence::Phase, sessions::handle::SessionError},
+    server::{
+        counters,
+        health::evidence::Phase,
+        sessions::{
+            death::Fate,
+            orders::{CellOrder, Order, Question, SessionError},
+            outcome::{CellOutcome, refusal},
+            status::Shared,
+        },
+    },
 };
 
 /// A client that answers by itself does it within this time; those behind are not sent away for that.

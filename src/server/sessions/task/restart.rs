@@ -5,19 +5,21 @@
 
 use std::{path::Path, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
-    DeathReason, FromWorker, Restarted, SessionError, Task, ToWorker,
     errands::{next_number, taken_back},
+    state::Task,
 };
 use crate::{
-    protocol::StateReport,
+    protocol::{FromWorker, StateReport, ToWorker},
     server::{
         health::errand::Errand,
         sessions::{
             checkpoints::{Checkpoint, newest},
-            handle::{Caller, Carry},
+            death::{DeathReason, Fate},
             life::What,
-            outcome::Fate,
+            orders::{Caller, Carry, Restarted, SessionError},
         },
         workers::checkpoint::LAST,
     },
@@ -106,7 +108,7 @@ impl Task {
         self.end(DeathReason::Restart, Fate::Restored).await;
         self.begin_anew().await?;
         // Broken off by nobody: the old worker is gone, and this is all there is.
-        let loads = Caller { client: caller.client.clone(), cancel: tokio_util::sync::CancellationToken::new() };
+        let loads = Caller { client: caller.client.clone(), cancel: CancellationToken::new() };
         match self.carry(Carry::Load, path.to_string_lossy().into_owned(), &loads).await {
             Ok(StateReport { names, skipped, .. }) => {
                 result.restored = names;

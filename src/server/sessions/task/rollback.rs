@@ -9,54 +9,35 @@ use std::{os::fd::AsFd, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 use super::{
-    Caller, Errand, Order, Phase, SessionError, Task, ToWorker, Urgent, What, Worker,
     errands::{next_number, taken_back, unless_called},
+    state::Task,
 };
 use crate::{
-    protocol::FromWorker,
+    protocol::{FromWorker, ToWorker},
     server::{
         counters,
         health::{
             RecoveryPolicy,
+            errand::Errand,
+            evidence::Phase,
             recovery::{Next, Step},
         },
         sessions::{
-            checkpoints::{Checkpoint, Making, StoreError},
-            handle::BrokenOff,
-            outcome::Recovered,
+            checkpoints::{Checkpoint, Making},
+            death::Recovered,
+            life::What,
+            orders::{BrokenOff, Caller, CheckpointWish, Chosen, Hold, Order, SessionError, Urgent},
         },
-        workers::checkpoint::{Birth, LAST},
+        workers::{
+            checkpoint::{Birth, LAST},
+            link::Worker,
+        },
     },
     settings::policy::Automatic,
 };
 
 /// Name of a checkpoint that nobody is to find: it is dropped when its purpose is over.
 const UNNAMED: &str = "-";
-
-/// A checkpoint to make.
-#[derive(Debug)]
-pub struct CheckpointWish {
-    /// Its name; made up when absent.
-    pub name: Option<String>,
-    /// Although there are threads that it will not have.
-    pub force: bool,
-    /// Kept in the table, or in nobody's hands but the caller's.
-    pub kept: bool,
-}
-
-/// What a held session gives its holder, and how it is let go.
-#[derive(Debug)]
-pub struct Hold {
-    /// Gets the session's state as it is now.
-    pub held: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
-    /// Who holds it.
-    pub caller: Caller,
-    /// Lets the session go, and on from another state if one is sent; the answer says whether that worked.
-    pub release: oneshot::Receiver<Option<Chosen>>,
-}
-
-/// The state from which a session that was held goes on, and who hears whether it did.
-pub type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);
 
 impl Task {
     /// Makes a checkpoint that was asked for.
@@ -219,7 +200,7 @@ impl Task {
 
     /// Ends a worker that is the session's no more, and all it started, behind.
     fn retire(&self, worker: Worker) {
-        worker.retire(&self.around.zygote, &self.around.children);
+        worker.retire(self.around.zygote.endings());
     }
 
     /// The worker has died by no order of anybody's: goes on from the checkpoint that policy `last` keeps.
@@ -360,11 +341,5 @@ impl Task {
             Order::Hold(hold) => self.hold(hold).await,
             Order::Cell { .. } | Order::Variables { .. } | Order::State { .. } | Order::Rest { .. } => {}
         }
-    }
-}
-
-impl From<StoreError> for SessionError {
-    fn from(error: StoreError) -> Self {
-        Self::Checkpoint(error)
     }
 }

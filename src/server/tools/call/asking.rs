@@ -26,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     protocol::Answer,
     server::sessions::{
+        handle::Session,
+        orders::{Question, SessionError},
         outcome::CellOutcome,
-        task::{Question, Session, SessionError},
     },
 };
 

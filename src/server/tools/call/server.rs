@@ -9,7 +9,7 @@ use crate::{
     server::{
         environment::packages::Packages,
         scripts::Scripts,
-        sessions::{active::ActiveSessions, registry::Registry, task::Surroundings},
+        sessions::{active::ActiveSessions, context::Surroundings, registry::Registry},
         watch::{readings::Metrics, report::Ward},
         workspace::handle::Files,
     },

@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 use crate::server::{
     sessions::{
         checkpoints::Checkpoint,
-        handle::Caller,
+        handle::Session,
         history::Recorded,
+        orders::{Caller, CellOrder, CheckpointWish, Chosen, Hold, SessionError},
         outcome::{CellOutcome, DeathReason, Ending, OnError},
         registry::Fork,
-        task::{CellOrder, CheckpointWish, Chosen, Hold, Session, SessionError},
     },
     tools::{
         Call, ToolError,

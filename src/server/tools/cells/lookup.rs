@@ -12,7 +12,7 @@ use serde_json::Map;
 use crate::{
     protocol::Question,
     server::{
-        sessions::task::Session,
+        sessions::handle::Session,
         tools::{
             Call, ToolError,
             arguments::{self, CodeCompletion, InspectObject},

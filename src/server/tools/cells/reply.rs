@@ -232,7 +232,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::sessions::task::refusal;
+    use crate::server::sessions::outcome::refusal;
 
     fn outcome(ending: Ending) -> CellOutcome {
         CellOutcome { cell: 3, ending, ..refusal(String::new(), Duration::ZERO) }

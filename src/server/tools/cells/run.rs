@@ -18,8 +18,9 @@ use crate::{
         health::evidence::Phase,
         output::live::Live,
         sessions::{
+            handle::Session,
+            orders::{CellOrder, Restarted},
             outcome::CellOutcome,
-            task::{CellOrder, Restarted, Session},
         },
         tools::{
             Call, ToolError,

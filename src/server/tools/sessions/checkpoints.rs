@@ -10,8 +10,8 @@ use crate::{
     server::{
         sessions::{
             checkpoints::{self, Checkpoint, StoreError},
+            orders::{CheckpointWish, SessionError},
             registry::Fork,
-            task::{CheckpointWish, SessionError},
         },
         tools::{
             Call, ToolError,

@@ -9,7 +9,7 @@ use rmcp::model::CallToolResult;
 use crate::{
     server::{
         health::Verdict,
-        sessions::{crashes::CrashReport, task::Session},
+        sessions::{crashes::CrashReport, handle::Session},
         tools::{
             Call, ToolError,
             arguments::{self, CheckResponsiveness, ConfigureHealth, GetKernelHealth, ListCrashes, Nothing, OfSession},
@@ -17,7 +17,7 @@ use crate::{
             now, reply, reply_with_text, results,
         },
         watch::report::{GLANCE, START_LIMIT, series, thresholds},
-        workers::{link::PingOutcome, stacks},
+        workers::{control::PingOutcome, stacks},
     },
     settings::policy::PolicyChange,
 };

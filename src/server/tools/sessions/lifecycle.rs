@@ -6,7 +6,7 @@ use rmcp::model::CallToolResult;
 
 use crate::server::{
     health::evidence::Phase,
-    sessions::{active::Choice, registry::DEFAULT, status::Status, task::Session},
+    sessions::{active::Choice, handle::Session, names::DEFAULT, status::Status},
     tools::{
         Call, ToolError,
         arguments::{CreateSession, NamedSession, Nothing},

@@ -14,7 +14,7 @@ use std::{
 use rmcp::model::CallToolResult;
 
 use crate::server::{
-    sessions::task::{Session, SessionError},
+    sessions::{handle::Session, orders::SessionError},
     tools::{
         Call, ToolError,
         arguments::{LoadSession, SaveSession},

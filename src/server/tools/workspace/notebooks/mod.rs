@@ -19,9 +19,9 @@ use crate::{
     protocol::NotebookCell,
     server::{
         sessions::{
+            orders::{CellOrder, SessionError},
             outcome::{CellOutcome, Ending, Fate},
             outputs::{self, Output},
-            task::{CellOrder, SessionError},
         },
         tools::{
             Call, ToolError,

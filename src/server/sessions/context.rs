@@ -1,0 +1,47 @@
+//! What every session needs of its surroundings.
+//!
+//! Runs in: server. Made once, shared by all sessions; each field belongs to the room that it comes from.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{checkpoints::Checkpoints, crashes::Crashes, oom::OomCounter};
+use crate::{
+    server::{
+        events::Changes,
+        health::{HealthPolicy, alerts::Book},
+        workers::{children::Children, spares::Spares, zygote::Zygote},
+        workspace::watch::Watcher,
+    },
+    settings::resolve::SessionSettings,
+};
+
+/// What every session needs of its surroundings.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// For workers.
+    pub zygote: Zygote,
+    /// For ending what a session started.
+    pub children: Children,
+    /// Limits.
+    pub settings: SessionSettings,
+    /// Where whole outputs go.
+    pub outputs: PathBuf,
+    /// Where variables are carried over; ours alone.
+    pub scratch: PathBuf,
+    /// Which files appear in the workspace.
+    pub files: Arc<Watcher>,
+    /// Whether the kernel has killed for want of memory.
+    pub oom: OomCounter,
+    /// Thresholds and recovery of sessions that name none.
+    pub health: HealthPolicy,
+    /// Alerts of all sessions.
+    pub alerts: Book,
+    /// Where changes of resources are announced.
+    pub changes: Changes,
+    /// Where crash reports go.
+    pub crashes: Crashes,
+    /// Frozen copies of sessions.
+    pub checkpoints: Checkpoints,
+    /// Workers that are ready and nobody's.
+    pub spares: Spares,
+}

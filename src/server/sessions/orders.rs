@@ -1,0 +1,311 @@
+//! What a session is asked, what it answers, and why it does not.
+//!
+//! Runs in: server. Pure data: the handle sends it (`handle.rs`), the session's task serves it (`task`).
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    active::Client,
+    checkpoints::{Checkpoint, StoreError},
+    death::{DeathReason, Recovered},
+    outcome::{CellOutcome, OnError},
+};
+use crate::{
+    protocol::{Answer, NotebookCell, StateReport, Variable},
+    server::{
+        health::{errand::Errand, recovery::Step},
+        output::live::Live,
+        workers::zygote::ZygoteError,
+    },
+};
+
+/// Why a session did not take an order.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Too many wait already.
+    #[error("session {session:?} has {waiting} calls waiting, which is the limit; wait for one to end and try again")]
+    QueueFull {
+        /// Which.
+        session: String,
+        /// How many.
+        waiting: usize,
+    },
+    /// It was deleted meanwhile.
+    #[error("session {0:?} has been deleted")]
+    Deleted(String),
+    /// There is no worker and none can be made.
+    #[error("session {session:?} has no worker: {source}")]
+    NoWorker {
+        /// Which.
+        session: String,
+        /// Why.
+        source: NoWorker,
+    },
+    /// A fork would lack threads.
+    #[error(
+        "session {session:?} cannot be copied: threads do not survive a fork, and it has {threads}. Let them end, or pass \
+         force: true for a copy without them"
+    )]
+    Threads {
+        /// Which.
+        session: String,
+        /// The threads.
+        threads: String,
+    },
+    /// The table of checkpoints.
+    #[error(transparent)]
+    Checkpoint(StoreError),
+    /// It was broken off, and nothing has changed.
+    #[error("session {session:?}: {} was broken off: {why}. Its variables are as they were", errand.name())]
+    BrokenOff {
+        /// Which.
+        session: String,
+        /// What it did.
+        errand: Errand,
+        /// Why.
+        why: BrokenOff,
+    },
+    /// Its worker died of it, and it has gone on from a checkpoint.
+    #[error("session {session:?}: {reason}; {}", recovered.describe())]
+    Recovered {
+        /// Which.
+        session: String,
+        /// How its worker ended.
+        reason: String,
+        /// What is there.
+        recovered: Recovered,
+    },
+    /// What the client would have saved is lost.
+    #[error("session {0:?} has lost its variables since this client last used them, so nothing was saved")]
+    NothingToSave(String),
+    /// The variables are gone, so there is nothing to do it with.
+    #[error("session {session:?}: {reason}, and its variables are lost")]
+    Lost {
+        /// Which.
+        session: String,
+        /// How its worker ended.
+        reason: String,
+    },
+    /// `restart_kernel` was to keep the variables and could not.
+    #[error(
+        "session {session:?} was not restarted, and its variables are as they were: they could not be saved ({reason}). \
+         restart_kernel with preserve_state: false restarts it and loses them"
+    )]
+    NotPreserved {
+        /// Which.
+        session: String,
+        /// Why.
+        reason: String,
+    },
+    /// The worker could not do it.
+    #[error("session {session:?}: {reason}")]
+    Worker {
+        /// Which.
+        session: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why an errand was broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenOff {
+    /// Nobody waits for it.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// It took too long.
+    #[error("the worker did not come to an end with it within {} s", .0.as_secs())]
+    Limit(Duration),
+    /// Something else was wanted meanwhile.
+    #[error("restart_kernel was called")]
+    Called,
+    /// It is still at an earlier one.
+    #[error("its worker is still at an errand that was broken off, and an interrupt does not reach it: it {}", .0.doing())]
+    StillAt(Errand),
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The client.
+    pub client: Client,
+    /// Cancelled when it takes its call back.
+    pub cancel: CancellationToken,
+}
+
+/// What waits its turn.
+#[derive(Debug)]
+pub(super) enum Order {
+    Cell {
+        cell: CellOrder,
+        reply: oneshot::Sender<CellOutcome>,
+    },
+    Variables {
+        caller: Caller,
+        reply: oneshot::Sender<Result<Vec<Variable>, SessionError>>,
+    },
+    Checkpoint {
+        wish: CheckpointWish,
+        caller: Caller,
+        reply: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
+    },
+    Restore {
+        from: Arc<Checkpoint>,
+        keep_random: bool,
+        caller: Caller,
+        reply: oneshot::Sender<Result<(), SessionError>>,
+    },
+    Hold(Hold),
+    /// Writes variables to a file, or reads them from one; the file is forkpy's own.
+    State {
+        carry: Carry,
+        path: String,
+        caller: Caller,
+        reply: oneshot::Sender<Result<StateReport, SessionError>>,
+    },
+    /// Ends the worker of a session that is not used, unless somebody waits behind this.
+    Rest {
+        why: DeathReason,
+    },
+}
+
+/// Which way variables go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carry {
+    Save,
+    Load,
+}
+
+/// What does not wait.
+#[derive(Debug)]
+pub(super) enum Urgent {
+    Restart {
+        preserve: bool,
+        caller: Caller,
+        reply: oneshot::Sender<Result<Restarted, SessionError>>,
+    },
+    Delete {
+        why: DeathReason,
+        reply: oneshot::Sender<()>,
+    },
+    /// The supervisor's wish.
+    Heal(Step),
+    /// The policy has changed.
+    Reconsider,
+}
+
+/// A cell to run.
+#[derive(Debug)]
+pub struct CellOrder {
+    /// The code.
+    pub code: String,
+    /// Who sent it.
+    pub client: Client,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+    /// Cancelled when the client takes it back.
+    pub cancel: CancellationToken,
+    /// When it was asked for.
+    pub asked: Instant,
+    /// Who hears of its output while it runs.
+    pub live: Option<Arc<Live>>,
+    /// What is to become of the session's state when it does not end well.
+    pub on_error: OnError,
+    /// Who answers what it asks; nobody, and then it may not ask.
+    pub questions: Option<mpsc::UnboundedSender<Question>>,
+    /// It is a cell of a notebook, and runs where that is.
+    pub notebook: Option<NotebookCell>,
+    /// Bytes of each stream that are kept in memory, when it is not what replies hold.
+    pub max_output: Option<usize>,
+}
+
+/// A line of input that a running cell waits for.
+#[derive(Debug)]
+pub struct Question {
+    /// The cell.
+    pub cell: u64,
+    /// What the code says of it.
+    pub prompt: String,
+    /// The end of what the cell has written since its last question, both streams; the prompt is part of it.
+    pub output: String,
+    /// For the answer. Dropped without one, nobody could be asked.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What a restart came to.
+#[derive(Debug, Default)]
+pub struct Restarted {
+    /// Names saved by the old worker.
+    pub preserved: Vec<String>,
+    /// Names found again by the new one.
+    pub restored: Vec<String>,
+    /// Names that were not carried over, with the reason.
+    pub lost: BTreeMap<String, String>,
+    /// What the caller must know.
+    pub notice: Option<String>,
+}
+
+impl From<StoreError> for SessionError {
+    fn from(error: StoreError) -> Self {
+        Self::Checkpoint(error)
+    }
+}
+
+/// Why a session has no worker.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoWorker {
+    /// None could be made.
+    #[error(transparent)]
+    Zygote(#[from] ZygoteError),
+    /// One was made and did not prove itself.
+    #[error("a new worker was made and did not prove itself: {0}")]
+    Unverified(String),
+    /// It died, and policy `manual` leaves it so.
+    #[error("{0}. Its recovery policy is \"manual\": restart_kernel brings a new worker")]
+    Manual(String),
+    /// Nothing more is tried.
+    #[error("it is parked: {0}. restart_kernel tries again")]
+    Parked(String),
+}
+
+impl Urgent {
+    /// Why a worker is ended for it.
+    pub(super) fn reason(&self) -> DeathReason {
+        match self {
+            Self::Restart { .. } | Self::Heal(_) | Self::Reconsider => DeathReason::Restart,
+            Self::Delete { why, .. } => *why,
+        }
+    }
+}
+
+/// A checkpoint to make.
+#[derive(Debug)]
+pub struct CheckpointWish {
+    /// Its name; made up when absent.
+    pub name: Option<String>,
+    /// Although there are threads that it will not have.
+    pub force: bool,
+    /// Kept in the table, or in nobody's hands but the caller's.
+    pub kept: bool,
+}
+
+/// What a held session gives its holder, and how it is let go.
+#[derive(Debug)]
+pub struct Hold {
+    /// Gets the session's state as it is now.
+    pub held: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
+    /// Who holds it.
+    pub caller: Caller,
+    /// Lets the session go, and on from another state if one is sent; the answer says whether that worked.
+    pub release: oneshot::Receiver<Option<Chosen>>,
+}
+
+/// The state from which a session that was held goes on, and who hears whether it did.
+pub type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);

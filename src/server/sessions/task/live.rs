@@ -1,0 +1,219 @@
+//! The loop of a session's task: what it waits for, and what it does then.
+//!
+//! Runs in: server, in the session's task. Everything outside talks to it by its handle: cells queue in order, restart and
+//! deletion jump the queue. A cell is sent to a worker once; whatever happens after that, it is never sent again.
+
+use super::{
+    cell::Done,
+    errands::{next_number, taken_back},
+    state::{Task, keep_tail},
+};
+use crate::{
+    protocol::{FrameError, FromWorker, StateReport, ToWorker, Variable, asynchronous::sleep_until},
+    server::{
+        counters,
+        health::errand::Errand,
+        sessions::{
+            death::{DeathReason, Fate},
+            history::Recorded,
+            orders::{Caller, Carry, NoWorker, Order, SessionError, Urgent},
+            outcome::Ending,
+        },
+        workers::zygote::ZygoteError,
+    },
+};
+
+/// What woke an idle session.
+enum Event {
+    Order(Order),
+    Urgent(Urgent),
+    WorkerEnded,
+    WorkerSpoke,
+    /// It has come to an end with an errand that was broken off.
+    DebtPaid,
+    /// Time for the next restart, under policy `auto`.
+    RevivalDue,
+    Nothing,
+    NobodyLeft,
+}
+
+impl Task {
+    pub(in crate::server::sessions) async fn live(mut self) {
+        if self.worker.is_some() {
+            self.take_over();
+        }
+        match self.ensure_worker().await {
+            Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
+            Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
+        }
+        self.plan_revival();
+        loop {
+            match self.next_event().await {
+                Event::Order(Order::Rest { why }) => self.rest(why).await,
+                Event::Order(order) => {
+                    self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
+                    self.serve(order).await;
+                }
+                Event::Urgent(urgent) => {
+                    if self.intervene(urgent).await {
+                        return;
+                    }
+                }
+                Event::WorkerEnded => {
+                    self.await_end().await;
+                    self.died_idle(DeathReason::Itself).await;
+                }
+                Event::WorkerSpoke => {
+                    self.kill();
+                    self.died_idle(DeathReason::ProtocolBroken).await;
+                }
+                Event::DebtPaid => {
+                    if let Some(owed) = self.owed.take() {
+                        self.paid(owed);
+                    }
+                    self.settle();
+                }
+                Event::RevivalDue => {
+                    let _ = self.revive().await;
+                    self.plan_revival();
+                }
+                Event::Nothing => {}
+                Event::NobodyLeft => {
+                    self.end(DeathReason::Delete, Fate::Lost).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        if let Some(urgent) = self.later.pop_front() {
+            return Event::Urgent(urgent);
+        }
+        let Some(worker) = &mut self.worker else {
+            let revival = self.shared.record(|record| record.revival);
+            return tokio::select! {
+                biased;
+                urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
+                () = sleep_until(revival.map(Into::into)) => Event::RevivalDue,
+                order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
+            };
+        };
+        let mut first = [0; 4 << 10];
+        let mut second = [0; 4 << 10];
+        tokio::select! {
+            biased;
+            urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
+            _ = worker.pidfd.readable() => Event::WorkerEnded,
+            order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
+            reply = worker.replies.read::<FromWorker>() => match reply {
+                Err(FrameError::Closed | FrameError::Io(_)) => Event::WorkerEnded,
+                Ok(_) if self.owed.is_some() => Event::DebtPaid,
+                _ => Event::WorkerSpoke,
+            },
+            Ok(count) = worker.stdout.read(&mut first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
+            Ok(count) = worker.stderr.read(&mut second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
+        }
+    }
+
+    async fn serve(&mut self, order: Order) {
+        match order {
+            Order::Cell { cell, reply } => {
+                let queued = cell.asked.elapsed();
+                let (code, client, cancel) = (cell.code.clone(), cell.client.clone(), cell.cancel.clone());
+                let Done { outcome, told } = self.run_cell(cell, queued).await;
+                self.settle();
+                let ended = outcome.measured();
+                let went_well = matches!(outcome.ending, Ending::Finished);
+                let recorded = Recorded::new(code, &outcome);
+                // Told is what has gone to somebody who waits for it.
+                if reply.send(outcome).is_ok() && !cancel.is_cancelled() {
+                    self.life.told(&client, told);
+                }
+                if let Some(recorded) = recorded {
+                    self.history.add(recorded);
+                }
+                counters::cell_ended(ended);
+                self.around.spares.begin();
+                if went_well {
+                    self.keep_last().await;
+                }
+                self.plan_revival();
+            }
+            Order::State { carry, path, caller, reply } => {
+                let carried = self.carry_for(carry, path, &caller).await;
+                let changed = carry == Carry::Load && carried.is_ok();
+                let _ = reply.send(carried);
+                if changed {
+                    self.keep_last().await;
+                }
+            }
+            order @ (Order::Checkpoint { .. } | Order::Restore { .. } | Order::Hold(_)) => {
+                self.serve_checkpoints(order).await;
+            }
+            Order::Variables { reply, .. } if reply.is_closed() => {}
+            Order::Variables { caller, reply } => {
+                let found = self.list(&caller).await;
+                let _ = reply.send(found);
+            }
+            Order::Rest { why } => self.rest(why).await,
+        }
+    }
+
+    /// Lets the worker go. Whoever has called meanwhile keeps it.
+    async fn rest(&mut self, why: DeathReason) {
+        if self.orders.is_empty() && self.worker.is_some() {
+            // What it was is over: no later death brings it back.
+            self.drop_copies();
+            self.say_farewell().await;
+            if let Some(death) = self.bury(why, None, None).await {
+                self.note_loss(death);
+            }
+            // No death to recover from: whatever the policy, the next call simply gets a worker.
+            self.begun = false;
+        }
+    }
+
+    /// True when the session is over.
+    async fn intervene(&mut self, urgent: Urgent) -> bool {
+        match urgent {
+            Urgent::Delete { why, reply } => {
+                self.end(why, Fate::Lost).await;
+                let _ = reply.send(());
+                true
+            }
+            Urgent::Restart { preserve, caller, reply } => {
+                let restarted = self.restart(preserve, &caller).await;
+                let _ = reply.send(restarted);
+                self.plan_revival();
+                false
+            }
+            Urgent::Reconsider => {
+                self.plan_revival();
+                false
+            }
+            Urgent::Heal(step) => {
+                self.heal(step).await;
+                self.plan_revival();
+                false
+            }
+        }
+    }
+
+    pub(super) async fn list(&mut self, caller: &Caller) -> Result<Vec<Variable>, SessionError> {
+        let errand = next_number();
+        let asked = (errand, ToWorker::ListVariables { errand });
+        match self.ask(Errand::List, asked, &[], taken_back(caller)).await? {
+            FromWorker::Variables(variables) => Ok(variables),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Carries variables for a client. What it counts on and is lost is not saved as if it had never been.
+    async fn carry_for(&mut self, carry: Carry, path: String, caller: &Caller) -> Result<StateReport, SessionError> {
+        if carry == Carry::Save && self.life.news(&caller.client).fate() == Fate::Lost {
+            return Err(SessionError::NothingToSave(self.id.to_string()));
+        }
+        self.carry(carry, path, caller).await
+    }
+}

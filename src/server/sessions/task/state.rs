@@ -1,0 +1,235 @@
+//! What a session's task holds, and the small steps that all of its files take.
+//!
+//! Runs in: server, in the session's task. Each file beside this one adds what it is named after.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::question::turn_away;
+use crate::{
+    protocol::FromWorker,
+    server::{
+        health::{
+            errand::Errand,
+            evidence::{Phase, Stacks},
+        },
+        sessions::{
+            checkpoints::Checkpoint,
+            context::Surroundings,
+            crashes::OutOfMemory,
+            death::{Death, DeathReason, Fate},
+            history::History,
+            life::Life,
+            orders::{Order, SessionError, Urgent},
+            status::Shared,
+        },
+        workers::link::Worker,
+    },
+    settings::limits::Limits,
+};
+
+/// How long a worker may take to end by itself when asked to.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+/// Bytes of output kept from between cells.
+const BACKGROUND_CAP: usize = 8 << 10;
+/// A cell's two read buffers: room for what a pipe holds.
+const CHUNK: usize = 64 << 10;
+
+/// What a session's task begins with.
+pub(in crate::server::sessions) struct Seat {
+    pub(in crate::server::sessions) life: Life,
+    pub(in crate::server::sessions) history: Arc<History>,
+    pub(in crate::server::sessions) shared: Shared,
+    pub(in crate::server::sessions) limits: Limits,
+    pub(in crate::server::sessions) around: Arc<Surroundings>,
+    pub(in crate::server::sessions) orders: mpsc::Receiver<Order>,
+    pub(in crate::server::sessions) interventions: mpsc::UnboundedReceiver<Urgent>,
+    /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
+    pub(in crate::server::sessions) first: Option<(Worker, u64)>,
+}
+
+/// The session itself.
+pub(in crate::server::sessions) struct Task {
+    pub(super) id: Arc<str>,
+    pub(super) life: Life,
+    pub(super) history: Arc<History>,
+    pub(super) shared: Shared,
+    pub(super) limits: Limits,
+    pub(super) around: Arc<Surroundings>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) interventions: mpsc::UnboundedReceiver<Urgent>,
+    pub(super) worker: Option<Worker>,
+    pub(super) last_cell: u64,
+    /// It has had a worker: the next one is a recovery, and must prove itself.
+    pub(super) begun: bool,
+    /// Taken before a kill, for the report on it.
+    pub(super) evidence: Option<Stacks>,
+    /// A death whose report is not written yet.
+    pub(super) obituary: Option<Obituary>,
+    /// There may be something in the namespace that a client counts on.
+    pub(super) holds: bool,
+    /// The last cell whose effects are in the namespace.
+    pub(super) tip: u64,
+    /// The cell that the namespace began with when it came from a checkpoint, and the first cell that ran in it.
+    pub(super) base: Option<(u64, u64)>,
+    /// The answer to an errand that was broken off and could not be interrupted.
+    pub(super) owed: Option<Owed>,
+    /// The newest automatic checkpoint, of which it is not known yet whether it is of use.
+    pub(super) fresh: Option<Arc<Checkpoint>>,
+    pub(super) background: Vec<u8>,
+    /// Interventions that came in the middle of something and are still to be carried out.
+    pub(super) later: VecDeque<Urgent>,
+    pub(super) buffers: [Box<[u8]>; 2],
+}
+
+/// An answer that the worker still owes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owed {
+    pub(super) errand: Errand,
+    /// What it is interrupted by.
+    pub(super) number: u64,
+    pub(super) since: Instant,
+}
+
+impl Owed {
+    pub(super) fn phase(self) -> Phase {
+        Phase::Serving { errand: self.errand, since: self.since }
+    }
+}
+
+/// What is known of a death until its report is written.
+#[derive(Debug)]
+pub(super) struct Obituary {
+    pub(super) death: Death,
+    pub(super) pid: i32,
+    pub(super) uptime: Duration,
+    pub(super) out_of_memory: OutOfMemory,
+    pub(super) stacks: Option<Stacks>,
+}
+
+impl Task {
+    pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
+        let Seat { life, history, shared, limits, around, orders, interventions, first } = seat;
+        let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
+        Self {
+            id: Arc::clone(life.session()),
+            life,
+            history,
+            shared,
+            limits,
+            around,
+            orders,
+            interventions,
+            holds: worker.is_some(),
+            worker,
+            last_cell,
+            begun: false,
+            evidence: None,
+            obituary: None,
+            tip: last_cell,
+            base: None,
+            owed: None,
+            fresh: None,
+            background: Vec::new(),
+            later: VecDeque::new(),
+            buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
+        }
+    }
+
+    /// The phase after a cell: idle with a worker, dead without.
+    pub(super) fn settle(&mut self) {
+        let phase = match (&self.worker, self.owed) {
+            (Some(_), None) => Phase::Idle,
+            (Some(_), Some(owed)) => owed.phase(),
+            (None, _) => Phase::Dead,
+        };
+        self.shared.update(|status| {
+            status.phase = phase;
+            status.touch();
+        });
+    }
+
+    pub(super) fn kill(&self) {
+        if let Some(worker) = &self.worker {
+            worker.kill();
+        }
+    }
+
+    /// The worker's socket closed: waits for its end, and brings it about if it does not come.
+    pub(super) async fn await_end(&self) {
+        if let Some(worker) = &self.worker
+            && tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_err()
+        {
+            worker.kill();
+        }
+    }
+
+    /// Whether the worker, whose socket is closed, has ended by itself.
+    pub(super) async fn has_ended(&self) -> bool {
+        match &self.worker {
+            Some(worker) => tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_ok(),
+            None => true,
+        }
+    }
+
+    pub(super) fn unexpected(&self, answer: FromWorker) -> SessionError {
+        let reason = match answer {
+            FromWorker::Failed { message } => message,
+            _ => "the worker gave an answer of another kind".to_owned(),
+        };
+        SessionError::Worker { session: self.id.to_string(), reason }
+    }
+
+    /// Ends the worker, gracefully when it is idle, and answers those who still wait.
+    pub(super) async fn end(&mut self, reason: DeathReason, fate: Fate) {
+        self.refuse_waiting(reason, fate);
+        self.say_farewell().await;
+        self.hear_last_words();
+        self.bury(reason, None, None).await;
+        self.file_report(None).await;
+    }
+
+    /// Keeps what the worker has written since its last cell for the next one.
+    pub(super) fn hear_last_words(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            for output in [&mut worker.stdout, &mut worker.stderr] {
+                if let Some(count) = output.read_now(&mut self.buffers[0]) {
+                    keep_tail(&mut self.background, &self.buffers[0][..count]);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn say_farewell(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.requests.close();
+            if self.owed.take().is_some() {
+                // It does not read what it is told.
+                return self.kill_with_evidence().await;
+            }
+            if tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_err() {
+                self.kill_with_evidence().await;
+            }
+        }
+    }
+
+    /// Cells that waited while the session was restarted or deleted were never run, and are told so.
+    pub(super) fn refuse_waiting(&mut self, reason: DeathReason, fate: Fate) {
+        let words = format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
+        while let Ok(order) = self.orders.try_recv() {
+            turn_away(order, words.clone(), fate, &self.id, &self.shared);
+        }
+    }
+}
+
+/// Keeps the end of what was written.
+pub(super) fn keep_tail(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    buffer.extend_from_slice(bytes);
+    let excess = buffer.len().saturating_sub(BACKGROUND_CAP);
+    buffer.drain(..excess);
+}

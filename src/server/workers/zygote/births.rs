@@ -1,0 +1,183 @@
+//! A process that the zygote has just forked: our ends of its channels, and the duty to see to its end.
+//!
+//! Runs in: server. Pure data, but for the lease, which asks the owner task to end what was not taken.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    time::Duration,
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    protocol::{Purpose, WorkerLimits},
+    server::workers::black_box::BlackBox,
+    sys::{descriptors, pidfd::PidFd},
+};
+
+/// How long a warm zygote may take for one fork before it is taken for stuck.
+pub(super) const FORK_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why there is no worker.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ZygoteError {
+    /// Python did not start.
+    #[error("Python could not be started: {0}")]
+    NotStarted(String),
+    /// The zygote refused or failed to fork.
+    #[error("failed to fork a worker: {0}")]
+    Fork(String),
+    /// No answer.
+    #[error("the zygote did not answer within {} s; it is being replaced, try again", FORK_LIMIT.as_secs())]
+    NoAnswer,
+    /// The zygote died over this request.
+    #[error("the zygote ended while a worker was being forked; a new one is being started, try again")]
+    Died,
+    /// A restart or a deletion came in between.
+    #[error("the session was restarted or deleted while its worker was being made")]
+    Superseded,
+    /// The server is ending.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+impl From<io::Error> for ZygoteError {
+    fn from(error: io::Error) -> Self {
+        Self::Fork(error.to_string())
+    }
+}
+
+/// A worker that somebody must take over: dropped before [`Lease::take`], it is ended and reaped. Whoever waits for a
+/// worker may be called away (a restart, a deletion) at any await between the fork and the worker's hello.
+#[derive(Debug)]
+pub struct Lease {
+    pid: i32,
+    owner: Option<mpsc::WeakUnboundedSender<Request>>,
+}
+
+impl Lease {
+    /// The lease of a process that the owner task ends if nobody takes it.
+    pub(super) fn new(pid: i32, owner: mpsc::WeakUnboundedSender<Request>) -> Self {
+        Self { pid, owner: Some(owner) }
+    }
+
+    /// The process id; from here on the caller sees to the worker's end.
+    #[must_use]
+    pub fn take(mut self) -> i32 {
+        self.owner = None;
+        self.pid
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(requests) = self.owner.take().and_then(|owner| owner.upgrade()) {
+            let _ = requests.send(Request::Abandon { pid: self.pid });
+        }
+    }
+}
+
+/// A worker just forked: its process, and our ends of its channels.
+#[derive(Debug)]
+pub struct NewWorker {
+    /// Process id, and the duty to see to its end.
+    pub lease: Lease,
+    /// The process, by descriptor.
+    pub pidfd: AsyncFd<PidFd>,
+    /// Cell socket.
+    pub cell: StdStream,
+    /// Control socket.
+    pub control: StdStream,
+    /// Read end of its descriptor 1.
+    pub stdout: OwnedFd,
+    /// Read end of its descriptor 2.
+    pub stderr: OwnedFd,
+    /// What it writes its stacks to.
+    pub black_box: BlackBox,
+}
+
+/// Our ends of a worker's channels, before there is a worker.
+#[derive(Debug)]
+pub struct Ends {
+    cell: StdStream,
+    control: StdStream,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    black_box: BlackBox,
+}
+
+impl Ends {
+    /// Ours, and the worker's in the order in which they are passed.
+    ///
+    /// # Errors
+    /// When the server is out of descriptors.
+    pub fn new() -> io::Result<(Self, Vec<OwnedFd>)> {
+        let (cell, cell_worker) = StdStream::pair()?;
+        let (control, control_worker) = StdStream::pair()?;
+        let (stdout, stdout_worker) = descriptors::pipe()?;
+        let (stderr, stderr_worker) = descriptors::pipe()?;
+        let (black_box, black_box_worker) = BlackBox::new()?;
+        let passed = vec![cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker, black_box_worker];
+        Ok((Self { cell, control, stdout, stderr, black_box }, passed))
+    }
+
+    /// With the process at the other end.
+    #[must_use]
+    pub fn with(self, lease: Lease, pidfd: AsyncFd<PidFd>) -> NewWorker {
+        let Self { cell, control, stdout, stderr, black_box } = self;
+        NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box }
+    }
+}
+
+/// A script's process just forked.
+#[derive(Debug)]
+pub struct NewScript {
+    /// Process id, and the duty to see to its end.
+    pub lease: Lease,
+    /// The process, by descriptor.
+    pub pidfd: AsyncFd<PidFd>,
+    /// Closing it, or our end, ends the script and all it started.
+    pub lifeline: StdStream,
+    /// Read end of its descriptor 1.
+    pub stdout: OwnedFd,
+    /// Read end of its descriptor 2.
+    pub stderr: OwnedFd,
+}
+
+/// What the owner task is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// A worker for a session, or a script's process.
+    Fork {
+        /// Which.
+        purpose: Purpose,
+        /// What it is kept to.
+        limits: WorkerLimits,
+        /// The process' ends.
+        descriptors: Vec<OwnedFd>,
+        /// For the worker.
+        reply: oneshot::Sender<Result<Lease, ZygoteError>>,
+    },
+    /// A worker's end has been seen.
+    Reap {
+        /// Which.
+        pid: i32,
+    },
+    /// Packages have changed on the disk.
+    Refresh,
+    /// Nobody wants this worker: end it and reap it.
+    Abandon {
+        /// Which.
+        pid: i32,
+    },
+}

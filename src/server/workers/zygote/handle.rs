@@ -1,0 +1,136 @@
+//! The handle by which the zygote is asked for workers and scripts.
+//!
+//! Runs in: server, wherever a process is wanted. The socket is the owner task's.
+
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    sync::Arc,
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    births::{Ends, Lease, NewScript, NewWorker, Request, ZygoteError},
+    exits::Exits,
+    owner::Owner,
+    spawner::Spawner,
+    stage::Stage,
+};
+use crate::{
+    protocol::{Purpose, Script, WorkerLimits, ZygoteSettings},
+    server::workers::{
+        children::Children,
+        process::{self, Endings},
+    },
+    sys::{descriptors, pidfd::PidFd},
+};
+
+/// Handle for asking.
+#[derive(Debug, Clone)]
+pub struct Zygote {
+    requests: mpsc::UnboundedSender<Request>,
+    stage: watch::Receiver<Stage>,
+    endings: Endings,
+}
+
+impl Zygote {
+    /// Starts the owner task; `settings` arrives when the environment is ready.
+    #[must_use]
+    pub fn launch(
+        settings: oneshot::Receiver<Result<ZygoteSettings, String>>,
+        children: Children,
+        spawner: Spawner,
+    ) -> Self {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let (stage_sender, stage) = watch::channel(Stage::Starting);
+        let exits = Arc::new(Exits::new(requests.downgrade()));
+        let endings = Endings::new(Arc::clone(&exits), children.clone());
+        let owner = Owner {
+            inbox,
+            requests: requests.downgrade(),
+            stage: stage_sender,
+            exits,
+            endings: endings.clone(),
+            children,
+            spawner,
+            next: 1,
+        };
+        tokio::spawn(owner.run(settings));
+        Self { requests, stage, endings }
+    }
+
+    /// How processes of ours are ended.
+    #[must_use]
+    pub fn endings(&self) -> &Endings {
+        &self.endings
+    }
+
+    /// What the zygote is doing now.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// Forks a worker for `session`. Waits for the zygote to be warm first.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
+        let (ends, passed) = Ends::new()?;
+        let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, limits, passed).await?;
+        Ok(ends.with(lease, pidfd))
+    }
+
+    /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
+    #[must_use]
+    pub fn lease_of_own(&self, pid: i32) -> Lease {
+        Lease::new(pid, self.requests.downgrade())
+    }
+
+    /// Forks a process that runs a script and ends. Waits for the zygote to be warm first.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub async fn fork_script(
+        &self,
+        script: Script,
+        limits: WorkerLimits,
+        source: OwnedFd,
+    ) -> Result<NewScript, ZygoteError> {
+        let (lifeline, theirs) = StdStream::pair()?;
+        let (stdout, stdout_theirs) = descriptors::pipe()?;
+        let (stderr, stderr_theirs) = descriptors::pipe()?;
+        let passed = vec![source, theirs.into(), stdout_theirs, stderr_theirs];
+        let (lease, pidfd) = self.ask(Purpose::Script(script), limits, passed).await?;
+        Ok(NewScript { lease, pidfd, lifeline, stdout, stderr })
+    }
+
+    async fn ask(
+        &self,
+        purpose: Purpose,
+        limits: WorkerLimits,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Fork { purpose, limits, descriptors, reply };
+        self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
+        let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
+        // The zygote keeps a dead child as a zombie until we say `Reap`, so this number cannot be a stranger's.
+        let pidfd = process::watch(lease.pid())?;
+        Ok((lease, pidfd))
+    }
+
+    /// Waits until the zygote is no longer starting. Cancel-safe.
+    pub async fn settled(&self) {
+        let mut stage = self.stage.clone();
+        let _ = stage.wait_for(|stage| *stage != Stage::Starting).await;
+    }
+
+    /// Lets the zygote forget what it cached of the session environment.
+    pub fn refresh(&self) {
+        let _ = self.requests.send(Request::Refresh);
+    }
+}

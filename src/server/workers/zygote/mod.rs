@@ -1,0 +1,20 @@
+//! The server's end of the zygote: it is started by running our own binary again, asked for workers, heard of their ends,
+//! and replaced when it dies.
+//!
+//! Runs in: server. One task owns the socket (`owner.rs`) and is the only one that sees a frame; all others hold a
+//! [`Zygote`] handle.
+
+mod births;
+mod exits;
+mod handle;
+mod owner;
+mod spawner;
+mod stage;
+
+pub(in crate::server) use self::exits::Exits;
+pub use self::{
+    births::{Ends, NewScript, NewWorker, ZygoteError},
+    handle::Zygote,
+    spawner::Spawner,
+    stage::Stage,
+};

@@ -1,0 +1,72 @@
+//! Starting zygotes: our own binary, run again in that role.
+//!
+//! Runs in: server, one thread that does nothing else.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream as StdStream,
+    },
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    server::workers::children::Children,
+    settings::resolve::HIDDEN,
+    sys::{descriptors, lifeline::Lifeline},
+};
+
+/// A thread that lives as long as the server and starts zygotes: the kernel's parent-death signal is tied to the thread
+/// that made a process, so a thread of a pool would not do.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    orders: std::sync::mpsc::Sender<SpawnOrder>,
+    /// Its end, that of the server, starts those of a zygote's that are stopped.
+    pub(super) lifeline: Arc<Lifeline>,
+}
+
+type SpawnOrder = (StdStream, oneshot::Sender<io::Result<i32>>);
+
+impl Spawner {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start(children: Children) -> io::Result<Self> {
+        let (sender, orders) = std::sync::mpsc::channel::<SpawnOrder>();
+        std::thread::Builder::new().name("zygote-spawner".into()).stack_size(256 << 10).spawn(move || {
+            for (socket, reply) in orders {
+                let _ = reply.send(spawn_zygote(&socket, &children));
+            }
+        })?;
+        Ok(Self { orders: sender, lifeline: Arc::new(Lifeline::new()?) })
+    }
+
+    pub(super) async fn spawn(&self, socket: StdStream) -> io::Result<i32> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || io::Error::other("the spawner thread has ended");
+        self.orders.send((socket, reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Runs our own binary in the zygote role. Its stdout is not ours: that one carries MCP.
+fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
+    descriptors::close_on_exec(socket.as_fd(), false)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("__zygote")
+        .arg(format!("--socket={}", socket.as_raw_fd()))
+        .arg(format!("--server={}", std::process::id()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit());
+    for name in HIDDEN {
+        command.env_remove(name);
+    }
+    children.spawn(&mut command)
+}
