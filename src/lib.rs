@@ -12,6 +12,7 @@
 //! | [`sys`] | all three | libc, nix | Python, MCP, the protocol |
 //! | [`server`] | server | tokio, rmcp, sysinfo, cap-std | pyo3, fork |
 //! | [`zygote`] | zygote, one thread | pyo3, sys | tokio, a second thread at the moment of a fork |
+//! | [`front`] | front, one thread | libc, nix, the protocol's outer side | tokio, Python, what a message asks for |
 //! | [`worker`] | worker, entered by fork | pyo3, crossbeam-channel, parking_lot | tokio |
 //! | [`fault`] | zygote, worker, checkpoint | nix | release builds |
 //! | [`bench`], [`setup`] | processes of their own | as any client, forkpy over stdio | pyo3, the protocol, policy |
@@ -84,6 +85,7 @@
 pub mod bench;
 pub mod bundle;
 pub mod commands;
+pub mod front;
 pub mod protocol;
 pub mod server;
 pub mod settings;

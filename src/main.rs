@@ -8,7 +8,7 @@ use forkpy::{
         cli::{Cli, Role},
     },
     server,
-    settings::{file, logging, options::ServeOptions, resolve::Settings},
+    settings::{file, host::Host, logging, options::ServeOptions, resolve::Settings},
     sys::descriptors,
     zygote,
 };
@@ -37,6 +37,10 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
         Some(Role::Bundle(ref args)) => make_bundle(args),
         Some(Role::Echo) => bench::echo::run().context("the channel broke"),
+        Some(Role::Attach(ref args)) => Ok(commands::attach::attach(args)?),
+        Some(Role::Host(args)) => host(*args),
+        Some(Role::Status(ref args)) => Ok(commands::servers::status(args, &mut std::io::stdout())?),
+        Some(Role::Stop(ref args)) => Ok(commands::servers::stop(args, &mut std::io::stdout())?),
         None => serve(cli.serve),
     }
 }
@@ -84,13 +88,27 @@ fn examine(options: &ServeOptions, args: &commands::doctor::DoctorArgs) -> anyho
     }
 }
 
-/// One thread: a cell's way through the server then needs no hand-over, and children whose life is tied to the thread
-/// that made them live as long as the server.
+/// The server behind `attach`: what is wrong with its options is said while somebody listens, all else in its log.
+fn host(args: commands::attach::HostArgs) -> anyhow::Result<()> {
+    let (options, args) = args.into_parts();
+    let log = options.log.clone();
+    logging::check(&log).with_context(|| format!("--log {log:?} is no filter"))?;
+    let settings = Settings::resolve(options)?;
+    let host = commands::attach::go_behind(args).context("failed to go into the background")?;
+    logging::to_stderr(&log)?;
+    run(settings, Some(host))
+}
+
 fn serve(options: ServeOptions) -> anyhow::Result<()> {
     logging::to_stderr(&options.log).with_context(|| format!("--log {:?} is no filter", options.log))?;
-    let settings = Settings::resolve(options)?;
+    run(Settings::resolve(options)?, None)
+}
+
+/// One thread: a cell's way through the server then needs no hand-over, and children whose life is tied to the thread
+/// that made them live as long as the server.
+fn run(settings: Settings, host: Option<Host>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(server::run(settings));
+    let served = runtime.block_on(server::run(settings, host));
     runtime.shutdown_background();
     Ok(served?)
 }

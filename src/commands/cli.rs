@@ -9,7 +9,12 @@ use clap::{Parser, Subcommand};
 use crate::{
     bench::BenchArgs,
     bundle::make::BundleArgs,
-    commands::{doctor::DoctorArgs, install::InstallArgs},
+    commands::{
+        attach::{AttachArgs, HostArgs},
+        doctor::DoctorArgs,
+        install::InstallArgs,
+        servers::{StatusArgs, StopArgs},
+    },
     settings::options::ServeOptions,
 };
 
@@ -30,10 +35,16 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The settings file, when it is to be a server.
+    /// The settings file, and of which command it sets the options, when this is to be a server or to start one.
     #[must_use]
-    pub fn settings_file(&self) -> Option<PathBuf> {
-        self.serve.config.clone().filter(|_| self.role.is_none())
+    pub fn settings_file(&self) -> Option<(PathBuf, Option<&'static str>)> {
+        let (serve, command) = match &self.role {
+            None => (&self.serve, None),
+            Some(Role::Attach(args)) => (&args.serve, Some("attach")),
+            Some(Role::Host(args)) => (&args.attach.serve, Some("__host")),
+            Some(_) => return None,
+        };
+        Some((serve.config.clone()?, command))
     }
 }
 
@@ -50,6 +61,15 @@ pub enum Role {
         #[arg(long)]
         server: i32,
     },
+    /// Connect a client to a server that outlives it, which is started when there is none: what a client configuration starts
+    Attach(Box<AttachArgs>),
+    /// The server behind `attach`; started by it.
+    #[command(name = "__host", hide = true)]
+    Host(Box<HostArgs>),
+    /// Show the servers behind `attach`: clients, sessions, when they were used
+    Status(StatusArgs),
+    /// End a server behind `attach`, and its sessions with it
+    Stop(StopArgs),
     /// Measure forkpy on this machine, beside the machine's own floors
     Bench(BenchArgs),
     /// Enter forkpy into a client's configuration

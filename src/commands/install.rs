@@ -41,6 +41,11 @@ pub struct InstallArgs {
     #[arg(long, default_value = "forkpy")]
     pub name: String,
 
+    /// Have the client start a server of its own, which ends with it, and its sessions too. Else the client connects to one
+    /// that outlives it (`forkpy attach`)
+    #[arg(long)]
+    pub direct: bool,
+
     /// Say what would be written, and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -144,7 +149,9 @@ fn with_entry(text: &str, args: &InstallArgs) -> Result<String, String> {
 }
 
 fn entry(args: &InstallArgs) -> CstInputValue {
-    let words = if args.args.is_empty() { default_args() } else { args.args.clone() };
+    let options = if args.args.is_empty() { default_args() } else { args.args.clone() };
+    let attach = (!args.direct).then(|| "attach".to_owned());
+    let words: Vec<String> = attach.into_iter().chain(options).collect();
     let text = |text: &str| CstInputValue::String(text.to_owned());
     let mut entry = Vec::new();
     if args.client.names_transport() {
@@ -219,7 +226,7 @@ mod tests {
 
     fn asked(client: ClientName) -> InstallArgs {
         let args = vec!["--preload".to_owned(), "numpy".to_owned()];
-        InstallArgs { client, name: "python".to_owned(), dry_run: true, file: None, args }
+        InstallArgs { client, name: "python".to_owned(), direct: false, dry_run: true, file: None, args }
     }
 
     #[test]
@@ -240,7 +247,7 @@ mod tests {
         let after = with_entry(before, &asked(ClientName::Cursor)).expect("JSON");
         let found: serde_json::Value = serde_json::from_str(&after).expect("still JSON");
         assert_eq!(found["mcpServers"]["b"]["command"], "old");
-        assert_eq!(found["mcpServers"]["python"]["args"], serde_json::json!(["--preload", "numpy"]));
+        assert_eq!(found["mcpServers"]["python"]["args"], serde_json::json!(["attach", "--preload", "numpy"]));
         assert_eq!(found["mcpServers"]["python"]["type"], serde_json::Value::Null);
     }
 

@@ -52,9 +52,11 @@
 //!    until server → zygote [`ToZygote::Reap`].
 
 pub mod asynchronous;
+pub(crate) mod attach;
 pub mod blocking;
 pub mod frame;
 pub mod message;
+pub(crate) mod outline;
 
 pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub use message::{

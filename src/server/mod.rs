@@ -41,7 +41,7 @@ use crate::{
     server::{
         environment::{make::Wish, packages::Packages},
         mcp::{
-            http,
+            fronts, http,
             resources::{self, Resources, workspace as files_as_resources},
             stdio,
         },
@@ -58,7 +58,7 @@ use crate::{
         },
         workspace::{announce, handle::Files, watch::Watcher},
     },
-    settings::resolve::Settings,
+    settings::{host::Host, resolve::Settings},
     sys::{
         descriptors, memory_group, processes,
         scratch::{self, Scratch},
@@ -73,7 +73,7 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 ///
 /// # Errors
 /// [`ServerError`]; whatever was started has been ended.
-pub async fn run(settings: Settings) -> Result<(), ServerError> {
+pub async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
     counters::begin();
     signals::become_subreaper();
     signals::bear_file_size_limit();
@@ -104,6 +104,9 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
     });
     let registry = Arc::new(Registry::new(Arc::clone(&around)));
+    if let Some((record, end)) = host.as_ref().and_then(fronts::predecessor) {
+        registry.succeed(&record.sessions, end);
+    }
     let metrics = Arc::new(Metrics::start()?);
     let watching = tokio::spawn(supervisor::watch(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&around)));
     let keeping = [
@@ -146,9 +149,13 @@ pub async fn run(settings: Settings) -> Result<(), ServerError> {
         files,
         workspace: settings.workspace,
     });
-    let served = match settings.transport {
-        Transport::Http => http::serve((server, resources), readiness, &settings.http, serving, stop).await,
-        Transport::Stdio => {
+    let served = match (host, settings.transport) {
+        (Some(host), _) => {
+            let _ = serving.send(());
+            fronts::serve(server, resources, host, stop).await.map_err(ServerError::from)
+        }
+        (None, Transport::Http) => http::serve((server, resources), readiness, &settings.http, serving, stop).await,
+        (None, Transport::Stdio) => {
             let _ = serving.send(());
             stdio::serve(server, resources, stop).await;
             Ok(())

@@ -52,15 +52,27 @@ pub enum FileError {
     },
 }
 
-/// Reads the command line, and the settings file if `named` finds one in them. Ends the process for a wrong
-/// command line, as clap does.
+/// Reads the command line, and the settings file if `named` finds one in it, with the command whose options it sets. Ends the
+/// process for a wrong command line, as clap does.
 ///
 /// # Errors
 /// [`FileError`], in words for the person who wrote the file.
-pub fn parse<C: Parser>(named: impl Fn(&C) -> Option<PathBuf>) -> Result<C, FileError> {
+pub fn parse<C: Parser>(named: impl Fn(&C) -> Option<(PathBuf, Option<&'static str>)>) -> Result<C, FileError> {
     let first = C::parse();
-    let Some(path) = named(&first) else { return Ok(first) };
-    let command = with_file(C::command(), &path)?;
+    let Some((path, of)) = named(&first) else { return Ok(first) };
+    let command = match of {
+        None => with_file(C::command(), &path)?,
+        Some(name) => {
+            let mut done = Ok(());
+            let command = C::command().mut_subcommand(name, |command| {
+                with_file(command.clone(), &path).unwrap_or_else(|error| {
+                    done = Err(error);
+                    command
+                })
+            });
+            done.map(|()| command)?
+        }
+    };
     let parsed = command.try_get_matches().and_then(|found| C::from_arg_matches(&found));
     Ok(parsed.unwrap_or_else(|error| {
         // The command line alone was fine, so the file it is.

@@ -35,6 +35,14 @@ pub fn to_stderr(filter: &str) -> Result<(), ParseError> {
     Ok(())
 }
 
+/// Whether this can be a filter.
+///
+/// # Errors
+/// When it cannot.
+pub fn check(filter: &str) -> Result<(), ParseError> {
+    EnvFilter::try_new(filter).map(drop)
+}
+
 /// From now on this token is hidden wherever it appears.
 pub fn hide(token: &str) {
     let _ = TOKEN.set(token.to_owned());

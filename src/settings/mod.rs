@@ -4,6 +4,7 @@
 
 pub(crate) mod bounds;
 pub mod file;
+pub mod host;
 pub mod http_bounds;
 pub mod limits;
 pub mod logging;

@@ -179,6 +179,15 @@ pub unsafe fn inherited_stream(raw: RawFd) -> UnixStream {
     unsafe { UnixStream::from_raw_fd(raw) }
 }
 
+/// The same, for what is no stream.
+///
+/// # Safety
+/// As for [`inherited_stream`].
+pub(crate) unsafe fn inherited(raw: RawFd) -> OwnedFd {
+    // SAFETY: passed on to the caller.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
 /// Raises the limit of open files to what the system allows us.
 pub fn raise_open_files() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -1,6 +1,6 @@
 //! The C library's heap.
 //!
-//! Runs in: worker, main thread.
+//! Runs in: worker, main thread; front.
 
 /// Returns to the system what the heap holds unused; with a C library that cannot, nothing happens.
 pub fn return_freed() {

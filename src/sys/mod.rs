@@ -17,6 +17,7 @@ pub mod pidfd;
 pub mod private;
 pub mod processes;
 pub mod programs;
+pub(crate) mod rendezvous;
 pub mod reserve;
 pub mod scratch;
 pub mod shared_memory;

@@ -156,7 +156,7 @@ fn compare(tool: &str, given: &[&str], schema: &Value) {
 #[test]
 fn readme_names_options_that_there_are() {
     let mut known: BTreeSet<String> = options().into_keys().collect();
-    for command in ["bench", "bundle", "doctor", "install", "completions", "man"] {
+    for command in ["attach", "status", "stop", "bench", "bundle", "doctor", "install", "completions", "man"] {
         known.extend(long_options(&help(&[command])).map(str::to_owned));
     }
     let named = about_forkpy();

@@ -14,11 +14,12 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 21] = [
+const ROOMS: [(&str, u32); 22] = [
     ("sys", 0),
     ("protocol", 1),
     ("settings", 2),
     ("bundle", 2),
+    ("front", 3),
     ("worker", 3),
     ("zygote", 4),
     ("server/counters", 5),

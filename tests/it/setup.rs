@@ -37,7 +37,7 @@ fn each_client_gets_its_entry_where_it_looks() {
         assert!(done.status.success(), "{}", text(&done.stderr));
         let entry = read(&home.path().join(file))[key]["forkpy"].take();
         assert_eq!(entry["command"], env!("CARGO_BIN_EXE_forkpy"));
-        assert_eq!(entry["args"], json!(["--workspace", home.path().join("forkpy")]));
+        assert_eq!(entry["args"], json!(["attach", "--workspace", home.path().join("forkpy")]));
         assert_eq!(
             entry["type"],
             if client == "claude-code" || client == "vscode" { json!("stdio") } else { Value::Null }
@@ -53,7 +53,10 @@ fn the_entry_starts_a_server() {
     let path = file.to_str().expect("UTF-8");
     let workspace = home.path().join("data");
     let options = ["--workspace", workspace.to_str().expect("UTF-8"), "--python", env!("FORKPY_BUILD_PYTHON")];
-    let done = forkpy(home.path(), &[&["install", "--client", "cursor", "--file", path, "--"][..], &options].concat());
+    let done = forkpy(
+        home.path(),
+        &[&["install", "--client", "cursor", "--direct", "--file", path, "--"][..], &options].concat(),
+    );
     assert!(done.status.success(), "{}", text(&done.stderr));
     let entry = read(&file)["mcpServers"]["forkpy"].take();
     let args = entry["args"].as_array().expect("words").iter().map(|word| word.as_str().expect("a word"));

@@ -22,6 +22,7 @@ use rmcp::{
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 
+use super::greeting::{self, Greeting};
 use super::identity;
 use super::resources::Resources;
 use crate::server::{
@@ -57,6 +58,10 @@ const MAX_PREPARED: usize = 64;
 pub struct Handler {
     server: Arc<Server>,
     resources: Arc<Resources>,
+    /// Who calls, where no header says it.
+    client: Client,
+    /// What the first reply says besides.
+    greeting: Greeting,
     /// What this connection listens to; made at the first wish. Clients of 2026-07-28 have streams instead.
     listener: Arc<OnceLock<Subscriber>>,
     /// Streams that are acknowledged and not yet served: what they were asked for, and who listens.
@@ -67,19 +72,30 @@ impl Handler {
     /// A handler for a new connection.
     #[must_use]
     pub fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
-        Self { server, resources, listener: Arc::default(), prepared: Arc::default() }
+        let (client, greeting) = (Client::Process, Greeting::default());
+        Self { server, resources, client, greeting, listener: Arc::default(), prepared: Arc::default() }
+    }
+
+    /// A handler for the connection of a front.
+    pub(super) fn for_front(
+        server: Arc<Server>,
+        resources: Arc<Resources>,
+        client: Client,
+        greeting: Greeting,
+    ) -> Self {
+        Self { client, greeting, ..Self::new(server, resources) }
     }
 }
 
 impl Handler {
+    /// What the caller can be recognised by: headers over HTTP, the connection itself otherwise.
+    fn client_of(&self, context: &RequestContext<RoleServer>) -> Client {
+        context.extensions.get::<Parts>().map_or_else(|| self.client.clone(), identity::client_of)
+    }
+
     fn listener(&self, peer: &Peer<RoleServer>) -> &Subscriber {
         self.listener.get_or_init(|| self.resources.connect(peer.clone()))
     }
-}
-
-/// What the caller can be recognised by: headers over HTTP, the process itself over stdio.
-fn client_of(context: &RequestContext<RoleServer>) -> Client {
-    context.extensions.get::<Parts>().map_or(Client::Process, identity::client_of)
 }
 
 impl ServerHandler for Handler {
@@ -140,9 +156,15 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
-        let call = Call { client: client_of(&context), arguments: request.arguments, context, again };
+        let call = Call { client: self.client_of(&context), arguments: request.arguments, context, again };
         match tools::call(&self.server, &request.name, call).await {
-            Some(result) => Ok(result),
+            Some(CallToolResponse::Complete(mut result)) => {
+                if let Some(words) = self.greeting.take().await {
+                    greeting::add(&mut result, words);
+                }
+                Ok(CallToolResponse::Complete(result))
+            }
+            Some(asks) => Ok(asks),
             None => {
                 let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.name).collect();
                 let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));

@@ -3,6 +3,8 @@
 //! Runs in: server. The only room that knows rmcp beside `tools`, and the only one that knows axum.
 
 pub(crate) mod error;
+pub(in crate::server) mod fronts;
+mod greeting;
 pub mod handler;
 pub mod http;
 pub(crate) mod identity;

@@ -15,6 +15,8 @@ const MAX_CLIENTS: usize = 4096;
 pub enum Client {
     /// Standard input and output: one process, one client.
     Process,
+    /// A front (`forkpy attach`): each connection is one client.
+    Front(u64),
     /// `Mcp-Session-Id` of protocol versions up to 2025-11-25.
     HttpSession(String),
     /// Our cookie: all that tells two clients of the stateless 2026-07-28 protocol apart.

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use crate::{protocol::WorkerExit, server::health::errand::Errand};
+use crate::{
+    protocol::{WorkerExit, attach::ServerEnd},
+    server::health::errand::Errand,
+};
 
 /// Why and how a worker ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,11 @@ pub enum DeathReason {
         /// Most of them.
         limit: u32,
     },
+    /// The server itself ended, and all workers with it.
+    Server {
+        /// How, as the next server has found it written.
+        end: ServerEnd,
+    },
     /// Nobody had used the session for long.
     Idle {
         /// How long that may be.
@@ -96,6 +104,7 @@ impl DeathReason {
             Self::MemoryLimit { .. } => "memory_limit",
             Self::CpuLimit { .. } => "cpu_limit",
             Self::ProcessLimit { .. } => "process_limit",
+            Self::Server { .. } => "server_ended",
             Self::Idle { .. } => "idle",
             Self::Age { .. } => "age",
         }
@@ -104,7 +113,7 @@ impl DeathReason {
     /// Whether the session was told to end, and its code has no part in it.
     #[must_use]
     pub fn is_ordered(self) -> bool {
-        matches!(self, Self::Restart | Self::Delete | Self::Idle { .. } | Self::Age { .. })
+        matches!(self, Self::Restart | Self::Delete | Self::Server { .. } | Self::Idle { .. } | Self::Age { .. })
     }
 
     /// Whether the session was only put to rest: nobody needs to be alarmed that it has no worker.
@@ -120,6 +129,7 @@ impl DeathReason {
             Self::Idle { limit } => format!("was cleaned up after {} without use (idle limit)", time(limit)),
             Self::Age { limit } => format!("was cleaned up at the age of {} (age limit)", time(limit)),
             Self::Delete => "was deleted by delete_session".to_owned(),
+            Self::Server { end } => format!("ended with its server, which {}", server_ended(end)),
             _ => "was ended".to_owned(),
         }
     }
@@ -218,7 +228,9 @@ impl Death {
             (DeathReason::ProcessLimit { count, limit }, _) => {
                 format!("was killed because it had started {count} processes and its limit is {limit}")
             }
-            (reason @ (DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => reason.cleaned_up(),
+            (reason @ (DeathReason::Server { .. } | DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => {
+                reason.cleaned_up()
+            }
             (DeathReason::Itself, WorkerExit::Code(code)) => format!("exited with code {code}"),
             (DeathReason::Itself, WorkerExit::Signal(signal)) => {
                 format!("was ended by {}", signal_name(signal))
@@ -231,6 +243,15 @@ impl Death {
             (None, Some(errand)) => format!("{how} while no cell was running (the session {})", errand.doing()),
             (None, None) => format!("{how} while no cell was running"),
         }
+    }
+}
+
+/// How a server ended, behind its name.
+fn server_ended(end: ServerEnd) -> &'static str {
+    match end {
+        ServerEnd::Killed => "was killed or crashed",
+        ServerEnd::Stopped => "was stopped",
+        ServerEnd::Idle => "nobody had used for long",
     }
 }
 

@@ -318,6 +318,11 @@ impl Life {
         log.read_by(client, told);
     }
 
+    /// This client uses the session, and counts on what was there before anything that its log holds.
+    pub(in crate::server) fn relied_on_by(&self, client: &Client) {
+        self.0.log.lock().read_by(client, 0);
+    }
+
     /// What this client has not been told.
     #[must_use]
     pub fn news(&self, client: &Client) -> News {

@@ -14,12 +14,13 @@ use super::{
     active::{Choice, Client},
     checkpoints::{Checkpoint, CheckpointError},
     context::Surroundings,
-    death::DeathReason,
+    death::{Death, DeathReason},
     handle::{Beginning, Session},
-    life::{Ended, Life},
+    life::{Ended, Life, What},
     names::{DEFAULT, MAX_NAME, is_name, made_up, shorten},
 };
 use crate::{
+    protocol::{WorkerExit, attach::ServerEnd},
     server::{health::HealthPolicy, workers::link::Worker},
     settings::{limits::Limits, policy::Automatic},
 };
@@ -124,6 +125,32 @@ impl Registry {
         let first = Session::start(beginning, Arc::clone(&around));
         let sessions = RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)]));
         Self { branches: RwLock::default(), sessions, ended: RwLock::default(), around }
+    }
+
+    /// The server before this one has ended, with these sessions: whoever comes for them is to learn it.
+    pub(in crate::server) fn succeed(&self, sessions: &[String], end: ServerEnd) {
+        let reason = DeathReason::Server { end };
+        for name in sessions.iter().filter(|name| **name != *DEFAULT && is_name(name)) {
+            self.end_life(&Life::new(Arc::from(name.as_str())), reason);
+        }
+        self.lose_default(reason);
+    }
+
+    /// This client used the default session of a server that has ended.
+    pub(in crate::server) fn lost_with_its_server(&self, client: &Client) {
+        let Ok(session) = self.get(DEFAULT) else { return };
+        if session.life.newest() == 0 {
+            // Nothing was written of that server.
+            self.lose_default(DeathReason::Server { end: ServerEnd::Killed });
+        }
+        session.life.relied_on_by(client);
+    }
+
+    fn lose_default(&self, reason: DeathReason) {
+        let death = Death { reason, exit: WorkerExit::Unknown, cell: None, during: None, report: None };
+        if let Ok(session) = self.get(DEFAULT) {
+            session.life.happened(What::Lost { death, newest: 0 }, None);
+        }
     }
 
     /// Most sessions at a time.

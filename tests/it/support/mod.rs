@@ -4,6 +4,7 @@
 //! is left, and that every line it wrote was a JSON-RPC message that somebody asked for.
 //! `FORKPY_TEST_TRACE=1` prints the conversation, `FORKPY_TEST_LOG=1` the server's log.
 
+pub mod attach;
 pub mod browser;
 pub mod http;
 pub mod processes;
@@ -39,6 +40,8 @@ pub struct Setup {
     /// Shell commands before it starts, and whether it then becomes an ordinary user: `who.rs`.
     before: Vec<String>,
     ordinary: bool,
+    /// It is a front: what it starts goes on without it.
+    outlived: bool,
 }
 
 /// A running server and its client.
@@ -57,6 +60,7 @@ pub struct Forkpy {
     pub workspace: PathBuf,
     mark: String,
     killed: bool,
+    outlived: bool,
     directory: tempfile::TempDir,
 }
 
@@ -93,6 +97,7 @@ impl Setup {
             sockets: false,
             before: Vec::new(),
             ordinary: false,
+            outlived: false,
         }
     }
 
@@ -186,6 +191,7 @@ impl Setup {
             workspace: self.workspace,
             mark: self.mark,
             killed: false,
+            outlived: self.outlived,
             directory: self.directory,
         }
     }
@@ -466,7 +472,7 @@ impl Forkpy {
         while let Ok(line) = self.lines.recv() {
             self.sort_in(&line);
         }
-        wait_for("the end of all it started", || self.family().is_empty());
+        wait_for("the end of all it started", || self.outlived || self.family().is_empty());
         let unread: Vec<_> = self.answers.keys().collect();
         assert!(unread.is_empty(), "answers nobody looked at: {unread:?}");
         assert!(self.nameless.is_empty(), "errors nobody looked at: {:?}", self.nameless);

@@ -12,6 +12,7 @@ use std::{
     collections::VecDeque,
     io,
     ops::Range,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,7 +29,6 @@ use rmcp::{
     transport::{StdioReader, StdioWriter, Transport, stdio_pipes},
 };
 use serde::{Serialize, de::IgnoredAny};
-use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Mutex, Notify},
@@ -39,6 +39,7 @@ use tokio_util::{either::Either, sync::CancellationToken};
 use self::socket::{SocketReader, SocketWriter};
 use super::{handler::Handler, resources::Resources};
 use crate::{
+    protocol::outline::Outline,
     server::{output::numbers, tools::call::server::Server},
     settings::bounds::MAX_REQUEST,
 };
@@ -47,8 +48,6 @@ use crate::{
 const CHUNK: usize = 64 << 10;
 /// Buffers that grew beyond this for a large message are given back after it.
 const KEEP: usize = 1 << 20;
-/// Longest id that is repeated in a reply to a line that is no message.
-const MAX_ID: usize = 1 << 10;
 /// Bytes that the client has not read, from which on its further requests wait.
 const MUCH: usize = 4 << 20;
 /// Requests that wait, and their bytes, from which on nothing more is read.
@@ -114,6 +113,12 @@ impl StdioTransport<Either<SocketReader, StdioReader>, Either<SocketWriter, Stdi
         };
         Self::new(reader, writer, MAX_REQUEST)
     }
+}
+
+/// Over a socket, which goes with the transport. Must be called inside a tokio runtime.
+pub(super) fn over_socket(socket: OwnedFd) -> io::Result<StdioTransport<SocketReader, SocketWriter>> {
+    let (reader, writer) = socket::both_ways(socket)?;
+    Ok(StdioTransport::new(reader, writer, MAX_REQUEST))
 }
 
 impl<R, W> StdioTransport<R, W>
@@ -568,7 +573,7 @@ impl Line<'_> {
             }
             Self::TooLong { seen: TooLong { size, outline }, limit } => {
                 let message = format!("the message has {size} bytes; the limit is {limit} bytes");
-                Some(Err(outline.refuse(ErrorCode::INVALID_REQUEST, message)))
+                Some(Err(refuse(outline, ErrorCode::INVALID_REQUEST, message)))
             }
         }
     }
@@ -585,7 +590,7 @@ fn parse(text: &[u8]) -> Reading {
     };
     parsed.map_err(|error| {
         let (outline, code, message) = examine(text, "line", &error);
-        outline.refuse(code, message)
+        refuse(outline, code, message)
     })
 }
 
@@ -596,7 +601,7 @@ pub fn refusal_of(text: &[u8], what: &str) -> Option<Vec<u8>> {
     let error = serde_json::from_slice::<ClientJsonRpcMessage>(text).err()?;
     let (outline, code, message) = examine(text, what, &error);
     // Who sent a notification is answered too: each request has its reply.
-    let refusal = outline.refuse(code, message.clone()).unwrap_or(Refusal { id: None, code, message });
+    let refusal = refuse(outline, code, message.clone()).unwrap_or(Refusal { id: None, code, message });
     Some(refusal.to_line())
 }
 
@@ -695,143 +700,13 @@ impl Refusal {
     }
 }
 
-/// What a JSON object has at its top level, found in one pass with little memory, from as many pieces as it comes in.
-/// Stops at the first thing that cannot be JSON; what was seen before that stands.
-#[derive(Debug, Default)]
-struct Outline {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-    /// A string has just ended, and only punctuation may follow.
-    after_string: bool,
-    /// Top level: a value is being read, not a key.
-    in_value: bool,
-    /// Top level: the key or the id that is being read.
-    token: Vec<u8>,
-    /// Top level: the value that is being read is the id's.
-    in_id: bool,
-    ids: usize,
-    id: Option<Vec<u8>>,
-    method: bool,
-    answer: bool,
-    state: Extent,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Extent {
-    #[default]
-    Open,
-    Complete,
-    Broken,
-}
-
-impl Outline {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if self.state == Extent::Broken {
-                return;
-            }
-            self.take(*byte);
-        }
-    }
-
-    fn take(&mut self, byte: u8) {
-        if self.in_string {
-            return self.take_in_string(byte);
-        }
-        let punctuation = matches!(byte, b',' | b':' | b'}' | b']');
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' => return,
-            _ if self.state == Extent::Complete || (self.after_string && !punctuation) => self.state = Extent::Broken,
-            b'{' | b'[' => self.open(byte),
-            b'}' | b']' => self.close(byte),
-            b':' if self.depth == 1 && !self.in_value => self.end_key(),
-            b',' if self.depth == 1 => self.end_value(),
-            b',' | b':' if self.depth > 1 => {}
-            b'"' if self.depth > 0 => {
-                self.in_string = true;
-                self.keep(byte);
-            }
-            b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.' if self.depth > 0 => self.keep(byte),
-            _ => self.state = Extent::Broken,
-        }
-        self.after_string = false;
-    }
-
-    fn take_in_string(&mut self, byte: u8) {
-        self.keep(byte);
-        if self.escaped {
-            self.escaped = false;
-        } else if byte == b'\\' {
-            self.escaped = true;
-        } else if byte == b'"' {
-            self.in_string = false;
-            self.after_string = true;
-        } else if byte < b' ' {
-            self.state = Extent::Broken;
-        }
-    }
-
-    /// One byte more than [`MAX_ID`] is kept, by which [`Self::end_value`] knows that there were too many.
-    fn keep(&mut self, byte: u8) {
-        if self.depth == 1 && (self.in_id || !self.in_value) && self.token.len() <= MAX_ID {
-            self.token.push(byte);
-        }
-    }
-
-    fn open(&mut self, byte: u8) {
-        match self.depth {
-            0 if byte == b'[' => self.state = Extent::Broken,
-            // An object is no id: what is kept must not look like one.
-            1 => self.keep(byte),
-            _ => {}
-        }
-        self.depth += 1;
-    }
-
-    fn close(&mut self, byte: u8) {
-        match self.depth {
-            0 => return self.state = Extent::Broken,
-            1 if byte == b'}' => {
-                self.end_value();
-                self.state = Extent::Complete;
-            }
-            1 => self.state = Extent::Broken,
-            _ => {}
-        }
-        self.depth -= 1;
-    }
-
-    fn end_key(&mut self) {
-        // Through serde, because a key may be written with escapes.
-        let key = serde_json::from_slice::<String>(&self.token).unwrap_or_default();
-        self.token.clear();
-        self.in_value = true;
-        self.in_id = key == "id";
-        self.method |= key == "method";
-        self.answer |= key == "result" || key == "error";
-    }
-
-    fn end_value(&mut self) {
-        if self.in_id {
-            self.ids += 1;
-            let value = (self.token.len() <= MAX_ID).then(|| serde_json::from_slice(&self.token).ok()).flatten();
-            let usable = self.ids == 1 && matches!(value, Some(Value::Number(_) | Value::String(_)));
-            self.id = usable.then(|| self.token.clone());
-        }
-        self.token.clear();
-        self.in_value = false;
-        self.in_id = false;
-    }
-
-    /// The reply to the line. A notification gets none. An answer to a request of ours gets one without its id, which
-    /// the client would take for the id of a request of its own.
-    fn refuse(self, code: ErrorCode, message: String) -> Option<Refusal> {
-        let notification = self.state == Extent::Complete && self.method && self.ids == 0;
-        tracing::warn!(code = code.0, notification, "refused a line from the client: {message}");
-        let id = self.id.filter(|_| self.method || !self.answer);
-        (!notification).then_some(Refusal { id, code, message })
-    }
+/// The reply to a line of which this much was seen. A notification gets none. An answer to a request of ours gets one
+/// without its id, which the client would take for the id of a request of its own.
+fn refuse(seen: Outline, code: ErrorCode, message: String) -> Option<Refusal> {
+    let notification = seen.is_notification();
+    tracing::warn!(code = code.0, notification, "refused a line from the client: {message}");
+    let id = if seen.is_answer() { None } else { seen.into_id() };
+    (!notification).then_some(Refusal { id, code, message })
 }
 
 /// How far the connection has opened. Until rmcp has a request with which to begin, it ends the connection at any

@@ -42,6 +42,12 @@ pub fn pair() -> Option<(SocketReader, SocketWriter)> {
     Some((SocketReader::new(input).ok()?, SocketWriter { socket: output, waiting: None }))
 }
 
+/// One socket for both.
+pub(super) fn both_ways(socket: OwnedFd) -> io::Result<(SocketReader, SocketWriter)> {
+    let output = socket.try_clone()?;
+    Ok((SocketReader::new(socket)?, SocketWriter { socket: output, waiting: None }))
+}
+
 /// A copy of the descriptor, if it is a socket.
 fn socket(descriptor: std::os::fd::BorrowedFd<'_>) -> Option<OwnedFd> {
     let kind = SFlag::from_bits_truncate(fstat(descriptor).ok()?.st_mode) & SFlag::S_IFMT;

@@ -9,7 +9,7 @@ use rmcp::{
     model::{ErrorData, ServerCapabilities, ServerConfig},
     service::{serve_directly, serve_server},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines as ClientLines, duplex};
 
 use super::*;

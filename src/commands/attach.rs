@@ -1,0 +1,108 @@
+//! What `forkpy attach` is told, and the server that it starts.
+//!
+//! Runs in: front and server, before either has begun.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt, unix::net::UnixListener},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+
+use crate::{
+    front::{self, AttachError, Meeting},
+    settings::{
+        host::Host,
+        options::{ServeOptions, seconds},
+    },
+    sys::{
+        descriptors,
+        rendezvous::{self, Place},
+    },
+};
+
+/// What `forkpy attach` is told.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Name of the server; one for each workspace when left out
+    #[arg(long, value_name = "NAME", env = "FORKPY_NAME", help_heading = "Attach")]
+    pub name: Option<String>,
+
+    /// Time without clients and running cells after which the server ends, in seconds; 0 means never
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_IDLE_EXIT", default_value_t = 43_200.0, value_parser = seconds,
+          help_heading = "Attach")]
+    pub idle_exit: f64,
+
+    /// How the server is to be, if it is started.
+    #[command(flatten)]
+    pub serve: ServeOptions,
+}
+
+/// What the front tells the server that it starts.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// Descriptor of the socket.
+    #[arg(long)]
+    pub listener: i32,
+    /// The socket's directory.
+    #[arg(long)]
+    pub socket_dir: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    pub socket_name: String,
+    /// As the front was told.
+    #[command(flatten)]
+    pub attach: AttachArgs,
+}
+
+/// What of it is not the server's.
+#[derive(Debug)]
+pub struct Meant {
+    listener: i32,
+    socket_dir: PathBuf,
+    socket_name: String,
+    idle_exit: f64,
+}
+
+impl HostArgs {
+    /// The server's options, and where it is met.
+    #[must_use]
+    pub fn into_parts(self) -> (ServeOptions, Meant) {
+        let Self { listener, socket_dir, socket_name, attach: AttachArgs { idle_exit, serve, .. } } = self;
+        (serve, Meant { listener, socket_dir, socket_name, idle_exit })
+    }
+}
+
+/// Passes messages on until the client goes.
+///
+/// # Errors
+/// When no server can be had.
+pub fn attach(args: &AttachArgs) -> Result<(), AttachError> {
+    let name = args.name.clone().unwrap_or_else(|| rendezvous::name_for(&args.serve.workspace));
+    let words = std::env::args_os().skip_while(|word| word != "attach").skip(1).collect();
+    front::run(&Meeting::new(&name, words)?)
+}
+
+/// Becomes a server in the background, of which whoever started it need not know any more.
+///
+/// # Errors
+/// When the system refuses, or the log cannot be written.
+pub fn go_behind(args: Meant) -> io::Result<Host> {
+    let Meant { listener, socket_dir, socket_name, idle_exit } = args;
+    let place = Place::at(socket_dir, socket_name);
+    let _ = fs::rename(place.log(), place.log().with_extension("log.old"));
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(place.log())?;
+    nix::unistd::daemon(true, true)?;
+    descriptors::redirect(log.as_fd(), 2)?;
+    descriptors::null_stdin()?;
+    // SAFETY: the front left this descriptor open for this role and tells its number on the command line; nothing else in
+    // this process uses it.
+    let listener = UnixListener::from(unsafe { descriptors::inherited(listener) });
+    descriptors::close_on_exec(listener.as_fd(), true)?;
+    let words = std::env::args().skip_while(|word| word != "--socket-name").skip(2).collect();
+    let idle_exit = (idle_exit > 0.0).then(|| Duration::from_secs_f64(idle_exit));
+    Ok(Host { listener, place, args: words, idle_exit })
+}

@@ -1,0 +1,275 @@
+//! Clients that come through fronts (`forkpy attach`): each connection of the socket is a client of its own, and the server
+//! outlives them all.
+//!
+//! Runs in: server. Owns the socket from the first connection to the end: who may connect, how many are there, when nobody
+//! is left. What follows the welcome is MCP as on standard input and output.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use nix::unistd::geteuid;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    greeting::{self, Greeting},
+    handler::Handler,
+    resources::Resources,
+    stdio,
+};
+use crate::{
+    protocol::attach::{self, Hello, MAX_LINE, Record, ServerEnd, ServerStatus, SessionSummary, Wants, Welcome},
+    server::{health::evidence::Phase, sessions::active::Client, tools::call::server::Server},
+    settings::host::Host,
+    sys::rendezvous::{self, Identity},
+};
+
+/// How long a connection may take to say what it wants.
+const HELLO: Duration = Duration::from_secs(10);
+/// How often it is looked whether anybody is left, and whether the record is still right.
+const LOOK: Duration = Duration::from_secs(1);
+/// After an `accept` that failed: the process may be out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long connections may take to end with the server.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What the server before this one has left written, and how that ended.
+pub(in crate::server) fn predecessor(host: &Host) -> Option<(Record, ServerEnd)> {
+    let text = std::fs::read(host.place.record()).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    let end = record.ended.unwrap_or(ServerEnd::Killed);
+    record.used.then_some((record, end))
+}
+
+/// Serves until nobody has used the server for long, or it is told to stop.
+pub(in crate::server) async fn serve(
+    server: Arc<Server>,
+    resources: Arc<Resources>,
+    host: Host,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    host.listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(host.listener.try_clone()?)?;
+    let identity = Identity::of(&host.place.socket());
+    let room = Arc::new(Room {
+        server,
+        resources,
+        since: Timestamp::now(),
+        clients: AtomicUsize::new(0),
+        numbers: AtomicUsize::new(0),
+        left: Mutex::new(Instant::now()),
+        used: AtomicBool::new(false),
+        stop: stop.clone(),
+        closing: CancellationToken::new(),
+        written: Mutex::new(None),
+        host,
+    });
+    room.write_record(None);
+    let mut connections = JoinSet::new();
+    let end = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break ServerEnd::Stopped,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(Arc::clone(&room).meet(stream))),
+                Err(error) => {
+                    tracing::warn!("failed to accept a connection: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = tokio::time::sleep(LOOK) => {
+                room.write_record(None);
+                if room.is_deserted() {
+                    break ServerEnd::Idle;
+                }
+            }
+        }
+    };
+    // Under the lock nobody starts another server, and whoever connects finds this one or none.
+    if let (Ok(held), Some(identity)) = (room.host.place.lock(), identity) {
+        room.host.place.leave(&held, identity);
+        room.write_record(Some(end));
+    }
+    drop(listener);
+    room.closing.cancel();
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(FAREWELL, all_ended).await;
+    Ok(())
+}
+
+/// What connections share.
+struct Room {
+    server: Arc<Server>,
+    resources: Arc<Resources>,
+    host: Host,
+    since: Timestamp,
+    clients: AtomicUsize,
+    numbers: AtomicUsize,
+    /// When the last client left.
+    left: Mutex<Instant>,
+    /// There has been a client.
+    used: AtomicBool,
+    stop: CancellationToken,
+    /// Connections end: after it is written why.
+    closing: CancellationToken,
+    /// The record as it is on the disk.
+    written: Mutex<Option<Record>>,
+}
+
+/// A client that is here.
+struct Present<'a>(&'a Room);
+
+impl<'a> Present<'a> {
+    fn enter(room: &'a Room) -> Self {
+        room.clients.fetch_add(1, Ordering::Relaxed);
+        Self(room)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+        *self.0.left.lock() = Instant::now();
+    }
+}
+
+impl Room {
+    async fn meet(self: Arc<Self>, stream: UnixStream) {
+        match rendezvous::peer(&stream) {
+            Ok(user) if user == geteuid().as_raw() => {}
+            Ok(user) => return tracing::warn!(user, "refused a connection of another user"),
+            Err(error) => return tracing::warn!("refused a connection that does not say whose it is: {error}"),
+        }
+        let Some((hello, mut stream)) = hello(stream).await else { return };
+        // Counted before the welcome: from then on the server does not end for want of clients.
+        let present = (hello.wants == Wants::Mcp).then(|| Present::enter(&self));
+        if present.is_some() && !self.used.swap(true, Ordering::Relaxed) {
+            self.write_record(None);
+        }
+        let status = (hello.wants != Wants::Mcp).then(|| self.status());
+        let welcome = Welcome {
+            pid: own_pid(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            args: self.host.args.clone(),
+            status,
+        };
+        if self.stop.is_cancelled() || stream.write_all(&attach::line(&welcome)).await.is_err() {
+            return;
+        }
+        match hello.wants {
+            Wants::Mcp => self.serve(stream, &hello).await,
+            Wants::Status => {}
+            Wants::Stop => {
+                tracing::info!("told to stop");
+                self.stop.cancel();
+                // Its other end is closed when this process has ended, and not before.
+                let _ = stream.into_std().map(std::mem::forget);
+            }
+        }
+    }
+
+    async fn serve(&self, stream: UnixStream, hello: &Hello) {
+        let client = Client::Front(self.numbers.fetch_add(1, Ordering::Relaxed) as u64);
+        let greeting = match hello.after {
+            Some(pid) if pid != own_pid() => {
+                // It used the server before this one.
+                self.server.registry.lost_with_its_server(&client);
+                Greeting::default()
+            }
+            _ => greeting::prepare(&self.server, &client),
+        };
+        let connected = stream.into_std().and_then(|stream| stdio::over_socket(OwnedFd::from(stream)));
+        let transport = match connected {
+            Ok(transport) => transport,
+            Err(error) => return tracing::warn!("failed to serve a connection: {error}"),
+        };
+        let handler = Handler::for_front(Arc::clone(&self.server), Arc::clone(&self.resources), client, greeting);
+        let running = rmcp::service::serve_directly_with_ct(handler, transport, None, self.closing.child_token());
+        let _ = running.waiting().await;
+    }
+
+    /// Nobody is here, nothing runs, and that has been so for long.
+    fn is_deserted(&self) -> bool {
+        let Some(limit) = self.host.idle_exit else { return false };
+        if self.clients.load(Ordering::Relaxed) > 0 || self.left.lock().elapsed() < limit {
+            return false;
+        }
+        self.server.registry.all_and_branches().iter().all(|session| {
+            let status = session.shared.get();
+            status.used_at.elapsed() >= limit && status.waiting == 0 && !is_busy(status.phase)
+        })
+    }
+
+    fn status(&self) -> ServerStatus {
+        let sessions = self.server.registry.all().into_iter().map(|session| {
+            let status = session.shared.get();
+            SessionSummary {
+                session_id: session.id.to_string(),
+                cells: status.executed,
+                busy: is_busy(status.phase),
+                last_activity: status.last_activity.to_string(),
+            }
+        });
+        ServerStatus {
+            since: self.since.to_string(),
+            workspace: self.server.workspace.root.to_string_lossy().into_owned(),
+            clients: self.clients.load(Ordering::Relaxed),
+            idle_exit: self.host.idle_exit.map_or(0.0, |limit| limit.as_secs_f64()),
+            sessions: sessions.collect(),
+        }
+    }
+
+    /// Writes what the next server is to know, if it has changed.
+    fn write_record(&self, ended: Option<ServerEnd>) {
+        let record = Record {
+            pid: own_pid(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            used: self.used.load(Ordering::Relaxed),
+            sessions: self.server.registry.all().iter().map(|session| session.id.to_string()).collect(),
+            ended,
+        };
+        let mut written = self.written.lock();
+        if written.as_ref() == Some(&record) {
+            return;
+        }
+        let path = self.host.place.record();
+        let draft = path.with_extension("json.new");
+        let done = std::fs::write(&draft, attach::line(&record)).and_then(|()| std::fs::rename(&draft, &path));
+        if let Err(error) = done {
+            tracing::warn!("failed to write {}: {error}", path.display());
+        }
+        *written = Some(record);
+    }
+}
+
+fn is_busy(phase: Phase) -> bool {
+    matches!(phase, Phase::Busy { .. } | Phase::WaitingInput { .. } | Phase::Serving { .. })
+}
+
+fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).unwrap_or(0)
+}
+
+/// The first line; nothing for a connection that says something else, or nothing.
+async fn hello(stream: UnixStream) -> Option<(Hello, UnixStream)> {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    let mut limited = (&mut reader).take(MAX_LINE as u64);
+    tokio::time::timeout(HELLO, limited.read_until(b'\n', &mut line)).await.ok()?.ok()?;
+    let hello = serde_json::from_slice(&line).map_err(|error| tracing::warn!("refused a connection: {error}")).ok()?;
+    Some((hello, reader.into_inner()))
+}
