@@ -10,10 +10,10 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use self::meet::{AttachError, Meeting};
-use self::{
+use super::{
     client::Client,
     lines::{Down, Passed, Up},
+    meet::{self, AttachError, Meeting, Server},
 };
 
 /// Room for one read.

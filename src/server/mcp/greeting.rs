@@ -13,7 +13,7 @@ use crate::{
     protocol::attach::span,
     server::{
         health::evidence::Phase,
-        sessions::{active::Client, handle::Caller, names::DEFAULT},
+        sessions::{active::Client, names::DEFAULT, orders::Caller},
         tools::call::server::Server,
     },
 };
