@@ -4,17 +4,11 @@
 use std::{hint::black_box, os::unix::net::UnixStream, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use forkpy::{
-    protocol::{
-        CellReport, CellStatus, FromWorker, MAX_FROM_WORKER, MAX_TO_WORKER, ToWorker,
-        frame::{self, Assembler},
-    },
-    server::{
-        output::captured::CapturedText,
-        sessions::outcome::{CellOutcome, Ending, Fate},
-        tools::cells::reply,
-        workspace::watch::NewFiles,
-    },
+use forkpy::testing::{
+    CapturedText, CellOutcome, CellReport, CellStatus, Ending, Fate, FromWorker, MAX_FROM_WORKER, MAX_TO_WORKER,
+    NewFiles, ToWorker,
+    frame::{self, Assembler},
+    reply,
 };
 
 #[path = "../tests/it/support/zygote.rs"]

@@ -82,13 +82,19 @@
 //! - Frames are postcard, not JSON: large texts are copied, never escaped.
 //! - A dead worker stays a zombie, its pid taken, until the server has seen its end and says `Reap`.
 
-pub mod bench;
-pub mod bundle;
-pub mod commands;
-pub mod front;
-pub mod protocol;
-pub mod server;
-pub mod settings;
-pub mod sys;
-pub mod worker;
-pub mod zygote;
+#![warn(unreachable_pub)]
+
+mod bench;
+mod bundle;
+mod commands;
+mod front;
+mod protocol;
+mod server;
+mod settings;
+mod sys;
+#[doc(hidden)]
+pub mod testing;
+mod worker;
+mod zygote;
+
+pub use self::commands::run;

@@ -59,9 +59,8 @@ for line in sys.stdin:
 kernel.end()
 "#;
 
-/// Another MCP server.
 #[derive(Debug)]
-pub struct Other {
+pub(crate) struct Other {
     client: Client,
     tool: String,
     argument: String,
@@ -69,10 +68,7 @@ pub struct Other {
 
 impl Other {
     /// Starts it by a shell's command line.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn start(command: &str, tool: &str, argument: &str) -> Result<Self, BenchError> {
+    pub(crate) fn start(command: &str, tool: &str, argument: &str) -> Result<Self, BenchError> {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("exec {command}"));
         let client = Client::start(command, &mut shell)?;
@@ -81,11 +77,7 @@ impl Other {
         Ok(other)
     }
 
-    /// Runs `1+1`.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn cell(&mut self) -> Result<Duration, BenchError> {
+    pub(crate) fn cell(&mut self) -> Result<Duration, BenchError> {
         let arguments: Map<String, Value> = [(self.argument.clone(), json!("1+1"))].into_iter().collect();
         self.client.call(&self.tool, &Value::Object(arguments))
     }
@@ -93,18 +85,14 @@ impl Other {
 
 /// ipykernel and who speaks to it.
 #[derive(Debug)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     process: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Kernel {
-    /// Starts both.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn start(python: &Path) -> Result<Self, BenchError> {
+    pub(crate) fn start(python: &Path) -> Result<Self, BenchError> {
         let mut command = Command::new(python);
         command.args(["-c", SPEAKER]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().map_err(BenchError::system("start ipykernel"))?;
@@ -113,19 +101,12 @@ impl Kernel {
         if kernel.line()?.trim() == "ready" { Ok(kernel) } else { Err(gone()) }
     }
 
-    /// Runs `1+1`.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn cell(&mut self) -> Result<Duration, BenchError> {
+    pub(crate) fn cell(&mut self) -> Result<Duration, BenchError> {
         self.ask("cell\n")
     }
 
     /// Starts another one, has it run `1+1`, and ends it.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn another(&mut self) -> Result<Duration, BenchError> {
+    pub(crate) fn another(&mut self) -> Result<Duration, BenchError> {
         self.ask("start\n")
     }
 

@@ -18,7 +18,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// One server and its client.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     who: String,
     process: Child,
     input: Option<ChildStdin>,
@@ -29,20 +29,14 @@ pub struct Client {
 
 impl Client {
     /// Starts this binary as a server.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn forkpy(workspace: &std::path::Path, args: &[String]) -> Result<Self, BenchError> {
+    pub(crate) fn forkpy(workspace: &std::path::Path, args: &[String]) -> Result<Self, BenchError> {
         let mut command = Command::new("/proc/self/exe");
         command.arg("--workspace").arg(workspace).args(["--log", "error"]).args(args);
         Self::start("forkpy", &mut command)
     }
 
     /// Starts a server and opens the conversation.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn start(who: &str, command: &mut Command) -> Result<Self, BenchError> {
+    pub(crate) fn start(who: &str, command: &mut Command) -> Result<Self, BenchError> {
         let fail = |what: String| BenchError::Server { who: who.to_owned(), what };
         let mut process = command
             .stdin(Stdio::piped())
@@ -62,9 +56,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Its process id.
     #[must_use]
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
@@ -72,50 +65,30 @@ impl Client {
     ///
     /// # Errors
     /// [`BenchError`], also for a tool error that is no cell's.
-    pub fn call(&mut self, tool: &str, arguments: &Value) -> Result<Duration, BenchError> {
+    pub(crate) fn call(&mut self, tool: &str, arguments: &Value) -> Result<Duration, BenchError> {
         self.request("tools/call", &json!({"name": tool, "arguments": arguments}))
     }
 
     /// Runs code in a session.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn run(&mut self, code: &str, session: &str) -> Result<Duration, BenchError> {
+    pub(crate) fn run(&mut self, code: &str, session: &str) -> Result<Duration, BenchError> {
         self.call("run_python_code", &json!({"code": code, "session_id": session}))
     }
 
     /// Makes a session and runs its first cell.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn first(&mut self, session: &str, code: &str) -> Result<(), BenchError> {
+    pub(crate) fn first(&mut self, session: &str, code: &str) -> Result<(), BenchError> {
         self.call("create_session", &json!({"session_id": session}))?;
         self.run(code, session).map(drop)
     }
 
     /// The structured content of the last reply.
     #[must_use]
-    pub fn reply(&self) -> Value {
+    pub(crate) fn reply(&self) -> Value {
         let message: Value = serde_json::from_str(&self.line).unwrap_or_default();
         message["result"]["structuredContent"].clone()
     }
 
-    /// Sends a call without waiting.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn begin(&mut self, tool: &str, arguments: &Value) -> Result<u64, BenchError> {
-        let id = self.next;
-        let message = self.message("tools/call", &json!({"name": tool, "arguments": arguments}));
-        self.write(&message)?;
-        Ok(id)
-    }
-
     /// Waits for the answer to this call, and lets others go by.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn await_answer(&mut self, id: u64) -> Result<(), BenchError> {
+    pub(crate) fn await_answer(&mut self, id: u64) -> Result<(), BenchError> {
         loop {
             self.read()?;
             if is_answer(&self.line, id) {
@@ -125,10 +98,7 @@ impl Client {
     }
 
     /// Waits for so many answers, to whatever.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn await_answers(&mut self, count: usize) -> Result<(), BenchError> {
+    pub(crate) fn await_answers(&mut self, count: usize) -> Result<(), BenchError> {
         let mut seen = 0;
         while seen < count {
             self.read()?;
@@ -137,11 +107,7 @@ impl Client {
         Ok(())
     }
 
-    /// Writes prepared lines.
-    ///
-    /// # Errors
-    /// [`BenchError::Server`].
-    pub fn write(&mut self, text: &str) -> Result<(), BenchError> {
+    pub(crate) fn write(&mut self, text: &str) -> Result<(), BenchError> {
         let written = self.input.as_mut().map(|input| input.write_all(text.as_bytes()));
         match written {
             Some(Ok(())) => Ok(()),
@@ -150,7 +116,7 @@ impl Client {
     }
 
     /// One line with a fresh id.
-    pub fn message(&mut self, method: &str, params: &Value) -> String {
+    pub(crate) fn message(&mut self, method: &str, params: &Value) -> String {
         let id = self.next;
         self.next += 1;
         format!("{}\n", json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))

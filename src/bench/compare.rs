@@ -10,10 +10,7 @@ use super::{
 };
 
 /// Reads what `--json` printed.
-///
-/// # Errors
-/// [`BenchError::Compare`].
-pub fn read(path: &Path) -> Result<Report, BenchError> {
+pub(crate) fn read(path: &Path) -> Result<Report, BenchError> {
     let fail = |reason: String| BenchError::Compare { path: path.display().to_string(), reason };
     let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
     let report: Report = serde_json::from_str(&text)

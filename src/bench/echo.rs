@@ -5,13 +5,10 @@
 use std::io::{self, Read, Write};
 
 /// Bytes that go to and fro.
-pub const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 64;
 
 /// Answers until the other end closes. Over a pipe pair, standard input and output; over a socket, both are it.
-///
-/// # Errors
-/// When the channel breaks.
-pub fn run() -> io::Result<()> {
+pub(crate) fn run() -> io::Result<()> {
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let mut piece = [0; PIECE];
     while input.read_exact(&mut piece).is_ok() {

@@ -14,7 +14,7 @@ use super::{BenchError, echo::PIECE};
 
 /// Two processes and a pair of pipes.
 #[derive(Debug)]
-pub struct Pipe {
+pub(crate) struct Pipe {
     process: Child,
     input: Option<ChildStdin>,
     output: ChildStdout,
@@ -22,7 +22,7 @@ pub struct Pipe {
 
 /// Two processes and a socket pair.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     process: Child,
     stream: Option<UnixStream>,
 }
@@ -35,10 +35,7 @@ fn command() -> Command {
 
 impl Pipe {
     /// Starts the other end.
-    ///
-    /// # Errors
-    /// The system's refusal.
-    pub fn start() -> Result<Self, BenchError> {
+    pub(crate) fn start() -> Result<Self, BenchError> {
         let fail = BenchError::system("start the other end of a pipe");
         let mut process = command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(&fail)?;
         match (process.stdin.take(), process.stdout.take()) {
@@ -51,7 +48,7 @@ impl Pipe {
     ///
     /// # Errors
     /// When the other end is gone.
-    pub fn turn(&mut self) -> Result<Duration, BenchError> {
+    pub(crate) fn turn(&mut self) -> Result<Duration, BenchError> {
         let fail = BenchError::system("use a pipe");
         let mut piece = [7; PIECE];
         let began = Instant::now();
@@ -72,10 +69,7 @@ impl Drop for Pipe {
 
 impl Socket {
     /// Starts the other end.
-    ///
-    /// # Errors
-    /// The system's refusal.
-    pub fn start() -> Result<Self, BenchError> {
+    pub(crate) fn start() -> Result<Self, BenchError> {
         let fail = BenchError::system("start the other end of a socket");
         let (ours, theirs) = UnixStream::pair().map_err(&fail)?;
         let input = OwnedFd::from(theirs);
@@ -88,7 +82,7 @@ impl Socket {
     ///
     /// # Errors
     /// When the other end is gone.
-    pub fn turn(&mut self) -> Result<Duration, BenchError> {
+    pub(crate) fn turn(&mut self) -> Result<Duration, BenchError> {
         let fail = BenchError::system("use a socket");
         let mut piece = [7; PIECE];
         let began = Instant::now();
@@ -108,10 +102,7 @@ impl Drop for Socket {
 }
 
 /// A fork of this process to the child's first byte.
-///
-/// # Errors
-/// The system's refusal.
-pub fn fork() -> Result<Duration, BenchError> {
+pub(crate) fn fork() -> Result<Duration, BenchError> {
     let fail = BenchError::system("fork");
     let (read, write) = nix::unistd::pipe().map_err(|errno| fail(errno.into()))?;
     let began = Instant::now();

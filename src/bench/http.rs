@@ -48,12 +48,8 @@ impl Drop for Server {
     }
 }
 
-/// Takes it once.
-///
-/// # Errors
-/// [`BenchError`].
 #[expect(clippy::cast_precision_loss, reason = "some thousand cells")]
-pub fn throughput(stage: &mut Stage) -> Result<f64, BenchError> {
+pub(crate) fn throughput(stage: &mut Stage) -> Result<f64, BenchError> {
     let server = Server::start(stage)?;
     let agents: Vec<ureq::Agent> = (0..SIDE_BY_SIDE).map(|_| ureq::Agent::new_with_defaults()).collect();
     for (number, agent) in agents.iter().enumerate() {
@@ -115,4 +111,4 @@ fn gone() -> BenchError {
 }
 
 /// Sessions of the throughput rows.
-pub const SIDE_BY_SIDE: usize = 8;
+pub(crate) const SIDE_BY_SIDE: usize = 8;

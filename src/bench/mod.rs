@@ -5,66 +5,46 @@
 //! this same binary. Knows forkpy only as any client does. Rows are timed in rounds, one after the other within each round, so
 //! that what the machine does meanwhile falls on all of them. No Python here, and no tokio.
 
-pub mod against;
-pub mod client;
-pub mod compare;
-pub mod echo;
-pub mod floors;
-pub mod http;
-pub mod options;
-pub mod report;
-pub mod rounds;
-pub mod rows;
-pub mod sizes;
-pub mod stage;
-pub mod stats;
-pub mod table;
-pub mod timed;
+pub(crate) mod against;
+pub(crate) mod client;
+pub(crate) mod compare;
+pub(crate) mod echo;
+pub(crate) mod floors;
+pub(crate) mod http;
+pub(crate) mod options;
+pub(crate) mod report;
+pub(crate) mod rounds;
+pub(crate) mod rows;
+pub(crate) mod sizes;
+pub(crate) mod stage;
+pub(crate) mod stats;
+pub(crate) mod table;
+pub(crate) mod timed;
 
 use std::io::{self, Write};
 
-pub use self::options::BenchArgs;
+pub(crate) use self::options::BenchArgs;
 
 /// Why nothing, or not all, was measured.
 #[derive(Debug, thiserror::Error)]
-pub enum BenchError {
+pub(crate) enum BenchError {
     /// A server did not start, or ended.
     #[error("{who} {what}")]
     Server {
-        /// Which.
         who: String,
         /// What became of it.
         what: String,
     },
     /// A call was answered by an error.
     #[error("{who} answered {tool} with an error: {words}")]
-    Refused {
-        /// Which server.
-        who: String,
-        /// What was called.
-        tool: String,
-        /// Its words.
-        words: String,
-    },
+    Refused { who: String, tool: String, words: String },
     /// A file to compare with.
     #[error("cannot compare with {path}: {reason}")]
-    Compare {
-        /// Which.
-        path: String,
-        /// Why not.
-        reason: String,
-    },
-    /// An option.
+    Compare { path: String, reason: String },
     #[error("{0}")]
     Option(String),
-    /// The system's no.
     #[error("failed to {what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// The reason.
-        source: io::Error,
-    },
+    System { what: &'static str, source: io::Error },
 }
 
 impl BenchError {
@@ -73,11 +53,7 @@ impl BenchError {
     }
 }
 
-/// Measures and prints.
-///
-/// # Errors
-/// [`BenchError`].
-pub fn run(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<(), BenchError> {
+pub(crate) fn run(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<(), BenchError> {
     let earlier = args.compare.as_deref().map(compare::read).transpose()?;
     let mut out = io::stdout().lock();
     let fail = BenchError::system("write the result");

@@ -8,7 +8,7 @@ use clap::Args;
 
 /// What to measure, and how.
 #[derive(Debug, Clone, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Print the result as JSON, for --compare
     #[arg(long)]
     pub json: bool,

@@ -5,26 +5,21 @@
 use serde::{Deserialize, Serialize};
 
 /// Counts up when a field changes its meaning.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
-/// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Report {
-    /// [`FORMAT`].
+pub(crate) struct Report {
     pub format: u32,
-    /// Version of forkpy.
     pub version: String,
     /// Whether this binary was built with optimization.
     pub optimized: bool,
     /// When it began (RFC 3339).
     pub when: String,
-    /// Where.
     pub machine: Machine,
     /// Version of the sessions' interpreter.
     pub python: String,
     /// Modules that were preloaded.
     pub preload: Vec<String>,
-    /// Rounds.
     pub rounds: u32,
     /// Seconds that it took.
     pub seconds: f64,
@@ -34,9 +29,8 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
 }
 
-/// The machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Model of its processor.
     pub processor: String,
     /// Processors that this process may use.
@@ -49,16 +43,12 @@ pub struct Machine {
     pub load: (f64, f64),
 }
 
-/// One row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Measured {
-    /// Its name.
+pub(crate) struct Measured {
     pub name: String,
     /// `us`, `s`, `MiB`, `cells/s` or `MB/s`; of all figures of the row.
     pub unit: String,
-    /// How often.
     pub count: u64,
-    /// Median.
     pub p50: f64,
     /// 90th percentile.
     pub p90: f64,
@@ -76,17 +66,15 @@ pub struct Measured {
 
 /// A row that was not measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Its name.
+pub(crate) struct Skipped {
     pub name: String,
-    /// Why.
     pub why: String,
 }
 
 impl Report {
     /// The row of this name.
     #[must_use]
-    pub fn row(&self, name: &str) -> Option<&Measured> {
+    pub(crate) fn row(&self, name: &str) -> Option<&Measured> {
         self.rows.iter().find(|row| row.name == name)
     }
 }

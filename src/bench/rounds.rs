@@ -22,11 +22,7 @@ const QUICK_ROUNDS: u32 = 2;
 /// Turns that are not counted, of the first round: connections open, files in memory, code compiled.
 const WARMING: u32 = 2;
 
-/// Measures.
-///
-/// # Errors
-/// [`BenchError`].
-pub fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<Report, BenchError> {
+pub(crate) fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<Report, BenchError> {
     let began = (Instant::now(), jiff::Timestamp::now(), load());
     let chosen = rows::chosen(&args.only)
         .map_err(|name| BenchError::Option(format!("there is no row {name:?}; `forkpy bench --explain` names them")))?;

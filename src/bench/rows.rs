@@ -5,7 +5,7 @@
 
 /// What a row's figures are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Time, in microseconds.
     Microseconds,
     /// Memory, in MiB.
@@ -21,7 +21,7 @@ pub enum Unit {
 impl Unit {
     /// As it stands in the report.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Microseconds => "us",
             Self::Mebibytes => "MiB",
@@ -32,9 +32,8 @@ impl Unit {
     }
 }
 
-/// One row.
 #[derive(Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// For `--only`, and in the report.
     pub name: &'static str,
     /// What its figures are.
@@ -57,10 +56,10 @@ const fn size(name: &'static str, unit: Unit, turns: u32, what: &'static str) ->
 }
 
 /// The row that other servers' rows are held against, and theirs.
-pub const CELL: &str = "1+1";
+pub(crate) const CELL: &str = "1+1";
 
 /// All rows, in the order in which they are shown.
-pub const ROWS: &[Row] = &[
+pub(crate) const ROWS: &[Row] = &[
     time("pipe", 100, None, "64 bytes to another process and back, over two pipes: the floor of a client over stdio"),
     time("socket", 100, None, "the same over a socket pair: the floor between server and worker"),
     time("fork", 20, None, "fork() of the small process that measures, to the child's first byte"),
@@ -148,7 +147,7 @@ pub const ROWS: &[Row] = &[
 
 /// The row of this name.
 #[must_use]
-pub fn find(name: &str) -> Option<&'static Row> {
+pub(crate) fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
 }
 
@@ -156,7 +155,7 @@ pub fn find(name: &str) -> Option<&'static Row> {
 ///
 /// # Errors
 /// The name that there is none of.
-pub fn chosen(names: &[String]) -> Result<Vec<&'static Row>, String> {
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static Row>, String> {
     if let Some(unknown) = names.iter().find(|name| find(name).is_none()) {
         return Err(unknown.clone());
     }

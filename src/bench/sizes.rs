@@ -23,7 +23,6 @@ use super::{
 const MANY: u32 = 200;
 /// Cells that are sent before the first of their replies is read, to each session.
 const AHEAD: usize = 24;
-/// Batches of [`AHEAD`].
 const BATCHES: usize = 20;
 /// What the machine needs until its memory has settled.
 const SETTLING: Duration = Duration::from_millis(500);
@@ -32,14 +31,9 @@ const OUTPUT: &str = "\
 import sys
 block = ('x' * 99 + '\\n') * 10_000
 for _ in range(100): sys.stdout.write(block)";
-/// That of [`OUTPUT`].
 const MEGABYTES: f64 = 100.0;
 
-/// Takes it once.
-///
-/// # Errors
-/// [`BenchError`].
-pub fn take(row: &Row, stage: &mut Stage) -> Result<f64, BenchError> {
+pub(crate) fn take(row: &Row, stage: &mut Stage) -> Result<f64, BenchError> {
     match row.name {
         "memory" => memory(stage, &[]),
         "memory-preloaded" => memory(stage, &["--preload", &stage.science()]),

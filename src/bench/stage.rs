@@ -16,11 +16,10 @@ use super::{
 };
 
 /// The session of plain cells.
-pub const SESSION: &str = "default";
+pub(crate) const SESSION: &str = "default";
 /// Where forks are timed.
-pub const FORKS: &str = "forks";
-/// Where checkpoints are.
-pub const KEPT: &str = "kept";
+pub(crate) const FORKS: &str = "forks";
+pub(crate) const KEPT: &str = "kept";
 /// What is preloaded for the rows that say so, as far as it is installed.
 const SCIENCE: [&str; 3] = ["numpy", "pandas", "matplotlib"];
 
@@ -48,18 +47,15 @@ def fork():
 
 /// What the sessions' interpreter is.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Interpreter {
-    /// Its program.
+pub(crate) struct Interpreter {
     pub executable: PathBuf,
-    /// Its version.
     pub version: String,
     /// Those of the modules that rows use.
     pub modules: Vec<String>,
 }
 
-/// All of it.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// Options of the servers.
     args: Vec<String>,
     against: Option<String>,
@@ -80,10 +76,7 @@ pub struct Stage {
 
 impl Stage {
     /// Starts the server that most rows are about.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn new(args: &BenchArgs, server: Vec<String>) -> Result<Self, BenchError> {
+    pub(crate) fn new(args: &BenchArgs, server: Vec<String>) -> Result<Self, BenchError> {
         let workspace = tempfile::tempdir().map_err(BenchError::system("make a workspace"))?;
         let mut main = Client::forkpy(&workspace.path().join("main"), &server)?;
         main.run(PROBE, SESSION)?;
@@ -113,54 +106,48 @@ impl Stage {
 
     /// Whether the interpreter has this module.
     #[must_use]
-    pub fn has(&self, module: &str) -> bool {
+    pub(crate) fn has(&self, module: &str) -> bool {
         self.interpreter.modules.iter().any(|known| known == module)
     }
 
     /// What is measured beside forkpy.
     #[must_use]
-    pub fn against(&self) -> Option<&str> {
+    pub(crate) fn against(&self) -> Option<&str> {
         self.against.as_deref()
     }
 
     /// A name that no session has had.
-    pub fn fresh(&mut self) -> String {
+    pub(crate) fn fresh(&mut self) -> String {
         self.serial += 1;
         format!("fresh-{}", self.serial)
     }
 
     /// A server of its own, with further options.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn server(&mut self, more: &[&str]) -> Result<Client, BenchError> {
+    pub(crate) fn server(&mut self, more: &[&str]) -> Result<Client, BenchError> {
         let workspace = self.workspace().join(self.fresh());
         Client::forkpy(&workspace, &[self.args.clone(), more.iter().map(|arg| (*arg).to_owned()).collect()].concat())
     }
 
     /// Options of a server over HTTP.
     #[must_use]
-    pub fn args(&self) -> &[String] {
+    pub(crate) fn args(&self) -> &[String] {
         &self.args
     }
 
     /// Where servers have their workspaces.
     #[must_use]
-    pub fn workspace(&self) -> PathBuf {
+    pub(crate) fn workspace(&self) -> PathBuf {
         self.workspace.path().to_owned()
     }
 
     /// The option that preloads what is installed of numpy, pandas and matplotlib.
     #[must_use]
-    pub fn science(&self) -> String {
+    pub(crate) fn science(&self) -> String {
         SCIENCE.into_iter().filter(|module| self.has(module)).collect::<Vec<_>>().join(",")
     }
 
     /// The server without spare workers.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn cold(&mut self) -> Result<&mut Client, BenchError> {
+    pub(crate) fn cold(&mut self) -> Result<&mut Client, BenchError> {
         if self.cold.is_none() {
             let mut client = self.server(&["--max-spares", "0"])?;
             client.run("1", SESSION)?;
@@ -170,10 +157,7 @@ impl Stage {
     }
 
     /// The server with numpy and the like preloaded.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn preloaded(&mut self) -> Result<&mut Client, BenchError> {
+    pub(crate) fn preloaded(&mut self) -> Result<&mut Client, BenchError> {
         if self.preloaded.is_none() {
             let science = self.science();
             let mut client = self.server(&["--preload", &science])?;
@@ -183,11 +167,7 @@ impl Stage {
         self.preloaded.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
     }
 
-    /// The other server.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn other(&mut self) -> Result<&mut Other, BenchError> {
+    pub(crate) fn other(&mut self) -> Result<&mut Other, BenchError> {
         if self.other.is_none() {
             let command = self.against.clone().unwrap_or_default();
             self.other = Some(Other::start(&command, &self.against_tool, &self.against_argument)?);
@@ -195,11 +175,7 @@ impl Stage {
         self.other.as_mut().ok_or_else(|| BenchError::Option("no other server".to_owned()))
     }
 
-    /// ipykernel.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn kernel(&mut self) -> Result<&mut Kernel, BenchError> {
+    pub(crate) fn kernel(&mut self) -> Result<&mut Kernel, BenchError> {
         if self.kernel.is_none() {
             self.kernel = Some(Kernel::start(&self.interpreter.executable)?);
         }
@@ -207,10 +183,7 @@ impl Stage {
     }
 
     /// Nanoseconds of a fork in a session.
-    ///
-    /// # Errors
-    /// [`BenchError`].
-    pub fn fork(&mut self) -> Result<u64, BenchError> {
+    pub(crate) fn fork(&mut self) -> Result<u64, BenchError> {
         self.main.call("run_python_code", &json!({"code": "fork()", "session_id": FORKS}))?;
         let reply = self.main.reply();
         reply["results"][0].as_str().and_then(|result| result.parse().ok()).ok_or_else(|| BenchError::Server {

@@ -11,7 +11,7 @@ const LONGEST: u64 = 600_000_000_000;
 
 /// Times in nanoseconds, by rounds.
 #[derive(Debug, Clone)]
-pub struct Times {
+pub(crate) struct Times {
     all: Histogram<u64>,
     /// The median of each round.
     rounds: Vec<f64>,
@@ -29,36 +29,34 @@ fn histogram() -> Histogram<u64> {
 }
 
 impl Times {
-    /// Adds one.
-    pub fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(LONGEST).clamp(1, LONGEST);
         self.all.saturating_record(nanoseconds);
         self.round.saturating_record(nanoseconds);
     }
 
     /// The row's turn in this round is over.
-    pub fn end_round(&mut self) {
+    pub(crate) fn end_round(&mut self) {
         if !self.round.is_empty() {
             self.rounds.push(micros(self.round.value_at_quantile(0.5)));
             self.round.reset();
         }
     }
 
-    /// How many.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.all.len()
     }
 
     /// Microseconds within which this share of them lies.
     #[must_use]
-    pub fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         micros(self.all.value_at_quantile(share))
     }
 
     /// Smallest and largest of the rounds' medians, microseconds.
     #[must_use]
-    pub fn spread(&self) -> (f64, f64) {
+    pub(crate) fn spread(&self) -> (f64, f64) {
         let low = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let high = self.rounds.iter().copied().fold(0.0, f64::max);
         if self.rounds.is_empty() { (0.0, 0.0) } else { (low, high) }

@@ -11,7 +11,7 @@ use super::{
 
 /// The table, with a column for an earlier run if there is one.
 #[must_use]
-pub fn of(report: &Report, earlier: Option<&Report>) -> String {
+pub(crate) fn of(report: &Report, earlier: Option<&Report>) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     let mut head = vec!["row", "p50", "p90", "p99", "rounds", "ratio"];
@@ -91,7 +91,7 @@ fn beside(row: &Measured, before: Option<&Measured>) -> [String; 2] {
 
 /// What each row times.
 #[must_use]
-pub fn explained() -> String {
+pub(crate) fn explained() -> String {
     let mut text = String::new();
     for row in ROWS {
         text += &format!("{} ({})\n    {}", row.name, row.unit.name(), row.what);

@@ -31,7 +31,7 @@ df.describe()";
 
 /// Why this row cannot be timed here; `None` when it can.
 #[must_use]
-pub fn why_not(row: &Row, stage: &Stage) -> Option<String> {
+pub(crate) fn why_not(row: &Row, stage: &Stage) -> Option<String> {
     let missing = |module: &str| (!stage.has(module)).then(|| format!("the sessions' Python has no {module}"));
     match row.name {
         "numpy-sum" => missing("numpy"),
@@ -47,11 +47,7 @@ pub fn why_not(row: &Row, stage: &Stage) -> Option<String> {
     }
 }
 
-/// Has its turn.
-///
-/// # Errors
-/// [`BenchError`].
-pub fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError> {
+pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError> {
     match row.name {
         "pipe" => {
             if stage.pipe.is_none() {

@@ -25,7 +25,7 @@ use crate::sys::private;
 ///
 /// # Errors
 /// [`BundleError`]: nowhere to unpack, no space, or a damaged file.
-pub fn go_on_unpacked() -> Result<(), BundleError> {
+pub(crate) fn go_on_unpacked() -> Result<(), BundleError> {
     let own = Path::new("/proc/self/exe");
     let Ok(file) = File::open(own) else { return Ok(()) };
     let Some(payload) = Payload::find(&file) else { return Ok(()) };

@@ -20,7 +20,7 @@ use super::{BundleError, manifest, mcpb, payload::Payload, sources};
 
 /// What `forkpy bundle` is told.
 #[derive(Debug, Clone, Args)]
-pub struct BundleArgs {
+pub(crate) struct BundleArgs {
     /// Packages to put in, as pip names them; wheels only
     #[arg(long = "with", value_name = "PACKAGE,...", value_delimiter = ',')]
     pub with: Vec<String>,
@@ -51,7 +51,7 @@ pub struct BundleArgs {
 const HELPERS: [&str; 3] = ["psutil", "jedi", "cloudpickle"];
 /// What was made.
 #[derive(Debug)]
-pub struct Made {
+pub(crate) struct Made {
     /// One executable file.
     pub single: PathBuf,
     /// The same as an archive of a directory.
@@ -64,7 +64,7 @@ pub struct Made {
 ///
 /// # Errors
 /// [`BundleError`].
-pub fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made, BundleError> {
+pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made, BundleError> {
     let name = format!("forkpy-{}-linux-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     let output = std::path::absolute(&args.output).map_err(BundleError::file("cannot find", &args.output))?;
     let directory = output.join(&name).with_added_extension("d");

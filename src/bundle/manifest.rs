@@ -16,17 +16,16 @@ use sha2::{Digest, Sha256};
 
 use super::BundleError;
 
-pub const NAME: &str = "lib/MANIFEST";
-/// The second list.
+pub(crate) const NAME: &str = "lib/MANIFEST";
 const MORE: &str = "lib/MANIFEST.more";
 /// What stands in it.
 const FOR_MORE: [&str; 2] = ["/jedi/third_party/", "/site-packages/pip/"];
 /// Threads that look, at a start: most of it is waiting for the kernel's tables.
 const LOOKERS: usize = 2;
 /// The time of every file that was unpacked and not touched since: 1 January 2000.
-pub const TIME: u64 = 946_684_800;
+pub(crate) const TIME: u64 = 946_684_800;
 
-pub fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -34,7 +33,7 @@ pub fn hash(bytes: &[u8]) -> String {
 }
 
 /// Every file below, links left out.
-pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let (entry, path) = entry.map(|entry| (entry.file_type(), entry.path()))?;
@@ -49,7 +48,7 @@ pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Lists what is in `lib`.
-pub fn write(root: &Path) -> Result<(), BundleError> {
+pub(crate) fn write(root: &Path) -> Result<(), BundleError> {
     let lib = root.join("lib");
     let (mut first, mut second) = (String::new(), String::new());
     for path in files(&lib).map_err(BundleError::file("cannot list", &lib))? {
@@ -71,7 +70,7 @@ pub fn write(root: &Path) -> Result<(), BundleError> {
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Thoroughness {
+pub(crate) enum Thoroughness {
     /// At every start: the interpreter, the standard library, and packages but for pip and completion's stubs.
     Start,
     /// Every file, and what is in it.
@@ -80,7 +79,7 @@ pub enum Thoroughness {
 
 /// Files that are missing or not what was packed. `None`: there is no list, so nothing can be said. At a start it has two
 /// threads for as long as it takes; there is one before and after.
-pub fn damaged(root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
+pub(crate) fn damaged(root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
     let mut text = fs::read_to_string(root.join(NAME)).ok()?;
     if how == Thoroughness::All {
         text += &fs::read_to_string(root.join(MORE)).ok()?;

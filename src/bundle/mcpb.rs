@@ -14,11 +14,7 @@ use zip::{ZipWriter, write::SimpleFileOptions};
 
 use super::BundleError;
 
-/// Writes it.
-///
-/// # Errors
-/// [`BundleError`].
-pub fn write(single: &Path, target: &Path) -> Result<(), BundleError> {
+pub(crate) fn write(single: &Path, target: &Path) -> Result<(), BundleError> {
     let written = File::create(target).and_then(|file| {
         let mut zip = ZipWriter::new(file);
         // The single file is packed already.

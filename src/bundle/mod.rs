@@ -6,12 +6,12 @@
 //! A bundle's directory is `bin/forkpy`, `bin/python3` (a link to it), `lib/python3.11/`, `lib/*.so`, `lib/MANIFEST`. The
 //! single file is the forkpy binary, the packed directory without it, and a trailer (`payload.rs`).
 
-pub mod launcher;
-pub mod make;
+pub(crate) mod launcher;
+pub(crate) mod make;
 mod manifest;
 mod mcpb;
 mod payload;
-pub mod python;
+pub(crate) mod python;
 mod sources;
 pub(crate) mod steps;
 mod wheel;
@@ -23,17 +23,10 @@ use std::{
 
 /// Why a bundle cannot be made or started; worded for the person who did that.
 #[derive(Debug, thiserror::Error)]
-pub enum BundleError {
+pub(crate) enum BundleError {
     /// A file or directory.
     #[error("{what} {path}: {source}")]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    File { what: &'static str, path: PathBuf, source: io::Error },
     /// The single file was cut short or changed.
     #[error("{0} is damaged: what it carries does not have the hash that it names; copy it here again")]
     Damaged(PathBuf),
@@ -47,19 +40,13 @@ pub enum BundleError {
         "not enough space in {place} to unpack forkpy's library: it needs {needed} MB, once; free that much, or set \
          XDG_CACHE_HOME to a directory with more"
     )]
-    Full {
-        /// Where.
-        place: PathBuf,
-        /// Rounded up.
-        needed: u64,
-    },
+    Full { place: PathBuf, needed: u64 },
     /// What a bundle is made from is not there.
     #[error("cannot make a bundle: {0}")]
     Lacking(String),
     /// A program that makes it failed.
     #[error("failed to make the bundle: {program} {how}")]
     Program {
-        /// Its command.
         program: String,
         /// Exit status or the system's reason.
         how: String,
@@ -74,7 +61,7 @@ impl BundleError {
 
 /// The directory of the bundle that this process runs from.
 #[must_use]
-pub fn root() -> Option<PathBuf> {
+pub(crate) fn root() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     let root = own.parent()?.parent()?;
     root.join(manifest::NAME).exists().then(|| root.to_owned())
@@ -82,13 +69,12 @@ pub fn root() -> Option<PathBuf> {
 
 /// Files of this bundle that are not what was packed, by their content; none outside of a bundle.
 #[must_use]
-pub fn damaged() -> Vec<PathBuf> {
+pub(crate) fn damaged() -> Vec<PathBuf> {
     root().and_then(|root| manifest::damaged(&root, manifest::Thoroughness::All)).unwrap_or_default()
 }
 
-/// Its Python.
 #[must_use]
-pub fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     root().map(|root| root.join("bin/python3"))
 }
 
@@ -97,7 +83,7 @@ const SINGLE_FILE: &str = "FORKPY_SINGLE_FILE";
 
 /// The single file that this process was started from.
 #[must_use]
-pub fn single_file() -> Option<PathBuf> {
+pub(crate) fn single_file() -> Option<PathBuf> {
     root()?;
     std::env::var_os(SINGLE_FILE).map(PathBuf::from)
 }
@@ -111,7 +97,7 @@ const SYSTEM_LIBRARIES: [&str; 6] =
 
 /// In a bundle, on a system that lacks them: loads the bundle's own. Extension modules find a loaded library by its name,
 /// wherever they look for it themselves.
-pub fn supply_libraries() {
+pub(crate) fn supply_libraries() {
     let Some(root) = root() else { return };
     for name in PROMISED {
         if SYSTEM_LIBRARIES.iter().any(|place| Path::new(place).join(name).exists()) {
@@ -134,7 +120,7 @@ const SYSTEM_CERTIFICATES: [&str; 4] = [
 ];
 
 /// In a bundle: names the system's certificates, else the bundle's, to its OpenSSL and all that is started from here.
-pub fn find_certificates() {
+pub(crate) fn find_certificates() {
     let Some(root) = root() else { return };
     if std::env::var_os("SSL_CERT_FILE").is_some() || std::env::var_os("SSL_CERT_DIR").is_some() {
         return;

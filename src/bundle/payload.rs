@@ -16,7 +16,7 @@ const MAGIC: &[u8; 8] = b"forkpyB1";
 const TRAILER: usize = 64;
 
 /// What the trailer says.
-pub struct Payload {
+pub(crate) struct Payload {
     pub binary: u64,
     pub packed: u64,
     pub unpacked: u64,
@@ -25,7 +25,7 @@ pub struct Payload {
 
 impl Payload {
     /// Of this file, if it has one.
-    pub fn find(file: &File) -> Option<Self> {
+    pub(crate) fn find(file: &File) -> Option<Self> {
         let length = file.metadata().ok()?.len();
         let mut trailer = [0; TRAILER];
         file.read_exact_at(&mut trailer, length.checked_sub(TRAILER as u64)?).ok()?;
@@ -36,7 +36,7 @@ impl Payload {
             .then_some(found)
     }
 
-    pub fn trailer(&self) -> Vec<u8> {
+    pub(crate) fn trailer(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         for number in [self.binary, self.packed, self.unpacked] {
             bytes.extend(number.to_le_bytes());
@@ -46,7 +46,7 @@ impl Payload {
     }
 
     /// Whether the file still is what was made.
-    pub fn is_intact(&self, mut file: &File) -> io::Result<bool> {
+    pub(crate) fn is_intact(&self, mut file: &File) -> io::Result<bool> {
         file.seek(SeekFrom::Start(0))?;
         let mut hash = Sha256::new();
         io::copy(&mut file.take(self.binary + self.packed), &mut HashInto(&mut hash))?;
@@ -54,12 +54,12 @@ impl Payload {
     }
 
     /// Name of the directory in the cache.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Writes the whole directory.
-    pub fn unpack(&self, mut file: &File, target: &Path) -> io::Result<()> {
+    pub(crate) fn unpack(&self, mut file: &File, target: &Path) -> io::Result<()> {
         file.seek(SeekFrom::Start(self.binary))?;
         let mut archive = tar::Archive::new(zstd::Decoder::new(file.take(self.packed))?);
         archive.set_preserve_mtime(true);

@@ -12,7 +12,7 @@ use pyo3::ffi;
 
 /// What this process' command line asks of an interpreter, if that is what it is to be.
 #[must_use]
-pub fn wanted() -> Option<Vec<OsString>> {
+pub(crate) fn wanted() -> Option<Vec<OsString>> {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     let name = Path::new(words.first()?).file_name()?.to_str()?.to_owned();
     if name.starts_with("python") {
@@ -30,7 +30,7 @@ pub fn wanted() -> Option<Vec<OsString>> {
 
 /// Is the interpreter until it ends; its exit code.
 #[must_use]
-pub fn run(words: Vec<OsString>) -> i32 {
+pub(crate) fn run(words: Vec<OsString>) -> i32 {
     let words: Vec<CString> =
         words.into_iter().map(|word| CString::new(word.into_vec()).expect("the kernel allows no NUL here")).collect();
     let mut pointers: Vec<*mut c_char> = words.iter().map(|word| word.as_ptr().cast_mut()).collect();

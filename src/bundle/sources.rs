@@ -89,10 +89,7 @@ struct Found {
 }
 
 /// Builds and lays out.
-///
-/// # Errors
-/// [`BundleError`].
-pub fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<Workshop, BundleError> {
+pub(crate) fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<Workshop, BundleError> {
     if !Path::new(SOURCES).join("Cargo.toml").exists() {
         return Err(BundleError::Lacking(format!(
             "forkpy's sources are gone from {SOURCES}: run this from a checkout (`cargo run --release -- bundle`), or from a bundle"
@@ -133,21 +130,17 @@ pub fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) ->
 
 /// What it was built with, for a wheel.
 #[derive(Debug)]
-pub struct Workshop {
+pub(crate) struct Workshop {
     /// What pyo3 is told.
     config: PathBuf,
     /// The CPython that went in.
     python: PathBuf,
-    /// Where cargo works.
     place: PathBuf,
 }
 
 impl Workshop {
     /// The wheel around this single file.
-    ///
-    /// # Errors
-    /// [`BundleError`].
-    pub fn wheel(&self, single: &Path, output: &Path) -> Result<PathBuf, BundleError> {
+    pub(crate) fn wheel(&self, single: &Path, output: &Path) -> Result<PathBuf, BundleError> {
         wheel::make(&self.python, &self.config, Path::new(SOURCES), &self.place, single, output)
     }
 }

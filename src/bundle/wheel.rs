@@ -16,10 +16,7 @@ use crate::bundle::steps::{list, run};
 const TOOLS: [&str; 2] = ["maturin==1.16.0", "wheel==0.48.0"];
 
 /// Makes it in `output`.
-///
-/// # Errors
-/// [`BundleError`].
-pub fn make(
+pub(crate) fn make(
     python: &Path,
     config: &Path,
     sources: &Path,

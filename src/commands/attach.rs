@@ -26,7 +26,7 @@ use crate::{
 
 /// What `forkpy attach` is told.
 #[derive(Debug, Args)]
-pub struct AttachArgs {
+pub(crate) struct AttachArgs {
     /// Name of the server; one for each workspace when left out
     #[arg(long, value_name = "NAME", env = "FORKPY_NAME", help_heading = "Attach")]
     pub name: Option<String>,
@@ -43,7 +43,7 @@ pub struct AttachArgs {
 
 /// What the front tells the server that it starts.
 #[derive(Debug, Args)]
-pub struct HostArgs {
+pub(crate) struct HostArgs {
     /// Descriptor of the socket.
     #[arg(long)]
     pub listener: i32,
@@ -60,7 +60,7 @@ pub struct HostArgs {
 
 /// What of it is not the server's.
 #[derive(Debug)]
-pub struct Meant {
+pub(crate) struct Meant {
     listener: i32,
     socket_dir: PathBuf,
     socket_name: String,
@@ -70,7 +70,7 @@ pub struct Meant {
 impl HostArgs {
     /// The server's options, and where it is met.
     #[must_use]
-    pub fn into_parts(self) -> (ServeOptions, Meant) {
+    pub(crate) fn into_parts(self) -> (ServeOptions, Meant) {
         let Self { listener, socket_dir, socket_name, attach: AttachArgs { idle_exit, serve, .. } } = self;
         (serve, Meant { listener, socket_dir, socket_name, idle_exit })
     }
@@ -80,7 +80,7 @@ impl HostArgs {
 ///
 /// # Errors
 /// When no server can be had.
-pub fn attach(args: &AttachArgs) -> Result<(), AttachError> {
+pub(crate) fn attach(args: &AttachArgs) -> Result<(), AttachError> {
     let name = args.name.clone().unwrap_or_else(|| rendezvous::name_for(&args.serve.workspace));
     let words = std::env::args_os().skip_while(|word| word != "attach").skip(1).collect();
     front::run(&Meeting::new(&name, words)?)
@@ -90,7 +90,7 @@ pub fn attach(args: &AttachArgs) -> Result<(), AttachError> {
 ///
 /// # Errors
 /// When the system refuses, or the log cannot be written.
-pub fn go_behind(args: Meant) -> io::Result<Host> {
+pub(crate) fn go_behind(args: Meant) -> io::Result<Host> {
     let Meant { listener, socket_dir, socket_name, idle_exit } = args;
     let place = Place::at(socket_dir, socket_name);
     let _ = fs::rename(place.log(), place.log().with_extension("log.old"));

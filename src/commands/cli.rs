@@ -24,7 +24,7 @@ use crate::{
 /// and output, which is what a client configuration starts; `--transport http` serves streamable HTTP at /mcp.
 #[derive(Debug, Parser)]
 #[command(name = "forkpy", version, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What it is to be, if no server.
     #[command(subcommand)]
     pub role: Option<Role>,
@@ -37,7 +37,7 @@ pub struct Cli {
 impl Cli {
     /// The settings file, and of which command it sets the options, when this is to be a server or to start one.
     #[must_use]
-    pub fn settings_file(&self) -> Option<(PathBuf, Option<&'static str>)> {
+    pub(crate) fn settings_file(&self) -> Option<(PathBuf, Option<&'static str>)> {
         let (serve, command) = match &self.role {
             None => (&self.serve, None),
             Some(Role::Attach(args)) => (&args.serve, Some("attach")),
@@ -50,7 +50,7 @@ impl Cli {
 
 /// What this process is to be.
 #[derive(Debug, Subcommand)]
-pub enum Role {
+pub(crate) enum Role {
     /// The process that starts Python and forks workers; started by the server.
     #[command(name = "__zygote", hide = true)]
     Zygote {

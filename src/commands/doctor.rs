@@ -29,7 +29,7 @@ const MEMORY: u64 = 200;
 
 /// What `forkpy doctor` is told.
 #[derive(Debug, Clone, Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Print the findings as JSON
     #[arg(long)]
     pub json: bool,
@@ -38,7 +38,7 @@ pub struct DoctorArgs {
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Grade {
+pub(crate) enum Grade {
     /// As it should be.
     Ok,
     /// Sessions run, but something is missing.
@@ -49,7 +49,7 @@ pub enum Grade {
 
 /// One check.
 #[derive(Debug, Clone, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What was looked at.
     pub check: &'static str,
     /// How it went.
@@ -76,7 +76,7 @@ impl Finding {
 
 /// All checks, with the options that sessions' Python would have.
 #[must_use]
-pub fn examine(options: &ServeOptions) -> Vec<Finding> {
+pub(crate) fn examine(options: &ServeOptions) -> Vec<Finding> {
     vec![
         build(),
         interpreter(),
@@ -290,7 +290,7 @@ fn session(options: &ServeOptions) -> Finding {
 
 /// For people.
 #[must_use]
-pub fn text(findings: &[Finding]) -> String {
+pub(crate) fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { check, grade, seen, remedy } in findings {
         let mark = match grade {

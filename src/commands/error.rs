@@ -7,25 +7,16 @@ use std::path::PathBuf;
 
 /// Why a step was not taken; worded for the person who asked for it.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub(crate) enum SetupError {
     /// A client's configuration that is not what that client reads.
     #[error("{path} is not changed: {reason}")]
     Configuration {
-        /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// A file.
     #[error("{what} {path}: {source}")]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
     /// There is no home directory to find configurations in.
     #[error("HOME is not set: name the file with --file")]
     NoHome,

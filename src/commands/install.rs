@@ -19,7 +19,7 @@ use crate::commands::error::SetupError;
 
 /// A program that speaks MCP to forkpy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ClientName {
+pub(crate) enum ClientName {
     /// Claude Code, for all of this user's projects: ~/.claude.json
     ClaudeCode,
     /// Claude Desktop: `claude_desktop_config.json`
@@ -32,7 +32,7 @@ pub enum ClientName {
 
 /// What `forkpy install` is told.
 #[derive(Debug, Clone, Args)]
-pub struct InstallArgs {
+pub(crate) struct InstallArgs {
     /// Client to write the configuration of
     #[arg(long, value_enum)]
     pub client: ClientName,
@@ -61,7 +61,7 @@ pub struct InstallArgs {
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Installed {
+pub(crate) struct Installed {
     /// The configuration.
     pub file: PathBuf,
     /// Its text now, or as it would be.
@@ -104,7 +104,7 @@ impl ClientName {
 ///
 /// # Errors
 /// [`SetupError`]; the file is then as it was.
-pub fn install(args: &InstallArgs) -> Result<Installed, SetupError> {
+pub(crate) fn install(args: &InstallArgs) -> Result<Installed, SetupError> {
     let named = match &args.file {
         Some(file) => file.clone(),
         None => args.client.file()?,

@@ -2,10 +2,13 @@
 //!
 //! Runs in: a process of its own, before or instead of a server. May start forkpy servers, as any client does.
 
-pub mod attach;
-pub mod cli;
-pub mod doctor;
-pub mod error;
-pub mod install;
-pub mod servers;
-pub mod shell;
+mod attach;
+mod cli;
+mod doctor;
+mod error;
+mod install;
+mod run;
+mod servers;
+mod shell;
+
+pub use self::run::run;

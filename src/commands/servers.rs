@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(30);
 
 /// What `forkpy status` is told.
 #[derive(Debug, Clone, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Name of the server; all of them when left out
     pub name: Option<String>,
 
@@ -35,7 +35,7 @@ pub struct StatusArgs {
 
 /// What `forkpy stop` is told.
 #[derive(Debug, Clone, Args)]
-pub struct StopArgs {
+pub(crate) struct StopArgs {
     /// Name of the server; can be left out when there is one
     #[arg(conflicts_with = "all")]
     pub name: Option<String>,
@@ -47,7 +47,7 @@ pub struct StopArgs {
 
 /// Why a server did not do it.
 #[derive(Debug, thiserror::Error)]
-pub enum ServersError {
+pub(crate) enum ServersError {
     /// Its place.
     #[error("{0}")]
     Place(String),
@@ -99,7 +99,7 @@ struct Found {
 ///
 /// # Errors
 /// [`ServersError`].
-pub fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), ServersError> {
+pub(crate) fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), ServersError> {
     let mut all = Vec::new();
     let mut silent = None;
     for Found { place, stream } in found(args.name.as_deref())? {
@@ -135,7 +135,7 @@ pub fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), ServersError
 ///
 /// # Errors
 /// [`ServersError`].
-pub fn stop(args: &StopArgs, out: &mut dyn Write) -> Result<(), ServersError> {
+pub(crate) fn stop(args: &StopArgs, out: &mut dyn Write) -> Result<(), ServersError> {
     let mut running = found(args.name.as_deref())?;
     running.retain(|found| found.stream.is_some());
     match (&args.name, running.len()) {

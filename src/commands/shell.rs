@@ -17,7 +17,7 @@ fn command() -> Command {
 ///
 /// # Errors
 /// When `out` takes no more.
-pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command(), "forkpy", &mut text);
     out.write_all(&text)
@@ -27,7 +27,7 @@ pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
 ///
 /// # Errors
 /// When there is no such command, or `out` takes no more.
-pub fn man(of: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn man(of: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
     let mut command = command();
     command.build();
     let page = match of {

@@ -41,17 +41,15 @@ const SHOWN: usize = 2000;
 
 /// Why no server can be had.
 #[derive(Debug, thiserror::Error)]
-pub enum AttachError {
+pub(crate) enum AttachError {
     /// Standard input or output.
     #[error("cannot use standard input and output: {0}")]
     Streams(#[source] io::Error),
-    /// The place.
     #[error(transparent)]
     Meeting(#[from] Box<MeetingReason>),
     /// It did not get as far as to say why in its log.
     #[error("the server did not start: {0}")]
     NotStarted(String),
-    /// The connection.
     #[error("failed to speak to the server: {0}")]
     Speak(#[source] io::Error),
     /// It is stopped, or the machine is.
@@ -62,7 +60,7 @@ pub enum AttachError {
 /// A reason of the place's.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct MeetingReason(MeetingError);
+pub(crate) struct MeetingReason(MeetingError);
 
 impl From<MeetingError> for AttachError {
     fn from(error: MeetingError) -> Self {
@@ -78,8 +76,7 @@ pub(super) struct Server {
 
 /// Where the server is met, and how it is started.
 #[derive(Debug)]
-pub struct Meeting {
-    /// The best first.
+pub(crate) struct Meeting {
     places: Vec<Place>,
     /// What the server is told: our own words.
     args: Vec<OsString>,
@@ -96,7 +93,7 @@ impl Meeting {
     ///
     /// # Errors
     /// When the name cannot be one.
-    pub fn new(name: &str, args: Vec<OsString>) -> Result<Self, AttachError> {
+    pub(crate) fn new(name: &str, args: Vec<OsString>) -> Result<Self, AttachError> {
         Ok(Self { places: Place::all(name)?, args })
     }
 

@@ -13,7 +13,7 @@ mod lines;
 mod meet;
 mod pass;
 
-pub use self::{
+pub(crate) use self::{
     meet::{AttachError, Meeting},
     pass::run,
 };

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`AttachError`] when no server can be had at the start.
-pub fn run(meeting: &Meeting) -> Result<(), AttachError> {
+pub(crate) fn run(meeting: &Meeting) -> Result<(), AttachError> {
     let server = meeting.server(None)?;
     let mut front = Front {
         meeting,

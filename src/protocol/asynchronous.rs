@@ -21,7 +21,7 @@ use crate::sys::descriptors;
 const CHUNK: usize = 16 << 10;
 
 /// Sleeps until then; for ever without a time.
-pub async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+pub(crate) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
@@ -30,15 +30,14 @@ pub async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 
 /// The reading half. [`FrameReader::read`] may be dropped at any await point without losing bytes.
 #[derive(Debug)]
-pub struct FrameReader {
+pub(crate) struct FrameReader {
     socket: AsyncFd<Arc<UnixStream>>,
     assembler: Assembler,
     chunk: Box<[u8]>,
 }
 
-/// The writing half.
 #[derive(Debug)]
-pub struct FrameWriter {
+pub(crate) struct FrameWriter {
     socket: Arc<UnixStream>,
     cap: usize,
 }
@@ -47,7 +46,7 @@ pub struct FrameWriter {
 ///
 /// # Errors
 /// When the reactor does not take it.
-pub fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> io::Result<(FrameReader, FrameWriter)> {
+pub(crate) fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> io::Result<(FrameReader, FrameWriter)> {
     let socket = Arc::new(stream);
     let reader = reader(Arc::clone(&socket), read_cap)?;
     Ok((reader, FrameWriter { socket, cap: write_cap }))
@@ -69,7 +68,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// When the reactor does not take it.
-    pub fn alone(stream: UnixStream, cap: usize) -> io::Result<Self> {
+    pub(crate) fn alone(stream: UnixStream, cap: usize) -> io::Result<Self> {
         reader(Arc::new(stream), cap)
     }
 
@@ -77,7 +76,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// [`FrameError::Closed`] at a clean end, another [`FrameError`] when the channel is broken.
-    pub async fn read<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
+    pub(crate) async fn read<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
         loop {
             if let Some(message) = self.assembler.take()? {
                 return Ok(message);
@@ -100,7 +99,7 @@ impl FrameWriter {
     ///
     /// # Errors
     /// [`FrameError`] when the message exceeds the cap or the socket fails.
-    pub async fn write<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
+    pub(crate) async fn write<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
         let bytes = encode(message, self.cap)?;
         let mut rest = &bytes[..];
         match self.push(&mut rest) {
@@ -113,7 +112,11 @@ impl FrameWriter {
     ///
     /// # Errors
     /// [`FrameError`]; a socket that is full of what its peer has not read takes nothing.
-    pub fn write_with<T: Serialize>(&mut self, message: &T, passed: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
+    pub(crate) fn write_with<T: Serialize>(
+        &mut self,
+        message: &T,
+        passed: &[BorrowedFd<'_>],
+    ) -> Result<(), FrameError> {
         let bytes = encode(message, self.cap)?;
         descriptors::send_with(&self.socket, &bytes, passed).map_err(FrameError::Io)
     }
@@ -143,7 +146,7 @@ impl FrameWriter {
     }
 
     /// Closes this direction: the peer reads the end.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 }

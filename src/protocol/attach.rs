@@ -19,7 +19,6 @@ pub(crate) enum Wants {
     Mcp,
     /// To know how the server is.
     Status,
-    /// The server's end.
     Stop,
 }
 
@@ -38,7 +37,6 @@ pub(crate) struct Hello {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     pub(crate) pid: i32,
-    /// Its version.
     pub(crate) version: String,
     /// The options that it was started with.
     pub(crate) args: Vec<String>,

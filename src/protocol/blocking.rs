@@ -14,7 +14,6 @@ use crate::sys::descriptors;
 
 const CHUNK: usize = 64 << 10;
 
-/// The reading half.
 #[derive(Debug)]
 pub struct FrameReader {
     stream: UnixStream,
@@ -49,16 +48,12 @@ impl FrameReader {
         (passed.len() >= count).then(|| passed.drain(..count).collect())
     }
 
-    /// The socket.
     #[must_use]
     pub fn stream(&self) -> &UnixStream {
         &self.stream
     }
 
     /// The next message, if it has come already; reads at most once, and only if `may_read`.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
     pub fn read_some<T: DeserializeOwned>(&mut self, may_read: bool) -> Result<Option<T>, FrameError> {
         if let Some(message) = self.assembler.take()? {
             return Ok(Some(message));

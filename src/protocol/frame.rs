@@ -5,9 +5,8 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 /// First bytes of every frame; the last one is the layout's version.
-pub const MAGIC: [u8; 4] = *b"fpy1";
-/// Magic and length.
-pub const HEADER: usize = 8;
+pub(crate) const MAGIC: [u8; 4] = *b"fpy1";
+pub(crate) const HEADER: usize = 8;
 /// Cap on a body to a worker: the largest cell the server accepts, and some.
 pub const MAX_TO_WORKER: usize = 48 << 20;
 /// Cap on a body from a worker. Output does not travel in frames, displays do: `display.py` keeps them below 20 MiB.
@@ -40,7 +39,6 @@ pub enum FrameError {
     /// The body is not a message of this direction.
     #[error("frame body does not decode: {0}")]
     Body(#[from] postcard::Error),
-    /// The descriptor failed.
     #[error("channel failed: {0}")]
     Io(#[from] std::io::Error),
 }

@@ -33,17 +33,13 @@ pub struct ZygoteSettings {
 /// A standard library, and packages of another installation's environment: see `server/environment/borrowed.rs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Library {
-    /// `sys.base_prefix`.
     pub base: String,
-    /// `sys.prefix`.
     pub prefix: String,
-    /// Directory of `os.py`.
     pub standard: String,
     /// The environment's directories of packages.
     pub packages: Vec<String>,
 }
 
-/// Server → zygote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToZygote {
     /// First frame: who speaks, and what to warm up.
@@ -97,7 +93,6 @@ impl Purpose {
 /// A script to run. Its text comes by descriptor: the server has opened the file where it may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
-    /// `__file__`, absolute.
     pub file: String,
     /// `sys.path[0]`, absolute.
     pub directory: String,
@@ -110,18 +105,15 @@ pub struct Script {
 pub struct WorkerLimits {
     /// Bytes of memory beyond what it starts with.
     pub memory: Option<u64>,
-    /// Open descriptors.
     pub open_files: Option<u32>,
 }
 
-/// Zygote → server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromZygote {
     /// CPython runs and forks are welcome.
     Warm {
         /// [`PROTOCOL_VERSION`] of the zygote.
         version: u32,
-        /// `sys.version`, first word.
         python: String,
         /// `sys.executable` as sessions will see it.
         executable: String,
@@ -132,40 +124,30 @@ pub enum FromZygote {
     },
     /// A module of `--preload` is being imported; what ends the zygote now is that.
     Preloading {
-        /// Which.
         module: String,
     },
     /// A module of `--preload` has started threads that sessions would miss. The zygote cannot serve; it ends after this.
     Unforkable {
-        /// Which.
         module: String,
         /// Its threads, in words.
         threads: Vec<String>,
     },
     /// The zygote cannot serve; it ends after this.
     Failed {
-        /// What went wrong.
         message: String,
     },
-    /// A worker exists.
     Forked {
-        /// As in [`ToZygote::Fork`].
         worker: u64,
-        /// Its process id.
         pid: i32,
     },
     /// No worker could be made.
     ForkFailed {
-        /// As in [`ToZygote::Fork`].
         worker: u64,
-        /// The system's reason.
         message: String,
     },
     /// A worker ended and waits, as a zombie, for [`ToZygote::Reap`].
     Exited {
-        /// Its process id.
         pid: i32,
-        /// How it ended.
         exit: WorkerExit,
     },
 }
@@ -196,27 +178,22 @@ impl WorkerExit {
 /// A cell of a notebook runs where the notebook is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotebookCell {
-    /// The notebook's directory.
     pub directory: String,
     /// It is the first of a run: the run begins in that directory. Later ones go on where the one before has ended.
     pub first: bool,
 }
 /// This bit tells the number of an errand from that of a cell, where both may be interrupted.
-pub const ERRAND: u64 = 1 << 63;
+pub(crate) const ERRAND: u64 = 1 << 63;
 
 /// Server → worker, cell socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
     /// Serve this session from now on; to a worker that was made for none, as its first request. There is no answer.
-    Become {
-        /// Its name.
-        session: String,
-    },
+    Become { session: String },
     /// Run code in the session's namespace.
     RunCell {
         /// Number of the cell within its session, from 1.
         cell: u64,
-        /// The code.
         code: String,
         /// Whether it may ask for input: there is a client that can be asked.
         may_ask: bool,
@@ -232,14 +209,12 @@ pub enum ToWorker {
     SaveState {
         /// Its number, by which it is interrupted.
         errand: u64,
-        /// Where.
         path: String,
     },
     /// Read back what [`ToWorker::SaveState`] wrote.
     LoadState {
         /// Its number, by which it is interrupted.
         errand: u64,
-        /// From where.
         path: String,
     },
     /// Make a checkpoint; the far end of its socket comes along.
@@ -260,7 +235,6 @@ pub enum ToWorker {
     },
     /// The answer to [`FromWorker::InputWanted`]; one that comes too late is ignored.
     Input {
-        /// Which one.
         question: u64,
         /// What came of it.
         answer: Answer,
@@ -287,46 +261,37 @@ pub enum FromWorker {
     Hello {
         /// [`PROTOCOL_VERSION`] of the worker.
         version: u32,
-        /// Its process id.
         pid: i32,
     },
     /// The cell of [`ToWorker::RunCell`] ended.
     CellDone {
-        /// Which one.
         cell: u64,
-        /// How.
         report: CellReport,
     },
     /// The running cell waits for a line of input.
     InputWanted {
-        /// The cell.
         cell: u64,
         /// Comes back in the answer.
         question: u64,
         /// What the code says of it; empty where it reads its standard input.
         prompt: String,
     },
-    /// Answer to [`ToWorker::ListVariables`].
     Variables(Vec<Variable>),
     /// Answer to [`ToWorker::SaveState`] and [`ToWorker::LoadState`].
     State(StateReport),
     /// A checkpoint exists and waits for [`ToCheckpoint::Settle`].
     Checkpointed {
-        /// Its process id.
         pid: i32,
         /// Threads of this worker that it has not, in words.
         missing: Vec<String>,
     },
     /// No checkpoint was made, because of threads that would be missing in it, in words.
     Threaded(Vec<String>),
-    /// Answer to [`ToWorker::Probe`].
     Probed {
         /// 2.
         value: i64,
     },
-    /// Answer to [`ToWorker::Collect`].
     Collected {
-        /// Unreachable objects found.
         objects: u64,
     },
     /// A request other than a cell failed inside the worker.
@@ -338,7 +303,7 @@ pub enum FromWorker {
 
 /// Server → checkpoint, its own socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ToCheckpoint {
+pub(crate) enum ToCheckpoint {
     /// The worker has gone on: do now what a fork has to do in its child, and look around.
     Settle,
     /// Fork a worker that goes on from here; descriptors as for [`Purpose::Session`].
@@ -352,7 +317,7 @@ pub enum ToCheckpoint {
 
 /// Checkpoint → server, its own socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FromCheckpoint {
+pub(crate) enum FromCheckpoint {
     /// Answer to [`ToCheckpoint::Settle`]: it is ready to be woken.
     Frozen {
         /// [`PROTOCOL_VERSION`] of the checkpoint.
@@ -361,21 +326,14 @@ pub enum FromCheckpoint {
         hazards: Vec<String>,
     },
     /// Answer to [`ToCheckpoint::Wake`]: a worker exists.
-    Woken {
-        /// Its process id.
-        pid: i32,
-    },
+    Woken { pid: i32 },
     /// No worker could be made of it.
-    WakeFailed {
-        /// The reason.
-        message: String,
-    },
+    WakeFailed { message: String },
 }
 
 /// What a cell came to, as far as the worker can tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellReport {
-    /// How it ended.
     pub status: CellStatus,
     /// `repr` of the last expression, if it had one and nothing richer: then it is among the displays.
     pub results: Vec<String>,
@@ -428,20 +386,16 @@ pub struct Representation {
 pub enum CellStatus {
     /// To its last line.
     Ok,
-    /// By an exception.
     Error,
     /// By `SystemExit`, with the code a script would exit with.
     Exited(i32),
-    /// By `KeyboardInterrupt`.
     Interrupted,
 }
 
 /// An exception, in parts a client can use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellError {
-    /// Class name.
     pub kind: String,
-    /// `str()` of it.
     pub message: String,
     /// Line of the cell, from 1.
     pub line: Option<u32>,
@@ -454,7 +408,6 @@ pub struct CellError {
 /// A variable of a session, as far as it can be told without running much of its code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variable {
-    /// Its name.
     pub name: String,
     /// Its class, with the module unless that is `builtins`.
     pub kind: String,
@@ -473,7 +426,6 @@ pub struct Variable {
 /// What was carried over, and what not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateReport {
-    /// Names done.
     pub names: Vec<String>,
     /// Names left out, with the reason.
     pub skipped: Vec<(String, String)>,
@@ -495,7 +447,6 @@ pub enum Urgency {
 /// Server → worker, control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToControl {
-    /// Are you there?
     Ping {
         /// Comes back in both answers.
         nonce: u64,
@@ -504,23 +455,16 @@ pub enum ToControl {
     Ask {
         /// Comes back in the answer.
         nonce: u64,
-        /// What is asked.
         question: Question,
     },
     /// Interrupt this cell and no other: one that has ended is left alone.
     Interrupt {
-        /// Which one.
         cell: u64,
         /// How much is left to try.
         urgency: Urgency,
     },
     /// Packages have changed on the disk: forget what was cached of it, and say which of these modules are imported.
-    Refresh {
-        /// Comes back.
-        nonce: u64,
-        /// Names of modules.
-        modules: Vec<String>,
-    },
+    Refresh { nonce: u64, modules: Vec<String> },
     /// Write the stacks of all Python threads to the black box.
     DumpStacks {
         /// Comes back in the answer.
@@ -544,14 +488,12 @@ pub enum DumpRoute {
 pub enum Question {
     /// What could stand at the cursor?
     Complete {
-        /// The code.
         code: String,
         /// Characters before the cursor.
         cursor: u64,
     },
     /// What is at the cursor?
     Inspect {
-        /// The code.
         code: String,
         /// Characters before the cursor.
         cursor: u64,
@@ -564,39 +506,28 @@ pub enum Question {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromControl {
     /// The process is scheduled; says nothing about the GIL.
-    Heartbeat {
-        /// From [`ToControl::Ping`].
-        nonce: u64,
-    },
+    Heartbeat { nonce: u64 },
     /// The interpreter evaluated `1+1`.
     Pong {
-        /// From [`ToControl::Ping`].
         nonce: u64,
         /// What it came to: 2.
         value: i64,
     },
-    /// Answer to [`ToControl::Refresh`].
     Refreshed {
-        /// From it.
         nonce: u64,
         /// Those of its modules that are imported.
         imported: Vec<String>,
     },
     /// The black box has what [`ToControl::DumpStacks`] asked for.
-    StacksDumped {
-        /// From the request.
-        nonce: u64,
-    },
+    StacksDumped { nonce: u64 },
     /// The answer to [`ToControl::Ask`].
     Answered {
-        /// As asked.
         nonce: u64,
         /// A JSON object, or the reason that there is none.
         answer: Result<String, String>,
     },
     /// A fatal signal is about to end the process; written by the signal handler.
     Crashing {
-        /// Its number.
         signal: i32,
         /// The faulting address lies at the end of the main thread's stack.
         stack_overflow: bool,

@@ -51,15 +51,15 @@
 //! 7. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
 //!    until server → zygote [`ToZygote::Reap`].
 
-pub mod asynchronous;
+pub(crate) mod asynchronous;
 pub(crate) mod attach;
-pub mod blocking;
-pub mod frame;
-pub mod message;
+pub(crate) mod blocking;
+pub(crate) mod frame;
+pub(crate) mod message;
 pub(crate) mod outline;
 
-pub use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
-pub use message::{
+pub(crate) use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
+pub(crate) use message::{
     Answer, CellError, CellReport, CellStatus, Display, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker,
     FromZygote, Library, NotebookCell, PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport,
     ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency, Variable, WorkerExit, WorkerLimits, ZygoteSettings,

@@ -117,7 +117,7 @@ impl ProcessMeters {
 
 /// The clock of `process_start_time_seconds` begins here, and every outcome is listed from the start, at nought: a rate
 /// needs a series to rise.
-pub fn begin() {
+pub(crate) fn begin() {
     let meters = &*METERS;
     for status in ["ok", "error", "exited", "interrupted", "timeout", "cancelled", "died", "refused"] {
         let _ = meters.cells.get_or_create(&[("status", status)]);
@@ -131,12 +131,11 @@ pub struct Ended {
     pub status: &'static str,
     /// Time it waited for its turn.
     pub queued: Duration,
-    /// Time it ran.
     pub ran: Duration,
 }
 
 /// A cell got its outcome.
-pub fn cell_ended(ended: Ended) {
+pub(crate) fn cell_ended(ended: Ended) {
     METERS.cells.get_or_create(&[("status", ended.status)]).inc();
     METERS.queue_seconds.observe(ended.queued.as_secs_f64());
     if !ended.ran.is_zero() {
@@ -145,82 +144,80 @@ pub fn cell_ended(ended: Ended) {
 }
 
 /// A session got a worker, so long after it asked for one.
-pub fn worker_started(after: Duration) {
+pub(crate) fn worker_started(after: Duration) {
     METERS.worker_start_seconds.observe(after.as_secs_f64());
 }
 
 /// A session asked for a worker, and one was ready or not.
-pub fn spare_taken(ready: bool) {
+pub(crate) fn spare_taken(ready: bool) {
     METERS.spares.get_or_create(&[("ready", if ready { "true" } else { "false" })]).inc();
 }
 
 /// A session asked for a worker and got none.
-pub fn worker_failed() {
+pub(crate) fn worker_failed() {
     METERS.worker_failures.inc();
 }
 
 /// A session's worker is gone.
-pub fn worker_died(reason: &'static str) {
+pub(crate) fn worker_died(reason: &'static str) {
     METERS.deaths.get_or_create(&[("reason", reason)]).inc();
 }
 
 /// The zygote forked, or said why not.
-pub fn forked(done: bool) {
+pub(crate) fn forked(done: bool) {
     if done { &METERS.forks } else { &METERS.fork_failures }.inc();
 }
 
 /// A zygote is warm: the first, or one after another that died.
-pub fn zygote_started() {
+pub(crate) fn zygote_started() {
     METERS.zygote_starts.inc();
 }
 
 /// A step of recovery was taken on a sick session. `verified`: a ping and an evaluation showed that it helped.
-pub fn recovered(policy: &'static str, step: &'static str, verified: bool) {
+pub(crate) fn recovered(policy: &'static str, step: &'static str, verified: bool) {
     let verified = if verified { "true" } else { "false" };
     METERS.recoveries.get_or_create(&[("policy", policy), ("step", step), ("verified", verified)]).inc();
 }
 
 /// An alert was raised: what kind of threshold was crossed.
-pub fn alert_raised(kind: &'static str) {
+pub(crate) fn alert_raised(kind: &'static str) {
     METERS.alerts.get_or_create(&[("kind", kind)]).inc();
 }
 
 /// An interpreter answered a ping.
-pub fn ping(latency: Duration) {
+pub(crate) fn ping(latency: Duration) {
     METERS.pings.observe(latency.as_secs_f64());
 }
 
 /// A session was cleaned up: `idle` or `age`.
-pub fn session_cleaned(why: &'static str) {
+pub(crate) fn session_cleaned(why: &'static str) {
     METERS.cleaned.get_or_create(&[("reason", why)]).inc();
 }
 
 /// A checkpoint was made, and its session stood still so long.
-pub fn checkpoint_made(after: Duration) {
+pub(crate) fn checkpoint_made(after: Duration) {
     METERS.checkpoint_seconds.observe(after.as_secs_f64());
 }
 
 /// Checkpoints there are, and bytes that they hold alone.
-pub fn checkpoints(count: usize, bytes: u64) {
+pub(crate) fn checkpoints(count: usize, bytes: u64) {
     METERS.checkpoints.set(i64::try_from(count).unwrap_or(i64::MAX));
     METERS.checkpoint_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
 }
 
 /// A limit did what it is for: `memory_limit`, `cpu_limit`, `process_limit`.
-pub fn limit_hit(which: &'static str) {
+pub(crate) fn limit_hit(which: &'static str) {
     METERS.limits.get_or_create(&[("limit", which)]).inc();
 }
 
 /// What is looked up at the moment somebody asks.
 #[derive(Debug, Default)]
-pub struct Snapshot {
-    /// Sessions by state.
+pub(crate) struct Snapshot {
     pub sessions: Vec<(&'static str, i64)>,
     /// Calls that wait in sessions.
     pub waiting: i64,
     /// Resident bytes of the three kinds of processes.
     pub server_memory: i64,
-    /// Of the zygote.
     pub zygote_memory: i64,
     /// Of all workers together.
     pub workers_memory: i64,
@@ -242,7 +239,7 @@ pub struct Snapshot {
 ///
 /// # Errors
 /// When `write` fails, which writing to a string does not.
-pub fn expose(now: &Snapshot, write: impl FnOnce(&Registry) -> fmt::Result) -> fmt::Result {
+pub(crate) fn expose(now: &Snapshot, write: impl FnOnce(&Registry) -> fmt::Result) -> fmt::Result {
     let meters = &*METERS;
     for (state, count) in &now.sessions {
         meters.sessions.get_or_create(&[("state", *state)]).set(*count);

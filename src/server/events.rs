@@ -22,13 +22,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Most wishes of one subscriber.
-pub const MAX_WISHES: usize = 1000;
+pub(crate) const MAX_WISHES: usize = 1000;
 /// After telling a subscriber something, it is left alone for so long; what happens meanwhile is told together.
-pub const REST: Duration = Duration::from_millis(500);
+pub(crate) const REST: Duration = Duration::from_millis(500);
 
 /// Something that changes and can be listened to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// The alerts of all sessions.
     Alerts,
     /// The health of all sessions.
@@ -40,11 +40,11 @@ pub enum Subject {
 }
 
 /// Keeps a subject watched as long as it lives.
-pub type Hold = Box<dyn Send>;
+pub(crate) type Hold = Box<dyn Send>;
 
 /// Where changes are announced and heard of.
 #[derive(Clone, Default)]
-pub struct Changes(Arc<Hub>);
+pub(crate) struct Changes(Arc<Hub>);
 
 #[derive(Default)]
 struct Hub {
@@ -56,14 +56,14 @@ struct Hub {
 }
 
 /// One that listens, until it is dropped.
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     hub: Arc<Hub>,
     queue: Arc<Queue>,
 }
 
 /// The end at which its changes come out.
 #[derive(Clone)]
-pub struct Queue(Arc<Inner>);
+pub(crate) struct Queue(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -88,7 +88,7 @@ struct Wanted {
 
 /// What happened since a subscriber was last told.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub(crate) struct News {
     /// There are other resources than before.
     pub list_changed: bool,
     /// Subjects that changed, as the subscriber calls them.
@@ -98,7 +98,7 @@ pub struct News {
 /// The subscriber has [`MAX_WISHES`] already.
 #[derive(Debug, thiserror::Error)]
 #[error("this client has {MAX_WISHES} subscriptions already: take some back first")]
-pub struct TooMany;
+pub(crate) struct TooMany;
 
 impl std::fmt::Debug for Changes {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -109,7 +109,7 @@ impl std::fmt::Debug for Changes {
 impl Changes {
     /// A new subscriber, which wants nothing yet.
     #[must_use]
-    pub fn subscriber(&self) -> Subscriber {
+    pub(crate) fn subscriber(&self) -> Subscriber {
         let queue = Arc::new(Queue(Arc::default()));
         self.0.queues.lock().push(Arc::clone(&queue));
         Subscriber { hub: Arc::clone(&self.0), queue }
@@ -117,25 +117,25 @@ impl Changes {
 
     /// Whether anybody would hear of anything.
     #[must_use]
-    pub fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed) > 0 || self.0.listing.load(Ordering::Relaxed) > 0
     }
 
     /// Whether anybody would hear of a single subject; naming them can be spared otherwise.
     #[must_use]
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed) > 0
     }
 
     /// A subject changed, appeared or went.
-    pub fn changed(&self, subject: &Subject) {
+    pub(crate) fn changed(&self, subject: &Subject) {
         self.announce(&self.0.watched, |state| {
             state.wanted.contains_key(subject) && state.changed.insert(subject.clone())
         });
     }
 
     /// Something has happened to a session.
-    pub fn session(&self, name: &str) {
+    pub(crate) fn session(&self, name: &str) {
         if self.is_watched() {
             self.changed(&Subject::Session(name.to_owned()));
             self.changed(&Subject::Health);
@@ -143,7 +143,7 @@ impl Changes {
     }
 
     /// An alert of a session was raised or cleared.
-    pub fn alert(&self, session: &str) {
+    pub(crate) fn alert(&self, session: &str) {
         if self.is_watched() {
             self.changed(&Subject::Alerts);
             self.session(session);
@@ -151,7 +151,7 @@ impl Changes {
     }
 
     /// All files whose path begins so may have changed.
-    pub fn files_below(&self, prefix: &str) {
+    pub(crate) fn files_below(&self, prefix: &str) {
         let first = Subject::File(prefix.to_owned());
         let is_below = |subject: &&Subject| matches!(subject, Subject::File(path) if path.starts_with(prefix));
         self.announce(&self.0.watched, |state| {
@@ -164,7 +164,7 @@ impl Changes {
     }
 
     /// There are other resources than before.
-    pub fn list_changed(&self) {
+    pub(crate) fn list_changed(&self) {
         self.announce(&self.0.listing, |state| state.wants_list && !mem::replace(&mut state.list_changed, true));
     }
 
@@ -182,10 +182,7 @@ impl Changes {
 
 impl Subscriber {
     /// Wants to hear of a subject, which it calls `spelling`.
-    ///
-    /// # Errors
-    /// [`TooMany`].
-    pub fn add(&self, subject: Subject, spelling: &str, hold: Option<Hold>) -> Result<(), TooMany> {
+    pub(crate) fn add(&self, subject: Subject, spelling: &str, hold: Option<Hold>) -> Result<(), TooMany> {
         let mut state = self.queue.0.state.lock();
         let spellings: usize = state.wanted.values().map(|wanted| wanted.spellings.len()).sum();
         if spellings >= MAX_WISHES {
@@ -206,7 +203,7 @@ impl Subscriber {
     }
 
     /// Does not want to hear of it any more; nothing happens if it never did.
-    pub fn remove(&self, subject: &Subject, spelling: &str) {
+    pub(crate) fn remove(&self, subject: &Subject, spelling: &str) {
         let mut state = self.queue.0.state.lock();
         let Some(wanted) = state.wanted.get_mut(subject) else { return };
         wanted.spellings.remove(spelling);
@@ -220,15 +217,14 @@ impl Subscriber {
     }
 
     /// Wants to hear when there are other resources than before.
-    pub fn want_list(&self) {
+    pub(crate) fn want_list(&self) {
         if !mem::replace(&mut self.queue.0.state.lock().wants_list, true) {
             self.hub.listing.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The other end.
     #[must_use]
-    pub fn queue(&self) -> Queue {
+    pub(crate) fn queue(&self) -> Queue {
         Queue::clone(&self.queue)
     }
 }
@@ -249,7 +245,7 @@ impl Drop for Subscriber {
 
 impl Queue {
     /// Waits for something to tell; `None` when the subscriber is gone.
-    pub async fn next(&self) -> Option<News> {
+    pub(crate) async fn next(&self) -> Option<News> {
         loop {
             // Before the look: what comes in between wakes it.
             let woken = self.0.wake.notified();

@@ -13,18 +13,18 @@ use crate::{
 
 use crate::server::tools::call::server::Server;
 
-pub mod counters;
-pub mod environment;
-pub mod events;
-pub mod health;
-pub mod mcp;
-pub mod output;
-pub mod scripts;
-pub mod sessions;
-pub mod tools;
-pub mod watch;
-pub mod workers;
-pub mod workspace;
+pub(crate) mod counters;
+pub(crate) mod environment;
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod mcp;
+pub(crate) mod output;
+pub(crate) mod scripts;
+pub(crate) mod sessions;
+pub(crate) mod tools;
+pub(crate) mod watch;
+pub(crate) mod workers;
+pub(crate) mod workspace;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -69,11 +69,19 @@ use crate::{
 /// Clients kill a server that has not ended two seconds after they closed its input.
 const FAREWELL: Duration = Duration::from_millis(1500);
 
-/// Serves until the client goes or a signal comes.
+/// Serves until the client goes or a signal comes. One thread: a cell's way through the server then needs no hand-over, and
+/// children whose life is tied to the thread that made them live as long as the server.
 ///
 /// # Errors
 /// [`ServerError`]; whatever was started has been ended.
-pub async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
+pub(crate) fn serve(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServerError::Start)?;
+    let served = runtime.block_on(run(settings, host));
+    runtime.shutdown_background();
+    served
+}
+
+async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
     counters::begin();
     signals::become_subreaper();
     signals::bear_file_size_limit();

@@ -38,37 +38,23 @@ const ERRAND: &str = "<forkpy>";
 
 /// Why a script was not run.
 #[derive(Debug, thiserror::Error)]
-pub enum ScriptError {
-    /// Too many wait.
+pub(crate) enum ScriptError {
     #[error(
         "{running} scripts run, which is the limit (--max-scripts), and {waiting} wait; wait for one to end and try again"
     )]
-    Full {
-        /// How many run.
-        running: usize,
-        /// How many wait.
-        waiting: usize,
-    },
-    /// No process.
+    Full { running: usize, waiting: usize },
     #[error("script {path:?} was not run: {source}")]
-    NoProcess {
-        /// Which.
-        path: String,
-        /// Why.
-        source: ZygoteError,
-    },
+    NoProcess { path: String, source: ZygoteError },
     /// A few lines of our own.
     #[error("failed to look at the session environment: {0}")]
     Errand(String),
-    /// The server ends.
     #[error("script {0:?} was not run to its end: the server is shutting down")]
     ShuttingDown(String),
 }
 
 /// A script to run.
 #[derive(Debug)]
-pub struct ScriptOrder {
-    /// Which.
+pub(crate) struct ScriptOrder {
     pub script: OpenScript,
     /// What follows its name in `sys.argv`.
     pub args: Vec<String>,
@@ -82,7 +68,7 @@ pub struct ScriptOrder {
 
 /// What it came to.
 #[derive(Debug)]
-pub struct ScriptOutcome {
+pub(crate) struct ScriptOutcome {
     /// Whose doing its end was.
     pub course: Course,
     /// Exit code or signal; `None` when it was not started.
@@ -95,15 +81,12 @@ pub struct ScriptOutcome {
     pub stderr: CapturedText,
     /// Files that appeared meanwhile.
     pub new_files: NewFiles,
-    /// Time it ran.
     pub ran: Duration,
-    /// Time it waited.
     pub queued: Duration,
 }
 
-/// All of them.
 #[derive(Debug)]
-pub struct Scripts {
+pub(crate) struct Scripts {
     around: Arc<Surroundings>,
     places: Arc<Semaphore>,
     most: usize,
@@ -115,7 +98,7 @@ pub struct Scripts {
 impl Scripts {
     /// None yet; at most `most` at a time.
     #[must_use]
-    pub fn new(around: Arc<Surroundings>, most: usize) -> Self {
+    pub(crate) fn new(around: Arc<Surroundings>, most: usize) -> Self {
         let places = Arc::new(Semaphore::new(most));
         let (waiting, started) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self { around, places, most, waiting, started, stop: CancellationToken::new() }
@@ -125,7 +108,7 @@ impl Scripts {
     ///
     /// # Errors
     /// [`ScriptError`] when it was not run; one that was started always gets an outcome.
-    pub async fn run(self: &Arc<Self>, mut order: ScriptOrder) -> Result<ScriptOutcome, ScriptError> {
+    pub(crate) async fn run(self: &Arc<Self>, mut order: ScriptOrder) -> Result<ScriptOutcome, ScriptError> {
         order.cancel = order.cancel.child_token();
         let _ends_with_us = order.cancel.clone().drop_guard();
         let path = order.script.path.clone();
@@ -134,7 +117,7 @@ impl Scripts {
     }
 
     /// Ends all of them, and waits for that.
-    pub async fn shut_down(&self) {
+    pub(crate) async fn shut_down(&self) {
         self.stop.cancel();
         let all = u32::try_from(self.most).unwrap_or(u32::MAX);
         let _ = self.places.acquire_many(all).await;
@@ -194,7 +177,7 @@ impl Scripts {
     ///
     /// # Errors
     /// [`ScriptError`]; also when the lines did not run to their end.
-    pub async fn errand(&self, lines: &str, args: Vec<String>) -> Result<(), ScriptError> {
+    pub(crate) async fn errand(&self, lines: &str, args: Vec<String>) -> Result<(), ScriptError> {
         let fail = |source| ScriptError::NoProcess { path: ERRAND.to_owned(), source };
         let mut file = tempfile::tempfile().map_err(|error| fail(error.into()))?;
         file.write_all(lines.as_bytes()).and_then(|()| file.rewind()).map_err(|error| fail(error.into()))?;

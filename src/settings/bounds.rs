@@ -3,10 +3,10 @@
 //! Runs in: server. Pure data.
 
 /// Longest time-out that may be asked for: a week, in seconds.
-pub const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
+pub(crate) const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 
 /// Largest code of one cell, bytes.
-pub const MAX_CODE: usize = 16 << 20;
+pub(crate) const MAX_CODE: usize = 16 << 20;
 
 /// Largest request, bytes: one line on stdio, one body over HTTP.
-pub const MAX_REQUEST: usize = 64 << 20;
+pub(crate) const MAX_REQUEST: usize = 64 << 20;

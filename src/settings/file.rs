@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 /// Why a settings file cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     /// It cannot be read.
     #[error("failed to read the settings file {path}: {source}")]
     Read {
@@ -57,7 +57,7 @@ pub enum FileError {
 ///
 /// # Errors
 /// [`FileError`], in words for the person who wrote the file.
-pub fn parse<C: Parser>(named: impl Fn(&C) -> Option<(PathBuf, Option<&'static str>)>) -> Result<C, FileError> {
+pub(crate) fn parse<C: Parser>(named: impl Fn(&C) -> Option<(PathBuf, Option<&'static str>)>) -> Result<C, FileError> {
     let first = C::parse();
     let Some((path, of)) = named(&first) else { return Ok(first) };
     let command = match of {

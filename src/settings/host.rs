@@ -8,7 +8,7 @@ use crate::sys::rendezvous::Place;
 
 /// What makes a server one for fronts.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     pub(crate) listener: UnixListener,
     pub(crate) place: Place,
     /// The options that it was started with.

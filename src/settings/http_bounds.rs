@@ -12,7 +12,7 @@ use crate::settings::bounds::MAX_SECONDS;
 /// The flags.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
-pub struct BoundArgs {
+pub(crate) struct BoundArgs {
     /// Clients of protocols up to 2025-11-25 that are known at a time; one that is away gives way to a new one
     #[arg(long, value_name = "N", env = "FORKPY_MAX_CLIENTS", default_value_t = 1_000,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -39,7 +39,7 @@ pub struct BoundArgs {
 
 /// The values.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Clients with a state here.
     pub clients: usize,
     /// How long one may be away.

@@ -19,7 +19,7 @@ const LEAST_FILES: u32 = 32;
 /// The flags. None is set by default.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits (off by default; create_session can set lower ones)")]
-pub struct LimitArgs {
+pub(crate) struct LimitArgs {
     /// Memory a session may take beyond what its interpreter starts with: MemoryError in the code that asks for more; a
     /// session whose processes together take more is killed. Bytes, or with K, M, G
     #[arg(long, value_name = "SIZE", env = "FORKPY_MEMORY_LIMIT", value_parser = size)]
@@ -52,7 +52,7 @@ pub struct LimitArgs {
 
 /// Limits of one session. `None` is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes beyond what the interpreter starts with.
     pub memory: Option<u64>,
     /// Processor time of one cell.
@@ -71,7 +71,7 @@ pub struct Limits {
 
 /// What a client wishes for a session of its own, in the units of `create_session`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Wished {
+pub(crate) struct Wished {
     /// MiB.
     pub memory_mb: Option<f64>,
     /// Seconds.
@@ -90,7 +90,7 @@ pub struct Wished {
 
 /// Why a wish cannot be granted.
 #[derive(Debug, thiserror::Error, PartialEq)]
-pub enum LimitError {
+pub(crate) enum LimitError {
     /// Nonsense.
     #[error("`limits.{name}` must be {allowed}, not {given}")]
     Senseless {
@@ -137,7 +137,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`LimitError`]: a wish makes no sense, or goes beyond these.
-    pub fn tightened(self, wished: &Wished) -> Result<Self, LimitError> {
+    pub(crate) fn tightened(self, wished: &Wished) -> Result<Self, LimitError> {
         let memory =
             wish("memory_mb", "--memory-limit", wished.memory_mb, self.memory.map(mib), mib(LEAST_MEMORY), 1e9)?;
         let seconds = |name, flag, given, own: Option<Duration>| {
@@ -161,7 +161,7 @@ impl Limits {
 
     /// The time limit of a cell that asked for `asked`; `None` is for ever.
     #[must_use]
-    pub fn cell_limit(&self, asked: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn cell_limit(&self, asked: Option<Duration>) -> Option<Duration> {
         match (asked, self.cell_time) {
             (Some(asked), Some(most)) => Some(asked.min(most)),
             (asked, most) => asked.or(most),
@@ -171,19 +171,19 @@ impl Limits {
     /// Bytes above which a session is ended: a worker alone meets its MemoryError first, so what it has from the zygote, and
     /// a sixteenth, are let pass.
     #[must_use]
-    pub fn most_memory(&self) -> Option<u64> {
+    pub(crate) fn most_memory(&self) -> Option<u64> {
         self.memory.map(|limit| limit + limit / 16 + 32 * MIB)
     }
 
     /// Those that a worker sets for itself.
     #[must_use]
-    pub fn kept_by_kernel(&self) -> WorkerLimits {
+    pub(crate) fn kept_by_kernel(&self) -> WorkerLimits {
         WorkerLimits { memory: self.memory, open_files: self.open_files }
     }
 
     /// Whether somebody must look at the session's processes for them to be kept.
     #[must_use]
-    pub fn need_a_guard(&self) -> bool {
+    pub(crate) fn need_a_guard(&self) -> bool {
         self.memory.is_some() || self.processes.is_some()
     }
 }

@@ -25,7 +25,7 @@ static TOKEN: OnceLock<String> = OnceLock::new();
 ///
 /// # Errors
 /// When it is no filter.
-pub fn to_stderr(filter: &str) -> Result<(), ParseError> {
+pub(crate) fn to_stderr(filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(filter)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -36,15 +36,12 @@ pub fn to_stderr(filter: &str) -> Result<(), ParseError> {
 }
 
 /// Whether this can be a filter.
-///
-/// # Errors
-/// When it cannot.
-pub fn check(filter: &str) -> Result<(), ParseError> {
+pub(crate) fn check(filter: &str) -> Result<(), ParseError> {
     EnvFilter::try_new(filter).map(drop)
 }
 
 /// From now on this token is hidden wherever it appears.
-pub fn hide(token: &str) {
+pub(crate) fn hide(token: &str) {
     let _ = TOKEN.set(token.to_owned());
 }
 
@@ -95,7 +92,6 @@ fn word(rest: &str) -> Option<usize> {
     (end > 0).then_some(end)
 }
 
-/// `user:password` of `user:password@host`.
 fn before_at(rest: &str) -> Option<usize> {
     let end = rest.find(|letter: char| letter.is_whitespace() || "/?#\"'\\".contains(letter)).unwrap_or(rest.len());
     rest[..end].rfind('@')

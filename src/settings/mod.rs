@@ -3,11 +3,11 @@
 //! Runs in: server, and commands before they start one. Knows no server and no session.
 
 pub(crate) mod bounds;
-pub mod file;
-pub mod host;
-pub mod http_bounds;
-pub mod limits;
-pub mod logging;
-pub mod options;
-pub mod policy;
-pub mod resolve;
+pub(crate) mod file;
+pub(crate) mod host;
+pub(crate) mod http_bounds;
+pub(crate) mod limits;
+pub(crate) mod logging;
+pub(crate) mod options;
+pub(crate) mod policy;
+pub(crate) mod resolve;

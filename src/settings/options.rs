@@ -15,7 +15,7 @@ use std::{
 
 /// How a server is to be.
 #[derive(Debug, Args)]
-pub struct ServeOptions {
+pub(crate) struct ServeOptions {
     /// TOML file with any of these options under their long names; the command line and the environment win over it
     #[arg(long, value_name = "FILE", env = "FORKPY_CONFIG")]
     pub config: Option<PathBuf>,
@@ -146,7 +146,7 @@ pub struct ServeOptions {
 impl ServeOptions {
     /// Those options that make the sessions' Python what it is, for a server of the same kind.
     #[must_use]
-    pub fn for_same_python(&self) -> Vec<String> {
+    pub(crate) fn for_same_python(&self) -> Vec<String> {
         let mut args = Vec::new();
         let mut push = |name: &str, value: &Path| {
             args.extend([name.to_owned(), value.to_string_lossy().into_owned()]);
@@ -165,7 +165,7 @@ impl ServeOptions {
 /// Thresholds and recovery; a session may have its own (create_session, configure_health).
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Health")]
-pub struct HealthOptions {
+pub(crate) struct HealthOptions {
     /// Resident memory of a session from which an alert is raised, in MB; 0 is never
     #[arg(long, value_name = "MB", env = "FORKPY_MEMORY_ALERT", default_value_t = 500,
           value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
@@ -207,7 +207,7 @@ pub struct HealthOptions {
 /// Frozen copies of sessions.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Checkpoints")]
-pub struct CheckpointOptions {
+pub(crate) struct CheckpointOptions {
     /// Checkpoints that are made without being asked for
     #[arg(long, value_enum, env = "FORKPY_CHECKPOINTS", default_value = "off")]
     pub checkpoints: Automatic,
@@ -231,7 +231,7 @@ pub struct CheckpointOptions {
 
 /// How clients reach the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// JSON-RPC lines on standard input and output
     Stdio,
     /// Streamable HTTP at /mcp

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// What happens to a session whose worker is dead or hung.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum RecoveryPolicy {
+pub(crate) enum RecoveryPolicy {
     /// A dead session stays dead, and refuses cells, until restart_kernel
     Manual,
     /// The next cell gets a fresh worker, verified, and is told so
@@ -24,7 +24,7 @@ pub enum RecoveryPolicy {
 impl RecoveryPolicy {
     /// The word that clients see.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Manual => "manual",
             Self::OnDemand => "on-demand",
@@ -35,7 +35,7 @@ impl RecoveryPolicy {
 
 /// Everything that can be chosen about a session's health.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HealthPolicy {
+pub(crate) struct HealthPolicy {
     /// Resident memory from which an alert is raised, bytes; 0 is never.
     pub memory_alert: u64,
     /// Resident memory from which garbage is collected and freed memory returned, bytes; 0 is never.
@@ -59,7 +59,7 @@ pub struct HealthPolicy {
 /// Changes to a policy; what is absent stays.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PolicyChange {
+pub(crate) struct PolicyChange {
     /// MB of resident memory from which an alert is raised; 0 is never.
     pub memory_alert: Option<f64>,
     /// MB of resident memory from which garbage is collected and freed memory returned to the system; 0 is never.
@@ -77,7 +77,7 @@ pub struct PolicyChange {
 }
 
 /// Bytes in the MB of settings.
-pub const MB: f64 = 1024.0 * 1024.0;
+pub(crate) const MB: f64 = 1024.0 * 1024.0;
 /// Most MB that make sense.
 const MAX_MB: f64 = 1e9;
 
@@ -86,7 +86,7 @@ impl HealthPolicy {
     ///
     /// # Errors
     /// Which value is out of range, and what is allowed.
-    pub fn changed(mut self, change: &PolicyChange) -> Result<Self, String> {
+    pub(crate) fn changed(mut self, change: &PolicyChange) -> Result<Self, String> {
         if let Some(megabytes) = change.memory_alert {
             self.memory_alert = bytes("memory_alert", megabytes)?;
         }
@@ -126,27 +126,16 @@ fn within(name: &str, value: f64, low: f64, high: f64) -> Result<f64, String> {
 /// Whether forkpy makes checkpoints by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Automatic {
+pub(crate) enum Automatic {
     /// Only those that are asked for
     Off,
     /// After each cell that ended well one replaces the one before; a session whose worker dies goes on from it
     Last,
 }
 
-impl Automatic {
-    /// The word that clients see.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Last => "last",
-        }
-    }
-}
-
 /// How many there may be, and how large they may grow.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Of one session, those that were asked for.
     pub per_session: usize,
     /// Of all sessions, the automatic ones included.

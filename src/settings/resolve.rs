@@ -26,26 +26,16 @@ const DEFAULT_MEMORY: u64 = 1 << 30;
 
 /// Why the command line cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The workspace cannot be made or used.
     #[error("failed to prepare the workspace {path}: {source}")]
-    Workspace {
-        /// Which directory.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Workspace { path: PathBuf, source: io::Error },
     /// A path that Python cannot take.
     #[error("path {0:?} is not valid UTF-8")]
     NotUtf8(PathBuf),
     /// The token file cannot be used.
     #[error("failed to read the token from {path}: {reason}")]
-    Token {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Token { path: PathBuf, reason: String },
     /// Open to the network without a token.
     #[error(
         "refusing to listen on {0} without a token: anyone who reaches it could run code here. \
@@ -56,14 +46,13 @@ pub enum ConfigError {
 
 /// The workspace and its three folders.
 #[derive(Debug, Clone)]
-pub struct Workspace {
-    /// Absolute path.
+pub(crate) struct Workspace {
     pub root: PathBuf,
 }
 
 /// Limits and times of sessions.
 #[derive(Debug, Clone)]
-pub struct SessionSettings {
+pub(crate) struct SessionSettings {
     /// Most sessions at a time.
     pub max_sessions: usize,
     /// Time for a cell that names none; `None` is for ever.
@@ -80,7 +69,6 @@ pub struct SessionSettings {
     pub max_notebook_output: usize,
     /// Limits of every session that has no tighter ones.
     pub limits: Limits,
-    /// Of checkpoints.
     pub checkpoints: Bounds,
     /// Most workers that wait for a session.
     pub max_spares: usize,
@@ -88,14 +76,11 @@ pub struct SessionSettings {
 
 /// How HTTP is served.
 #[derive(Debug, Clone)]
-pub struct HttpSettings {
-    /// Where to listen.
+pub(crate) struct HttpSettings {
     pub address: SocketAddr,
     /// What clients must show.
     pub token: Option<String>,
-    /// Further Host names.
     pub allow_hosts: Vec<String>,
-    /// Further origins.
     pub allow_origins: Vec<String>,
     /// Most bytes of an uploaded file.
     pub max_upload: u64,
@@ -103,28 +88,19 @@ pub struct HttpSettings {
     pub bounds: HttpBounds,
 }
 
-/// Everything.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where sessions work.
+pub(crate) struct Settings {
     pub workspace: Workspace,
-    /// How clients come.
     pub transport: Transport,
     /// HTTP, when that is how.
     pub http: HttpSettings,
-    /// Limits.
     pub sessions: SessionSettings,
-    /// `--python`.
     pub python: Option<PathBuf>,
-    /// `--venv`.
     pub venv: Option<PathBuf>,
-    /// `VIRTUAL_ENV`.
     pub virtual_env: Option<PathBuf>,
     /// Where managed environments may be, the best place first.
     pub env_dirs: Vec<PathBuf>,
-    /// First on `sys.path`.
     pub python_path: Vec<PathBuf>,
-    /// Imported before forks.
     pub preload: Vec<String>,
     /// Scripts that may run at a time.
     pub max_scripts: usize,
@@ -139,7 +115,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`], in words for the person who typed the command.
-    pub fn resolve(cli: ServeOptions) -> Result<Self, ConfigError> {
+    pub(crate) fn resolve(cli: ServeOptions) -> Result<Self, ConfigError> {
         let workspace = Workspace::make(&cli.workspace)?;
         let token = read_token(cli.token_file.as_deref())?;
         if let Some(token) = &token {
@@ -202,19 +178,18 @@ impl Workspace {
 
     /// Files made on behalf of sessions.
     #[must_use]
-    pub fn outputs(&self) -> PathBuf {
+    pub(crate) fn outputs(&self) -> PathBuf {
         self.root.join("outputs")
     }
 
-    /// Saved scripts.
     #[must_use]
-    pub fn scripts(&self) -> PathBuf {
+    pub(crate) fn scripts(&self) -> PathBuf {
         self.root.join("scripts")
     }
 
     /// Files that clients sent.
     #[must_use]
-    pub fn uploads(&self) -> PathBuf {
+    pub(crate) fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
     }
 }

@@ -28,7 +28,7 @@ static FRAMES: [[AtomicUsize; FRAME_MAX / 8]; SIGNALS.len() * 2] =
 ///
 /// # Errors
 /// When the system refuses, or a frame is longer than 24 bytes.
-pub fn install(descriptor: i32, frame: impl Fn(i32, bool) -> Vec<u8>) -> io::Result<()> {
+pub(crate) fn install(descriptor: i32, frame: impl Fn(i32, bool) -> Vec<u8>) -> io::Result<()> {
     for (row, signal) in SIGNALS.iter().enumerate() {
         for overflow in [false, true] {
             let bytes = frame(*signal, overflow);
@@ -51,20 +51,20 @@ pub fn install(descriptor: i32, frame: impl Fn(i32, bool) -> Vec<u8>) -> io::Res
 }
 
 /// In a fork that becomes a worker: its crashes are reported there from now on. The handlers are inherited.
-pub fn adopt(descriptor: i32) {
+pub(crate) fn adopt(descriptor: i32) {
     DESCRIPTOR.store(descriptor, Ordering::Release);
     OWNER.store(own_pid(), Ordering::Release);
 }
 
 /// Tells which signal dumps stacks.
-pub fn arm_dump(signal: i32) {
+pub(crate) fn arm_dump(signal: i32) {
     DUMP_SIGNAL.store(signal, Ordering::Release);
 }
 
 /// Dumps the stacks in the calling thread, without the GIL; the black box has them when this returns. False when nothing
 /// is armed, or user code has taken the handler away: the signal's own action would be to end the process.
 /// Async-signal-safe.
-pub fn dump_now() -> bool {
+pub(crate) fn dump_now() -> bool {
     let signal = DUMP_SIGNAL.load(Ordering::Acquire);
     if signal == 0 {
         return false;

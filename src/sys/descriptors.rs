@@ -22,7 +22,7 @@ use nix::{
 };
 
 /// Most descriptors that travel with one message.
-pub const MAX_PASSED: usize = 5;
+pub(crate) const MAX_PASSED: usize = 5;
 
 /// A pipe, read end first, both close-on-exec.
 ///
@@ -53,10 +53,7 @@ pub fn send_with(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_
 }
 
 /// Receives what has arrived: the number of bytes, 0 at the end, and descriptors added to `received`.
-///
-/// # Errors
-/// When the socket fails.
-pub fn receive_with(stream: &UnixStream, bytes: &mut [u8], received: &mut Vec<OwnedFd>) -> io::Result<usize> {
+pub(crate) fn receive_with(stream: &UnixStream, bytes: &mut [u8], received: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = cmsg_space!([RawFd; MAX_PASSED]);
     let mut slices = [IoSliceMut::new(bytes)];
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
@@ -73,7 +70,7 @@ pub fn receive_with(stream: &UnixStream, bytes: &mut [u8], received: &mut Vec<Ow
 ///
 /// # Errors
 /// When the descriptor cannot be duplicated.
-pub fn move_high(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn move_high(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     copy_high(descriptor.as_fd())
 }
 
@@ -81,7 +78,7 @@ pub fn move_high(descriptor: OwnedFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the descriptor cannot be duplicated.
-pub fn copy_high(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn copy_high(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let floor = RawFd::try_from(soft.min(1 << 16).saturating_sub(24)).unwrap_or(1000).max(3);
     let raw = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(floor))?;
@@ -90,10 +87,7 @@ pub fn copy_high(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Makes `target` (0, 1 or 2) name what `source` names, open across exec.
-///
-/// # Errors
-/// When the system refuses.
-pub fn redirect(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+pub(crate) fn redirect(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: dup2 takes two numbers; replacing 0, 1 or 2 is this function's purpose, and no Rust value owns those.
     match unsafe { libc::dup2(source.as_raw_fd(), target) } {
         -1 => Err(io::Error::last_os_error()),
@@ -103,7 +97,7 @@ pub fn redirect(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
 
 /// Which numbers of the table are in use, by one system call.
 #[must_use]
-pub fn are_open<const N: usize>(numbers: [RawFd; N]) -> [bool; N] {
+pub(crate) fn are_open<const N: usize>(numbers: [RawFd; N]) -> [bool; N] {
     let mut looked = numbers.map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     // SAFETY: `looked` has `N` entries, which the call fills; with a limit of zero it waits for nothing.
     let done = unsafe { libc::poll(looked.as_mut_ptr(), N as libc::nfds_t, 0) };
@@ -112,9 +106,6 @@ pub fn are_open<const N: usize>(numbers: [RawFd; N]) -> [bool; N] {
 }
 
 /// Sets or clears close-on-exec.
-///
-/// # Errors
-/// When the system refuses.
 pub fn close_on_exec(descriptor: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     fcntl(descriptor, FcntlArg::F_SETFD(if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() }))?;
     Ok(())
@@ -125,7 +116,7 @@ pub fn close_on_exec(descriptor: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 /// # Safety
 /// No value in this process may own a descriptor that is neither 0, 1, 2 nor in `keep`, or it must be forgotten:
 /// its drop would later close a number that has another owner by then.
-pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
+pub(crate) unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
     let mut from = 3;
@@ -144,7 +135,7 @@ pub unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
 ///
 /// # Errors
 /// When it cannot be opened.
-pub fn null_stdin() -> io::Result<()> {
+pub(crate) fn null_stdin() -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     if null.as_raw_fd() == 0 {
         // It was closed, and the file got its number: there it stays.
@@ -157,7 +148,7 @@ pub fn null_stdin() -> io::Result<()> {
 
 /// Takes the buffers away from C's stdout and stderr: what C code prints then stays in order with Python's output and
 /// that of child processes, and none of it is lost in a crash.
-pub fn unbuffer_c_output() {
+pub(crate) fn unbuffer_c_output() {
     // SAFETY: these are the names and types that the C library gives its two streams.
     unsafe extern "C" {
         static stdout: *mut libc::FILE;
@@ -174,7 +165,7 @@ pub fn unbuffer_c_output() {
 ///
 /// # Safety
 /// `raw` must be open, and nothing else in this process may own or use it.
-pub unsafe fn inherited_stream(raw: RawFd) -> UnixStream {
+pub(crate) unsafe fn inherited_stream(raw: RawFd) -> UnixStream {
     // SAFETY: passed on to the caller.
     unsafe { UnixStream::from_raw_fd(raw) }
 }
@@ -189,7 +180,7 @@ pub(crate) unsafe fn inherited(raw: RawFd) -> OwnedFd {
 }
 
 /// Raises the limit of open files to what the system allows us.
-pub fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }

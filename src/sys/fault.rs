@@ -20,15 +20,14 @@
 //! | `zygote.ending` | number 0: the server is gone |
 //! | `zygote.fork` | a fork was asked for and not done |
 
-/// The variable.
-pub const VARIABLE: &str = "FORKPY_FAULT";
+pub(crate) const VARIABLE: &str = "FORKPY_FAULT";
 
 /// Variable with the seconds that an errand may take, whatever kind it is.
-pub const ERRAND_LIMIT: &str = "FORKPY_ERRAND_LIMIT";
+pub(crate) const ERRAND_LIMIT: &str = "FORKPY_ERRAND_LIMIT";
 
 /// How long an errand may take: as usual, or as a test says.
 #[must_use]
-pub fn limit(usual: std::time::Duration) -> std::time::Duration {
+pub(crate) fn limit(usual: std::time::Duration) -> std::time::Duration {
     #[cfg(debug_assertions)]
     if let Some(limit) = std::env::var(ERRAND_LIMIT).ok().and_then(|text| text.parse().ok()) {
         return std::time::Duration::from_secs_f64(limit);
@@ -38,7 +37,7 @@ pub fn limit(usual: std::time::Duration) -> std::time::Duration {
 
 /// The process is at this moment: dies, stops or goes on. True when the caller is to fail.
 #[must_use]
-pub fn at(name: &str, number: u64) -> bool {
+pub(crate) fn at(name: &str, number: u64) -> bool {
     #[cfg(debug_assertions)]
     if let Some(action) = armed::action(name, number) {
         return armed::act(action);
@@ -54,7 +53,7 @@ mod armed {
     use nix::sys::signal::{Signal, raise};
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum Action {
+    pub(crate) enum Action {
         Kill,
         Stop,
         Fail,
@@ -62,12 +61,12 @@ mod armed {
 
     static FAULTS: OnceLock<Vec<(String, u64, Action)>> = OnceLock::new();
 
-    pub fn action(name: &str, number: u64) -> Option<Action> {
+    pub(crate) fn action(name: &str, number: u64) -> Option<Action> {
         let faults = FAULTS.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()));
         faults.iter().find(|fault| fault.0 == name && fault.1 == number).map(|fault| fault.2)
     }
 
-    pub fn act(action: Action) -> bool {
+    pub(crate) fn act(action: Action) -> bool {
         let _ = match action {
             Action::Kill => raise(Signal::SIGKILL),
             Action::Stop => raise(Signal::SIGSTOP),

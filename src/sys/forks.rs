@@ -15,7 +15,7 @@ use super::stacks::{self, Mappings};
 
 /// What a fork does to a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It works in the fork, with new threads.
     Renewed,
     /// It would hang there. Told to (`omp_pause_resource_all`), it ends its threads, and starts new ones when it wants them.
@@ -72,7 +72,7 @@ const TABLE: [Row; 8] = [
 
 /// What a fork does to the threads of the library at `path`; `None` when they are lost.
 #[must_use]
-pub fn fate(path: &str) -> Option<Fate> {
+pub(crate) fn fate(path: &str) -> Option<Fate> {
     let (directory, file) = path.rsplit_once('/').unwrap_or(("", path));
     let (directory, file) = (directory.rsplit('/').next().unwrap_or_default(), file.to_lowercase());
     let fits = |row: &&Row| file.contains(row.file) && row.directory.is_none_or(|wanted| wanted == directory);
@@ -85,13 +85,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(3);
 
 /// The threads beside the only one that forks, as far as they have been looked at.
 #[derive(Debug, Default)]
-pub struct Bystanders {
+pub(crate) struct Bystanders {
     harmless: BTreeSet<i32>,
 }
 
 impl Bystanders {
     /// Threads that a fork now would lose, in words. Those that can be are dismissed. Cheap when there is none, or no new one.
-    pub fn lost(&mut self) -> Vec<String> {
+    pub(crate) fn lost(&mut self) -> Vec<String> {
         let began = Instant::now();
         loop {
             let unknown: Vec<i32> = others().filter(|tid| !self.harmless.contains(tid)).collect();
@@ -137,7 +137,7 @@ fn others() -> impl Iterator<Item = i32> {
 }
 
 /// To be called by the thread that forks, outside of any parallel region: lets an OpenMP library ([`Fate::Dismissed`]) end its threads, which takes a moment. One that is too old to know how (before OpenMP 5.0) keeps them.
-pub fn dismiss(path: &str) {
+pub(crate) fn dismiss(path: &str) {
     /// `omp_pause_soft`: the numbers of threads that were set stay.
     const SOFT: c_int = 1;
     let Ok(path) = CString::new(path) else { return };

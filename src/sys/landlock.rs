@@ -11,7 +11,7 @@ const VERSION: u32 = 1;
 ///
 /// # Errors
 /// The kernel's reason for having none.
-pub fn abi() -> io::Result<i64> {
+pub(crate) fn abi() -> io::Result<i64> {
     // SAFETY: asks for a version: no attributes, no size.
     match unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) } {
         abi if abi > 0 => Ok(abi),

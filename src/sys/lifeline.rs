@@ -23,7 +23,7 @@ static NUMBER: AtomicI32 = AtomicI32::new(-1);
 
 /// Both ends, in the server. The write end is never passed on.
 #[derive(Debug)]
-pub struct Lifeline {
+pub(crate) struct Lifeline {
     read: OwnedFd,
     _write: OwnedFd,
 }
@@ -33,7 +33,7 @@ impl Lifeline {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let (read, write) = descriptors::pipe()?;
         Ok(Self { read, _write: write })
     }
@@ -47,7 +47,7 @@ impl AsFd for Lifeline {
 }
 
 /// Keeps the read end for this process and all its forks, out of the way of their code.
-pub fn adopt(read: OwnedFd) {
+pub(crate) fn adopt(read: OwnedFd) {
     if let Ok(high) = descriptors::move_high(read) {
         NUMBER.store(high.as_raw_fd(), Ordering::Relaxed);
         std::mem::forget(high);
@@ -56,13 +56,13 @@ pub fn adopt(read: OwnedFd) {
 
 /// Number of the read end.
 #[must_use]
-pub fn number() -> Option<RawFd> {
+pub(crate) fn number() -> Option<RawFd> {
     Some(NUMBER.load(Ordering::Relaxed)).filter(|number| *number >= 0)
 }
 
 /// The read end, for those who close all others.
 #[must_use]
-pub fn end() -> Option<BorrowedFd<'static>> {
+pub(crate) fn end() -> Option<BorrowedFd<'static>> {
     // SAFETY: the number is this module's own, and open for as long as it is noted.
     number().map(|number| unsafe { BorrowedFd::borrow_raw(number) })
 }
@@ -71,7 +71,7 @@ pub fn end() -> Option<BorrowedFd<'static>> {
 ///
 /// # Errors
 /// When the system refuses: the session may have taken all descriptors that it is allowed.
-pub fn hold() -> io::Result<()> {
+pub(crate) fn hold() -> io::Result<()> {
     let Some(number) = number() else { return Ok(()) };
     // Whom to signal belongs to the description, so each process needs one of its own.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;

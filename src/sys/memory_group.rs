@@ -42,7 +42,7 @@ static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// One session's cgroup. Dropped, it is removed once it is empty.
 #[derive(Debug)]
-pub struct MemoryGroup {
+pub(crate) struct MemoryGroup {
     folder: PathBuf,
     version: Version,
 }
@@ -50,7 +50,7 @@ pub struct MemoryGroup {
 impl MemoryGroup {
     /// For a session that is ended when it has more than `most` bytes. The kernel's own limit is above that.
     #[must_use]
-    pub fn for_session(most: u64) -> Option<Arc<Self>> {
+    pub(crate) fn for_session(most: u64) -> Option<Arc<Self>> {
         Self::make(most + most / 4 + (64 << 20)).map(Arc::new)
     }
 
@@ -71,16 +71,13 @@ impl MemoryGroup {
     }
 
     /// Counts a process here, and all it starts from now on.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn take_in(&self, pid: i32) -> io::Result<()> {
+    pub(crate) fn take_in(&self, pid: i32) -> io::Result<()> {
         fs::write(self.folder.join("cgroup.procs"), pid.to_string())
     }
 
     /// Bytes that cannot be had back without ending processes or removing files in memory.
     #[must_use]
-    pub fn used(&self) -> Option<u64> {
+    pub(crate) fn used(&self) -> Option<u64> {
         let stat = fs::read_to_string(self.folder.join("memory.stat")).ok()?;
         let tcp = || fs::read_to_string(self.folder.join("memory.kmem.tcp.usage_in_bytes")).ok()?.trim().parse().ok();
         used(&stat, self.version, || tcp().unwrap_or(0))
@@ -88,7 +85,7 @@ impl MemoryGroup {
 
     /// Most that it ever had, files that were only read included.
     #[must_use]
-    pub fn peak(&self) -> Option<u64> {
+    pub(crate) fn peak(&self) -> Option<u64> {
         let file = match self.version {
             Version::One => "memory.max_usage_in_bytes",
             Version::Two => "memory.peak",
@@ -98,7 +95,7 @@ impl MemoryGroup {
 
     /// How often the kernel has killed a process here because the group was full.
     #[must_use]
-    pub fn kills(&self) -> u64 {
+    pub(crate) fn kills(&self) -> u64 {
         let file = match self.version {
             Version::One => "memory.oom_control",
             Version::Two => "memory.events",
@@ -116,13 +113,13 @@ impl Drop for MemoryGroup {
 }
 
 /// Removes the groups that are not wanted any more, as far as they are empty.
-pub fn sweep() {
+pub(crate) fn sweep() {
     LEFT.lock().retain(|folder| fs::remove_dir(folder).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
 }
 
 /// The server ends, and all it started is about to: removes what there is of ours. Blocks for as long as the last process
 /// takes to be gone, and not for ever.
-pub fn end() {
+pub(crate) fn end() {
     const LOOKS: u32 = 100;
     if NUMBERS.load(Ordering::Relaxed) == 1 {
         return;

@@ -33,7 +33,7 @@ const KCMP_FILE: libc::c_long = 0;
 
 /// Where a description stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// A descriptor of it.
     pub number: RawFd,
     /// Bytes from the beginning.
@@ -42,7 +42,7 @@ pub struct Position {
 
 /// Why a file is still shared with the process that this is a fork of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shared {
+pub(crate) enum Shared {
     /// A lock belongs to its description.
     Locked,
     /// It could not be opened again.
@@ -51,14 +51,14 @@ pub enum Shared {
 
 /// Numbers of all open descriptors.
 #[must_use]
-pub fn numbers() -> Vec<RawFd> {
+pub(crate) fn numbers() -> Vec<RawFd> {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Positions of everything that is open and has one, but for standard input and output and what `but` names.
 #[must_use]
-pub fn positions(but: &[RawFd]) -> Vec<Position> {
+pub(crate) fn positions(but: &[RawFd]) -> Vec<Position> {
     let found = numbers().into_iter().filter(|number| *number > 2 && !but.contains(number));
     let position = |number| {
         let offset = lseek(borrow(number), 0, Whence::SeekCur).ok()?;
@@ -69,7 +69,7 @@ pub fn positions(but: &[RawFd]) -> Vec<Position> {
 
 /// In a fork: gives this process its own descriptions of the regular files and folders among these, at these positions.
 /// Comes back with those that stay shared.
-pub fn own(positions: &[Position]) -> Vec<(RawFd, Shared)> {
+pub(crate) fn own(positions: &[Position]) -> Vec<(RawFd, Shared)> {
     let mut shared = Vec::new();
     let mut files: Vec<(Position, File)> =
         positions.iter().filter_map(|position| Some((*position, file_of(position.number)?))).collect();
@@ -100,7 +100,6 @@ fn replace(position: Position, file: File, names: &[RawFd]) -> Result<(), Shared
     names.iter().try_for_each(|number| put_in_place(&own, *number)).map_err(refused)
 }
 
-/// Device and inode.
 type File = (u64, u64);
 
 /// Which file this is, if it is one that can be opened again.

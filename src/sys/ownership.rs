@@ -21,7 +21,7 @@ extern "C" fn in_child() {
 ///
 /// # Errors
 /// When the C library has no memory for the call back.
-pub fn take() -> io::Result<()> {
+pub(crate) fn take() -> io::Result<()> {
     static REGISTER: Once = Once::new();
     let mut refused = 0;
     // Children have the call back too, and need no second one.
@@ -33,7 +33,7 @@ pub fn take() -> io::Result<()> {
 
 /// Whether a child of the process that took its part asks.
 #[must_use]
-pub fn is_child() -> bool {
+pub(crate) fn is_child() -> bool {
     IS_CHILD.load(Ordering::Relaxed)
 }
 

@@ -14,14 +14,12 @@ use nix::sys::{
 
 /// Readable once the process has ended.
 #[derive(Debug)]
-pub struct PidFd(OwnedFd);
+pub(crate) struct PidFd(OwnedFd);
 
 /// What can be known of a child's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// With this status.
+pub(crate) enum Ended {
     With(WaitStatus),
-    /// Not yet.
     Running,
     /// It is not our child: ask its parent.
     NotOurs,
@@ -32,7 +30,7 @@ impl PidFd {
     ///
     /// # Errors
     /// When there is no such process.
-    pub fn open(pid: i32) -> io::Result<Self> {
+    pub(crate) fn open(pid: i32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
         let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let raw = RawFd::try_from(raw).unwrap_or(-1);
@@ -47,7 +45,7 @@ impl PidFd {
     ///
     /// # Errors
     /// `ESRCH` when it has been reaped.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         // SAFETY: the descriptor is ours and open; no siginfo is passed.
         let done = unsafe {
             libc::syscall(
@@ -63,7 +61,7 @@ impl PidFd {
 
     /// Looks at its end, and reaps it when `reap` is set and it is our child.
     #[must_use]
-    pub fn ended(&self, reap: bool) -> Ended {
+    pub(crate) fn ended(&self, reap: bool) -> Ended {
         let mut flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         if !reap {
             flags |= WaitPidFlag::WNOWAIT;

@@ -24,7 +24,7 @@ const MOST_LINKS: u32 = 40;
 ///
 /// # Errors
 /// Why it must not be used, or cannot be, in words.
-pub fn make(place: &Path) -> Result<(), String> {
+pub(crate) fn make(place: &Path) -> Result<(), String> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(place);
     made.map_err(|error| error.to_string())?;
     check(place)?;
@@ -35,15 +35,12 @@ pub fn make(place: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// Where it does not, in words.
-pub fn check(place: &Path) -> Result<(), String> {
+pub(crate) fn check(place: &Path) -> Result<(), String> {
     walk(place, true)
 }
 
 /// Whether a directory below which one is to be made keeps the rule.
-///
-/// # Errors
-/// As for [`check`].
-pub fn check_above(place: &Path) -> Result<(), String> {
+pub(crate) fn check_above(place: &Path) -> Result<(), String> {
     walk(place, false)
 }
 

@@ -19,18 +19,13 @@ use super::pidfd::PidFd;
 
 /// One line of the process table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process {
-    /// Process id.
+pub(crate) struct Process {
     pub pid: i32,
-    /// Parent.
     pub parent: i32,
-    /// Process group (`setpgid`).
     pub group: i32,
-    /// Session id (`setsid`).
     pub session: i32,
     /// State letter of `/proc/PID/stat`: R, S, D, T, Z, …
     pub state: char,
-    /// Number of threads.
     pub threads: u64,
     /// Processor time used so far, its own.
     pub cpu: Duration,
@@ -42,14 +37,13 @@ pub struct Process {
 
 /// Everybody, as far as `/proc` shows them.
 #[must_use]
-pub fn table() -> Vec<Process> {
+pub(crate) fn table() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(look_up).collect()
 }
 
-/// One process.
 #[must_use]
-pub fn look_up(pid: i32) -> Option<Process> {
+pub(crate) fn look_up(pid: i32) -> Option<Process> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
@@ -79,21 +73,21 @@ static UNITS: LazyLock<(u64, u64)> = LazyLock::new(|| {
 
 /// Highest resident memory of a process so far, bytes.
 #[must_use]
-pub fn peak_memory(pid: i32) -> Option<u64> {
+pub(crate) fn peak_memory(pid: i32) -> Option<u64> {
     kilobytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
 /// Memory of a process with each page that others share counted in part, and what of it lies in swap; bytes. The kernel
 /// walks the process' page tables for it: some 100 µs, and milliseconds for gigabytes.
 #[must_use]
-pub fn proportional_memory(pid: i32) -> Option<(u64, u64)> {
+pub(crate) fn proportional_memory(pid: i32) -> Option<(u64, u64)> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     Some((kilobytes(&rollup, "Pss:")?, kilobytes(&rollup, "SwapPss:").unwrap_or(0)))
 }
 
 /// Memory of a process that no other shares, bytes; swapped out or not.
 #[must_use]
-pub fn private_memory(pid: i32) -> Option<u64> {
+pub(crate) fn private_memory(pid: i32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let swapped = kilobytes(&rollup, "SwapPss:").unwrap_or(0);
     Some(kilobytes(&rollup, "Private_Clean:")? + kilobytes(&rollup, "Private_Dirty:")? + swapped)
@@ -101,7 +95,7 @@ pub fn private_memory(pid: i32) -> Option<u64> {
 
 /// Now, on the clock of [`Process::started`]. A process made after this was asked has no lower number.
 #[must_use]
-pub fn ticks_now() -> u64 {
+pub(crate) fn ticks_now() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` outlives the call, which fills it.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
@@ -116,7 +110,7 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 
 /// Private writable memory that this process has mapped, bytes: what `RLIMIT_DATA` is compared with, and the stack.
 #[must_use]
-pub fn data_size() -> Option<u64> {
+pub(crate) fn data_size() -> Option<u64> {
     // No allocation: this is asked when there may be no memory left.
     let mut bytes = [0; 256];
     let count = fs::File::open("/proc/self/statm").ok()?.read(&mut bytes).ok()?;
@@ -126,7 +120,7 @@ pub fn data_size() -> Option<u64> {
 
 /// Processor time of a process, of all that descends from it, and of those of its children that have ended.
 #[must_use]
-pub fn family_cpu(table: &[Process], root: i32) -> Duration {
+pub(crate) fn family_cpu(table: &[Process], root: i32) -> Duration {
     let ticks: u64 = closure(table, |process| process.pid == root).into_iter().filter_map(ticks).sum();
     Duration::from_millis(ticks * 1000 / UNITS.0)
 }
@@ -140,7 +134,7 @@ fn ticks(pid: i32) -> Option<u64> {
 
 /// The roots and all that descends from them, within `table`.
 #[must_use]
-pub fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i32> {
+pub(crate) fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i32> {
     let mut found: HashSet<i32> = table.iter().filter(|process| roots(process)).map(|process| process.pid).collect();
     loop {
         let before = found.len();
@@ -153,18 +147,18 @@ pub fn closure(table: &[Process], roots: impl Fn(&Process) -> bool) -> HashSet<i
 
 /// Ends all that this process started, for good: none of its threads can start another one from now on. A cell that runs
 /// while its server dies goes on until this process ends, and what it forked in the last moment would be left.
-pub fn end_children() {
+pub(crate) fn end_children() {
     super::no_forks::forbid();
     kill_children();
 }
 
 /// Ends all that this process started and that still descends from it. Cheap when there is nothing.
-pub fn kill_children() {
+pub(crate) fn kill_children() {
     kill_children_but(&HashSet::new());
 }
 
 /// The same, but for some of the children and what descends from them.
-pub fn kill_children_but(spare: &HashSet<i32>) {
+pub(crate) fn kill_children_but(spare: &HashSet<i32>) {
     let anybody = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
     if anybody == Err(Errno::ECHILD) {
         return;
@@ -179,7 +173,7 @@ pub fn kill_children_but(spare: &HashSet<i32>) {
 /// ever. Descendants go before those they descend from: a worker that is still there, when we are not any more, ends the
 /// rest of its own. What a process forks before its end falls to a subreaper among those we look at, and is met in the
 /// next round.
-pub fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i32>) {
+pub(crate) fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i32>) {
     const ROUNDS: u32 = 64;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut done = HashSet::new();

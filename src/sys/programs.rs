@@ -9,7 +9,7 @@ use nix::unistd::setsid;
 use super::signals;
 
 /// Makes a program lead a session and a process group of its own, and die when the calling thread ends.
-pub fn lead_and_die_with_us(command: &mut Command) {
+pub(crate) fn lead_and_die_with_us(command: &mut Command) {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let settle = move || {
         setsid()?;

@@ -28,7 +28,6 @@ use super::private;
 
 /// Longest path of a socket, as the kernel has it.
 const MAX_PATH: usize = 107;
-/// Longest name.
 const MAX_NAME: usize = 64;
 
 /// Why a server cannot be met.

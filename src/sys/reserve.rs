@@ -25,7 +25,7 @@ static LENT: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// When the kernel refuses, which it does not when limits are lowered.
-pub fn limit(usual: rlim_t, most: rlim_t) -> std::io::Result<()> {
+pub(crate) fn limit(usual: rlim_t, most: rlim_t) -> std::io::Result<()> {
     setrlimit(Resource::RLIMIT_DATA, usual, most)?;
     USUAL.store(usual, Ordering::Relaxed);
     MOST.store(most, Ordering::Relaxed);
@@ -33,7 +33,7 @@ pub fn limit(usual: rlim_t, most: rlim_t) -> std::io::Result<()> {
 }
 
 /// Whether the reserve is lent from now on, or kept. Does nothing in a process without a limit.
-pub fn lend(lent: bool) {
+pub(crate) fn lend(lent: bool) {
     let (usual, most) = (USUAL.load(Ordering::Relaxed), MOST.load(Ordering::Relaxed));
     if most > 0 && LENT.swap(lent, Ordering::Relaxed) != lent {
         let _ = setrlimit(Resource::RLIMIT_DATA, if lent { most } else { usual }, most);
@@ -41,7 +41,7 @@ pub fn lend(lent: bool) {
 }
 
 /// Lends the reserve for as long as `body` runs, unless it is lent already.
-pub fn with<T>(body: impl FnOnce() -> T) -> T {
+pub(crate) fn with<T>(body: impl FnOnce() -> T) -> T {
     let before = LENT.load(Ordering::Relaxed);
     lend(true);
     let result = body();

@@ -20,7 +20,7 @@ const LOCK: &str = "server.lock";
 
 /// The directory. Dropped, it is removed.
 #[derive(Debug)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     directory: TempDir,
     _lock: File,
 }
@@ -30,7 +30,7 @@ impl Scratch {
     ///
     /// # Errors
     /// When the temporary directory cannot be written.
-    pub fn make() -> io::Result<Self> {
+    pub(crate) fn make() -> io::Result<Self> {
         Self::make_in(&std::env::temp_dir())
     }
 
@@ -45,15 +45,14 @@ impl Scratch {
         Ok(Self { directory, _lock: lock })
     }
 
-    /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 }
 
 /// Removes what servers that are gone have left. Blocking.
-pub fn remove_left_behind() {
+pub(crate) fn remove_left_behind() {
     for path in left_behind(&std::env::temp_dir()) {
         match fs::remove_dir_all(&path) {
             Ok(()) => tracing::info!("removed {}, which a server that was killed had left", path.display()),

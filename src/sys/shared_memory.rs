@@ -15,12 +15,11 @@ use std::{
 
 use super::pidfd::PidFd;
 
-/// Device and inode.
-pub type File = (u64, u64);
+pub(crate) type File = (u64, u64);
 
 /// What the descriptors of some processes keep in memory.
 #[derive(Debug, Default)]
-pub struct Held {
+pub(crate) struct Held {
     /// Files in memory: their bytes, and their path where they have one.
     pub files: BTreeMap<File, (u64, Option<PathBuf>)>,
     /// Bytes in buffers of sockets and pipes.
@@ -30,14 +29,14 @@ pub struct Held {
 impl Held {
     /// Bytes of all files.
     #[must_use]
-    pub fn in_files(&self) -> u64 {
+    pub(crate) fn in_files(&self) -> u64 {
         self.files.values().map(|(bytes, _)| bytes).sum()
     }
 }
 
 /// Looks at all descriptors of these processes; what several have open counts once.
 #[must_use]
-pub fn held(pids: &HashSet<i32>) -> Held {
+pub(crate) fn held(pids: &HashSet<i32>) -> Held {
     let mut found = Held::default();
     let mut seen: HashSet<PathBuf> = HashSet::new();
     for pid in pids {
@@ -63,14 +62,14 @@ pub fn held(pids: &HashSet<i32>) -> Held {
 
 /// Bytes of a file in memory that is still the one it was.
 #[must_use]
-pub fn size_of(path: &std::path::Path, file: File) -> Option<u64> {
+pub(crate) fn size_of(path: &std::path::Path, file: File) -> Option<u64> {
     let status = fs::metadata(path).ok()?;
     ((status.dev(), status.ino()) == file).then(|| status.blocks() * 512)
 }
 
 /// System V segments that these processes have made and nobody has attached: bytes.
 #[must_use]
-pub fn detached_segments(pids: &HashSet<i32>) -> u64 {
+pub(crate) fn detached_segments(pids: &HashSet<i32>) -> u64 {
     segments(&fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default(), pids)
 }
 
@@ -96,7 +95,7 @@ fn segments(table: &str, pids: &HashSet<i32>) -> u64 {
 
 /// Proportional memory of a process, but for mappings of these files; bytes.
 #[must_use]
-pub fn proportional_without(pid: i32, files: &BTreeMap<File, (u64, Option<PathBuf>)>) -> Option<u64> {
+pub(crate) fn proportional_without(pid: i32, files: &BTreeMap<File, (u64, Option<PathBuf>)>) -> Option<u64> {
     Some(without(&fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?, files))
 }
 

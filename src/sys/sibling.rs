@@ -12,7 +12,7 @@ use std::{
 
 /// On which side of the fork we are.
 #[derive(Debug)]
-pub enum Side {
+pub(crate) enum Side {
     /// In the new process.
     Child,
     /// In the old one.
@@ -33,7 +33,7 @@ static FORKED: AtomicI32 = AtomicI32::new(0);
 /// # Safety
 /// As for `fork` in a process with threads: in the child only the calling thread is left, so the caller must hold what
 /// the child needs (the GIL, between CPython's hooks). One fork at a time.
-pub unsafe fn fork() -> io::Result<Side> {
+pub(crate) unsafe fn fork() -> io::Result<Side> {
     // An orphan falls to the nearest ancestor that is a subreaper, and for this moment that is not us.
     let _ = nix::sys::prctl::set_child_subreaper(false);
     // SAFETY: the caller's promise.

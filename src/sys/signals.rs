@@ -13,7 +13,7 @@ use nix::sys::{
 ///
 /// # Errors
 /// When the process is out of descriptors.
-pub fn child_events() -> io::Result<SignalFd> {
+pub(crate) fn child_events() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     set.thread_block()?;
@@ -21,7 +21,7 @@ pub fn child_events() -> io::Result<SignalFd> {
 }
 
 /// In a fresh worker: no signal blocked, SIGCHLD as in any program.
-pub fn reset_after_fork() {
+pub(crate) fn reset_after_fork() {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL runs no code of ours.
@@ -30,18 +30,18 @@ pub fn reset_after_fork() {
 
 /// Names a thread for signals.
 #[derive(Debug, Clone, Copy)]
-pub struct ThreadHandle(libc::pthread_t);
+pub(crate) struct ThreadHandle(libc::pthread_t);
 
 impl ThreadHandle {
     /// The calling thread. It must live as long as the handle is used; the main thread does.
     #[must_use]
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         // SAFETY: pthread_self has no preconditions.
         Self(unsafe { libc::pthread_self() })
     }
 
     /// Sends SIGINT to it, as Ctrl-C would.
-    pub fn interrupt(self) {
+    pub(crate) fn interrupt(self) {
         // SAFETY: made from the main thread, which exists until the process ends.
         unsafe { libc::pthread_kill(self.0, libc::SIGINT) };
     }
@@ -49,7 +49,7 @@ impl ThreadHandle {
 
 /// Whether this process ignores a signal now.
 #[must_use]
-pub fn is_ignored(signal: Signal) -> bool {
+pub(crate) fn is_ignored(signal: Signal) -> bool {
     // SAFETY: with a null action the call only reads; `now` is initialised by it, or stays as zeroed, which is SIG_DFL.
     let now = unsafe {
         let mut now = std::mem::zeroed::<libc::sigaction>();
@@ -60,12 +60,12 @@ pub fn is_ignored(signal: Signal) -> bool {
 }
 
 /// Orphans among our descendants become our children instead of init's.
-pub fn become_subreaper() {
+pub(crate) fn become_subreaper() {
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }
 
 /// A write beyond RLIMIT_FSIZE (`ulimit -f`) is an error to report, as CPython has it, and not the end of the process.
-pub fn bear_file_size_limit() {
+pub(crate) fn bear_file_size_limit() {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_IGN runs no code of ours.
     let _ = unsafe { sigaction(Signal::SIGXFSZ, &ignore) };
@@ -73,13 +73,13 @@ pub fn bear_file_size_limit() {
 
 /// The kernel kills this process when the thread that made it ends. Returns false when that has happened already.
 #[must_use]
-pub fn die_with_parent(parent: i32) -> bool {
+pub(crate) fn die_with_parent(parent: i32) -> bool {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     nix::unistd::getppid().as_raw() == parent
 }
 
 /// Sets the name that `ps` and `top` show; the kernel keeps 15 bytes.
-pub fn set_title(title: &str) {
+pub(crate) fn set_title(title: &str) {
     let short: String = title.chars().filter(char::is_ascii_graphic).take(15).collect();
     if let Ok(name) = std::ffi::CString::new(short) {
         let _ = nix::sys::prctl::set_name(&name);
@@ -87,6 +87,6 @@ pub fn set_title(title: &str) {
 }
 
 /// Lets the kernel's OOM killer prefer this process over the server.
-pub fn prefer_as_oom_victim() {
+pub(crate) fn prefer_as_oom_victim() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 }

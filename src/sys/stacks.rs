@@ -19,7 +19,7 @@ const BELOW: [&str; 6] = ["libc.so", "libc-", "ld-linux", "libpthread", "libstdc
 
 /// What lies where in this process' memory.
 #[derive(Debug)]
-pub struct Mappings(Vec<Mapping>);
+pub(crate) struct Mappings(Vec<Mapping>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
@@ -32,7 +32,7 @@ struct Mapping {
 impl Mappings {
     /// As they are now.
     #[must_use]
-    pub fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         Self::parse(&fs::read_to_string("/proc/self/maps").unwrap_or_default())
     }
 
@@ -64,7 +64,7 @@ fn mapping(line: &str) -> Option<Mapping> {
 
 /// The path of the library whose function a thread was started with; `None` when it does not show.
 #[must_use]
-pub fn code_of(tid: i32, mappings: &Mappings) -> Option<String> {
+pub(crate) fn code_of(tid: i32, mappings: &Mappings) -> Option<String> {
     let stack = mappings.at(stack_pointer(tid)?)?;
     let memory = File::open("/proc/self/mem").ok()?;
     let begin = stack.begin.max(stack.end.saturating_sub(LOOKED_AT));

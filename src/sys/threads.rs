@@ -12,7 +12,7 @@ const MAX_THREADS: usize = 64;
 
 /// One thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Thread {
+pub(crate) struct Thread {
     /// Its number; that of the main thread is the process id.
     pub tid: i32,
     /// Its name.
@@ -27,7 +27,7 @@ pub struct Thread {
 
 /// The threads of a process, at most 64.
 #[must_use]
-pub fn of(pid: i32) -> Vec<Thread> {
+pub(crate) fn of(pid: i32) -> Vec<Thread> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut numbers: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).take(MAX_THREADS).collect();
@@ -37,7 +37,7 @@ pub fn of(pid: i32) -> Vec<Thread> {
 
 /// The system call that the main thread of a process is in.
 #[must_use]
-pub fn syscall_of_main(pid: i32) -> Option<String> {
+pub(crate) fn syscall_of_main(pid: i32) -> Option<String> {
     syscall(&fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?)
 }
 

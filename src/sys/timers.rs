@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What is set, in words: `an alarm in 4.2 s`.
 #[must_use]
-pub fn pending() -> Vec<String> {
+pub(crate) fn pending() -> Vec<String> {
     // `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`: libc has no names for them.
     const KINDS: [(libc::c_int, &str); 3] =
         [(0, "an alarm"), (1, "an itimer of user time"), (2, "an itimer of processor time")];

@@ -14,22 +14,19 @@ use nix::{
 
 /// One look at ourselves. What the system does not tell is nought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Resident memory, bytes.
     pub resident: u64,
     /// Address space, bytes.
     pub address_space: u64,
-    /// Open descriptors.
     pub open_files: u64,
-    /// Most of them.
     pub max_files: u64,
     /// User and system time.
     pub cpu: Duration,
 }
 
-/// Looks.
 #[must_use]
-pub fn own() -> Usage {
+pub(crate) fn own() -> Usage {
     let (address_space, resident) = memory().unwrap_or_default();
     let cpu = getrusage(UsageWho::RUSAGE_SELF)
         .map_or(Duration::ZERO, |usage| duration(usage.user_time()) + duration(usage.system_time()));

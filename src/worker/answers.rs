@@ -26,12 +26,10 @@ const LIMIT: Duration = Duration::from_secs(4);
 const FIRST_LIMIT: Duration = Duration::from_secs(30);
 /// How long a computation that was broken off may take to notice.
 const NOTICE: Duration = Duration::from_millis(500);
-/// jedi goes deep.
 const COMPUTING_STACK: usize = 16 << 20;
 const WATCHING_STACK: usize = 256 << 10;
 
-/// Begins answers.
-pub struct Answers {
+pub(crate) struct Answers {
     writer: Arc<Mutex<UnixStream>>,
     answerer: Arc<Answerer>,
     /// One was answered with jedi there; all after it have [`LIMIT`]. Keys of a dict need no jedi, and prove nothing.
@@ -41,12 +39,12 @@ pub struct Answers {
 }
 
 impl Answers {
-    pub fn new(writer: Arc<Mutex<UnixStream>>, answerer: Answerer, turn: Quiet) -> Self {
+    pub(crate) fn new(writer: Arc<Mutex<UnixStream>>, answerer: Answerer, turn: Quiet) -> Self {
         Self { writer, answerer: Arc::new(answerer), warm: Arc::default(), turn }
     }
 
     /// Answers later, in threads of its own.
-    pub fn begin(&self, nonce: u64, question: Question) {
+    pub(crate) fn begin(&self, nonce: u64, question: Question) {
         let (writer, answerer, turn) = (Arc::clone(&self.writer), Arc::clone(&self.answerer), self.turn.clone());
         let warm = Arc::clone(&self.warm);
         let watching = thread::Builder::new().name("answers".into()).stack_size(WATCHING_STACK);

@@ -36,7 +36,7 @@ use crate::{
 const CHUNK: usize = 4 << 10;
 
 /// Makes a checkpoint of this worker. Comes back in the worker only.
-pub fn make(py: Python<'_>, bench: &Workbench<'_>, number: u64, force: bool) -> FromWorker {
+pub(crate) fn make(py: Python<'_>, bench: &Workbench<'_>, number: u64, force: bool) -> FromWorker {
     let failed = |message: String| FromWorker::Failed { message };
     let Some(link) = bench.requests.take_descriptor() else {
         return failed("the checkpoint's socket did not come along".to_owned());
@@ -85,7 +85,6 @@ fn fork(py: Python<'_>, bench: &Workbench<'_>) -> io::Result<(Side, Moment)> {
     side.map(|side| (side, moment))
 }
 
-/// The checkpoint's life.
 fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64, moment: &Moment) -> ! {
     let mut reader = match descriptors::move_high(OwnedFd::from(link)) {
         Ok(link) => FrameReader::in_pieces(UnixStream::from(link), MAX_ZYGOTE, CHUNK).with_descriptors(),

@@ -56,7 +56,7 @@ enum Job {
 /// Starts the control thread. The pinger starts with the first ping: an idle session that is not asked about has one thread
 /// less. With a limit of memory (`early`) it starts now: a session that is full could not start it.
 /// Gives the numbers of its two descriptors, for a fork that has to close them.
-pub fn spawn(
+pub(crate) fn spawn(
     stream: UnixStream,
     gate: Arc<Gate>,
     quiet: &Quiet,

@@ -20,7 +20,7 @@ use crate::{
 
 /// Interrupts the main thread and the foreground group. With more urgency, ends what the cell has started since `began`
 /// (as [`processes::ticks_now`] counts) and still waits for: the next step of the server's is to kill the worker.
-pub fn interrupt(main: ThreadHandle, urgency: Urgency, began: u64) {
+pub(crate) fn interrupt(main: ThreadHandle, urgency: Urgency, began: u64) {
     // `system(3)` ignores SIGINT for the whole process while its child runs. Then CPython is told directly, so that the
     // cell goes no further when the child has ended.
     let unheard = signals::is_ignored(Signal::SIGINT);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     main: ThreadHandle,
 }
@@ -43,13 +43,13 @@ struct State {
 }
 
 impl Gate {
-    pub fn new(main: ThreadHandle) -> Self {
+    pub(crate) fn new(main: ThreadHandle) -> Self {
         Self { state: Mutex::new(State::default()), main }
     }
 
     /// Control thread: interrupts `cell` if it runs, keeps the wish if it is still to come, forgets it if it is over.
     /// What runs in the foreground with it is interrupted too.
-    pub fn interrupt(&self, cell: u64, urgency: Urgency) {
+    pub(crate) fn interrupt(&self, cell: u64, urgency: Urgency) {
         let mut state = self.state.lock();
         let runs = state.running == Some(cell);
         if !runs && cell > state.ended[kind(cell)] {
@@ -64,12 +64,12 @@ impl Gate {
     }
 
     /// Interrupts sent to the cell that runs.
-    pub fn sent(&self) -> u32 {
+    pub(crate) fn sent(&self) -> u32 {
         self.state.lock().sent
     }
 
     /// Main thread: lets what has arrived since the last request be raised, and told.
-    pub fn between(&self, py: Python<'_>, functions: &Functions) {
+    pub(crate) fn between(&self, py: Python<'_>, functions: &Functions) {
         self.state.lock().between = true;
         functions.settle(py, || self.sent() > 0);
         let sent = {
@@ -83,7 +83,7 @@ impl Gate {
     }
 
     /// Main thread: runs `body` as `cell`. Whatever happens, one report comes back and no interrupt stays behind.
-    pub fn guard(
+    pub(crate) fn guard(
         &self,
         py: Python<'_>,
         functions: &Functions,
@@ -107,7 +107,7 @@ impl Gate {
     }
 
     /// Main thread: does `body` as an errand, which ends with KeyboardInterrupt when it is interrupted.
-    pub fn run<T>(
+    pub(crate) fn run<T>(
         &self,
         py: Python<'_>,
         functions: &Functions,
@@ -170,7 +170,7 @@ fn settle_signals(py: Python<'_>, functions: &Functions) {
 }
 
 /// What Python asks by how many interrupts the running cell was sent.
-pub fn function(py: Python<'_>, gate: Arc<Gate>) -> PyResult<Py<PyAny>> {
+pub(crate) fn function(py: Python<'_>, gate: Arc<Gate>) -> PyResult<Py<PyAny>> {
     let sent = move |arguments: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| -> PyResult<Py<PyAny>> {
         Ok(gate.sent().into_pyobject(arguments.py())?.into_any().unbind())
     };

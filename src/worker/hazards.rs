@@ -34,7 +34,7 @@ const HARMLESS: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random
 const DELETED: &str = " (deleted)";
 
 /// What the worker was, and what of it could not be copied.
-pub struct Left<'a> {
+pub(crate) struct Left<'a> {
     /// The process that this is a checkpoint of.
     pub worker: u32,
     /// Files that the two still share, and why.
@@ -46,7 +46,7 @@ pub struct Left<'a> {
 }
 
 /// All of it, a sentence each.
-pub fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> Vec<String> {
+pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> Vec<String> {
     let mut found = Found::default();
     let mut renewed = functions.renewed(py);
     renewed.extend(lifeline::number());

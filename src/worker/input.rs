@@ -38,9 +38,8 @@ const LOOK_MS: u16 = 100;
 /// Longest prompt that goes along, in characters.
 const MAX_PROMPT: usize = 10_000;
 
-/// The socket.
 #[derive(Debug)]
-pub struct Requests {
+pub(crate) struct Requests {
     socket: UnixStream,
     reader: Mutex<FrameReader>,
     /// The process that may use it, which a fork of it is not.
@@ -52,7 +51,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    pub fn new(cell: &UnixStream) -> std::io::Result<Self> {
+    pub(crate) fn new(cell: &UnixStream) -> std::io::Result<Self> {
         let copy = || descriptors::copy_high(cell.as_fd()).map(|copy: OwnedFd| UnixStream::from(copy));
         Ok(Self {
             socket: copy()?,
@@ -66,7 +65,7 @@ impl Requests {
 
     /// Waits for the next request. An answer for which a cell no longer waited is none. `interrupted` is called when a
     /// signal has come, or a part of a request.
-    pub fn next_request(&self, py: Python<'_>, interrupted: impl Fn()) -> Result<ToWorker, FrameError> {
+    pub(crate) fn next_request(&self, py: Python<'_>, interrupted: impl Fn()) -> Result<ToWorker, FrameError> {
         loop {
             match py.detach(|| self.reader.lock().read_some(true))? {
                 Some(ToWorker::Input { .. }) => {}
@@ -77,21 +76,21 @@ impl Requests {
     }
 
     /// The descriptor that came with the request just read.
-    pub fn take_descriptor(&self) -> Option<OwnedFd> {
+    pub(crate) fn take_descriptor(&self) -> Option<OwnedFd> {
         self.reader.lock().take_descriptors(1)?.pop()
     }
 
     /// Numbers of its own descriptors, for a fork that has to close them.
-    pub fn descriptors(&self) -> [RawFd; 2] {
+    pub(crate) fn descriptors(&self) -> [RawFd; 2] {
         [self.socket.as_raw_fd(), self.reader.lock().stream().as_raw_fd()]
     }
 
-    pub fn cell_begins(&self, cell: u64, may_ask: bool) {
+    pub(crate) fn cell_begins(&self, cell: u64, may_ask: bool) {
         self.may_ask.store(may_ask, Ordering::Relaxed);
         self.cell.store(cell, Ordering::Relaxed);
     }
 
-    pub fn cell_ends(&self) {
+    pub(crate) fn cell_ends(&self) {
         self.cell.store(0, Ordering::Relaxed);
     }
 
@@ -138,7 +137,7 @@ fn lost(error: FrameError) -> pyo3::PyErr {
 }
 
 /// What Python asks with: called with a prompt it gives `(kind, text)`, called with nothing whether it may ask.
-pub fn function(py: Python<'_>, requests: Arc<Requests>) -> PyResult<Py<PyAny>> {
+pub(crate) fn function(py: Python<'_>, requests: Arc<Requests>) -> PyResult<Py<PyAny>> {
     let ask = move |arguments: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| -> PyResult<Py<PyAny>> {
         let py = arguments.py();
         if arguments.is_empty() {

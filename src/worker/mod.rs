@@ -14,7 +14,7 @@ mod outputs;
 mod python;
 mod quiet;
 mod rlimits;
-pub mod script;
+pub(crate) mod script;
 mod threads;
 
 use std::{
@@ -28,7 +28,7 @@ use std::{
 };
 
 use pyo3::Python;
-pub use python::Functions;
+pub(crate) use python::Functions;
 
 use self::{gate::Gate, input::Requests, outputs::Outputs, quiet::Quiet, rlimits::MemoryLimit};
 use crate::{
@@ -40,20 +40,18 @@ use crate::{
 };
 
 /// Exit code of a worker that could not even start.
-pub const EXIT_START_FAILED: i32 = 70;
+pub(crate) const EXIT_START_FAILED: i32 = 70;
 /// Exit code of a worker whose server went away or spoke nonsense.
-pub const EXIT_CHANNEL_LOST: i32 = 71;
+pub(crate) const EXIT_CHANNEL_LOST: i32 = 71;
 
 /// What a new worker is to be: its session and its five descriptors.
 #[derive(Debug)]
-pub struct Assignment {
+pub(crate) struct Assignment {
     /// The session it serves.
     pub session: String,
     /// What it is kept to.
     pub limits: WorkerLimits,
-    /// Requests and replies.
     pub cell: OwnedFd,
-    /// Pings and interrupts.
     pub control: OwnedFd,
     /// Write end of the pipe for descriptor 1.
     pub stdout: OwnedFd,
@@ -86,7 +84,7 @@ struct Workbench<'a> {
 }
 
 /// Lives the worker's life in the child of a fork.
-pub fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings) -> ! {
+pub(crate) fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings) -> ! {
     lead(|| live(py, assignment, functions, settings, None))
 }
 
@@ -207,7 +205,6 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     Ok((UnixStream::from(cell), UnixStream::from(control), black_box, outputs))
 }
 
-/// What `ps` shows.
 fn set_title(session: &str) {
     signals::set_title(&if session.is_empty() { "fp-spare".to_owned() } else { format!("fp:{session}") });
 }

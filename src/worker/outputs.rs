@@ -8,18 +8,18 @@ use crate::sys::descriptors;
 
 /// A second descriptor for each output pipe, out of the way.
 #[derive(Debug)]
-pub struct Outputs {
+pub(crate) struct Outputs {
     stdout: OwnedFd,
     stderr: OwnedFd,
 }
 
 impl Outputs {
-    pub fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
+    pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
         Self { stdout, stderr }
     }
 
     /// Opens again what is closed.
-    pub fn mend(&self) {
+    pub(crate) fn mend(&self) {
         let open = descriptors::are_open([0, 1, 2]);
         if !open[0] {
             let _ = descriptors::null_stdin();
@@ -31,12 +31,12 @@ impl Outputs {
         }
     }
 
-    pub fn borrowed(&self) -> [BorrowedFd<'_>; 2] {
+    pub(crate) fn borrowed(&self) -> [BorrowedFd<'_>; 2] {
         [self.stdout.as_fd(), self.stderr.as_fd()]
     }
 
     /// Their numbers, for a fork that has to close them.
-    pub fn descriptors(&self) -> [RawFd; 2] {
+    pub(crate) fn descriptors(&self) -> [RawFd; 2] {
         [self.stdout.as_raw_fd(), self.stderr.as_raw_fd()]
     }
 }

@@ -24,7 +24,7 @@ const BROKEN: &str = "forkpy's own code failed in this session: a cell has chang
 
 /// The embedded package's functions.
 #[derive(Debug)]
-pub struct Functions {
+pub(crate) struct Functions {
     start: Py<PyAny>,
     finish: Py<PyAny>,
     look: Py<PyAny>,
@@ -71,7 +71,7 @@ impl Functions {
     ///
     /// # Errors
     /// When the embedded package lacks one.
-    pub fn load(py: Python<'_>) -> PyResult<Self> {
+    pub(crate) fn load(py: Python<'_>) -> PyResult<Self> {
         let find = |module: &str, name: &str| -> PyResult<Py<PyAny>> {
             Ok(py.import(format!("forkpy_worker.{module}"))?.getattr(name)?.unbind())
         };
@@ -214,7 +214,7 @@ impl Functions {
     }
 
     /// Forgets what was cached of the disk; comes back with those of these modules that are imported.
-    pub fn refresh(&self, py: Python<'_>, modules: &[String]) -> Vec<String> {
+    pub(crate) fn refresh(&self, py: Python<'_>, modules: &[String]) -> Vec<String> {
         let answer = self.refresh.call1(py, (modules,));
         answer.and_then(|answer| answer.extract(py)).unwrap_or_default()
     }

@@ -13,24 +13,24 @@ const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// The locks, shared by the threads.
 #[derive(Debug, Clone, Default)]
-pub struct Quiet {
+pub(crate) struct Quiet {
     pinging: Arc<Mutex<()>>,
     answering: Arc<Mutex<()>>,
 }
 
 impl Quiet {
     /// Held by the pinger for one job.
-    pub fn pinging(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn pinging(&self) -> MutexGuard<'_, ()> {
         self.pinging.lock()
     }
 
     /// Held by the thread that computes an answer: one at a time.
-    pub fn answering(&self) -> &Mutex<()> {
+    pub(crate) fn answering(&self) -> &Mutex<()> {
         &self.answering
     }
 
     /// Waits until no thread of ours is in Python, letting the GIL go meanwhile, and keeps it so.
-    pub fn lock_all(&self, py: Python<'_>) -> [MutexGuard<'_, ()>; 2] {
+    pub(crate) fn lock_all(&self, py: Python<'_>) -> [MutexGuard<'_, ()>; 2] {
         loop {
             if let (Some(answering), Some(pinging)) = (self.answering.try_lock(), self.pinging.try_lock()) {
                 return [answering, pinging];

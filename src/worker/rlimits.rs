@@ -27,13 +27,13 @@ const FULL: u64 = 3 << 20;
 
 /// A limit of memory that is kept, in bytes of data.
 #[derive(Debug, Clone)]
-pub struct MemoryLimit(rlim_t);
+pub(crate) struct MemoryLimit(rlim_t);
 
 /// Sets what is to be kept.
 ///
 /// # Errors
 /// When the kernel refuses, which it does not when limits are lowered.
-pub fn apply(limits: WorkerLimits) -> std::io::Result<Option<MemoryLimit>> {
+pub(crate) fn apply(limits: WorkerLimits) -> std::io::Result<Option<MemoryLimit>> {
     if let Some(files) = limits.open_files {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let files = rlim_t::from(files).min(hard);
@@ -50,7 +50,7 @@ pub fn apply(limits: WorkerLimits) -> std::io::Result<Option<MemoryLimit>> {
 impl MemoryLimit {
     /// A cell has run: lends the reserve to a session that is full, beginning with the report on that cell, and takes it
     /// back from one that is not. Must not allocate: Rust aborts where Python raises.
-    pub fn after_cell(&self) {
+    pub(crate) fn after_cell(&self) {
         reserve::lend(processes::data_size().is_some_and(|size| size.saturating_add(FULL) > self.0));
     }
 }

@@ -31,12 +31,10 @@ const EXIT_NOT_FLUSHED: i32 = 120;
 
 /// What the process is to do: a script and its four descriptors.
 #[derive(Debug)]
-pub struct Errand {
-    /// Names and arguments.
+pub(crate) struct Errand {
     pub script: Script,
     /// What it is kept to.
     pub limits: WorkerLimits,
-    /// The file, open.
     pub source: OwnedFd,
     /// Its end means that the server is gone, or wants this to end.
     pub lifeline: OwnedFd,
@@ -47,7 +45,7 @@ pub struct Errand {
 }
 
 /// Lives the process' life in the child of a fork.
-pub fn run(py: Python<'_>, errand: Errand, functions: &Functions, settings: &ZygoteSettings) -> ! {
+pub(crate) fn run(py: Python<'_>, errand: Errand, functions: &Functions, settings: &ZygoteSettings) -> ! {
     let lived = catch_unwind(AssertUnwindSafe(|| live(py, errand, functions, settings)));
     let reason = match lived {
         Ok(Ok(ending)) => end_as_python_does(ending),

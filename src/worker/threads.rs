@@ -25,7 +25,7 @@ const NAMING: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Those threads, in words; empty when a fork has all there is.
-pub fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<String> {
+pub(crate) fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<String> {
     let began = Instant::now();
     loop {
         let found = look(py, functions);

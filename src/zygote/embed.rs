@@ -6,21 +6,19 @@
 use std::path::Path;
 
 /// Name of the package.
-pub const PACKAGE: &str = "forkpy_worker";
+pub(crate) const PACKAGE: &str = "forkpy_worker";
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/forkpy_worker");
 /// File below the package's folder, text, and what the Python of the build compiled it to, marshalled.
 const EMBEDDED: &[(&str, &str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
 
 /// Which Pythons can read the compiled code: `importlib.util.MAGIC_NUMBER`.
-pub const MAGIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/magic"));
+pub(crate) const MAGIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/magic"));
 
 /// One module of the package.
 #[derive(Debug, Clone)]
-pub struct Source {
-    /// Dotted name.
+pub(crate) struct Source {
     pub name: String,
-    /// Its text.
     pub text: String,
     /// The text compiled and marshalled, for a Python of [`MAGIC`]; none where the text is newer.
     pub code: Option<&'static [u8]>,
@@ -32,7 +30,7 @@ pub struct Source {
 
 /// All modules of the package.
 #[must_use]
-pub fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     EMBEDDED.iter().map(|(file, text, code)| source(file, text, code)).collect()
 }
 

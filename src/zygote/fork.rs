@@ -10,10 +10,9 @@ use crate::sys::forks::Bystanders;
 
 /// On which side of the fork we are.
 #[derive(Debug)]
-pub enum Side {
+pub(crate) enum Side {
     /// In the new process.
     Child,
-    /// In the zygote.
     Parent {
         /// Process id of the child.
         child: i32,
@@ -25,7 +24,7 @@ pub enum Side {
 ///
 /// # Errors
 /// Such threads by name, or the system's refusal.
-pub fn fork(_gil_held: Python<'_>, bystanders: &mut Bystanders) -> io::Result<Side> {
+pub(crate) fn fork(_gil_held: Python<'_>, bystanders: &mut Bystanders) -> io::Result<Side> {
     let others = bystanders.lost();
     if !others.is_empty() {
         return Err(io::Error::other(format!("zygote has other threads, which do not survive a fork: {others:?}")));
@@ -51,7 +50,7 @@ pub fn fork(_gil_held: Python<'_>, bystanders: &mut Bystanders) -> io::Result<Si
 
 /// Forks once for nothing: libraries that end their threads before a fork (OpenBLAS) do so now, and the first session does
 /// not wait for it. They start them again in sessions, at the first call that wants them, and as many as they had.
-pub fn rehearse(_gil_held: Python<'_>) {
+pub(crate) fn rehearse(_gil_held: Python<'_>) {
     // SAFETY: the child runs nothing but what libraries have registered for it, and ends.
     let child = unsafe { libc::fork() };
     match child {

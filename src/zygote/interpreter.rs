@@ -19,10 +19,7 @@ use crate::{
 };
 
 /// Starts the interpreter, installs the embedded package and the environment that children of sessions inherit.
-///
-/// # Errors
-/// [`ZygoteError::Interpreter`] with CPython's words.
-pub fn start(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
+pub(crate) fn start(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
     set_environment(settings);
     initialize(settings)?;
     Python::attach(|py| install(py, settings)).map_err(|error| ZygoteError::Interpreter(error.to_string()))
@@ -172,7 +169,7 @@ fn borrow_packages(py: Python<'_>, library: &Library) -> PyResult<()> {
 ///
 /// # Errors
 /// When `sys` lacks them, which no CPython does.
-pub fn describe(py: Python<'_>) -> PyResult<(String, String)> {
+pub(crate) fn describe(py: Python<'_>) -> PyResult<(String, String)> {
     let sys = py.import("sys")?;
     let version: String = sys.getattr("version")?.extract()?;
     let executable: String = sys.getattr("executable")?.extract()?;

@@ -4,7 +4,7 @@
 //! at the moment of a fork. Its life: read `Start` → warm up → `Warm` → poll for requests and SIGCHLD until the server's
 //! end of the socket closes, then kill whatever is left and exit.
 
-pub mod embed;
+pub(crate) mod embed;
 mod fork;
 mod interpreter;
 mod preload;
@@ -44,7 +44,7 @@ const SECOND_STAGE_AFTER_MS: u16 = 5;
 
 /// Why a zygote ends other than by its server's wish.
 #[derive(Debug, thiserror::Error)]
-pub enum ZygoteError {
+pub(crate) enum ZygoteError {
     /// The server's socket broke or spoke another language.
     #[error("server channel failed: {0}")]
     Channel(#[from] FrameError),
@@ -72,7 +72,7 @@ impl From<Errno> for ZygoteError {
 ///
 /// # Errors
 /// [`ZygoteError`]; the server has been told before where that was possible.
-pub fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
+pub(crate) fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
     let started = Instant::now();
     if !signals::die_with_parent(server) {
         return Ok(());

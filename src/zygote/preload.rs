@@ -10,16 +10,11 @@ use super::fork;
 use crate::sys::forks::Bystanders;
 
 /// How the modules of `--preload` fared.
-pub enum Preloaded {
+pub(crate) enum Preloaded {
     /// All that could be imported are; the others, with reasons.
     Without(Vec<(String, String)>),
     /// One has started threads that a fork would lose, named here: this process can fork no session any more.
-    Unforkable {
-        /// Which module.
-        module: String,
-        /// Its threads.
-        threads: Vec<String>,
-    },
+    Unforkable { module: String, threads: Vec<String> },
 }
 
 /// Imports what a first plain cell needs and what `--preload` names, in the environment as it is: libraries count the
@@ -27,7 +22,7 @@ pub enum Preloaded {
 ///
 /// # Errors
 /// When the embedded package itself fails.
-pub fn stage_one(
+pub(crate) fn stage_one(
     py: Python<'_>,
     modules: &[String],
     bystanders: &mut Bystanders,
@@ -57,13 +52,13 @@ pub fn stage_one(
 ///
 /// # Errors
 /// When the embedded package itself fails.
-pub fn second_stage(py: Python<'_>) -> PyResult<VecDeque<String>> {
+pub(crate) fn second_stage(py: Python<'_>) -> PyResult<VecDeque<String>> {
     Ok(py.import("forkpy_worker.session.warm")?.getattr("COMMON")?.extract::<Vec<String>>()?.into())
 }
 
 /// Imports one of them; after the last one the collector is told that all this is here to stay. A Python built without
 /// one of them goes on without: the code that needs it will be told.
-pub fn import_behind(py: Python<'_>, module: &str, last: bool) {
+pub(crate) fn import_behind(py: Python<'_>, module: &str, last: bool) {
     let _ = py.import(module);
     if last {
         let _ = py.import("forkpy_worker.session.warm").and_then(|warm| warm.getattr("settle")?.call0());

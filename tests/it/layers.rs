@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 22] = [
+const ROOMS: [(&str, u32); 23] = [
     ("sys", 0),
     ("protocol", 1),
     ("settings", 2),
@@ -37,6 +37,7 @@ const ROOMS: [(&str, u32); 22] = [
     ("server", 15),
     ("bench", 16),
     ("commands", 17),
+    ("testing", 18),
 ];
 
 /// Rooms that do not know each other although their heights would allow it: they share `protocol`, or nothing.

@@ -1,6 +1,6 @@
 //! The real binary in its zygote role, driven over its own socket: warm-up, fork, cells, ping, interrupt, death, reaping.
 
-use forkpy::protocol::{CellStatus, FromControl, ToControl, Urgency, WorkerExit};
+use forkpy::testing::{CellStatus, FromControl, ToControl, Urgency, WorkerExit};
 
 use crate::support::zygote::Zygote;
 

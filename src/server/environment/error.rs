@@ -7,8 +7,7 @@ use std::io;
 
 /// Why nothing was installed.
 #[derive(Debug, thiserror::Error)]
-pub enum PackageError {
-    /// An empty list.
+pub(crate) enum PackageError {
     #[error("`packages` names nothing to install: give requirements such as \"numpy\" or \"numpy>=2\"")]
     Nothing,
     /// A very long list.
@@ -32,13 +31,7 @@ pub enum PackageError {
     Script(#[from] ScriptError),
     /// The tool could not be started.
     #[error("failed to start {tool}: {source}")]
-    Tool {
-        /// Which.
-        tool: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// No interpreter.
+    Tool { tool: &'static str, source: io::Error },
     #[error("there is no session environment to install into: {0}")]
     NoEnvironment(String),
     /// Somebody stopped it before it began.

@@ -14,19 +14,15 @@ use std::{
 use super::wanted::{Flag, Wanted};
 use crate::server::environment::make::MISLEADING;
 
-/// Which program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tool {
-    /// This one.
+pub(crate) enum Tool {
     Uv(PathBuf),
-    /// `python -m pip`.
     Pip,
 }
 
 impl Tool {
-    /// Looks on PATH.
     #[must_use]
-    pub fn find() -> Self {
+    pub(crate) fn find() -> Self {
         let runs = |path: &PathBuf| {
             fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
         };
@@ -38,9 +34,8 @@ impl Tool {
             .map_or(Self::Pip, Self::Uv)
     }
 
-    /// Its name.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Uv(_) => "uv",
             Self::Pip => "pip",
@@ -51,7 +46,7 @@ impl Tool {
     ///
     /// # Errors
     /// When those cannot be written.
-    pub fn command(&self, python: &str, wanted: &Wanted, scratch: &Path) -> io::Result<Command> {
+    pub(crate) fn command(&self, python: &str, wanted: &Wanted, scratch: &Path) -> io::Result<Command> {
         let mut command = match self {
             Self::Uv(uv) => {
                 let mut command = Command::new(uv);

@@ -8,7 +8,7 @@ use crate::protocol::Library;
 
 /// What sessions will use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Environment {
+pub(crate) struct Environment {
     /// Executable that CPython takes itself for, absolute; `site-packages` and `sys.executable` follow from it.
     pub python: PathBuf,
     /// Directory of the virtual environment, the `VIRTUAL_ENV` of sessions; none for [`Kind::Interpreter`].
@@ -25,12 +25,9 @@ pub struct Environment {
 
 /// By which rule an environment was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `--venv`.
+pub(crate) enum Kind {
     Venv,
-    /// `--python`.
     Interpreter,
-    /// `VIRTUAL_ENV`.
     VirtualEnv,
     /// None of these: forkpy's own.
     Managed,
@@ -38,11 +35,10 @@ pub enum Kind {
 
 /// Why there is no environment; worded for the person who started the server.
 #[derive(Debug, thiserror::Error)]
-pub enum EnvironmentError {
+pub(crate) enum EnvironmentError {
     /// The directory is no virtual environment, or its interpreter was removed.
     #[error("no virtual environment in {path} (bin/python is missing): make it with `python{linked} -m venv {path}`")]
     NoVenv {
-        /// Which directory.
         path: PathBuf,
         /// The version it would need.
         linked: String,
@@ -52,11 +48,8 @@ pub enum EnvironmentError {
     Version {
         /// The environment or interpreter.
         path: PathBuf,
-        /// Its version.
         found: String,
-        /// Ours.
         linked: String,
-        /// What to do.
         advice: String,
     },
     /// The same version, built so that it cannot load what the other has compiled.
@@ -67,15 +60,12 @@ pub enum EnvironmentError {
     Interface {
         /// The environment or interpreter.
         path: PathBuf,
-        /// Its suffix.
         found: String,
-        /// Ours.
         linked: &'static str,
     },
     /// An interpreter that does not run, or is none.
     #[error("failed to ask {path} for its version: {reason}")]
     Interpreter {
-        /// Which executable.
         path: PathBuf,
         /// The system's or its own words.
         reason: String,
@@ -88,7 +78,6 @@ pub enum EnvironmentError {
     NoBase {
         /// The one forkpy was built with.
         path: PathBuf,
-        /// Its version.
         linked: String,
     },
     /// The managed environment could not be made.
@@ -96,7 +85,6 @@ pub enum EnvironmentError {
         "failed to make the session environment {path}: {reason}; name another place with --env-dir, or use --venv"
     )]
     Make {
-        /// Where.
         path: PathBuf,
         /// The system's or the tool's words.
         reason: String,

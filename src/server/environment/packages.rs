@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::server::environment::installer::Tool;
+pub(crate) use crate::server::environment::installer::Tool;
 use crate::{
     protocol::WorkerExit,
     server::{
@@ -43,9 +43,8 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 const SURVEY: &str =
     "import sys\nfrom forkpy_worker.session.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
 
-/// What to install.
 #[derive(Debug)]
-pub struct InstallOrder {
+pub(crate) struct InstallOrder {
     /// As the client wrote it.
     pub packages: Vec<String>,
     /// How long it may take.
@@ -58,18 +57,15 @@ pub struct InstallOrder {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct InstallOutcome {
-    /// `uv` or `pip`.
+pub(crate) struct InstallOutcome {
     pub tool: &'static str,
     /// Whose doing the tool's end was.
     pub course: Course,
-    /// How it ended.
     pub exit: WorkerExit,
     /// What it wrote to descriptor 1.
     pub stdout: CapturedText,
     /// What it wrote to descriptor 2.
     pub stderr: CapturedText,
-    /// Time it ran.
     pub ran: Duration,
     /// What was asked for and is there now.
     pub installed: Vec<Package>,
@@ -83,12 +79,10 @@ pub struct InstallOutcome {
     pub untold: Vec<String>,
 }
 
-/// An installed package.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Package {
+pub(crate) struct Package {
     /// As it calls itself.
     pub name: String,
-    /// Its version.
     pub version: String,
     /// Top-level modules, when they were asked for.
     modules: Vec<String>,
@@ -96,7 +90,7 @@ pub struct Package {
 
 /// One package that is not as it was.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub(crate) struct Change {
     /// As it calls itself.
     pub name: String,
     /// Version before; none when it was not there.
@@ -107,10 +101,8 @@ pub struct Change {
 
 /// A session that has imported a package which is not as it was.
 #[derive(Debug, Clone)]
-pub struct Stale {
-    /// The session.
+pub(crate) struct Stale {
     pub session: String,
-    /// The package.
     pub change: Change,
 }
 
@@ -120,13 +112,11 @@ struct Survey {
     preloaded: Vec<String>,
 }
 
-/// The environment's packages.
-pub struct Packages {
+pub(crate) struct Packages {
     around: Arc<Surroundings>,
     scripts: Arc<Scripts>,
     registry: Arc<Registry>,
     files: Files,
-    /// `--allow-install-options`.
     free: bool,
     /// Held by the install that runs.
     turn: Mutex<()>,
@@ -136,7 +126,7 @@ pub struct Packages {
 impl Packages {
     /// Nothing is looked at before somebody asks.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         around: Arc<Surroundings>,
         scripts: Arc<Scripts>,
         registry: Arc<Registry>,
@@ -147,7 +137,7 @@ impl Packages {
     }
 
     /// Ends the install that runs, and waits for that.
-    pub async fn shut_down(&self) {
+    pub(crate) async fn shut_down(&self) {
         self.stop.cancel();
         let _ = self.turn.lock().await;
     }
@@ -156,7 +146,7 @@ impl Packages {
     ///
     /// # Errors
     /// [`PackageError`] when there is no environment.
-    pub async fn list(&self) -> Result<Vec<Package>, PackageError> {
+    pub(crate) async fn list(&self) -> Result<Vec<Package>, PackageError> {
         let mut packages = self.survey(false).await?.packages;
         packages.sort_by_key(|package| normal(&package.name));
         Ok(packages)
@@ -166,7 +156,7 @@ impl Packages {
     ///
     /// # Errors
     /// [`PackageError`] when no tool was run; a tool that failed is an outcome.
-    pub async fn install(self: &Arc<Self>, mut order: InstallOrder) -> Result<InstallOutcome, PackageError> {
+    pub(crate) async fn install(self: &Arc<Self>, mut order: InstallOrder) -> Result<InstallOutcome, PackageError> {
         order.cancel = order.cancel.child_token();
         let _ends_with_us = order.cancel.clone().drop_guard();
         tokio::spawn(Arc::clone(self).live(order)).await.unwrap_or(Err(PackageError::Stopped))

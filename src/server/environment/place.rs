@@ -35,7 +35,6 @@ pub(super) struct Place {
     pub(super) log: PathBuf,
 }
 
-/// The marker file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) format: u32,
@@ -151,7 +150,6 @@ impl Place {
 /// What `pyvenv.cfg` tells. The standard library writes `version`, uv `version_info`, virtualenv both.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct VenvConfig {
-    /// Major and minor.
     pub(super) version: Option<String>,
     /// It sees the packages of its base, too.
     pub(super) system_packages: bool,

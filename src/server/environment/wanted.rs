@@ -18,16 +18,13 @@ const MAX_FILE: u64 = 1 << 20;
 /// Files that name files.
 const MAX_DEPTH: usize = 8;
 
-/// Checked and sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Requirements and wheels, for the command line.
     pub items: Vec<String>,
     /// Lines of requirements from files of the workspace.
     pub lines: Vec<String>,
-    /// Lines of constraints.
     pub constraints: Vec<String>,
-    /// Harmless options.
     pub flags: Vec<Flag>,
     /// Other options, when they are allowed.
     pub options: Vec<String>,
@@ -37,10 +34,9 @@ pub struct Wanted {
 
 /// An option that only changes which version is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flag {
+pub(crate) enum Flag {
     /// Newer ones than those that are there.
     Upgrade,
-    /// Also pre-releases.
     Pre,
     /// Without what they need.
     NoDependencies,
@@ -49,12 +45,9 @@ pub enum Flag {
 }
 
 /// Reads items.
-pub struct Reader<'a> {
-    /// The workspace.
+pub(crate) struct Reader<'a> {
     pub files: &'a Files,
-    /// `--allow-install-options`.
     pub free: bool,
-    /// What was found.
     pub wanted: Wanted,
 }
 
@@ -83,7 +76,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`PackageError`], which names the item.
-    pub fn read(mut self, items: &[String]) -> Result<Wanted, PackageError> {
+    pub(crate) fn read(mut self, items: &[String]) -> Result<Wanted, PackageError> {
         let mut items = items.iter();
         while let Some(item) = items.next() {
             let item = item.trim();
@@ -208,8 +201,10 @@ enum Kind<'a> {
     /// A package of the index.
     Name(String),
     /// A wheel in the workspace.
-    Wheel { path: &'a str, extras: &'a str },
-    /// From elsewhere.
+    Wheel {
+        path: &'a str,
+        extras: &'a str,
+    },
     Foreign(&'static str),
     /// Nothing that can be told.
     Unclear(&'static str),
@@ -297,7 +292,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 
 /// The form of a name under which all its spellings are one.
 #[must_use]
-pub fn normal(name: &str) -> String {
+pub(crate) fn normal(name: &str) -> String {
     name.to_ascii_lowercase().replace(['_', '.'], "-")
 }
 

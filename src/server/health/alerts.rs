@@ -20,7 +20,7 @@ const CLEAR_BELOW: f64 = 0.9;
 /// What an alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Resident memory above the alert threshold.
     Memory,
     /// Resident memory above the clean-up threshold.
@@ -40,7 +40,7 @@ pub enum Kind {
 impl Kind {
     /// The word that clients see.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::MemoryCleanup => "memory_cleanup",
@@ -55,7 +55,7 @@ impl Kind {
 
 /// One value against its threshold.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// What.
     pub kind: Kind,
     /// How much; for kinds that are either so or not, 1 or 0.
@@ -68,7 +68,7 @@ pub struct Measure {
 
 /// What became of a measure.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Change {
+pub(crate) enum Change {
     /// The threshold was crossed.
     Raised(Measure),
     /// The value is back.
@@ -77,7 +77,7 @@ pub enum Change {
 
 /// A session's alarms.
 #[derive(Debug, Clone, Default)]
-pub struct Alarms(BTreeMap<Kind, Alarm>);
+pub(crate) struct Alarms(BTreeMap<Kind, Alarm>);
 
 #[derive(Debug, Clone, Copy)]
 struct Alarm {
@@ -87,7 +87,7 @@ struct Alarm {
 
 impl Alarms {
     /// Takes new values in. An alert that was cleared is not raised again before `pause` is over.
-    pub fn take(&mut self, measures: Vec<Measure>, now: Instant, pause: Duration) -> Vec<Change> {
+    pub(crate) fn take(&mut self, measures: Vec<Measure>, now: Instant, pause: Duration) -> Vec<Change> {
         measures.into_iter().filter_map(|measure| self.take_one(measure, now, pause)).collect()
     }
 
@@ -113,20 +113,20 @@ impl Alarms {
 
     /// Kinds that are up.
     #[must_use]
-    pub fn raised(&self) -> Vec<Kind> {
+    pub(crate) fn raised(&self) -> Vec<Kind> {
         self.0.iter().filter(|(_, alarm)| alarm.raised).map(|(kind, _)| *kind).collect()
     }
 
     /// Whether an alert of this kind is up.
     #[must_use]
-    pub fn is_raised(&self, kind: Kind) -> bool {
+    pub(crate) fn is_raised(&self, kind: Kind) -> bool {
         self.0.get(&kind).is_some_and(|alarm| alarm.raised)
     }
 }
 
 /// An alert as clients see it.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Alert {
+pub(crate) struct Alert {
     /// Number, from 1, in the order raised.
     pub id: u64,
     /// The session.
@@ -147,14 +147,14 @@ pub struct Alert {
 
 /// The server's alerts, the newest last.
 #[derive(Debug, Default)]
-pub struct Book {
+pub(crate) struct Book {
     next: AtomicU64,
     alerts: Mutex<VecDeque<Alert>>,
 }
 
 impl Book {
     /// Enters a new alert.
-    pub fn raise(&self, session: &str, measure: &Measure, now: String) -> Alert {
+    pub(crate) fn raise(&self, session: &str, measure: &Measure, now: String) -> Alert {
         let alert = Alert {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             session_id: session.to_owned(),
@@ -176,7 +176,7 @@ impl Book {
     }
 
     /// Notes that an alert is over.
-    pub fn clear(&self, session: &str, kind: Kind, now: &str) {
+    pub(crate) fn clear(&self, session: &str, kind: Kind, now: &str) {
         let mut alerts = self.alerts.lock();
         for alert in alerts.iter_mut().filter(|alert| alert.session_id == session && alert.kind == kind) {
             alert.cleared_at.get_or_insert_with(|| now.to_owned());
@@ -184,7 +184,7 @@ impl Book {
     }
 
     /// A session is gone, and so is whatever was wrong with it.
-    pub fn clear_all(&self, session: &str, now: &str) {
+    pub(crate) fn clear_all(&self, session: &str, now: &str) {
         let mut alerts = self.alerts.lock();
         for alert in alerts.iter_mut().filter(|alert| alert.session_id == session) {
             alert.cleared_at.get_or_insert_with(|| now.to_owned());
@@ -193,13 +193,13 @@ impl Book {
 
     /// Those that are up.
     #[must_use]
-    pub fn active(&self) -> Vec<Alert> {
+    pub(crate) fn active(&self) -> Vec<Alert> {
         self.alerts.lock().iter().filter(|alert| alert.cleared_at.is_none()).cloned().collect()
     }
 
     /// All that are remembered.
     #[must_use]
-    pub fn all(&self) -> Vec<Alert> {
+    pub(crate) fn all(&self) -> Vec<Alert> {
         self.alerts.lock().iter().cloned().collect()
     }
 }

@@ -7,15 +7,12 @@ use std::time::Duration;
 /// An errand: a request to the worker, or a step of the session's own, during which no cell runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errand {
-    /// `list_variables`.
     List,
     /// `save_session`, and `restart_kernel` with `preserve_state`.
     Save,
-    /// `load_session`.
     Load,
     /// A checkpoint is made.
     Checkpoint,
-    /// Garbage is collected.
     Collect,
     /// The session goes on from a checkpoint.
     GoBack,

@@ -12,7 +12,7 @@ use crate::sys::threads::Thread;
 
 /// What the session is doing.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// A worker is being made.
     Starting,
     /// Waiting for a cell.
@@ -45,7 +45,7 @@ pub enum Phase {
 impl Phase {
     /// The cell that runs, if one does, and since when.
     #[must_use]
-    pub fn cell(self) -> Option<(u64, Instant)> {
+    pub(crate) fn cell(self) -> Option<(u64, Instant)> {
         match self {
             Self::Busy { cell, since } | Self::WaitingInput { cell, since } => Some((cell, since)),
             Self::Starting | Self::Idle | Self::Serving { .. } | Self::Dead => None,
@@ -55,7 +55,7 @@ impl Phase {
 
 /// One look at a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Resident memory, bytes.
     pub memory: u64,
     /// Threads.
@@ -68,7 +68,7 @@ pub struct Reading {
 
 /// The oldest ping that has no answer yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unanswered {
+pub(crate) struct Unanswered {
     /// How long it has waited.
     pub waited: Duration,
     /// Whether the control thread has said that it is alive.
@@ -77,7 +77,7 @@ pub struct Unanswered {
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Stacks {
+pub(crate) struct Stacks {
     /// Stacks of all Python threads as faulthandler writes them, the most recent call first; empty when none came.
     pub python: String,
     /// How they were read: `interpreter` (exact), `signal` (native code held the interpreter), `crash` (by the handler of

@@ -12,16 +12,14 @@ use super::State;
 /// Samples kept one by one: five minutes of a busy session, the better part of an hour of an idle one.
 const FINE: usize = 300;
 /// Length of a bucket.
-pub const BUCKET: Duration = Duration::from_secs(300);
+pub(crate) const BUCKET: Duration = Duration::from_secs(300);
 /// Buckets kept: a day.
 const COARSE: usize = 288;
 
 /// One look at a session.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
-    /// When.
+pub(crate) struct Sample {
     pub at: Instant,
-    /// The worker.
     pub pid: i32,
     /// Its state as judged then.
     pub state: State,
@@ -31,7 +29,6 @@ pub struct Sample {
     pub cpu: Duration,
     /// Percent of one processor since the sample before.
     pub cpu_percent: f64,
-    /// Threads.
     pub threads: u64,
     /// The dearer readings, when this look took them.
     pub deep: Option<Deep>,
@@ -39,7 +36,7 @@ pub struct Sample {
 
 /// What costs more to read, and is read less often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deep {
+pub(crate) struct Deep {
     /// Memory with shared pages counted in part, bytes.
     pub proportional: u64,
     /// Memory in swap, bytes.
@@ -54,12 +51,9 @@ pub struct Deep {
 
 /// Five minutes in one line.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bucket {
-    /// Its first sample.
+pub(crate) struct Bucket {
     pub from: Instant,
-    /// Its last sample.
     pub to: Instant,
-    /// Number of samples.
     pub samples: u64,
     /// Mean resident memory, bytes.
     pub memory_mean: f64,
@@ -71,16 +65,15 @@ pub struct Bucket {
     pub cpu_max: f64,
 }
 
-/// Both rings.
 #[derive(Debug, Clone, Default)]
-pub struct History {
+pub(crate) struct History {
     fine: VecDeque<Sample>,
     coarse: VecDeque<Bucket>,
 }
 
 impl History {
     /// Adds a sample; times never go backwards.
-    pub fn push(&mut self, sample: Sample) {
+    pub(crate) fn push(&mut self, sample: Sample) {
         match self.coarse.back_mut() {
             Some(bucket) if sample.at.duration_since(bucket.from) < BUCKET => bucket.add(&sample),
             _ => {
@@ -96,15 +89,14 @@ impl History {
         }
     }
 
-    /// The newest sample.
     #[must_use]
-    pub fn last(&self) -> Option<&Sample> {
+    pub(crate) fn last(&self) -> Option<&Sample> {
         self.fine.back()
     }
 
     /// The newest deep readings of this worker, and when they were taken.
     #[must_use]
-    pub fn last_deep(&self, pid: i32) -> Option<(Instant, Deep)> {
+    pub(crate) fn last_deep(&self, pid: i32) -> Option<(Instant, Deep)> {
         let of_worker = self.fine.iter().rev().take_while(|sample| sample.pid == pid);
         of_worker.filter_map(|sample| Some((sample.at, sample.deep?))).next()
     }
@@ -112,7 +104,7 @@ impl History {
     /// Percent of one processor that a worker's subprocesses used between the last two deep looks; `None` when there are
     /// no two.
     #[must_use]
-    pub fn subprocess_cpu(&self, pid: i32) -> Option<f64> {
+    pub(crate) fn subprocess_cpu(&self, pid: i32) -> Option<f64> {
         let of_worker = self.fine.iter().rev().take_while(|sample| sample.pid == pid);
         let mut deep = of_worker.filter_map(|sample| Some((sample.at, sample.deep?.subprocess_cpu)));
         let ((now, used), (then, before)) = (deep.next()?, deep.next()?);
@@ -122,7 +114,7 @@ impl History {
 
     /// Samples not older than `span`, oldest first; and the buckets before the first of them.
     #[must_use]
-    pub fn since(&self, now: Instant, span: Duration) -> (Vec<Bucket>, Vec<Sample>) {
+    pub(crate) fn since(&self, now: Instant, span: Duration) -> (Vec<Bucket>, Vec<Sample>) {
         let within = |at: Instant| now.duration_since(at) <= span;
         let fine: Vec<Sample> = self.fine.iter().filter(|sample| within(sample.at)).copied().collect();
         let whole = self.fine.len() < FINE || self.fine.front().is_some_and(|first| !within(first.at));
@@ -135,7 +127,7 @@ impl History {
     /// Mean percent of one processor that this worker used over the last `span`; `None` while it has not been watched for
     /// that long.
     #[must_use]
-    pub fn mean_cpu(&self, span: Duration) -> Option<f64> {
+    pub(crate) fn mean_cpu(&self, span: Duration) -> Option<f64> {
         let last = self.fine.back()?;
         let then = self
             .fine

@@ -5,14 +5,14 @@
 //! living worker), `crashes` (reports on disk). The loop that drives them is `server/watch/supervisor.rs`; the one that acts on
 //! a session's worker is the session's own task.
 
-pub mod alerts;
+pub(crate) mod alerts;
 pub(crate) mod errand;
 pub(crate) mod evidence;
-pub mod history;
-pub mod record;
-pub mod recovery;
+pub(crate) mod history;
+pub(crate) mod record;
+pub(crate) mod recovery;
 mod verdict;
 
-pub use crate::settings::policy::{HealthPolicy, RecoveryPolicy};
-pub use record::Record;
-pub use verdict::{Activity, Evidence, HealthStatus, State, Verdict, judge};
+pub(crate) use crate::settings::policy::{HealthPolicy, RecoveryPolicy};
+pub(crate) use record::Record;
+pub(crate) use verdict::{Activity, Evidence, HealthStatus, State, Verdict, judge};

@@ -16,12 +16,10 @@ use crate::server::health::evidence::Stacks;
 /// Sentences that wait for the session's next reply; more are dropped, the oldest first.
 const MAX_UNSAID: usize = 8;
 
-/// The record.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its thresholds and what is done about it.
     pub policy: HealthPolicy,
-    /// Samples.
     pub history: History,
     /// Which alerts are up.
     pub alarms: Alarms,
@@ -45,7 +43,7 @@ pub struct Record {
 impl Record {
     /// For a session just made.
     #[must_use]
-    pub fn new(policy: HealthPolicy) -> Self {
+    pub(crate) fn new(policy: HealthPolicy) -> Self {
         Self {
             policy,
             history: History::default(),
@@ -62,7 +60,7 @@ impl Record {
     }
 
     /// Something for the session's next reply.
-    pub fn tell(&mut self, sentence: String) {
+    pub(crate) fn tell(&mut self, sentence: String) {
         self.unsaid.push(sentence);
         if self.unsaid.len() > MAX_UNSAID {
             self.unsaid.remove(0);
@@ -71,7 +69,7 @@ impl Record {
 
     /// What is to be said, once.
     #[must_use]
-    pub fn take_unsaid(&mut self) -> Vec<String> {
+    pub(crate) fn take_unsaid(&mut self) -> Vec<String> {
         std::mem::take(&mut self.unsaid)
     }
 }

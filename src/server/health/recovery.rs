@@ -33,7 +33,7 @@ const STEPS: usize = 8;
 /// The rungs of the ladder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Step {
+pub(crate) enum Step {
     /// Collect garbage and return freed memory to the system.
     Collect,
     /// Interrupt the running cell.
@@ -47,7 +47,7 @@ pub enum Step {
 impl Step {
     /// The word that clients see.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Collect => "collect",
             Self::Interrupt => "interrupt",
@@ -59,7 +59,7 @@ impl Step {
 
 /// A step that was taken.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Taken {
+pub(crate) struct Taken {
     /// Which.
     pub step: Step,
     /// A ping and an evaluation came back after it.
@@ -74,7 +74,7 @@ pub struct Taken {
 
 /// What the supervisor asks a session's task to do about a living worker, if anything.
 #[must_use]
-pub fn plan(policy: &HealthPolicy, state: State, unanswered: Duration, cleanup_due: bool) -> Option<Step> {
+pub(crate) fn plan(policy: &HealthPolicy, state: State, unanswered: Duration, cleanup_due: bool) -> Option<Step> {
     match (policy.recovery, state) {
         (RecoveryPolicy::Auto, State::Hung) if unanswered >= policy.hung_after => Some(Step::Interrupt),
         (RecoveryPolicy::Manual, _) => None,
@@ -85,7 +85,7 @@ pub fn plan(policy: &HealthPolicy, state: State, unanswered: Duration, cleanup_d
 
 /// What comes next for a session without a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// A restart, after this pause.
     After(Duration),
     /// No more.
@@ -94,7 +94,7 @@ pub enum Next {
 
 /// Restarts of one session, for backoff and budget.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     restarts: VecDeque<Instant>,
     /// Restarts in a row that were not verified.
     failed: u32,
@@ -105,7 +105,7 @@ pub struct Ledger {
 impl Ledger {
     /// When the next restart may be: at once for the first, then with a pause that doubles. `jitter` is from 0 to 1 and
     /// spreads the pause by a quarter either way: ten sessions that died together do not come back together.
-    pub fn next(&mut self, now: Instant, policy: &HealthPolicy, jitter: f64) -> Next {
+    pub(crate) fn next(&mut self, now: Instant, policy: &HealthPolicy, jitter: f64) -> Next {
         if let Some(reason) = &self.parked {
             return Next::Park(reason.clone());
         }
@@ -124,13 +124,13 @@ impl Ledger {
     }
 
     /// A restart is being made.
-    pub fn begin(&mut self, now: Instant) {
+    pub(crate) fn begin(&mut self, now: Instant) {
         self.restarts.push_back(now);
     }
 
     /// The restart just made has proven itself. Where each restart is somebody's wish, it no longer counts: a loop is what
     /// the budget is against.
-    pub fn proven(&mut self, policy: &HealthPolicy) {
+    pub(crate) fn proven(&mut self, policy: &HealthPolicy) {
         if policy.recovery != RecoveryPolicy::Auto {
             self.restarts.pop_back();
         }
@@ -138,12 +138,12 @@ impl Ledger {
 
     /// Which rung the next restart is.
     #[must_use]
-    pub fn rung(&self) -> Step {
+    pub(crate) fn rung(&self) -> Step {
         if self.failed == 0 { Step::Restart } else { Step::Recreate }
     }
 
     /// Enters a step.
-    pub fn enter(&mut self, taken: Taken) {
+    pub(crate) fn enter(&mut self, taken: Taken) {
         if matches!(taken.step, Step::Restart | Step::Recreate) {
             self.failed = if taken.verified { 0 } else { self.failed + 1 };
         }
@@ -154,7 +154,7 @@ impl Ledger {
     }
 
     /// A cell ended on a living worker, or somebody restarted the session: all is well again. The steps stay, as history.
-    pub fn succeed(&mut self) {
+    pub(crate) fn succeed(&mut self) {
         if !self.restarts.is_empty() || self.parked.is_some() {
             self.restarts.clear();
             self.failed = 0;
@@ -164,19 +164,19 @@ impl Ledger {
 
     /// Why nothing more is tried.
     #[must_use]
-    pub fn parked(&self) -> Option<&str> {
+    pub(crate) fn parked(&self) -> Option<&str> {
         self.parked.as_deref()
     }
 
     /// Restarts that count against the budget.
     #[must_use]
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.restarts.len() as u64
     }
 
     /// The steps taken lately.
     #[must_use]
-    pub fn steps(&self) -> Vec<Taken> {
+    pub(crate) fn steps(&self) -> Vec<Taken> {
         self.steps.iter().cloned().collect()
     }
 

@@ -32,7 +32,7 @@ use crate::server::health::evidence::{Phase, Reading, Unanswered};
 /// The document's three statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum HealthStatus {
+pub(crate) enum HealthStatus {
     /// The worker process lives.
     Healthy,
     /// No process.
@@ -44,7 +44,7 @@ pub enum HealthStatus {
 /// What the session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     /// Its worker is being made.
     Starting,
     /// Waits for a cell.
@@ -68,7 +68,7 @@ pub enum State {
 
 impl State {
     /// Every one, for whoever counts.
-    pub const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Starting,
         Self::Idle,
         Self::Busy,
@@ -82,7 +82,7 @@ impl State {
 
     /// The word that clients see.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Idle => "idle",
@@ -99,7 +99,7 @@ impl State {
 
 /// What was seen.
 #[derive(Debug, Clone)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// What the session says of itself.
     pub phase: Phase,
     /// Its worker's process, if it has one: pid, and what the kernel says of it.
@@ -116,7 +116,7 @@ pub struct Evidence {
 
 /// What a worker did while its cell ran, as far as it was watched.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Activity {
+pub(crate) struct Activity {
     /// Percent of one processor over the last second or more; `None` while that is not known for this cell.
     pub cpu_percent: Option<f64>,
     /// Processes that it started have used the processor.
@@ -130,7 +130,7 @@ const QUIET: f64 = 2.0;
 
 /// What it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// One of three.
     pub status: HealthStatus,
     /// What it is doing.
@@ -143,7 +143,7 @@ pub struct Verdict {
 
 /// Judges.
 #[must_use]
-pub fn judge(seen: &Evidence) -> Verdict {
+pub(crate) fn judge(seen: &Evidence) -> Verdict {
     let Some((pid, reading)) = seen.process else { return without_process(seen) };
     let Some(reading) = reading else {
         return verdict(HealthStatus::Dead, State::Dead, None, "its worker has just ended");

@@ -6,15 +6,10 @@ use std::{io, net::SocketAddr};
 
 /// Why the server ended other than by its client's wish.
 #[derive(Debug, thiserror::Error)]
-pub enum ServerError {
+pub(crate) enum ServerError {
     /// The address cannot be had.
     #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Listen { address: SocketAddr, source: io::Error },
     /// A system call at the start.
     #[error("failed to start the server: {0}")]
     Start(#[from] io::Error),

@@ -111,7 +111,6 @@ pub(in crate::server) async fn serve(
     Ok(())
 }
 
-/// What connections share.
 struct Room {
     server: Arc<Server>,
     resources: Arc<Resources>,

@@ -55,7 +55,7 @@ const MAX_PREPARED: usize = 64;
 
 /// One connection, or one request of the stateless protocol.
 #[derive(Clone)]
-pub struct Handler {
+pub(crate) struct Handler {
     server: Arc<Server>,
     resources: Arc<Resources>,
     /// Who calls, where no header says it.
@@ -71,7 +71,7 @@ pub struct Handler {
 impl Handler {
     /// A handler for a new connection.
     #[must_use]
-    pub fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
+    pub(crate) fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
         let (client, greeting) = (Client::Process, Greeting::default());
         Self { server, resources, client, greeting, listener: Arc::default(), prepared: Arc::default() }
     }

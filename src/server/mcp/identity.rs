@@ -6,7 +6,6 @@ use axum::http::{HeaderMap, HeaderName, header, request::Parts};
 
 use crate::server::sessions::active::Client;
 
-/// The cookie's name.
 pub(super) const COOKIE: &str = "forkpy_client";
 /// The header of a session of protocols up to 2025-11-25.
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");

@@ -5,8 +5,8 @@
 pub(crate) mod error;
 pub(in crate::server) mod fronts;
 mod greeting;
-pub mod handler;
-pub mod http;
+pub(crate) mod handler;
+pub(crate) mod http;
 pub(crate) mod identity;
-pub mod resources;
-pub mod stdio;
+pub(crate) mod resources;
+pub(crate) mod stdio;

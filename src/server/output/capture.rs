@@ -27,7 +27,7 @@ const TURN: usize = 256 << 10;
 
 /// Collects one stream of one cell.
 #[derive(Debug)]
-pub struct Capture {
+pub(crate) struct Capture {
     filter: Filter,
     screen: Screen,
     /// Who hears of it at once.
@@ -57,7 +57,7 @@ struct Kept {
 impl Capture {
     /// Keeps up to `cap` bytes in memory and the whole, if it is more, in `outputs/name`.
     #[must_use]
-    pub fn new(cap: usize, outputs: &Path, name: String) -> Self {
+    pub(crate) fn new(cap: usize, outputs: &Path, name: String) -> Self {
         let kept = Kept {
             cap,
             head: Vec::new(),
@@ -71,7 +71,7 @@ impl Capture {
     }
 
     /// Lets somebody hear of it while it comes in.
-    pub fn tell(&mut self, live: Arc<Live>, stream: Stream) {
+    pub(crate) fn tell(&mut self, live: Arc<Live>, stream: Stream) {
         self.live = Some((live, stream));
     }
 
@@ -79,7 +79,7 @@ impl Capture {
     ///
     /// # Errors
     /// When the pipe fails, which a pipe does not.
-    pub async fn read(&mut self, output: &mut Output, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn read(&mut self, output: &mut Output, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(spill) = &self.kept.spill {
             spill.catch_up().await;
         }
@@ -90,7 +90,7 @@ impl Capture {
     }
 
     /// Lets other tasks have their turn after much output: a pipe that is always full never makes its reader wait.
-    pub async fn pause(&mut self) {
+    pub(crate) async fn pause(&mut self) {
         if self.turn > TURN {
             self.turn = 0;
             tokio::task::yield_now().await;
@@ -98,7 +98,7 @@ impl Capture {
     }
 
     /// Adds what was read.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         let Self { filter, screen, live, written, kept, .. } = self;
         filter.push(bytes, &mut |piece| match piece {
             Piece::Mark(mark) => kept.mark(mark, screen),
@@ -118,7 +118,7 @@ impl Capture {
     }
 
     /// The text for a reply, when the file is written.
-    pub async fn finish(mut self) -> CapturedText {
+    pub(crate) async fn finish(mut self) -> CapturedText {
         let rest = self.filter.rest();
         self.written += rest.len() as u64;
         let kept = &mut self.kept;

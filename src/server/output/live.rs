@@ -15,7 +15,7 @@ const MAX_MESSAGE: usize = 8 << 10;
 
 /// Which of a cell's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Descriptor 1.
     Stdout,
     /// Descriptor 2.
@@ -24,7 +24,7 @@ pub enum Stream {
 
 /// The way from one cell to one client.
 #[derive(Debug, Default)]
-pub struct Live {
+pub(crate) struct Live {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -42,26 +42,26 @@ struct State {
 
 impl Live {
     /// Notes output that cannot change any more.
-    pub fn add(&self, stream: Stream, bytes: &[u8]) {
+    pub(crate) fn add(&self, stream: Stream, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.state.lock().add(stream, bytes);
         }
     }
 
     /// Notes the lines that may still change, and wakes whoever waits.
-    pub fn settle(&self, stream: Stream, tail: Tail) {
+    pub(crate) fn settle(&self, stream: Stream, tail: Tail) {
         self.state.lock().tails[stream as usize] = tail;
         self.changed.notify_one();
     }
 
     /// Waits for something new. Cancel-safe.
-    pub async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// What is new since the last call, as text; a bar comes whole, in its present state.
     #[must_use]
-    pub fn take(&self) -> Option<String> {
+    pub(crate) fn take(&self) -> Option<String> {
         self.state.lock().take()
     }
 }

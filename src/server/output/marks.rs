@@ -14,7 +14,6 @@ const MAX_MARK: usize = BEGIN.len() + 1 + 20 + END.len();
 /// What a mark stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MarkKind {
-    /// A display.
     Display,
     /// What came before is taken back.
     Clear,
@@ -22,7 +21,6 @@ pub enum MarkKind {
     ClearLater,
 }
 
-/// A mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// What it stands for.
@@ -33,8 +31,7 @@ pub struct Mark {
 
 /// A piece of a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
-    /// What was written.
+pub(crate) enum Piece<'a> {
     Text(&'a [u8]),
     /// A mark between two texts.
     Mark(Mark),
@@ -42,7 +39,7 @@ pub enum Piece<'a> {
 
 /// Takes the marks out of one stream.
 #[derive(Debug, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// What may be the beginning of a mark.
     held: Vec<u8>,
 }
@@ -55,7 +52,7 @@ enum Parsed {
 
 impl Filter {
     /// Takes what was written and gives it on in pieces. Output without escapes costs one search.
-    pub fn push(&mut self, bytes: &[u8], out: &mut impl FnMut(Piece<'_>)) {
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut impl FnMut(Piece<'_>)) {
         if self.held.is_empty() {
             return self.separate(bytes, out);
         }
@@ -66,7 +63,7 @@ impl Filter {
 
     /// What is held back at the end: no mark after all.
     #[must_use]
-    pub fn rest(&mut self) -> Vec<u8> {
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 
@@ -123,7 +120,7 @@ fn parse(bytes: &[u8]) -> Parsed {
 
 /// Output without its marks.
 #[must_use]
-pub fn stripped(output: &[u8]) -> Vec<u8> {
+pub(crate) fn stripped(output: &[u8]) -> Vec<u8> {
     let mut filter = Filter::default();
     let mut left = Vec::with_capacity(output.len());
     filter.push(output, &mut |piece| {

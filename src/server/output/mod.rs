@@ -2,12 +2,12 @@
 //!
 //! Runs in: server. Knows streams and files, no sessions.
 
-pub mod capture;
-pub mod captured;
-pub mod live;
-pub mod marks;
-pub mod numbers;
+pub(crate) mod capture;
+pub(crate) mod captured;
+pub(crate) mod live;
+pub(crate) mod marks;
+pub(crate) mod numbers;
 pub(crate) mod pipe;
-pub mod screen;
-pub mod spill;
-pub mod streams;
+pub(crate) mod screen;
+pub(crate) mod spill;
+pub(crate) mod streams;

@@ -16,7 +16,7 @@ const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
 /// Which numbers are marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+pub(crate) enum Keep {
     /// Those that no number of `serde_json` has room for.
     Impossible,
     /// All that might be written in other letters.
@@ -25,7 +25,7 @@ pub enum Keep {
 
 /// JSON text in which the numbers to keep are marked strings.
 #[must_use]
-pub fn mark(text: &str, keep: Keep) -> Cow<'_, str> {
+pub(crate) fn mark(text: &str, keep: Keep) -> Cow<'_, str> {
     let mut marked = String::new();
     let mut done = 0;
     let bytes = text.as_bytes();
@@ -111,7 +111,7 @@ fn is_number(text: &str) -> bool {
 
 /// The number that a marked string stands for.
 #[must_use]
-pub fn marked(text: &str) -> Option<&str> {
+pub(crate) fn marked(text: &str) -> Option<&str> {
     text.strip_prefix(MARK).filter(|number| WORDS.contains(number) || is_number(number))
 }
 
@@ -119,13 +119,13 @@ pub fn marked(text: &str) -> Option<&str> {
 ///
 /// # Errors
 /// When it is no JSON.
-pub fn read(text: &str) -> Result<Value, serde_json::Error> {
+pub(crate) fn read(text: &str) -> Result<Value, serde_json::Error> {
     serde_json::from_str(&mark(text, Keep::Letters))
 }
 
 /// JSON text with its numbers as they were.
 #[must_use]
-pub fn unmark(text: String) -> String {
+pub(crate) fn unmark(text: String) -> String {
     if memchr::memmem::find(text.as_bytes(), MARK.as_bytes()).is_none() {
         return text;
     }

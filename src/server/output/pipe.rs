@@ -13,7 +13,7 @@ use tokio::net::unix::pipe;
 
 /// Read end of an output pipe.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     pipe: pipe::Receiver,
     /// Every writer is gone: a cell may close descriptor 1, which ends its output and nothing else.
     ended: bool,
@@ -24,7 +24,7 @@ impl Output {
     ///
     /// # Errors
     /// When the reactor does not take it.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
         fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self { pipe: pipe::Receiver::from_owned_fd(descriptor)?, ended: false })
@@ -34,7 +34,7 @@ impl Output {
     ///
     /// # Errors
     /// When the pipe fails, which a pipe does not.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.ended {
             self.pipe.readable().await?;
             match self.pipe.try_read(buffer) {
@@ -48,7 +48,7 @@ impl Output {
 
     /// Reads what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
     /// than the reply that made us look. `None` when there is nothing more.
-    pub fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match read(self.pipe.as_fd(), buffer) {
             Ok(count) if count > 0 => Some(count),
             Err(Errno::EINTR) => self.read_now(buffer),

@@ -21,8 +21,7 @@ const BACKSPACE: u8 = 8;
 
 /// One stream of one cell.
 #[derive(Debug)]
-pub struct Screen {
-    /// Never empty.
+pub(crate) struct Screen {
     rows: VecDeque<Row>,
     /// The row that the cursor is in.
     at: usize,
@@ -52,7 +51,7 @@ enum Next {
 
 /// What may still change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tail {
+pub(crate) struct Tail {
     /// The rows, without a newline after the last.
     pub text: Vec<u8>,
     /// One of them is a bar.
@@ -68,7 +67,7 @@ impl Default for Screen {
 
 impl Screen {
     /// Takes what was written; gives to `out`, in order, what cannot change any more.
-    pub fn push(&mut self, mut bytes: &[u8], out: &mut impl FnMut(&[u8])) {
+    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut impl FnMut(&[u8])) {
         while let Some(&first) = bytes.first() {
             let taken = match first {
                 _ if self.overlong => self.pass_on(bytes, out),
@@ -100,7 +99,7 @@ impl Screen {
 
     /// What was held back.
     #[must_use]
-    pub fn tail(&self) -> Tail {
+    pub(crate) fn tail(&self) -> Tail {
         let mut text = Vec::new();
         for (number, row) in self.rows.iter().enumerate() {
             if number > 0 {
@@ -114,7 +113,7 @@ impl Screen {
 
     /// How much of what is held back stands: all but a bar that is still being drawn.
     #[must_use]
-    pub fn drawn(&self) -> usize {
+    pub(crate) fn drawn(&self) -> usize {
         let rows: usize = self.rows.iter().map(|row| row.text.len() + 1).sum();
         match self.rows.back() {
             Some(last) if last.is_bar => rows - 1 - last.text.len(),
@@ -262,7 +261,7 @@ impl Screen {
 
 /// What is left of `output` as a whole.
 #[must_use]
-pub fn settled(output: &[u8]) -> Vec<u8> {
+pub(crate) fn settled(output: &[u8]) -> Vec<u8> {
     let mut screen = Screen::default();
     let mut text = Vec::with_capacity(output.len());
     screen.push(output, &mut |bytes| text.extend_from_slice(bytes));

@@ -29,7 +29,7 @@ const MAX_NAMESAKES: u32 = 10_000;
 
 /// A file in the making.
 #[derive(Debug)]
-pub struct Spill {
+pub(crate) struct Spill {
     chunks: mpsc::UnboundedSender<Vec<u8>>,
     level: Arc<Level>,
     writing: JoinHandle<Result<String, String>>,
@@ -45,7 +45,7 @@ struct Level {
 impl Spill {
     /// Begins a file of this name, or of one like it when that exists. Must be called inside a tokio runtime.
     #[must_use]
-    pub fn begin(directory: &Path, name: &str) -> Self {
+    pub(crate) fn begin(directory: &Path, name: &str) -> Self {
         let (chunks, incoming) = mpsc::unbounded_channel();
         let level = Arc::new(Level::default());
         let place = (directory.to_owned(), name.to_owned());
@@ -54,19 +54,19 @@ impl Spill {
     }
 
     /// Adds to it. What went wrong is told in the end.
-    pub fn write(&self, bytes: &[u8]) {
+    pub(crate) fn write(&self, bytes: &[u8]) {
         self.level.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
         let _ = self.chunks.send(bytes.to_vec());
     }
 
     /// Whether the disk is slower than the cell.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.level.bytes.load(Ordering::Relaxed) > MUCH
     }
 
     /// Waits until it is not. Cancel-safe.
-    pub async fn catch_up(&self) {
+    pub(crate) async fn catch_up(&self) {
         while self.is_behind() {
             let fell = self.level.fell.notified();
             if self.is_behind() {
@@ -79,7 +79,7 @@ impl Spill {
     ///
     /// # Errors
     /// The first thing that went wrong, in words.
-    pub async fn finish(self) -> Result<String, String> {
+    pub(crate) async fn finish(self) -> Result<String, String> {
         drop(self.chunks);
         self.writing.await.unwrap_or_else(|error| Err(error.to_string()))
     }

@@ -16,7 +16,7 @@ use super::{
     capture::Capture,
     live::{Live, Stream},
 };
-pub use crate::server::output::captured::Method;
+pub(crate) use crate::server::output::captured::Method;
 use crate::{
     server::output::{captured::CapturedText, pipe::Output},
     sys::pidfd::PidFd,
@@ -28,12 +28,10 @@ const CHUNK: usize = 64 << 10;
 
 /// Whose doing the end of a process was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Course {
-    /// Its own.
+pub(crate) enum Course {
     Itself,
     /// Its time was over.
     TimedOut {
-        /// The limit.
         limit: Duration,
         /// How it was ended.
         method: Method,
@@ -47,7 +45,7 @@ pub enum Course {
 
 /// What bounds a process' life.
 #[derive(Debug, Clone)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// How long it may run.
     pub limit: Duration,
     /// From interrupt to kill.
@@ -59,8 +57,7 @@ pub struct Bounds {
 }
 
 /// One process, which leads a process group, and what it has written.
-pub struct Followed {
-    /// Process id.
+pub(crate) struct Followed {
     pub pid: i32,
     /// Readable once it has ended.
     pub pidfd: AsyncFd<PidFd>,
@@ -70,10 +67,9 @@ pub struct Followed {
 }
 
 /// How its output is kept: at most this much, the whole under `outputs/` by a name, and told to somebody.
-pub struct Keeping<'a> {
+pub(crate) struct Keeping<'a> {
     /// Bytes of each stream.
     pub cap: usize,
-    /// The directory.
     pub outputs: &'a Path,
     /// How names of files begin.
     pub name: String,
@@ -86,7 +82,7 @@ impl Followed {
     ///
     /// # Errors
     /// When the reactor does not take them.
-    pub fn new(pid: i32, pidfd: AsyncFd<PidFd>, pipes: [OwnedFd; 2], keeping: &Keeping<'_>) -> io::Result<Self> {
+    pub(crate) fn new(pid: i32, pidfd: AsyncFd<PidFd>, pipes: [OwnedFd; 2], keeping: &Keeping<'_>) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
         let outputs = [Output::new(stdout)?, Output::new(stderr)?];
         let capture = |stream, word: &str| {
@@ -102,7 +98,7 @@ impl Followed {
     }
 
     /// Reads its output until it has ended, and sees to that when its time is over or nobody wants it any more.
-    pub async fn follow(&mut self, bounds: &Bounds) -> Course {
+    pub(crate) async fn follow(&mut self, bounds: &Bounds) -> Course {
         let mut next_step = Instant::now() + bounds.limit;
         let mut course = Course::Itself;
         let mut killed = false;
@@ -145,7 +141,7 @@ impl Followed {
     }
 
     /// Reads what is left in the pipes after its end.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         for (output, capture) in self.outputs.iter_mut().zip(&mut self.captures) {
             let mut drained = 0;
             while drained < MAX_DRAIN
@@ -159,7 +155,7 @@ impl Followed {
 
     /// Both streams, for a reply.
     #[must_use]
-    pub async fn finish(self) -> [CapturedText; 2] {
+    pub(crate) async fn finish(self) -> [CapturedText; 2] {
         let [stdout, stderr] = self.captures;
         [stdout.finish().await, stderr.finish().await]
     }
@@ -188,7 +184,7 @@ impl Course {
 
     /// The sentence on it, when it was not the process' own doing.
     #[must_use]
-    pub fn sentence(self) -> Option<String> {
+    pub(crate) fn sentence(self) -> Option<String> {
         let how = |method| match method {
             Method::NotStarted => "it was not run",
             Method::Interrupt | Method::Caught => "it was interrupted",

@@ -25,9 +25,8 @@ pub enum Client {
     Unknown,
 }
 
-/// The map.
 #[derive(Debug, Default)]
-pub struct ActiveSessions(Mutex<Inner>);
+pub(crate) struct ActiveSessions(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -37,8 +36,7 @@ struct Inner {
 
 /// The session that a client has made its active one: this one, and none that gets its name later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
-    /// Its name.
+pub(crate) struct Choice {
     pub session: Arc<str>,
     /// The number of its life.
     pub life: u64,
@@ -47,13 +45,13 @@ pub struct Choice {
 impl ActiveSessions {
     /// The session that a call of this client works in when it names none; `None` is the default one. It may have ended.
     #[must_use]
-    pub fn of(&self, client: &Client) -> Option<Choice> {
+    pub(crate) fn of(&self, client: &Client) -> Option<Choice> {
         self.0.lock().choices.get(client).map(|(choice, _)| choice.clone())
     }
 
     /// Makes another session the active one. False when the client cannot be recognised again.
     #[must_use]
-    pub fn switch(&self, client: &Client, choice: Choice) -> bool {
+    pub(crate) fn switch(&self, client: &Client, choice: Choice) -> bool {
         if *client == Client::Unknown {
             return false;
         }
@@ -71,7 +69,7 @@ impl ActiveSessions {
     }
 
     /// The client has ended its active session itself, and works in the default one again.
-    pub fn leave(&self, client: &Client) {
+    pub(crate) fn leave(&self, client: &Client) {
         self.0.lock().choices.remove(client);
     }
 }

@@ -13,29 +13,21 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::Mutex;
 
 use super::life::{Gone, Life, What};
-pub use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making, newest};
+pub(crate) use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making, newest};
 
 /// Why a checkpoint is not kept, or not found.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// No such name.
+pub(crate) enum StoreError {
     #[error("session {session:?} has no checkpoint {name:?}; it has: {known}. checkpoint_session makes one")]
     Unknown {
-        /// Whose.
         session: String,
         /// What was asked for.
         name: String,
-        /// Those there are.
         known: String,
     },
     /// The name is taken.
     #[error("session {session:?} has a checkpoint {name:?} already; delete_checkpoint it, or choose another name")]
-    Taken {
-        /// Whose.
-        session: String,
-        /// The name.
-        name: String,
-    },
+    Taken { session: String, name: String },
     /// A name that cannot be one.
     #[error(
         "checkpoint name {0:?} is not allowed: 1 to 64 letters (a-z, A-Z), digits, '_', '-' and '.', beginning with a letter \
@@ -44,16 +36,10 @@ pub enum StoreError {
     BadName(String),
     /// Too many of the session.
     #[error("session {session:?} has {count} checkpoints, which is the limit (--max-checkpoints); delete one first")]
-    Full {
-        /// Whose.
-        session: String,
-        /// How many.
-        count: usize,
-    },
+    Full { session: String, count: usize },
     /// Too many of all.
     #[error("there are {0} checkpoints, which is the limit (--max-checkpoints-total); delete one first")]
     AllFull(usize),
-    /// Too much memory.
     #[error(
         "the checkpoints hold {} MiB that are no session's any more, and their limit is {} MiB (--checkpoint-memory); delete \
          one first",
@@ -68,9 +54,8 @@ pub enum StoreError {
     },
 }
 
-/// The table.
 #[derive(Debug, Clone)]
-pub struct Checkpoints(Arc<Inner>);
+pub(crate) struct Checkpoints(Arc<Inner>);
 
 /// By number of the session's life, and name.
 type Table = BTreeMap<(u64, Arc<str>), Held>;
@@ -89,17 +74,13 @@ struct Inner {
 }
 
 impl Checkpoints {
-    /// An empty table.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self(Arc::new(Inner { table: Mutex::default(), bounds }))
     }
 
     /// Whether a checkpoint of this name may be made now. Automatic ones give way first.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn admit(&self, life: &Life, name: &str) -> Result<(), StoreError> {
+    pub(crate) fn admit(&self, life: &Life, name: &str) -> Result<(), StoreError> {
         self.clear_dead();
         let table = self.0.table.lock();
         if table.contains_key(&key(life, name)) {
@@ -126,7 +107,7 @@ impl Checkpoints {
 
     /// Whether there is room for an automatic one: it may push out other automatic ones, and nothing else.
     #[must_use]
-    pub fn admit_automatic(&self, life: &Life) -> bool {
+    pub(crate) fn admit_automatic(&self, life: &Life) -> bool {
         self.clear_dead();
         let table = self.0.table.lock();
         table.contains_key(&key(life, LAST)) || table.len() < self.0.bounds.all
@@ -134,7 +115,7 @@ impl Checkpoints {
 
     /// Keeps it, in the place of an older automatic one of the same session if it is one itself; unless the session is
     /// over, or has left that state.
-    pub fn keep(&self, life: &Life, checkpoint: Arc<Checkpoint>) {
+    pub(crate) fn keep(&self, life: &Life, checkpoint: Arc<Checkpoint>) {
         let key = key(life, &checkpoint.name);
         let mut table = self.0.table.lock();
         let newer = table.get(&key).is_some_and(|held| held.number > checkpoint.number);
@@ -145,11 +126,7 @@ impl Checkpoints {
         drop(replaced);
     }
 
-    /// One by name.
-    ///
-    /// # Errors
-    /// [`StoreError::Unknown`].
-    pub fn get(&self, life: &Life, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
+    pub(crate) fn get(&self, life: &Life, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
         self.clear_dead();
         let found = self.0.table.lock().get(&key(life, name)).map(Held::share);
         found.ok_or_else(|| self.unknown(life, name))
@@ -157,15 +134,12 @@ impl Checkpoints {
 
     /// The automatic one of a session.
     #[must_use]
-    pub fn last(&self, life: &Life) -> Option<Arc<Checkpoint>> {
+    pub(crate) fn last(&self, life: &Life) -> Option<Arc<Checkpoint>> {
         self.get(life, LAST).ok()
     }
 
     /// Takes one out; its process ends with the last who uses it.
-    ///
-    /// # Errors
-    /// [`StoreError::Unknown`].
-    pub fn delete(&self, life: &Life, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
+    pub(crate) fn delete(&self, life: &Life, name: &str) -> Result<Arc<Checkpoint>, StoreError> {
         let removed = self.0.table.lock().remove(&key(life, name)).map(|held| held.checkpoint);
         removed.ok_or_else(|| self.unknown(life, name))
     }
@@ -178,7 +152,7 @@ impl Checkpoints {
 
     /// All of a session, or of all sessions, oldest first.
     #[must_use]
-    pub fn of(&self, life: Option<&Life>) -> Vec<Arc<Checkpoint>> {
+    pub(crate) fn of(&self, life: Option<&Life>) -> Vec<Arc<Checkpoint>> {
         self.clear_dead();
         let table = self.0.table.lock();
         let mut found: Vec<_> = match life {
@@ -190,7 +164,7 @@ impl Checkpoints {
     }
 
     /// The session is over ([`Life::end`]), and so are its checkpoints: those that are kept, and those on their way.
-    pub fn forget(&self, life: &Life) {
+    pub(crate) fn forget(&self, life: &Life) {
         debug_assert!(life.is_over(), "else one may still be kept");
         let gone: Vec<_> = {
             let mut table = self.0.table.lock();
@@ -202,25 +176,24 @@ impl Checkpoints {
 
     /// Bytes that all of them held alone when that was last looked at.
     #[must_use]
-    pub fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         self.0.table.lock().values().map(|held| held.memory()).sum()
     }
 
     /// The same, of one session.
     #[must_use]
-    pub fn memory_of(&self, life: &Life) -> u64 {
+    pub(crate) fn memory_of(&self, life: &Life) -> u64 {
         of(&self.0.table.lock(), life).map(|held| held.memory()).sum()
     }
 
-    /// The bounds.
     #[must_use]
-    pub fn bounds(&self) -> Bounds {
+    pub(crate) fn bounds(&self) -> Bounds {
         self.0.bounds
     }
 
     /// A name for one that was given none.
     #[must_use]
-    pub fn made_up(&self, life: &Life, cell: u64) -> String {
+    pub(crate) fn made_up(&self, life: &Life, cell: u64) -> String {
         let table = self.0.table.lock();
         let free = |name: &String| !table.contains_key(&key(life, name));
         let plain = format!("cell-{cell}");
@@ -309,6 +282,6 @@ fn tell_gone(held: &Held, why: Gone) {
 
 /// Whether clients may give a checkpoint this name.
 #[must_use]
-pub fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     name != LAST && super::names::is_name(name)
 }

@@ -17,12 +17,10 @@ use crate::{
 
 /// What every session needs of its surroundings.
 #[derive(Debug)]
-pub struct Surroundings {
-    /// For workers.
+pub(crate) struct Surroundings {
     pub zygote: Zygote,
     /// For ending what a session started.
     pub children: Children,
-    /// Limits.
     pub settings: SessionSettings,
     /// Where whole outputs go.
     pub outputs: PathBuf,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::server::{health::evidence::Stacks, workspace::outputs};
 
 /// Reports that are kept.
-pub const KEPT: usize = 50;
+pub(crate) const KEPT: usize = 50;
 /// Largest file that is read back.
 const MAX_FILE: u64 = 4 << 20;
 /// Below the outputs.
@@ -25,7 +25,7 @@ const FOLDER: &str = "crashes";
 
 /// Everything known about a death.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct CrashReport {
+pub(crate) struct CrashReport {
     /// Name of the report.
     pub id: String,
     /// The session.
@@ -58,7 +58,7 @@ pub struct CrashReport {
 
 /// Whether memory ran out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct OutOfMemory {
+pub(crate) struct OutOfMemory {
     /// It did.
     pub happened: bool,
     /// How that is known.
@@ -67,7 +67,7 @@ pub struct OutOfMemory {
 
 /// What ran last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct LastCell {
+pub(crate) struct LastCell {
     /// Its number.
     pub number: u64,
     /// Its code, cut when long.
@@ -82,7 +82,7 @@ pub struct LastCell {
 
 /// One sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Point {
+pub(crate) struct Point {
     /// Seconds before the end.
     pub seconds_before: f64,
     /// Resident memory, bytes.
@@ -93,14 +93,14 @@ pub struct Point {
 
 /// The folder.
 #[derive(Debug, Clone)]
-pub struct Crashes {
+pub(crate) struct Crashes {
     outputs: PathBuf,
 }
 
 impl Crashes {
     /// Below the outputs of a workspace; made when the first report is written.
     #[must_use]
-    pub fn new(outputs: &Path) -> Self {
+    pub(crate) fn new(outputs: &Path) -> Self {
         Self { outputs: outputs.to_owned() }
     }
 
@@ -109,7 +109,7 @@ impl Crashes {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(&self, report: &CrashReport) -> io::Result<String> {
+    pub(crate) fn write(&self, report: &CrashReport) -> io::Result<String> {
         let folder = self.folder()?;
         let mut file = TempFile::new(&folder)?;
         file.as_file().set_permissions(PermissionsExt::from_mode(0o600))?;
@@ -124,7 +124,7 @@ impl Crashes {
 
     /// The newest reports, the newest first. Blocking.
     #[must_use]
-    pub fn list(&self, wanted: impl Fn(&CrashReport) -> bool, limit: usize) -> Vec<CrashReport> {
+    pub(crate) fn list(&self, wanted: impl Fn(&CrashReport) -> bool, limit: usize) -> Vec<CrashReport> {
         let Ok(folder) = self.folder() else { return Vec::new() };
         let names = names(&folder).into_iter().rev();
         names.filter_map(|name| read(&folder, &name)).filter(|report| wanted(report)).take(limit).collect()
@@ -132,14 +132,14 @@ impl Crashes {
 
     /// One report by its id. Blocking.
     #[must_use]
-    pub fn find(&self, id: &str) -> Option<CrashReport> {
+    pub(crate) fn find(&self, id: &str) -> Option<CrashReport> {
         let (folder, name) = (self.folder().ok()?, format!("{id}.json"));
         names(&folder).contains(&name).then(|| read(&folder, &name)).flatten()
     }
 
     /// All ids, the newest first. Blocking.
     #[must_use]
-    pub fn ids(&self) -> Vec<String> {
+    pub(crate) fn ids(&self) -> Vec<String> {
         let Ok(folder) = self.folder() else { return Vec::new() };
         let names = names(&folder).into_iter().rev();
         names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
@@ -171,7 +171,7 @@ fn names(folder: &Dir) -> Vec<String> {
 
 /// An id that sorts by time and names its session: `20261125T010203.456Z-default-4711`.
 #[must_use]
-pub fn id(when: jiff::Timestamp, session: &str, pid: i32) -> String {
+pub(crate) fn id(when: jiff::Timestamp, session: &str, pid: i32) -> String {
     format!("{}-{session}-{pid}", when.strftime("%Y%m%dT%H%M%S.%3fZ"))
 }
 

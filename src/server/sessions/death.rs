@@ -41,9 +41,7 @@ pub enum DeathReason {
     Unverified,
     /// The worker's socket carried bytes that are not the protocol's.
     ProtocolBroken,
-    /// `restart_kernel`.
     Restart,
-    /// `delete_session`.
     Delete,
     /// All its processes together took more memory than its limit.
     MemoryLimit {
@@ -54,14 +52,11 @@ pub enum DeathReason {
     },
     /// Its cell had used its processor time, and no interrupt reached it.
     CpuLimit {
-        /// Of one cell.
         limit: Duration,
     },
     /// It had more processes than its limit.
     ProcessLimit {
-        /// Beside the worker.
         count: u32,
-        /// Most of them.
         limit: u32,
     },
     /// The server itself ended, and all workers with it.
@@ -266,7 +261,7 @@ fn time(time: Duration) -> String {
 
 /// `SIGSEGV` for 11.
 #[must_use]
-pub fn signal_name(number: i32) -> String {
+pub(crate) fn signal_name(number: i32) -> String {
     nix::sys::signal::Signal::try_from(number)
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }

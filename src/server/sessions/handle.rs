@@ -29,8 +29,7 @@ use crate::{
 
 /// Handle of a session.
 #[derive(Debug, Clone)]
-pub struct Session {
-    /// Its name.
+pub(crate) struct Session {
     pub id: Arc<str>,
     /// Which bearer of that name it is, and what has happened to it.
     pub life: Life,
@@ -46,12 +45,11 @@ pub struct Session {
 
 /// What a session begins with.
 #[derive(Debug)]
-pub struct Beginning {
+pub(crate) struct Beginning {
     /// Its life, and with it its name.
     pub life: Life,
     /// What its maker says of it.
     pub description: String,
-    /// Thresholds and recovery.
     pub policy: HealthPolicy,
     /// What it may take.
     pub limits: Limits,
@@ -62,7 +60,7 @@ pub struct Beginning {
 impl Session {
     /// Makes the session and begins to make its worker, unless it has one.
     #[must_use]
-    pub fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
+    pub(crate) fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
         let Beginning { life, description, policy, limits, first } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
@@ -88,27 +86,25 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] when it was not accepted.
-    pub fn run(&self, cell: CellOrder) -> Result<oneshot::Receiver<CellOutcome>, SessionError> {
+    pub(crate) fn run(&self, cell: CellOrder) -> Result<oneshot::Receiver<CellOutcome>, SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Cell { cell, reply })?;
         Ok(answer)
     }
 
     /// Lists variables when its turn comes.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub async fn variables(&self, caller: Caller) -> Result<Vec<Variable>, SessionError> {
+    pub(crate) async fn variables(&self, caller: Caller) -> Result<Vec<Variable>, SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Variables { caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
     /// Makes a checkpoint when its turn comes.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub async fn checkpoint(&self, wish: CheckpointWish, caller: Caller) -> Result<Arc<Checkpoint>, SessionError> {
+    pub(crate) async fn checkpoint(
+        &self,
+        wish: CheckpointWish,
+        caller: Caller,
+    ) -> Result<Arc<Checkpoint>, SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Checkpoint { wish, caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
@@ -118,17 +114,19 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]; the session is as before then.
-    pub async fn restore(&self, from: Arc<Checkpoint>, keep_random: bool, caller: Caller) -> Result<(), SessionError> {
+    pub(crate) async fn restore(
+        &self,
+        from: Arc<Checkpoint>,
+        keep_random: bool,
+        caller: Caller,
+    ) -> Result<(), SessionError> {
         let (reply, answer) = oneshot::channel();
         self.put(Order::Restore { from, keep_random, caller, reply })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
     /// Writes variables to a file of our own when its turn comes.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub async fn save_to(&self, path: String, caller: Caller) -> Result<StateReport, SessionError> {
+    pub(crate) async fn save_to(&self, path: String, caller: Caller) -> Result<StateReport, SessionError> {
         self.carry(Carry::Save, path, caller).await
     }
 
@@ -136,7 +134,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]; no variable has changed then.
-    pub async fn load_from(&self, path: String, caller: Caller) -> Result<StateReport, SessionError> {
+    pub(crate) async fn load_from(&self, path: String, caller: Caller) -> Result<StateReport, SessionError> {
         self.carry(Carry::Load, path, caller).await
     }
 
@@ -150,7 +148,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] when it was not accepted.
-    pub fn hold(&self, hold: Hold) -> Result<(), SessionError> {
+    pub(crate) fn hold(&self, hold: Hold) -> Result<(), SessionError> {
         self.put(Order::Hold(hold))
     }
 
@@ -158,7 +156,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] when no new worker could be made.
-    pub async fn restart(&self, preserve: bool, caller: Caller) -> Result<Restarted, SessionError> {
+    pub(crate) async fn restart(&self, preserve: bool, caller: Caller) -> Result<Restarted, SessionError> {
         let (reply, answer) = oneshot::channel();
         let deleted = || SessionError::Deleted(self.id.to_string());
         self.urgent.send(Urgent::Restart { preserve, caller, reply }).map_err(|_| deleted())?;
@@ -166,22 +164,22 @@ impl Session {
     }
 
     /// Has the session's task see to its worker; nothing happens when the session is over.
-    pub fn heal(&self, step: Step) {
+    pub(crate) fn heal(&self, step: Step) {
         let _ = self.urgent.send(Urgent::Heal(step));
     }
 
     /// Its policy has changed: what is planned for a session without a worker is planned anew.
-    pub fn reconsider(&self) {
+    pub(crate) fn reconsider(&self) {
         let _ = self.urgent.send(Urgent::Reconsider);
     }
 
     /// Ends the session and all it started; returns when that is done.
-    pub async fn delete(&self) {
+    pub(crate) async fn delete(&self) {
         self.end(DeathReason::Delete).await;
     }
 
     /// The same, for a reason of the server's own.
-    pub async fn end(&self, why: DeathReason) {
+    pub(crate) async fn end(&self, why: DeathReason) {
         let (reply, answer) = oneshot::channel();
         if self.urgent.send(Urgent::Delete { why, reply }).is_ok() {
             let _ = answer.await;
@@ -190,7 +188,7 @@ impl Session {
 
     /// Ends the worker when its turn comes, unless the session is in use then. False when that cannot be asked for now.
     #[must_use]
-    pub fn rest(&self, why: DeathReason) -> bool {
+    pub(crate) fn rest(&self, why: DeathReason) -> bool {
         self.cells.try_send(Order::Rest { why }).is_ok()
     }
 

@@ -17,16 +17,13 @@ const MAX_CELLS: usize = 1000;
 /// Most bytes that they and their outputs take.
 const MAX_BYTES: usize = 32 << 20;
 
-/// One cell.
 #[derive(Debug, Clone)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// Its number in the session.
     pub number: u64,
-    /// Its code.
     pub code: String,
     /// What came of it.
     pub outputs: Vec<Output>,
-    /// When it ended.
     pub ended: Timestamp,
     /// How long it ran.
     pub ran: Duration,
@@ -34,7 +31,7 @@ pub struct Recorded {
 
 /// The cells of a session, oldest first.
 #[derive(Debug, Default)]
-pub struct History(Mutex<State>);
+pub(crate) struct History(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -46,7 +43,7 @@ struct State {
 impl Recorded {
     /// A cell with its outcome; `None` when it was not run.
     #[must_use]
-    pub fn new(code: String, outcome: &CellOutcome) -> Option<Self> {
+    pub(crate) fn new(code: String, outcome: &CellOutcome) -> Option<Self> {
         if outcome.cell == 0 || matches!(outcome.ending, Ending::Refused { .. }) {
             return None;
         }
@@ -61,7 +58,7 @@ impl Recorded {
 
 impl History {
     /// Adds a cell; the oldest make room for it. Displays that replace earlier ones do so.
-    pub fn add(&self, mut cell: Recorded) {
+    pub(crate) fn add(&self, mut cell: Recorded) {
         let mut state = self.0.lock();
         let updates: Vec<Output> = cell.outputs.extract_if(.., |output| output.is_update()).collect();
         for update in &updates {
@@ -88,7 +85,7 @@ impl History {
 
     /// A copy of the cells, and how many older ones are no longer there.
     #[must_use]
-    pub fn cells(&self) -> (Vec<Recorded>, u64) {
+    pub(crate) fn cells(&self) -> (Vec<Recorded>, u64) {
         let state = self.0.lock();
         (state.cells.iter().cloned().collect(), state.left_out)
     }

@@ -30,7 +30,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(600);
 
 /// One session from its making to its end. Cheap to copy.
 #[derive(Debug, Clone)]
-pub struct Life(Arc<Inner>);
+pub(crate) struct Life(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -45,11 +45,9 @@ pub struct Event {
     pub number: u64,
     /// The client that ordered it, and whose order was carried out: it knows.
     pub by: Option<Client>,
-    /// What.
     pub what: What,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// An earlier session of this name had ended, and this one was made.
@@ -59,32 +57,25 @@ pub enum What {
     },
     /// The worker ended, and the variables with it.
     Lost {
-        /// How it ended.
         death: Death,
         /// The newest checkpoint then: one that is older has what was lost.
         newest: u64,
     },
     /// The worker ended, and the session went on from a checkpoint.
     Restored {
-        /// How it ended.
         death: Death,
-        /// What is there.
         recovered: Recovered,
         /// Number of the checkpoint.
         copy: u64,
     },
-    /// `restart_kernel`.
     Restarted {
         /// Variables were carried over; how many were not.
         carried: Option<usize>,
-        /// As above.
         newest: u64,
     },
     /// `restore_checkpoint`, or a restart for which a checkpoint had the variables.
     WentBack {
-        /// The checkpoint's name.
         checkpoint: Arc<str>,
-        /// What is there.
         recovered: Recovered,
         /// Number of the checkpoint.
         copy: u64,
@@ -93,21 +84,15 @@ pub enum What {
     BranchKept,
     /// A checkpoint is not there any more, and nobody deleted it.
     CheckpointGone {
-        /// Its name.
         checkpoint: Arc<str>,
         /// The last cell that had run in it.
         cell: u64,
-        /// Why.
         why: Gone,
     },
     /// What the checkpoint that it has just gone on from does not hold.
-    CopyLacks {
-        /// Each in words.
-        lacks: Vec<String>,
-    },
+    CopyLacks { lacks: Vec<String> },
     /// So much that not all of it is remembered.
     Forgotten {
-        /// How many events.
         count: u64,
         /// What they came to.
         fate: Fate,
@@ -123,7 +108,6 @@ pub enum Gone {
     Memory,
     /// Those of the session did.
     SessionMemory,
-    /// Its process ended.
     Died,
 }
 
@@ -169,7 +153,7 @@ impl What {
 /// What several events came to for a client that has been told of none of them, and the checkpoint that the session
 /// stands on since, if it came back from one and has lost nothing after that.
 #[must_use]
-pub fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
+pub(crate) fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
     let (mut fate, mut recovered, mut lost) = (Fate::Kept, None::<Recovered>, None::<u64>);
     for event in events {
         if let Some(newest) = event.what.loss() {
@@ -189,7 +173,7 @@ pub fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
 
 /// What a client has not been told.
 #[derive(Debug, Clone, Default)]
-pub struct News {
+pub(crate) struct News {
     /// Oldest first; without what it knows because it ordered it.
     pub events: Vec<Event>,
     /// Number of the newest event that was looked at.
@@ -199,19 +183,16 @@ pub struct News {
 impl News {
     /// What they came to.
     #[must_use]
-    pub fn fate(&self) -> Fate {
+    pub(crate) fn fate(&self) -> Fate {
         came_to(&self.events).0
     }
 }
 
 /// The end of a session, for those who come later.
 #[derive(Debug, Clone)]
-pub struct Ended {
-    /// Its name.
+pub(crate) struct Ended {
     pub session: Arc<str>,
-    /// Its number.
     pub life: u64,
-    /// How it ended.
     pub why: DeathReason,
     /// Who had used it.
     readers: Vec<Client>,
@@ -241,13 +222,13 @@ struct Reader {
 impl Life {
     /// A session that begins.
     #[must_use]
-    pub fn new(session: Arc<str>) -> Self {
+    pub(crate) fn new(session: Arc<str>) -> Self {
         Self(Arc::new(Inner { incarnation: Incarnation::new(session), log: Mutex::default() }))
     }
 
     /// One that bears the name of a session that has ended: those who used that one are to learn it, but for its maker.
     #[must_use]
-    pub fn after(session: Arc<str>, ended: Ended, by: &Client) -> Self {
+    pub(crate) fn after(session: Arc<str>, ended: Ended, by: &Client) -> Self {
         let life = Self::new(session);
         {
             let mut log = life.0.log.lock();
@@ -263,24 +244,23 @@ impl Life {
 
     /// Its number within the server: two sessions never have the same.
     #[must_use]
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.0.incarnation.number
     }
 
     /// Which bearer of its name it is, for what must not outlive it.
     #[must_use]
-    pub fn incarnation(&self) -> &Incarnation {
+    pub(crate) fn incarnation(&self) -> &Incarnation {
         &self.0.incarnation
     }
 
-    /// Its name.
     #[must_use]
-    pub fn session(&self) -> &Arc<str> {
+    pub(crate) fn session(&self) -> &Arc<str> {
         &self.0.incarnation.session
     }
 
     /// The session has been deleted, or is about to end: nothing of it is kept from now on.
-    pub fn end(&self, why: DeathReason) -> Ended {
+    pub(crate) fn end(&self, why: DeathReason) -> Ended {
         self.0.incarnation.end();
         let readers = self.0.log.lock().readers.keys().cloned().collect();
         Ended { session: Arc::clone(self.session()), life: self.number(), why, readers }
@@ -288,12 +268,12 @@ impl Life {
 
     /// Whether it is over.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.0.incarnation.is_over()
     }
 
     /// Notes what happened, and who ordered it.
-    pub fn happened(&self, what: What, by: Option<&Client>) {
+    pub(crate) fn happened(&self, what: What, by: Option<&Client>) {
         let mut log = self.0.log.lock();
         log.newest += 1;
         let number = log.newest;
@@ -307,12 +287,12 @@ impl Life {
 
     /// Number of the newest event.
     #[must_use]
-    pub fn newest(&self) -> u64 {
+    pub(crate) fn newest(&self) -> u64 {
         self.0.log.lock().newest
     }
 
     /// This client uses the session.
-    pub fn used_by(&self, client: &Client) {
+    pub(crate) fn used_by(&self, client: &Client) {
         let mut log = self.0.log.lock();
         let told = log.told;
         log.read_by(client, told);
@@ -325,7 +305,7 @@ impl Life {
 
     /// What this client has not been told.
     #[must_use]
-    pub fn news(&self, client: &Client) -> News {
+    pub(crate) fn news(&self, client: &Client) -> News {
         let mut log = self.0.log.lock();
         let told = log.told;
         let told = log.read_by(client, told);
@@ -351,7 +331,7 @@ impl Life {
     }
 
     /// A reply has told this client of all up to that event.
-    pub fn told(&self, client: &Client, number: u64) {
+    pub(crate) fn told(&self, client: &Client, number: u64) {
         let mut log = self.0.log.lock();
         log.told = log.told.max(number);
         if let Some(reader) = log.readers.get_mut(client) {

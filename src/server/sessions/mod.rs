@@ -2,20 +2,20 @@
 //!
 //! Runs in: server. Knows no client and no words for one: tools put outcomes into words.
 
-pub mod active;
-pub mod checkpoints;
-pub mod context;
-pub mod crashes;
-pub mod death;
+pub(crate) mod active;
+pub(crate) mod checkpoints;
+pub(crate) mod context;
+pub(crate) mod crashes;
+pub(crate) mod death;
 pub(crate) mod handle;
-pub mod history;
-pub mod life;
-pub mod names;
-pub mod notice;
-pub mod oom;
-pub mod orders;
-pub mod outcome;
-pub mod outputs;
-pub mod registry;
-pub mod status;
-pub mod task;
+pub(crate) mod history;
+pub(crate) mod life;
+pub(crate) mod names;
+pub(crate) mod notice;
+pub(crate) mod oom;
+pub(crate) mod orders;
+pub(crate) mod outcome;
+pub(crate) mod outputs;
+pub(crate) mod registry;
+pub(crate) mod status;
+pub(crate) mod task;

@@ -3,12 +3,11 @@
 //! Runs in: server. Pure.
 
 /// The session that always exists.
-pub const DEFAULT: &str = "default";
-/// Longest name.
-pub const MAX_NAME: usize = 64;
+pub(crate) const DEFAULT: &str = "default";
+pub(crate) const MAX_NAME: usize = 64;
 /// Whether this can be the name of a session.
 #[must_use]
-pub fn is_name(id: &str) -> bool {
+pub(crate) fn is_name(id: &str) -> bool {
     id.len() <= MAX_NAME
         && id.starts_with(|first: char| first.is_ascii_alphanumeric())
         && id.chars().all(|character| character.is_ascii_alphanumeric() || "_-.".contains(character))

@@ -11,21 +11,14 @@ pub enum Notice {
     Before(Event),
     /// It happened while the cell ran, or by it.
     Meanwhile {
-        /// What.
         event: Event,
         /// How the session gets its next worker, where it has none.
         next: NextWorker,
     },
     /// As asked for: the session is as before the cell.
-    RolledBack {
-        /// The cell.
-        cell: u64,
-    },
+    RolledBack { cell: u64 },
     /// That was asked for, and was not possible.
-    NotRolledBack {
-        /// Why.
-        reason: String,
-    },
+    NotRolledBack { reason: String },
     /// `restart_kernel` with `preserve_state` was called while the cell ran.
     MadeWay,
     /// The supervisor found the cell hung and interrupted it.
@@ -40,10 +33,8 @@ pub enum Notice {
 /// How a session without a worker gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextWorker {
-    /// By `restart_kernel` only.
     OnOrder,
     /// With the next cell.
     WithTheNextCell,
-    /// By itself.
     Soon,
 }

@@ -7,25 +7,25 @@ use parking_lot::Mutex;
 
 /// The counter as it was at the last two looks: a death is heard of a little after the kill.
 #[derive(Debug)]
-pub struct OomCounter(Mutex<(u64, u64)>);
+pub(crate) struct OomCounter(Mutex<(u64, u64)>);
 
 impl OomCounter {
     /// Looks for the first time.
     #[must_use]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let now = read().unwrap_or(0);
         Self(Mutex::new((now, now)))
     }
 
     /// Whether it has risen since the look before the last; each rise is told once.
     #[must_use]
-    pub fn rose(&self) -> bool {
+    pub(crate) fn rose(&self) -> bool {
         let Some(now) = read() else { return false };
         std::mem::replace(&mut *self.0.lock(), (now, now)).0 < now
     }
 
     /// A look in passing: what was risen two looks ago is nobody's death any more.
-    pub fn look(&self) {
+    pub(crate) fn look(&self) {
         if let Some(now) = read() {
             let mut looks = self.0.lock();
             *looks = (looks.1, now);

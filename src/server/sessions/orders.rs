@@ -28,58 +28,34 @@ use crate::{
 
 /// Why a session did not take an order.
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub(crate) enum SessionError {
     /// Too many wait already.
     #[error("session {session:?} has {waiting} calls waiting, which is the limit; wait for one to end and try again")]
-    QueueFull {
-        /// Which.
-        session: String,
-        /// How many.
-        waiting: usize,
-    },
+    QueueFull { session: String, waiting: usize },
     /// It was deleted meanwhile.
     #[error("session {0:?} has been deleted")]
     Deleted(String),
     /// There is no worker and none can be made.
     #[error("session {session:?} has no worker: {source}")]
-    NoWorker {
-        /// Which.
-        session: String,
-        /// Why.
-        source: NoWorker,
-    },
+    NoWorker { session: String, source: NoWorker },
     /// A fork would lack threads.
     #[error(
         "session {session:?} cannot be copied: threads do not survive a fork, and it has {threads}. Let them end, or pass \
          force: true for a copy without them"
     )]
-    Threads {
-        /// Which.
-        session: String,
-        /// The threads.
-        threads: String,
-    },
+    Threads { session: String, threads: String },
     /// The table of checkpoints.
     #[error(transparent)]
     Checkpoint(StoreError),
     /// It was broken off, and nothing has changed.
     #[error("session {session:?}: {} was broken off: {why}. Its variables are as they were", errand.name())]
-    BrokenOff {
-        /// Which.
-        session: String,
-        /// What it did.
-        errand: Errand,
-        /// Why.
-        why: BrokenOff,
-    },
+    BrokenOff { session: String, errand: Errand, why: BrokenOff },
     /// Its worker died of it, and it has gone on from a checkpoint.
     #[error("session {session:?}: {reason}; {}", recovered.describe())]
     Recovered {
-        /// Which.
         session: String,
         /// How its worker ended.
         reason: String,
-        /// What is there.
         recovered: Recovered,
     },
     /// What the client would have saved is lost.
@@ -88,7 +64,6 @@ pub enum SessionError {
     /// The variables are gone, so there is nothing to do it with.
     #[error("session {session:?}: {reason}, and its variables are lost")]
     Lost {
-        /// Which.
         session: String,
         /// How its worker ended.
         reason: String,
@@ -98,25 +73,15 @@ pub enum SessionError {
         "session {session:?} was not restarted, and its variables are as they were: they could not be saved ({reason}). \
          restart_kernel with preserve_state: false restarts it and loses them"
     )]
-    NotPreserved {
-        /// Which.
-        session: String,
-        /// Why.
-        reason: String,
-    },
+    NotPreserved { session: String, reason: String },
     /// The worker could not do it.
     #[error("session {session:?}: {reason}")]
-    Worker {
-        /// Which.
-        session: String,
-        /// Why.
-        reason: String,
-    },
+    Worker { session: String, reason: String },
 }
 
 /// Why an errand was broken off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenOff {
+pub(crate) enum BrokenOff {
     /// Nobody waits for it.
     #[error("the call was cancelled")]
     Cancelled,
@@ -133,8 +98,7 @@ pub enum BrokenOff {
 
 /// Who waits for an answer.
 #[derive(Debug, Clone)]
-pub struct Caller {
-    /// The client.
+pub(crate) struct Caller {
     pub client: Client,
     /// Cancelled when it takes its call back.
     pub cancel: CancellationToken,
@@ -195,7 +159,6 @@ pub(super) enum Urgent {
         why: DeathReason,
         reply: oneshot::Sender<()>,
     },
-    /// The supervisor's wish.
     Heal(Step),
     /// The policy has changed.
     Reconsider,
@@ -203,10 +166,8 @@ pub(super) enum Urgent {
 
 /// A cell to run.
 #[derive(Debug)]
-pub struct CellOrder {
-    /// The code.
+pub(crate) struct CellOrder {
     pub code: String,
-    /// Who sent it.
     pub client: Client,
     /// How long it may run.
     pub timeout: Option<Duration>,
@@ -228,8 +189,7 @@ pub struct CellOrder {
 
 /// A line of input that a running cell waits for.
 #[derive(Debug)]
-pub struct Question {
-    /// The cell.
+pub(crate) struct Question {
     pub cell: u64,
     /// What the code says of it.
     pub prompt: String,
@@ -241,7 +201,7 @@ pub struct Question {
 
 /// What a restart came to.
 #[derive(Debug, Default)]
-pub struct Restarted {
+pub(crate) struct Restarted {
     /// Names saved by the old worker.
     pub preserved: Vec<String>,
     /// Names found again by the new one.
@@ -260,7 +220,7 @@ impl From<StoreError> for SessionError {
 
 /// Why a session has no worker.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum NoWorker {
+pub(crate) enum NoWorker {
     /// None could be made.
     #[error(transparent)]
     Zygote(#[from] ZygoteError),
@@ -287,7 +247,7 @@ impl Urgent {
 
 /// A checkpoint to make.
 #[derive(Debug)]
-pub struct CheckpointWish {
+pub(crate) struct CheckpointWish {
     /// Its name; made up when absent.
     pub name: Option<String>,
     /// Although there are threads that it will not have.
@@ -298,14 +258,13 @@ pub struct CheckpointWish {
 
 /// What a held session gives its holder, and how it is let go.
 #[derive(Debug)]
-pub struct Hold {
+pub(crate) struct Hold {
     /// Gets the session's state as it is now.
     pub held: oneshot::Sender<Result<Arc<Checkpoint>, SessionError>>,
-    /// Who holds it.
     pub caller: Caller,
     /// Lets the session go, and on from another state if one is sent; the answer says whether that worked.
     pub release: oneshot::Receiver<Option<Chosen>>,
 }
 
 /// The state from which a session that was held goes on, and who hears whether it did.
-pub type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);
+pub(crate) type Chosen = (Arc<Checkpoint>, oneshot::Sender<Result<(), SessionError>>);

@@ -6,7 +6,7 @@ use crate::server::output::captured::{CapturedText, Method};
 
 use std::time::Duration;
 
-pub use super::death::{Death, DeathReason, Fate, Recovered, signal_name};
+pub(crate) use super::death::{Death, DeathReason, Fate, Recovered, signal_name};
 use super::notice::Notice;
 use crate::{
     protocol::{CellError, Display},
@@ -18,7 +18,6 @@ use crate::{
 pub struct CellOutcome {
     /// Number of the cell in its session; 0 when it was refused before it got one.
     pub cell: u64,
-    /// How it ended.
     pub ending: Ending,
     /// What it wrote to descriptor 1.
     pub stdout: CapturedText,
@@ -30,13 +29,11 @@ pub struct CellOutcome {
     pub results: Vec<String>,
     /// What it displayed, its last value included when that is rich.
     pub displays: Vec<Display>,
-    /// The exception.
     pub error: Option<CellError>,
     /// Files that appeared in the workspace meanwhile.
     pub new_files: NewFiles,
     /// Time it waited for its turn.
     pub queued: Duration,
-    /// Time it ran.
     pub ran: Duration,
     /// What became of the session's variables.
     pub fate: Fate,
@@ -61,7 +58,6 @@ impl CellOutcome {
 pub enum Ending {
     /// To its last line.
     Finished,
-    /// By an exception.
     Raised,
     /// By `sys.exit` and the like.
     Exited(i32),
@@ -69,14 +65,12 @@ pub enum Ending {
     Interrupted,
     /// Its time was over.
     TimedOut {
-        /// The limit.
         limit: Duration,
         /// How it was ended.
         method: Method,
     },
     /// Its processor time was over.
     CpuUsedUp {
-        /// The limit.
         limit: Duration,
         /// How it was ended.
         method: Method,
@@ -90,14 +84,13 @@ pub enum Ending {
     Died(Death),
     /// It was not run at all.
     Refused {
-        /// Why.
         reason: String,
     },
 }
 
 /// What becomes of the session's state when a cell does not end well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnError {
+pub(crate) enum OnError {
     /// It stays as the cell left it.
     #[default]
     Keep,
@@ -137,7 +130,7 @@ impl Ending {
 
 /// The outcome of a cell that was not run.
 #[must_use]
-pub fn refusal(reason: String, queued: Duration) -> CellOutcome {
+pub(crate) fn refusal(reason: String, queued: Duration) -> CellOutcome {
     CellOutcome {
         cell: 0,
         ending: Ending::Refused { reason },

@@ -20,14 +20,10 @@ use crate::{
 /// Text of one stream that stays where a notebook's outputs are too many.
 const SHORT: usize = 40_000;
 
-/// One output.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    /// What it printed.
+pub(crate) enum Output {
     Stream {
-        /// `stdout` or `stderr`.
         name: &'static str,
-        /// The text.
         text: String,
     },
     /// What it displayed, or its value.
@@ -37,20 +33,17 @@ pub enum Output {
         /// Number of the cell whose value it is.
         result: Option<u64>,
     },
-    /// How it failed.
     Error {
         /// Class of the exception.
         name: String,
-        /// Its words.
         words: String,
-        /// The traceback.
         traceback: String,
     },
 }
 
 /// All outputs of a cell, in the order in which they came.
 #[must_use]
-pub fn of(outcome: &CellOutcome) -> Vec<Output> {
+pub(crate) fn of(outcome: &CellOutcome) -> Vec<Output> {
     let mut stderr = outcome.stderr.text.as_str();
     if let Some(error) = &outcome.error {
         // It has an output of its own.
@@ -185,7 +178,7 @@ fn failure(outcome: &CellOutcome) -> Option<Output> {
 }
 
 /// Puts an update into the place of what was displayed under its name; false when there is none.
-pub fn replace(outputs: &mut [Output], update: &Output) -> bool {
+pub(crate) fn replace(outputs: &mut [Output], update: &Output) -> bool {
     let Output::Shown { display: new, .. } = update else { return false };
     let mut found = false;
     for output in outputs {
@@ -203,7 +196,7 @@ pub fn replace(outputs: &mut [Output], update: &Output) -> bool {
 impl Output {
     /// Bytes that it takes.
     #[must_use]
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match self {
             Self::Stream { text, .. } => text.len(),
             Self::Shown { display, .. } => {
@@ -216,13 +209,13 @@ impl Output {
 
     /// It is to replace what an earlier cell displayed.
     #[must_use]
-    pub fn is_update(&self) -> bool {
+    pub(crate) fn is_update(&self) -> bool {
         matches!(self, Self::Shown { display, .. } if display.update)
     }
 
     /// The name by which it can be replaced.
     #[must_use]
-    pub fn display_name(&self) -> Option<&str> {
+    pub(crate) fn display_name(&self) -> Option<&str> {
         match self {
             Self::Shown { display, .. } => display.id.as_deref(),
             Self::Stream { .. } | Self::Error { .. } => None,
@@ -231,7 +224,7 @@ impl Output {
 
     /// Keeps of a display only its text, and where its data is, and of a long text its begin; false when there is nothing
     /// to leave out.
-    pub fn leave_out_data(&mut self) -> bool {
+    pub(crate) fn leave_out_data(&mut self) -> bool {
         let display = match self {
             Self::Shown { display, .. } => display,
             Self::Stream { text, .. } if text.len() > SHORT => {
@@ -248,7 +241,7 @@ impl Output {
 
     /// As nbformat has it.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         match self {
             Self::Stream { name, text } => json!({"output_type": "stream", "name": name, "text": lines(text)}),
             Self::Error { name, words, traceback } => {
@@ -271,7 +264,6 @@ impl Output {
     }
 }
 
-/// The mime bundle.
 fn bundle(display: &Display) -> Map<String, Value> {
     let mut bundle = Map::new();
     let mut elsewhere = Vec::new();
@@ -310,6 +302,6 @@ fn text_of<'a>(mime: &str, bytes: &'a [u8]) -> Option<&'a str> {
 
 /// A text as notebooks keep it: its lines, each with its end.
 #[must_use]
-pub fn lines(text: &str) -> Value {
+pub(crate) fn lines(text: &str) -> Value {
     text.split_inclusive('\n').collect::<Vec<_>>().into()
 }

@@ -30,13 +30,11 @@ const MAX_ENDED: usize = 1000;
 
 /// Why the table cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// No such session.
+pub(crate) enum RegistryError {
     #[error("session {id:?} does not exist; there are: {known}. create_session makes a new one")]
     Unknown {
         /// The name asked for, cut when long.
         id: String,
-        /// Those that exist.
         known: String,
     },
     /// It was there and is not any more.
@@ -45,11 +43,9 @@ pub enum RegistryError {
          name; there are: {known}", why.cleaned_up()
     )]
     Ended {
-        /// Its name.
         id: String,
         /// What became of it.
         why: DeathReason,
-        /// Those that exist.
         known: String,
     },
     /// The session that the client had made its active one is gone.
@@ -60,13 +56,11 @@ pub enum RegistryError {
         if *made_anew { format!(" (this {id:?} is another session, which was made later)") } else { String::new() }
     )]
     ActiveEnded {
-        /// Its name.
         id: String,
         /// What became of it, if that is remembered.
         why: Option<DeathReason>,
         /// There is another of that name.
         made_anew: bool,
-        /// Those that exist.
         known: String,
     },
     /// A name that cannot be one.
@@ -91,12 +85,10 @@ pub enum RegistryError {
 
 /// A session to make as a copy of another.
 #[derive(Debug)]
-pub struct Fork<'a> {
-    /// Its name.
+pub(crate) struct Fork<'a> {
     pub id: &'a str,
     /// What it is for.
     pub description: String,
-    /// Who makes it.
     pub by: &'a Client,
     /// Whose copy it is; it has its limits and its policy.
     pub source: &'a Session,
@@ -104,9 +96,8 @@ pub struct Fork<'a> {
     pub from: &'a Arc<Checkpoint>,
 }
 
-/// The table.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     /// Copies of sessions that run for one call (`tools/branches.rs`). Nobody else finds them.
     branches: RwLock<BTreeMap<Arc<str>, Session>>,
     sessions: RwLock<BTreeMap<Arc<str>, Session>>,
@@ -118,7 +109,7 @@ pub struct Registry {
 impl Registry {
     /// A table with the default session, whose worker is being made.
     #[must_use]
-    pub fn new(around: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(around: Arc<Surroundings>) -> Self {
         let limits = around.settings.limits;
         let life = Life::new(Arc::from(DEFAULT));
         let beginning = Beginning { life, description: String::new(), policy: around.health, limits, first: None };
@@ -155,15 +146,12 @@ impl Registry {
 
     /// Most sessions at a time.
     #[must_use]
-    pub fn max_sessions(&self) -> usize {
+    pub(crate) fn max_sessions(&self) -> usize {
         self.around.settings.max_sessions
     }
 
     /// A session by name.
-    ///
-    /// # Errors
-    /// [`RegistryError::Unknown`], [`RegistryError::Ended`].
-    pub fn get(&self, id: &str) -> Result<Session, RegistryError> {
+    pub(crate) fn get(&self, id: &str) -> Result<Session, RegistryError> {
         let sessions = self.sessions.read();
         sessions.get(id).cloned().ok_or_else(|| {
             let known = list(&sessions);
@@ -175,10 +163,7 @@ impl Registry {
     }
 
     /// The session that a client has chosen, and none that bears its name since.
-    ///
-    /// # Errors
-    /// [`RegistryError::ActiveEnded`].
-    pub fn chosen(&self, choice: &Choice) -> Result<Session, RegistryError> {
+    pub(crate) fn chosen(&self, choice: &Choice) -> Result<Session, RegistryError> {
         let sessions = self.sessions.read();
         let found = sessions.get(&choice.session);
         match found.filter(|session| session.life.number() == choice.life) {
@@ -217,7 +202,7 @@ impl Registry {
     /// Takes a session out of the table, which is no end of its worker yet; later calls are told why. False when it is
     /// not there.
     #[must_use]
-    pub fn forget(&self, id: &Arc<str>, why: DeathReason) -> bool {
+    pub(crate) fn forget(&self, id: &Arc<str>, why: DeathReason) -> bool {
         let Some(session) = self.sessions.write().remove(id) else { return false };
         self.end_life(&session.life, why);
         self.around.changes.list_changed();
@@ -225,10 +210,7 @@ impl Registry {
     }
 
     /// Makes a session, or finds the one of that name (false). Without a name it gets one.
-    ///
-    /// # Errors
-    /// [`RegistryError::BadName`], [`RegistryError::Full`].
-    pub fn create(
+    pub(crate) fn create(
         &self,
         id: Option<String>,
         description: String,
@@ -255,10 +237,7 @@ impl Registry {
     }
 
     /// Whether a session of this name may be made now.
-    ///
-    /// # Errors
-    /// [`RegistryError::BadName`], [`RegistryError::Taken`], [`RegistryError::Full`].
-    pub fn may_create(&self, id: &str) -> Result<(), RegistryError> {
+    pub(crate) fn may_create(&self, id: &str) -> Result<(), RegistryError> {
         if !is_name(id) {
             return Err(RegistryError::BadName(shorten(id)));
         }
@@ -276,7 +255,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError`]; also when the checkpoint wakes nobody.
-    pub async fn fork(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
+    pub(crate) async fn fork(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
         // Asked again, in one step with the making: the waking took its time.
         if let Err(error) = self.may_create(fork.id) {
@@ -297,7 +276,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the checkpoint wakes nobody.
-    pub async fn branch(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
+    pub(crate) async fn branch(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
         let Fork { id, description, source, from, .. } = fork;
         let policy = HealthPolicy { checkpoints: Automatic::Off, ..policy };
@@ -310,7 +289,7 @@ impl Registry {
     }
 
     /// A branch has been ended.
-    pub fn end_branch(&self, id: &Arc<str>) {
+    pub(crate) fn end_branch(&self, id: &Arc<str>) {
         if let Some(branch) = self.branches.write().remove(id) {
             branch.life.end(DeathReason::Delete);
         }
@@ -323,17 +302,14 @@ impl Registry {
 
     /// All sessions and branches: everybody that runs code.
     #[must_use]
-    pub fn all_and_branches(&self) -> Vec<Session> {
+    pub(crate) fn all_and_branches(&self) -> Vec<Session> {
         let mut all = self.all();
         all.extend(self.branches.read().values().cloned());
         all
     }
 
     /// Ends a session and all it started. Its name is free at once.
-    ///
-    /// # Errors
-    /// [`RegistryError::Unknown`], [`RegistryError::DefaultStays`].
-    pub async fn delete(&self, id: &str) -> Result<(), RegistryError> {
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), RegistryError> {
         if id == DEFAULT {
             return Err(RegistryError::DefaultStays);
         }
@@ -348,12 +324,12 @@ impl Registry {
 
     /// All sessions, by name.
     #[must_use]
-    pub fn all(&self) -> Vec<Session> {
+    pub(crate) fn all(&self) -> Vec<Session> {
         self.sessions.read().values().cloned().collect()
     }
 
     /// Ends every session, all at once.
-    pub async fn shut_down(&self) {
+    pub(crate) async fn shut_down(&self) {
         let mut sessions = std::mem::take(&mut *self.sessions.write());
         sessions.extend(std::mem::take(&mut *self.branches.write()));
         for session in sessions.values() {

@@ -23,7 +23,7 @@ use crate::{
 
 /// A session as seen from outside.
 #[derive(Debug, Clone)]
-pub struct Status {
+pub(crate) struct Status {
     /// What the session is doing.
     pub phase: Phase,
     /// The process that serves it.
@@ -40,7 +40,6 @@ pub struct Status {
     pub used_at: Instant,
     /// Cells that ran or began to.
     pub executed: u64,
-    /// Cells waiting.
     pub waiting: usize,
     /// Workers it has had beyond the first.
     pub restarts: u64,
@@ -59,16 +58,14 @@ pub struct Status {
 }
 
 impl Status {
-    /// Somebody uses it.
-    pub fn touch(&mut self) {
+    pub(crate) fn touch(&mut self) {
         self.last_activity = Timestamp::now();
         self.used_at = Instant::now();
     }
 }
 
-/// The shared cell.
 #[derive(Debug, Clone)]
-pub struct Shared(Arc<Inner>);
+pub(crate) struct Shared(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -81,7 +78,7 @@ struct Inner {
 impl Shared {
     /// A session just made.
     #[must_use]
-    pub fn new(description: String, policy: HealthPolicy) -> Self {
+    pub(crate) fn new(description: String, policy: HealthPolicy) -> Self {
         let now = Timestamp::now();
         let status = Mutex::new(Status {
             phase: Phase::Starting,
@@ -107,17 +104,16 @@ impl Shared {
 
     /// A copy, by value.
     #[must_use]
-    pub fn get(&self) -> Status {
+    pub(crate) fn get(&self) -> Status {
         self.0.status.lock().clone()
     }
 
     /// Looks at or changes what is remembered of its health.
-    pub fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+    pub(crate) fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
         change(&mut self.0.record.lock())
     }
 
-    /// Changes it.
-    pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
         let (result, over) = {
             let mut status = self.0.status.lock();
             let before = status.phase;
@@ -131,7 +127,7 @@ impl Shared {
     }
 
     /// A copy, taken when no worker is being made any more, or after `limit`.
-    pub async fn settled(&self, limit: Duration) -> Status {
+    pub(crate) async fn settled(&self, limit: Duration) -> Status {
         let wait = async {
             loop {
                 let notified = self.0.started.notified();

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::{
+pub(crate) use self::{
     checkpoints::{
         CheckpointSession, DeleteCheckpoint, ForkSession, Keep, KeepRule, ListCheckpoints, OnCellError,
         RestoreCheckpoint, RunBranches,
@@ -43,18 +43,18 @@ const MAX_CHECK: f64 = 300.0;
 
 /// For tools that take nothing.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct Nothing {}
+pub(crate) struct Nothing {}
 
 /// For tools that are about one session.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct OfSession {
+pub(crate) struct OfSession {
     /// Session to look at; the active one when left out.
     pub session_id: Option<String>,
 }
 
 /// `run_python_code`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct RunPythonCode {
+pub(crate) struct RunPythonCode {
     /// Python source. Variables, imports and functions of earlier calls in the same session are there. The value of a
     /// last expression comes back in `results`; `await` works at top level.
     pub code: String,
@@ -69,7 +69,7 @@ pub struct RunPythonCode {
 
 /// `restart_kernel`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct RestartKernel {
+pub(crate) struct RestartKernel {
     /// Carry over every variable that can be pickled; the reply names the others. Default false.
     pub preserve_state: Option<bool>,
     /// Session to restart; the active one when left out.
@@ -78,7 +78,7 @@ pub struct RestartKernel {
 
 /// `create_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct CreateSession {
+pub(crate) struct CreateSession {
     /// Name: up to 64 letters, digits, '_', '-', '.'. Made up when left out.
     pub session_id: Option<String>,
     /// What it is for, shown by list_sessions.
@@ -92,7 +92,7 @@ pub struct CreateSession {
 /// Limits of one session.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SessionLimits {
+pub(crate) struct SessionLimits {
     /// MiB of memory beyond what the interpreter starts with: MemoryError for code that asks for more; killed when all
     /// processes of the session together take more.
     pub memory_mb: Option<f64>,
@@ -120,7 +120,7 @@ impl From<SessionLimits> for Wished {
 
 /// `switch_session` and `delete_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct NamedSession {
+pub(crate) struct NamedSession {
     /// Name of an existing session.
     pub session_id: String,
 }
@@ -130,7 +130,7 @@ impl RunPythonCode {
     ///
     /// # Errors
     /// In words for whoever wrote it.
-    pub fn checked_code(self) -> Result<String, ToolError> {
+    pub(crate) fn checked_code(self) -> Result<String, ToolError> {
         checked_code(&self.code)?;
         Ok(self.code)
     }
@@ -140,7 +140,7 @@ impl RunPythonCode {
 ///
 /// # Errors
 /// In words for whoever wrote it.
-pub fn checked_code(code: &str) -> Result<(), ToolError> {
+pub(crate) fn checked_code(code: &str) -> Result<(), ToolError> {
     let refuse = |words: String| Err(ToolError::Argument(words));
     if code.trim().is_empty() {
         return refuse("`code` is empty: there is nothing to run".to_owned());
@@ -175,7 +175,7 @@ fn seconds(value: Option<f64>, most: f64) -> Result<Option<Duration>, ToolError>
 ///
 /// # Errors
 /// When it is no sensible time.
-pub fn cell_limit(value: Option<f64>) -> Result<Option<Duration>, ToolError> {
+pub(crate) fn cell_limit(value: Option<f64>) -> Result<Option<Duration>, ToolError> {
     seconds(value, MAX_SECONDS)
 }
 
@@ -183,7 +183,7 @@ pub fn cell_limit(value: Option<f64>) -> Result<Option<Duration>, ToolError> {
 ///
 /// # Errors
 /// When it is no sensible time.
-pub fn check_limit(value: Option<f64>) -> Result<Duration, ToolError> {
+pub(crate) fn check_limit(value: Option<f64>) -> Result<Duration, ToolError> {
     Ok(seconds(value, MAX_CHECK)?.unwrap_or(Duration::from_secs(5)))
 }
 
@@ -191,7 +191,11 @@ pub fn check_limit(value: Option<f64>) -> Result<Duration, ToolError> {
 ///
 /// # Errors
 /// Names the argument that is wrong and lists those that the tool takes.
-pub fn read<T: DeserializeOwned>(tool: &str, schema: &JsonObject, given: Option<JsonObject>) -> Result<T, ToolError> {
+pub(crate) fn read<T: DeserializeOwned>(
+    tool: &str,
+    schema: &JsonObject,
+    given: Option<JsonObject>,
+) -> Result<T, ToolError> {
     let given = given.unwrap_or_default();
     let properties = schema.get("properties").and_then(Value::as_object);
     let takes = || describe(tool, schema);

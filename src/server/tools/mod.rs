@@ -4,12 +4,12 @@
 //! like in `render.rs`. A refusal is a tool error, in words that a model can act on; only an unknown tool is a protocol
 //! error.
 
-pub mod arguments;
-pub mod call;
-pub mod cells;
-pub mod results;
-pub mod sessions;
-pub mod workspace;
+pub(crate) mod arguments;
+pub(crate) mod call;
+pub(crate) mod cells;
+pub(crate) mod results;
+pub(crate) mod sessions;
+pub(crate) mod workspace;
 
 use std::{
     path::Path,
@@ -54,7 +54,7 @@ use crate::server::{
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
-pub enum ToolError {
+pub(crate) enum ToolError {
     /// The arguments.
     #[error("{0}")]
     Argument(String),
@@ -105,7 +105,7 @@ pub enum ToolError {
 }
 
 /// One call: who asks, what for, and how to reach them meanwhile.
-pub struct Call {
+pub(crate) struct Call {
     /// Who.
     pub client: Client,
     /// The arguments as sent.
@@ -118,7 +118,7 @@ pub struct Call {
 
 /// What a client sends along when a call needed its input, see `asking.rs`.
 #[derive(Debug, Default)]
-pub struct Again {
+pub(crate) struct Again {
     /// The name that it was given.
     pub request_state: Option<String>,
     /// Its answers.
@@ -138,7 +138,7 @@ enum Effect {
 }
 
 /// All tools, in the order they are listed: the first takes no argument that must be given.
-pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
+pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     use arguments as a;
     use results as r;
     vec![
@@ -338,7 +338,7 @@ fn define<A: JsonSchema, R: JsonSchema + 'static>(
 }
 
 /// Answers a call; `None` when there is no such tool.
-pub async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToolResponse> {
+pub(crate) async fn call(server: &Server, name: &str, mut call: Call) -> Option<CallToolResponse> {
     let answered = match name {
         "ping" => ping(&mut call),
         "run_python_code" => {

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use self::{
+pub(crate) use self::{
     checkpoints::{
         Branch, Branches, CheckpointEntry, CheckpointList, DeletedCheckpoint, ForkedSession, MadeCheckpoint,
         RestoredCheckpoint,
@@ -29,9 +29,8 @@ pub use self::{
     saved::{LoadedSession, SavedSession},
     scripts::ScriptRun,
 };
-pub use crate::server::watch::shapes::{
-    ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, HeldCheckpoints, Recovery,
-    Responsiveness, Series, SeriesBucket, SeriesSample, Thresholds,
+pub(crate) use crate::server::watch::shapes::{
+    ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, Responsiveness,
 };
 
 /// `run_python_code`.
@@ -132,7 +131,7 @@ pub struct CellException {
 
 /// `list_variables`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Variables {
+pub(crate) struct Variables {
     /// Name to `type: summary`; no modules, no names that begin with `_`.
     pub variables: BTreeMap<String, String>,
     /// The same in parts.
@@ -149,7 +148,7 @@ pub struct Variables {
 
 /// A variable, in parts.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct VariableDetails {
+pub(crate) struct VariableDetails {
     /// Its class, with the module unless that is `builtins` or the session's own.
     #[serde(rename = "type")]
     pub kind: String,
@@ -167,7 +166,7 @@ pub struct VariableDetails {
 
 /// `restart_kernel`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Restart {
+pub(crate) struct Restart {
     /// Always true; a restart that failed is an error.
     pub restarted: bool,
     /// The session.
@@ -190,7 +189,7 @@ pub struct Restart {
 
 /// `create_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct CreatedSession {
+pub(crate) struct CreatedSession {
     /// Its name.
     pub session_id: String,
     /// `created`, or `exists` when there was one of this name.
@@ -207,7 +206,7 @@ pub struct CreatedSession {
 
 /// Facts about a session.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// Workers it has had beyond the first.
     pub restarts: u64,
     /// Calls that wait for their turn.
@@ -216,7 +215,7 @@ pub struct Metadata {
 
 /// `switch_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct SwitchedSession {
+pub(crate) struct SwitchedSession {
     /// The session that was active.
     pub previous_session: String,
     /// The one that is now, for this client.
@@ -229,7 +228,7 @@ pub struct SwitchedSession {
 
 /// `list_sessions`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     /// All of them by name.
     pub sessions: BTreeMap<String, SessionEntry>,
     /// The one that calls of this client go to; it may have ended, see `notice`.
@@ -245,7 +244,7 @@ pub struct Sessions {
 
 /// One session in a list.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct SessionEntry {
+pub(crate) struct SessionEntry {
     /// It has a worker, or is getting one.
     pub active: bool,
     /// It is this client's active session.
@@ -268,7 +267,7 @@ pub struct SessionEntry {
 
 /// `delete_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct DeletedSession {
+pub(crate) struct DeletedSession {
     /// Its name.
     pub session_id: String,
     /// `deleted`.
@@ -281,7 +280,7 @@ pub struct DeletedSession {
 
 /// `ping`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Pong {
+pub(crate) struct Pong {
     /// `pong`.
     pub status: &'static str,
     /// True.
@@ -292,7 +291,7 @@ pub struct Pong {
 
 /// `get_workspace_info`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct WorkspaceInfo {
+pub(crate) struct WorkspaceInfo {
     /// Directory that sessions work in.
     pub workspace: String,
     /// Saved scripts.

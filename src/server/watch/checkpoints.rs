@@ -9,13 +9,12 @@ use crate::{
     sys::processes,
 };
 
-/// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
 /// A look that took long is followed by a pause so many times as long.
 const SHARE: u32 = 50;
 
 /// Runs until the task is dropped.
-pub async fn watch(checkpoints: Checkpoints) {
+pub(crate) async fn watch(checkpoints: Checkpoints) {
     loop {
         let began = Instant::now();
         let held = checkpoints.of(None);

@@ -23,7 +23,7 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Runs until the task is dropped.
-pub async fn watch(registry: Arc<Registry>) {
+pub(crate) async fn watch(registry: Arc<Registry>) {
     loop {
         let all = registry.all();
         let times = all.iter().flat_map(|session| [session.limits.idle, session.limits.age]).flatten();

@@ -35,7 +35,13 @@ const WORKS: f64 = 2.0;
 
 /// The state of a session now. `limit` is how long a ping may go unanswered.
 #[must_use]
-pub fn verdict(zygote: &Zygote, metrics: &Metrics, session: &Session, status: &Status, limit: Duration) -> Verdict {
+pub(crate) fn verdict(
+    zygote: &Zygote,
+    metrics: &Metrics,
+    session: &Session,
+    status: &Status,
+    limit: Duration,
+) -> Verdict {
     let worker = status.worker.as_ref();
     let process = worker.map(|worker| (worker.pid, metrics.read(worker.pid)));
     let activity = match (status.phase, worker) {
@@ -65,7 +71,7 @@ fn activity(history: &History, pid: i32, since: Instant, now: Instant) -> Activi
 
 /// Whether a worker that has ended still waits to be reaped, by the zygote or, when that has died, by us.
 #[must_use]
-pub fn is_corpse(zygote: &Zygote, pid: i32) -> bool {
+pub(crate) fn is_corpse(zygote: &Zygote, pid: i32) -> bool {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let zygote = match zygote.stage() {
         Stage::Warm { pid, .. } => pid,
@@ -77,7 +83,7 @@ pub fn is_corpse(zygote: &Zygote, pid: i32) -> bool {
 
 /// The dearer readings of several workers at once: one walk over the process table serves them all. Blocking.
 #[must_use]
-pub fn deep(pids: &[i32]) -> HashMap<i32, Deep> {
+pub(crate) fn deep(pids: &[i32]) -> HashMap<i32, Deep> {
     let table = processes::table();
     pids.iter().filter_map(|pid| Some((*pid, deep_one(&table, *pid)?))).collect()
 }

@@ -19,8 +19,7 @@ use crate::{
     sys::{processes, usage},
 };
 
-/// What `/metrics` needs.
-pub struct Exposition {
+pub(crate) struct Exposition {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     zygote: Zygote,
@@ -30,7 +29,7 @@ pub struct Exposition {
 impl Exposition {
     /// The server's age is counted from here.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, zygote: Zygote) -> Self {
+    pub(crate) fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, zygote: Zygote) -> Self {
         Self { registry, metrics, zygote, began: Instant::now() }
     }
 
@@ -38,7 +37,7 @@ impl Exposition {
     ///
     /// # Errors
     /// When it cannot be written, which writing to a string does not.
-    pub async fn text(&self, open: bool) -> Result<String, fmt::Error> {
+    pub(crate) async fn text(&self, open: bool) -> Result<String, fmt::Error> {
         let seen = self.look().await;
         let mut text = String::with_capacity(16 << 10);
         counters::expose(&seen, |registry| {

@@ -43,7 +43,6 @@ use crate::{
 
 /// Between two looks while a limited session works.
 const AT_WORK: Duration = Duration::from_millis(400);
-/// While none does.
 const AT_REST: Duration = Duration::from_secs(1);
 /// A look that took long is followed by a pause so many times as long.
 const SHARE: u32 = 30;
@@ -62,7 +61,7 @@ struct Watched {
 type Left = HashMap<File, (Arc<str>, PathBuf)>;
 
 /// Runs until the task is dropped.
-pub async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
+pub(crate) async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
     let left = Arc::new(Mutex::new(Left::new()));
     loop {
         let watched = limited(&registry, &checkpoints);

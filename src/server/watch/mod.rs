@@ -2,14 +2,14 @@
 //!
 //! Runs in: server. Acts on nothing itself: a wish goes to the task of the session.
 
-pub mod checkpoints;
-pub mod cleaner;
-pub mod examine;
-pub mod exposition;
-pub mod guard;
-pub mod readiness;
-pub mod readings;
-pub mod report;
-pub mod service_manager;
-pub mod shapes;
-pub mod supervisor;
+pub(crate) mod checkpoints;
+pub(crate) mod cleaner;
+pub(crate) mod examine;
+pub(crate) mod exposition;
+pub(crate) mod guard;
+pub(crate) mod readiness;
+pub(crate) mod readings;
+pub(crate) mod report;
+pub(crate) mod service_manager;
+pub(crate) mod shapes;
+pub(crate) mod supervisor;

@@ -29,8 +29,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// How long an answer is good.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
-/// What `/readyz` needs.
-pub struct Readiness {
+pub(crate) struct Readiness {
     around: Arc<Surroundings>,
     last: Arc<Mutex<Option<Proof>>>,
 }
@@ -47,9 +46,8 @@ struct Unready {
 }
 
 impl Readiness {
-    /// Nothing proven yet.
     #[must_use]
-    pub fn new(around: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(around: Arc<Surroundings>) -> Self {
         Self { around, last: Arc::default() }
     }
 
@@ -57,15 +55,12 @@ impl Readiness {
     ///
     /// # Errors
     /// The reason why there was none.
-    pub async fn proof(&self) -> Result<Duration, String> {
+    pub(crate) async fn proof(&self) -> Result<Duration, String> {
         self.look(GOOD_FOR).await.map_err(|unready| unready.reason)
     }
 
     /// Whether the server does its part now: the zygote answers, be it with the system's refusal.
-    ///
-    /// # Errors
-    /// The reason why not.
-    pub async fn works(&self) -> Result<(), String> {
+    pub(crate) async fn works(&self) -> Result<(), String> {
         match self.look(Duration::ZERO).await {
             Ok(_) | Err(Unready { answered: true, .. }) => Ok(()),
             Err(Unready { reason, .. }) => Err(reason),

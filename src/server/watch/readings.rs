@@ -24,9 +24,8 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(250);
 /// Readings kept of each process.
 const HISTORY: usize = 4;
 
-/// Reads processes.
 #[derive(Debug)]
-pub struct Metrics(Mutex<Inner>);
+pub(crate) struct Metrics(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -39,14 +38,14 @@ impl Metrics {
     ///
     /// # Errors
     /// When the system's constants cannot be read.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let system = System::new().map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self(Mutex::new(Inner { system, past: HashMap::new() })))
     }
 
     /// Looks at a process; `None` when it is not there.
     #[must_use]
-    pub fn read(&self, pid: i32) -> Option<Reading> {
+    pub(crate) fn read(&self, pid: i32) -> Option<Reading> {
         let table = processes::look_up(pid)?;
         let key = Pid::from_u32(u32::try_from(pid).ok()?);
         let mut inner = self.0.lock();
@@ -64,7 +63,7 @@ impl Metrics {
     /// Percent of one processor that the process used lately: since the newest reading that is old enough, or since its
     /// birth. Remembers this reading.
     #[must_use]
-    pub fn cpu_percent(&self, pid: i32, now: &Reading, born: Instant) -> f64 {
+    pub(crate) fn cpu_percent(&self, pid: i32, now: &Reading, born: Instant) -> f64 {
         let mut inner = self.0.lock();
         let past = inner.past.entry(pid).or_default();
         let at = Instant::now();
@@ -80,7 +79,7 @@ impl Metrics {
     }
 
     /// Forgets processes that are not among the living.
-    pub fn retain(&self, living: &[i32]) {
+    pub(crate) fn retain(&self, living: &[i32]) {
         self.0.lock().past.retain(|pid, _| living.contains(pid));
     }
 }

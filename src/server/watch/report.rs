@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// A session whose worker is being made is waited for this long before its health is told.
-pub const START_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(5);
 /// What a look gives an idle interpreter to answer; it needs some 20 µs.
-pub const GLANCE: Duration = Duration::from_millis(50);
+pub(crate) const GLANCE: Duration = Duration::from_millis(50);
 /// How old the dearer readings may be.
 const DEEP_FOR: Duration = Duration::from_secs(2);
 /// How often and how long the reaping of a worker that has just ended is waited for.
@@ -41,40 +41,39 @@ const PAST: usize = 20;
 
 /// All sessions, to be looked at.
 #[derive(Clone)]
-pub struct Ward {
+pub(crate) struct Ward {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     around: Arc<Surroundings>,
 }
 
 impl Ward {
-    /// Over these sessions.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<Surroundings>) -> Self {
         Self { registry, metrics, around }
     }
 
     /// A session by name.
     #[must_use]
-    pub fn session(&self, id: &str) -> Option<Session> {
+    pub(crate) fn session(&self, id: &str) -> Option<Session> {
         self.registry.get(id).ok()
     }
 
     /// The names of all sessions.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.registry.all().iter().map(|session| session.id.to_string()).collect()
     }
 
     /// The health of one session, freshly looked at.
-    pub async fn look(&self, session: &Session) -> shapes::Health {
+    pub(crate) async fn look(&self, session: &Session) -> shapes::Health {
         self.glance(session).await;
         look_deeper(session).await;
         self.report(session, &session.shared.get())
     }
 
     /// All sessions at once.
-    pub async fn look_at_all(&self) -> shapes::HealthReport {
+    pub(crate) async fn look_at_all(&self) -> shapes::HealthReport {
         let all = self.registry.all();
         join_all(all.iter().map(|session| self.glance(session))).await;
         let sessions: BTreeMap<String, shapes::Health> =
@@ -101,32 +100,31 @@ impl Ward {
     }
 
     /// Ids of crash reports, the newest first.
-    pub async fn crash_ids(&self) -> Vec<String> {
+    pub(crate) async fn crash_ids(&self) -> Vec<String> {
         let crashes = self.around.crashes.clone();
         tokio::task::spawn_blocking(move || crashes.ids()).await.unwrap_or_default()
     }
 
-    /// A crash report.
-    pub async fn crash(&self, id: String) -> Option<CrashReport> {
+    pub(crate) async fn crash(&self, id: String) -> Option<CrashReport> {
         let crashes = self.around.crashes.clone();
         tokio::task::spawn_blocking(move || crashes.find(&id)).await.ok().flatten()
     }
 
     /// Alerts that are up.
     #[must_use]
-    pub fn alerts(&self) -> Vec<Alert> {
+    pub(crate) fn alerts(&self) -> Vec<Alert> {
         self.around.alerts.active()
     }
 
     /// Alerts that are over, the newest first.
     #[must_use]
-    pub fn past_alerts(&self, most: usize) -> Vec<Alert> {
+    pub(crate) fn past_alerts(&self, most: usize) -> Vec<Alert> {
         let all = self.around.alerts.all();
         all.into_iter().filter(|alert| alert.cleared_at.is_some()).rev().take(most).collect()
     }
 
     /// Gives a session the chance to show that it answers, and to be past its start or its end.
-    pub async fn glance(&self, session: &Session) {
+    pub(crate) async fn glance(&self, session: &Session) {
         let status = session.shared.settled(START_LIMIT).await;
         if let Some(worker) = &status.worker
             && worker.control.unanswered().is_none()
@@ -148,7 +146,7 @@ impl Ward {
 
     /// The health of a session, as it is now.
     #[must_use]
-    pub fn report(&self, session: &Session, status: &Status) -> shapes::Health {
+    pub(crate) fn report(&self, session: &Session, status: &Status) -> shapes::Health {
         let view = session.shared.record(|record| HealthView::of(record, status));
         let judged = self.verdict(session, status, view.policy.hung_after);
         let worker = status.worker.as_ref().filter(|_| judged.state != State::Zombie && judged.pid.is_some());
@@ -197,7 +195,7 @@ impl Ward {
 
     /// Its state now; `limit` is how long a ping may go unanswered.
     #[must_use]
-    pub fn verdict(&self, session: &Session, status: &Status, limit: Duration) -> Verdict {
+    pub(crate) fn verdict(&self, session: &Session, status: &Status, limit: Duration) -> Verdict {
         examine::verdict(&self.around.zygote, &self.metrics, session, status, limit)
     }
 }
@@ -256,7 +254,7 @@ fn newest(one: Option<(Instant, Deep)>, other: Option<(Instant, Deep)>) -> Optio
 
 /// A policy, for a reply.
 #[must_use]
-pub fn thresholds(policy: &HealthPolicy) -> shapes::Thresholds {
+pub(crate) fn thresholds(policy: &HealthPolicy) -> shapes::Thresholds {
     shapes::Thresholds {
         memory_alert: policy.memory_alert,
         memory_cleanup: policy.memory_cleanup,
@@ -273,7 +271,7 @@ pub fn thresholds(policy: &HealthPolicy) -> shapes::Thresholds {
 /// What a session's state is, from a look at its process now.
 /// The past of a session.
 #[must_use]
-pub fn series(session: &Session, span: Duration) -> shapes::Series {
+pub(crate) fn series(session: &Session, span: Duration) -> shapes::Series {
     let (now, wall) = (Instant::now(), jiff::Timestamp::now());
     let (buckets, samples) = session.shared.record(|record| record.history.since(now, span));
     let time = |at: Instant| (wall - jiff::SignedDuration::try_from(now - at).unwrap_or_default()).to_string();

@@ -24,19 +24,17 @@ use crate::server::{
 
 /// Between two looks at readiness while starting, or after a proof that failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// Between two statuses.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// A manager that does not read must not hold up our end.
 const SEND_LIMIT: Duration = Duration::from_millis(500);
 
-/// Whether somebody listens.
 #[must_use]
-pub fn is_there() -> bool {
+pub(crate) fn is_there() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
 }
 
 /// Runs until the task is dropped. `serving` is told when the transport takes calls.
-pub async fn keep_informed(
+pub(crate) async fn keep_informed(
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
     zygote: Zygote,
@@ -76,7 +74,7 @@ pub async fn keep_informed(
 }
 
 /// Says that the end has begun.
-pub async fn stopping() {
+pub(crate) async fn stopping() {
     if is_there() {
         send(NotifyState::Stopping.to_string()).await;
     }

@@ -27,7 +27,7 @@ use crate::{
 
 /// `get_kernel_health`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Health {
+pub(crate) struct Health {
     /// `healthy`: the process lives; `dead`: there is none; `zombie`: it has ended and is not reaped.
     pub status: HealthStatus,
     /// Process id; null when dead.
@@ -83,7 +83,7 @@ pub struct Health {
 
 /// Checkpoints of a session, and what they take.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct HeldCheckpoints {
+pub(crate) struct HeldCheckpoints {
     /// How many.
     pub count: u64,
     /// Bytes that they hold alone, as of the last look, some seconds ago at most.
@@ -96,7 +96,7 @@ pub struct HeldCheckpoints {
 
 /// What is being done about a session.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Recovery {
+pub(crate) struct Recovery {
     /// `manual`, `on-demand`, `auto`.
     pub policy: RecoveryPolicy,
     /// `none`, `waiting` (for the next restart), `recovering`, `parked` (given up until restart_kernel).
@@ -115,7 +115,7 @@ pub struct Recovery {
 
 /// Thresholds in force.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Thresholds {
+pub(crate) struct Thresholds {
     /// Resident memory from which an alert is raised, bytes; 0 is never.
     pub memory_alert: u64,
     /// Resident memory from which garbage is collected, bytes; 0 is never.
@@ -138,7 +138,7 @@ pub struct Thresholds {
 
 /// The past of a session.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Series {
+pub(crate) struct Series {
     /// Seconds asked for.
     pub span: f64,
     /// The last minutes, the oldest first.
@@ -149,7 +149,7 @@ pub struct Series {
 
 /// One look.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct SeriesSample {
+pub(crate) struct SeriesSample {
     /// When (RFC 3339).
     pub time: String,
     /// As judged then.
@@ -170,7 +170,7 @@ pub struct SeriesSample {
 
 /// Five minutes in one line.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct SeriesBucket {
+pub(crate) struct SeriesBucket {
     /// Its first look (RFC 3339).
     pub from: String,
     /// Its last look.
@@ -189,7 +189,7 @@ pub struct SeriesBucket {
 
 /// `dump_stacks`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct DumpedStacks {
+pub(crate) struct DumpedStacks {
     /// The session.
     pub session_id: String,
     /// As in get_kernel_health.
@@ -211,7 +211,7 @@ pub struct DumpedStacks {
 impl DumpedStacks {
     /// For people and models.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         use std::fmt::Write as _;
         let mut text = format!("session {:?} is {}: {}\n", self.session_id, self.state.word(), self.reason);
         let Some(stacks) = &self.stacks else { return text };
@@ -232,7 +232,7 @@ impl DumpedStacks {
 
 /// `list_crashes`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct CrashList {
+pub(crate) struct CrashList {
     /// The newest first.
     pub crashes: Vec<CrashEntry>,
     /// The whole report, when one was asked for by id.
@@ -241,7 +241,7 @@ pub struct CrashList {
 
 /// One death in a list.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct CrashEntry {
+pub(crate) struct CrashEntry {
     /// Name of the report; the file is `outputs/crashes/ID.json`.
     pub id: String,
     /// The session.
@@ -265,7 +265,7 @@ pub struct CrashEntry {
 impl CrashEntry {
     /// The short form of a report.
     #[must_use]
-    pub fn of(report: &CrashReport) -> Self {
+    pub(crate) fn of(report: &CrashReport) -> Self {
         Self {
             id: report.id.clone(),
             session_id: report.session_id.clone(),
@@ -282,7 +282,7 @@ impl CrashEntry {
 
 /// `configure_health`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct ConfiguredHealth {
+pub(crate) struct ConfiguredHealth {
     /// The session.
     pub session_id: String,
     /// What is in force now.
@@ -291,7 +291,7 @@ pub struct ConfiguredHealth {
 
 /// `get_health_report`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct HealthReport {
+pub(crate) struct HealthReport {
     /// Health of every session, as get_kernel_health gives it.
     pub sessions: BTreeMap<String, Health>,
     /// Sessions whose status is `healthy`.
@@ -314,7 +314,7 @@ pub struct HealthReport {
 
 /// `check_kernel_responsiveness`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Responsiveness {
+pub(crate) struct Responsiveness {
     /// The interpreter evaluated something within the time, also if a cell is running.
     pub responsive: bool,
     /// Seconds to the answer, or seconds waited.
@@ -353,7 +353,7 @@ pub struct Exit {
 
 /// Limits that a session is kept to; null where there is none.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct LimitsInForce {
+pub(crate) struct LimitsInForce {
     /// MiB of memory beyond what the interpreter starts with.
     pub memory_mb: Option<u64>,
     /// Who counts it: `cgroup` (the kernel, all of it), or `processes` (forkpy, by what the session's processes have; a file in
@@ -375,7 +375,7 @@ pub struct LimitsInForce {
 
 impl LimitsInForce {
     /// Of a session.
-    pub fn of(session: &Session) -> Self {
+    pub(crate) fn of(session: &Session) -> Self {
         let limits = &session.limits;
         let in_group = session.shared.get().memory_group.is_some();
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
@@ -394,7 +394,7 @@ impl LimitsInForce {
 
 /// A worker's end, for a reply.
 #[must_use]
-pub fn exit(death: &Death, when: Option<String>) -> Exit {
+pub(crate) fn exit(death: &Death, when: Option<String>) -> Exit {
     Exit {
         reason: death.reason.word(),
         signal: match death.exit {

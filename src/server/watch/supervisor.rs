@@ -54,7 +54,7 @@ struct Supervisor {
 }
 
 /// Runs until the task is dropped.
-pub async fn watch(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<Surroundings>) {
+pub(crate) async fn watch(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<Surroundings>) {
     let mut ticks = tokio::time::interval(around.health.interval.min(ROUND));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut supervisor = Supervisor { registry, metrics, around, walked: Instant::now() };

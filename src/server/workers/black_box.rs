@@ -23,9 +23,8 @@ const POLITE: Duration = Duration::from_millis(150);
 /// How long a signal handler may take.
 const BLUNT: Duration = Duration::from_millis(250);
 
-/// The file.
 #[derive(Debug)]
-pub struct BlackBox {
+pub(crate) struct BlackBox {
     file: File,
     /// One dump at a time.
     turn: Mutex<()>,
@@ -33,7 +32,7 @@ pub struct BlackBox {
 
 /// Python stacks, and how they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dump {
+pub(crate) struct Dump {
     /// As faulthandler writes them.
     pub text: String,
     /// `None`: the worker wrote nothing, since none of its threads gets to run.
@@ -45,7 +44,7 @@ impl BlackBox {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new() -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
         let file = File::from(descriptors::memory_file(c"forkpy:black-box")?);
         let theirs = file.try_clone()?.into();
         Ok((Self { file, turn: Mutex::new(()) }, theirs))
@@ -53,7 +52,7 @@ impl BlackBox {
 
     /// What has been written.
     #[must_use]
-    pub fn read(&self) -> String {
+    pub(crate) fn read(&self) -> String {
         let mut bytes = vec![0; MAX_TEXT];
         let count = self.file.read_at(&mut bytes, 0).unwrap_or(0);
         bytes.truncate(count);
@@ -62,7 +61,7 @@ impl BlackBox {
 
     /// Asks the living worker for its stacks: with the interpreter's lock when that can be had, else from a signal
     /// handler. `held` says that a ping has been waiting already, so asking for the lock would be a waste of time.
-    pub async fn dump(&self, control: &Arc<Control>, held: bool) -> Dump {
+    pub(crate) async fn dump(&self, control: &Arc<Control>, held: bool) -> Dump {
         let _turn = self.turn.lock().await;
         for (route, limit) in [(DumpRoute::Interpreter, POLITE), (DumpRoute::Signal, BLUNT)] {
             if held && route == DumpRoute::Interpreter {

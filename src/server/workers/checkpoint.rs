@@ -43,10 +43,9 @@ static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
 
 /// One session, and none that bears its name before or after it. Cheap to copy.
 #[derive(Debug, Clone)]
-pub struct Incarnation {
+pub(crate) struct Incarnation {
     /// Its number within the server: two sessions never have the same.
     pub number: u64,
-    /// Its name.
     pub session: Arc<str>,
     over: CancellationToken,
 }
@@ -54,45 +53,40 @@ pub struct Incarnation {
 impl Incarnation {
     /// A session that begins.
     #[must_use]
-    pub fn new(session: Arc<str>) -> Self {
+    pub(crate) fn new(session: Arc<str>) -> Self {
         let number = INCARNATIONS.fetch_add(1, Ordering::Relaxed);
         Self { number, session, over: CancellationToken::new() }
     }
 
     /// It is over: nothing of it is kept or used from now on.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.over.cancel();
     }
 
     /// Whether it is over.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over.is_cancelled()
     }
 }
 
 /// Number of the newest checkpoint of all, 0 when there was none.
 #[must_use]
-pub fn newest() -> u64 {
+pub(crate) fn newest() -> u64 {
     NUMBERS.load(Ordering::Relaxed) - 1
 }
 
 /// Why a checkpoint is none, or wakes nobody.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
+pub(crate) enum CheckpointError {
     /// Its process has ended.
     #[error("checkpoint {name:?} cannot be used: {reason}")]
-    Broken {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Broken { name: String, reason: String },
 }
 
 /// A checkpoint that is being made: its number, and our end of its socket.
 #[derive(Debug)]
-pub struct Making {
+pub(crate) struct Making {
     /// Its number within the server.
     pub number: u64,
     link: UnixStream,
@@ -105,7 +99,7 @@ impl Making {
     ///
     /// # Errors
     /// When the server is out of descriptors.
-    pub fn begin(children: &Children) -> io::Result<(Self, UnixStream)> {
+    pub(crate) fn begin(children: &Children) -> io::Result<(Self, UnixStream)> {
         let (link, theirs) = UnixStream::pair()?;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let making = Self { number, link, expected: children.expect(), children: children.clone() };
@@ -113,7 +107,7 @@ impl Making {
     }
 
     /// The worker has died or refused: a checkpoint that exists all the same ends, for its socket is closed.
-    pub fn give_up(self) {
+    pub(crate) fn give_up(self) {
         let Self { children, link, expected, .. } = self;
         drop((link, expected));
         tokio::task::spawn_blocking(move || children.end_strays());
@@ -123,7 +117,7 @@ impl Making {
     ///
     /// # Errors
     /// When its process is not there, or the server is out of descriptors.
-    pub fn born(self, of: Birth<'_>, pid: i32, missing: Vec<String>) -> io::Result<Arc<Checkpoint>> {
+    pub(crate) fn born(self, of: Birth<'_>, pid: i32, missing: Vec<String>) -> io::Result<Arc<Checkpoint>> {
         self.children.add(pid);
         let killer = PidFd::open(pid).inspect_err(|_| self.children.remove(pid))?;
         let ended = watch(pid)?;
@@ -159,10 +153,8 @@ impl Making {
 
 /// What a checkpoint is of.
 #[derive(Debug)]
-pub struct Birth<'a> {
-    /// Its name.
+pub(crate) struct Birth<'a> {
     pub name: &'a str,
-    /// The session.
     pub of: &'a Incarnation,
     /// The last cell that had run.
     pub cell: u64,
@@ -170,7 +162,7 @@ pub struct Birth<'a> {
 
 /// A frozen copy of a session. Dropped, its process ends.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// Number within the server: older ones have lower ones.
     pub number: u64,
     /// Its name within the session.
@@ -183,7 +175,6 @@ pub struct Checkpoint {
     pub made: Timestamp,
     /// When it was made, for measuring.
     pub made_at: Instant,
-    /// Its process.
     pub pid: i32,
     /// Threads that it has not.
     pub missing: Vec<String>,
@@ -220,35 +211,35 @@ impl Drop for Checkpoint {
 impl Checkpoint {
     /// Whether policy `last` made it.
     #[must_use]
-    pub fn is_automatic(&self) -> bool {
+    pub(crate) fn is_automatic(&self) -> bool {
         *self.name == *LAST
     }
 
     /// It is of a state that the session has left: it is not to be kept.
-    pub fn revoke(&self) {
+    pub(crate) fn revoke(&self) {
         self.revoked.store(true, Ordering::Release);
     }
 
     /// Whether it may be kept, and used.
     #[must_use]
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         !self.revoked.load(Ordering::Acquire) && !self.of.is_over()
     }
 
     /// Whether its process lives.
     #[must_use]
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }
 
     /// Bytes that it held alone when that was last looked at.
     #[must_use]
-    pub fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         self.memory.load(Ordering::Relaxed)
     }
 
     /// Notes what it holds alone.
-    pub fn note_memory(&self, bytes: u64) {
+    pub(crate) fn note_memory(&self, bytes: u64) {
         self.memory.store(bytes, Ordering::Relaxed);
     }
 
@@ -256,7 +247,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError`] when its process did not come that far.
-    pub async fn hazards(&self) -> Result<Vec<String>, CheckpointError> {
+    pub(crate) async fn hazards(&self) -> Result<Vec<String>, CheckpointError> {
         let settled = async {
             let mut link = self.link.lock().await;
             link.settled().await
@@ -271,10 +262,7 @@ impl Checkpoint {
     }
 
     /// Has it fork a worker for `session`. Not broken off when the caller stops waiting: the worker is then ended.
-    ///
-    /// # Errors
-    /// [`CheckpointError`].
-    pub async fn wake(
+    pub(crate) async fn wake(
         self: &Arc<Self>,
         zygote: &Zygote,
         session: &str,
@@ -391,4 +379,4 @@ impl Link {
 }
 
 /// Name of the one that policy `last` keeps.
-pub const LAST: &str = "last";
+pub(crate) const LAST: &str = "last";

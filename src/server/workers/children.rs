@@ -22,7 +22,7 @@ use crate::sys::processes::{self, Process};
 
 /// The register of our own children: zygotes, workers, checkpoints, tools that prepare the environment.
 #[derive(Debug, Clone, Default)]
-pub struct Children(Arc<Mutex<Register>>);
+pub(crate) struct Children(Arc<Mutex<Register>>);
 
 #[derive(Debug, Default)]
 struct Register {
@@ -34,7 +34,7 @@ struct Register {
 
 /// A birth to come. Dropped when the child is registered, or will not come.
 #[derive(Debug)]
-pub struct Expected {
+pub(crate) struct Expected {
     register: Children,
     number: u64,
 }
@@ -47,18 +47,18 @@ impl Drop for Expected {
 
 impl Children {
     /// Notes a process of ours.
-    pub fn add(&self, pid: i32) {
+    pub(crate) fn add(&self, pid: i32) {
         self.0.lock().known.insert(pid);
     }
 
     /// Forgets it, once it has been reaped.
-    pub fn remove(&self, pid: i32) {
+    pub(crate) fn remove(&self, pid: i32) {
         self.0.lock().known.remove(&pid);
     }
 
     /// From now on a child may appear whose number we have to be told.
     #[must_use]
-    pub fn expect(&self) -> Expected {
+    pub(crate) fn expect(&self) -> Expected {
         let mut register = self.0.lock();
         register.next += 1;
         let number = register.next;
@@ -67,10 +67,7 @@ impl Children {
     }
 
     /// Starts a process of ours and notes it before anybody can take it for a stray.
-    ///
-    /// # Errors
-    /// As [`Command::spawn`].
-    pub fn spawn(&self, command: &mut Command) -> io::Result<i32> {
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<i32> {
         let mut register = self.0.lock();
         let pid = i32::try_from(command.spawn()?.id()).map_err(io::Error::other)?;
         register.known.insert(pid);
@@ -78,7 +75,7 @@ impl Children {
     }
 
     /// Ends a worker (when it still lives), all it started, and strays of workers that died. Reads `/proc`: blocking.
-    pub fn kill_family(&self, worker: i32) {
+    pub(crate) fn kill_family(&self, worker: i32) {
         let own = own_pid();
         let mut spare = self.0.lock().known.clone();
         spare.remove(&worker);
@@ -93,7 +90,7 @@ impl Children {
     }
 
     /// Reaps strays that have ended. Blocking only as far as reading `/proc` is.
-    pub fn reap_strays(&self) {
+    pub(crate) fn reap_strays(&self) {
         let own = own_pid();
         for stray in processes::table().iter().filter(|process| self.is_stray(process, own)) {
             let _ = waitpid(Pid::from_raw(stray.pid), Some(WaitPidFlag::WNOHANG));
@@ -102,7 +99,7 @@ impl Children {
 
     /// Ends and reaps strays until there are none, for some seconds: one that was expected and came too late is one.
     /// Blocking.
-    pub fn end_strays(&self) {
+    pub(crate) fn end_strays(&self) {
         const LOOKS: u32 = 200;
         let own = own_pid();
         for _ in 0..LOOKS {

@@ -28,8 +28,7 @@ use crate::{
 const AT_IT: Duration = Duration::from_secs(1);
 /// What a fatal signal's handler reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crash {
-    /// Its number.
+pub(crate) struct Crash {
     pub signal: i32,
     /// Whether the stack's end was hit.
     pub stack_overflow: bool,
@@ -37,7 +36,7 @@ pub struct Crash {
 
 /// The control socket of one worker.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     writer: AsyncMutex<FrameWriter>,
     /// What has been asked and is not answered, by its number: oldest first.
     open: Mutex<BTreeMap<u64, Pending>>,
@@ -67,7 +66,7 @@ const MAX_PINGS: usize = 16;
 
 /// What came of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PingOutcome {
+pub(crate) enum PingOutcome {
     /// The interpreter evaluated `1+1` to this.
     Pong {
         /// 2.
@@ -76,15 +75,9 @@ pub enum PingOutcome {
         after: Duration,
     },
     /// The process is scheduled, but nobody could take the GIL within the limit.
-    HeartbeatOnly {
-        /// The limit.
-        after: Duration,
-    },
+    HeartbeatOnly { after: Duration },
     /// Not even the control thread answered: stopped, swapped out or gone.
-    Silent {
-        /// The limit.
-        after: Duration,
-    },
+    Silent { after: Duration },
 }
 
 impl Control {
@@ -163,7 +156,7 @@ impl Control {
 
     /// Packages have changed: lets the interpreter forget what it cached of the disk, beside a cell that runs. Which of
     /// these modules are imported; `None` when it did not answer within `limit`, and it then does so later.
-    pub async fn refresh(self: &Arc<Self>, modules: &[String], limit: Duration) -> Option<Vec<String>> {
+    pub(crate) async fn refresh(self: &Arc<Self>, modules: &[String], limit: Duration) -> Option<Vec<String>> {
         let mut imported = Vec::new();
         let deadline = tokio::time::Instant::now() + limit;
         for modules in parts(modules) {
@@ -179,7 +172,7 @@ impl Control {
 
     /// Asks a question that the worker answers beside its cell, and waits up to `limit`; `None` when nothing comes. Where
     /// pings are answered then, the worker is at it (the first question imports jedi), and it is waited for up to `most`.
-    pub async fn question(
+    pub(crate) async fn question(
         self: &Arc<Self>,
         question: Question,
         limit: Duration,
@@ -204,17 +197,17 @@ impl Control {
 
     /// What the crash handler said, if it did.
     #[must_use]
-    pub fn crash(&self) -> Option<Crash> {
+    pub(crate) fn crash(&self) -> Option<Crash> {
         *self.crash.lock()
     }
 
     /// Asks for the interruption of a cell, and waits for nothing: a stopped worker must not stop us.
-    pub fn interrupt(self: &Arc<Self>, cell: u64, urgency: Urgency) {
+    pub(crate) fn interrupt(self: &Arc<Self>, cell: u64, urgency: Urgency) {
         self.write_apart(ToControl::Interrupt { cell, urgency });
     }
 
     /// Has the worker write its stacks to the black box; false when it did not within `limit`.
-    pub async fn dump_stacks(&self, route: DumpRoute, limit: Duration) -> bool {
+    pub(crate) async fn dump_stacks(&self, route: DumpRoute, limit: Duration) -> bool {
         let (done, written) = oneshot::channel();
         let nonce = self.begin(Pending::Dump(done));
         let asked = async {
@@ -227,7 +220,7 @@ impl Control {
     }
 
     /// Pings and waits up to `limit`.
-    pub async fn ping(&self, limit: Duration) -> PingOutcome {
+    pub(crate) async fn ping(&self, limit: Duration) -> PingOutcome {
         let started = Instant::now();
         let (nonce, answered) = self.ask();
         let asked = async {
@@ -245,7 +238,7 @@ impl Control {
     }
 
     /// Sends a ping that nobody waits for, unless one is under way already.
-    pub fn probe(self: &Arc<Self>) {
+    pub(crate) fn probe(self: &Arc<Self>) {
         if self.unanswered().is_some() {
             return;
         }
@@ -256,7 +249,7 @@ impl Control {
 
     /// The oldest ping that has no answer yet, if there is one.
     #[must_use]
-    pub fn unanswered(&self) -> Option<Unanswered> {
+    pub(crate) fn unanswered(&self) -> Option<Unanswered> {
         self.open.lock().values().find_map(|pending| match pending {
             Pending::Ping { asked, heard, .. } => Some(Unanswered { waited: asked.elapsed(), heartbeat: *heard }),
             Pending::Refresh(_) | Pending::Dump(_) | Pending::Question(_) => None,

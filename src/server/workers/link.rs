@@ -30,22 +30,17 @@ use crate::{
 /// How long a new worker may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(15);
 
-/// A living worker.
 #[derive(Debug)]
-pub struct Worker {
-    /// Process id.
+pub(crate) struct Worker {
     pub pid: i32,
     /// Readable once it has ended.
     pub pidfd: AsyncFd<PidFd>,
-    /// Replies.
     pub replies: FrameReader,
-    /// Requests.
     pub requests: FrameWriter,
     /// Its descriptor 1.
     pub stdout: Output,
     /// Its descriptor 2.
     pub stderr: Output,
-    /// Control socket, shared.
     pub control: Arc<Control>,
     /// Where it writes its stacks, shared.
     pub black_box: Arc<BlackBox>,
@@ -58,7 +53,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub async fn start(zygote: &Zygote, session: &str, limits: WorkerLimits) -> Result<Self, ZygoteError> {
+    pub(crate) async fn start(zygote: &Zygote, session: &str, limits: WorkerLimits) -> Result<Self, ZygoteError> {
         let born = Instant::now();
         let new = zygote.fork(session, limits).await?;
         Self::greet(new, born).await.map_err(ZygoteError::Fork)
@@ -68,7 +63,7 @@ impl Worker {
     ///
     /// # Errors
     /// In words, when it does not come up; it is ended then.
-    pub async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
+    pub(crate) async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
         let words = |error: io::Error| error.to_string();
         let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER).map_err(words)?;
         match tokio::time::timeout(HELLO_LIMIT, replies.read()).await {
@@ -94,7 +89,7 @@ impl Worker {
 
     /// What others may see of it.
     #[must_use]
-    pub fn view(&self) -> WorkerView {
+    pub(crate) fn view(&self) -> WorkerView {
         WorkerView {
             pid: self.pid,
             born: self.born,
@@ -104,7 +99,7 @@ impl Worker {
     }
 
     /// Ends it, and all it started, behind: it is nobody's any more. Who waits for that may stop waiting.
-    pub fn retire(self, endings: &Endings) -> JoinHandle<()> {
+    pub(crate) fn retire(self, endings: &Endings) -> JoinHandle<()> {
         let endings = endings.clone();
         tokio::spawn(async move {
             endings.end(self.pid, &self.pidfd).await;
@@ -112,7 +107,7 @@ impl Worker {
     }
 
     /// Kills the process; its end is then heard as any other.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let _ = self.pidfd.get_ref().signal(Signal::SIGKILL);
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Runs in: server. Knows what a process is and not what it is for: sessions do.
 
-pub mod black_box;
-pub mod checkpoint;
-pub mod children;
-pub mod control;
-pub mod link;
-pub mod process;
-pub mod spares;
-pub mod stacks;
+pub(crate) mod black_box;
+pub(crate) mod checkpoint;
+pub(crate) mod children;
+pub(crate) mod control;
+pub(crate) mod link;
+pub(crate) mod process;
+pub(crate) mod spares;
+pub(crate) mod stacks;
 pub(crate) mod view;
-pub mod zygote;
+pub(crate) mod zygote;

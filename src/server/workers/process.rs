@@ -16,7 +16,7 @@ const STATUS_LIMIT: Duration = Duration::from_secs(2);
 
 /// What every ending needs: who knows how processes ended, and the register of those that are ours.
 #[derive(Debug, Clone)]
-pub struct Endings {
+pub(crate) struct Endings {
     exits: Arc<Exits>,
     children: Children,
 }
@@ -27,7 +27,7 @@ impl Endings {
     }
 
     /// A process that ends by itself, or has been sent SIGKILL: waits for that, and clears up after it.
-    pub async fn see_off(&self, pid: i32, pidfd: &AsyncFd<PidFd>) -> WorkerExit {
+    pub(crate) async fn see_off(&self, pid: i32, pidfd: &AsyncFd<PidFd>) -> WorkerExit {
         let _ = pidfd.readable().await;
         let status = self.exits.of(pid, pidfd.get_ref());
         let exit = tokio::time::timeout(STATUS_LIMIT, status).await.unwrap_or(WorkerExit::Unknown);
@@ -38,7 +38,7 @@ impl Endings {
     }
 
     /// Ends a process and all it started.
-    pub async fn end(&self, pid: i32, pidfd: &AsyncFd<PidFd>) -> WorkerExit {
+    pub(crate) async fn end(&self, pid: i32, pidfd: &AsyncFd<PidFd>) -> WorkerExit {
         // It goes last, and so is there to end the rest should the server end meanwhile.
         self.kill_family(pid).await;
         let _ = pidfd.get_ref().signal(Signal::SIGKILL);
@@ -55,7 +55,7 @@ impl Endings {
 ///
 /// # Errors
 /// When there is no such process, or no descriptor left.
-pub fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
+pub(crate) fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
     watch_descriptor(PidFd::open(pid)?)
 }
 

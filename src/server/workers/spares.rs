@@ -33,9 +33,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// So long without need, and there are half as many.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// The pool.
 #[derive(Debug, Clone)]
-pub struct Spares(Arc<Inner>);
+pub(crate) struct Spares(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -57,7 +56,7 @@ struct Spare {
 impl Spares {
     /// A pool of at most so many; `keep` fills it.
     #[must_use]
-    pub fn new(most: usize, limits: WorkerLimits, zygote: Zygote) -> Self {
+    pub(crate) fn new(most: usize, limits: WorkerLimits, zygote: Zygote) -> Self {
         Self(Arc::new(Inner {
             ready: Mutex::default(),
             limits,
@@ -69,7 +68,7 @@ impl Spares {
     }
 
     /// A cell has run: there may be a spare worker from now on.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         if self.0.target.load(Ordering::Relaxed) == 0 && self.0.most > 0 {
             self.0.target.store(1, Ordering::Relaxed);
             self.0.wanted.notify_one();
@@ -78,7 +77,7 @@ impl Spares {
 
     /// A worker for `session`, if one with these limits is ready.
     #[must_use]
-    pub fn take(&self, session: &str, limits: WorkerLimits) -> Option<Worker> {
+    pub(crate) fn take(&self, session: &str, limits: WorkerLimits) -> Option<Worker> {
         if limits != self.0.limits || self.0.target.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -112,7 +111,7 @@ impl Spares {
     }
 
     /// Packages have changed: what a worker has cached of the disk is old.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         while let Some(worker) = self.pop() {
             worker.retire(self.0.zygote.endings());
         }
@@ -121,12 +120,12 @@ impl Spares {
 
     /// How many are ready.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.ready.lock().len()
     }
 
     /// Fills the pool; runs until the task is dropped.
-    pub async fn keep(self) {
+    pub(crate) async fn keep(self) {
         loop {
             if tokio::time::timeout(IDLE, self.0.wanted.notified()).await.is_err() {
                 self.shrink();

@@ -15,7 +15,7 @@ use crate::{
 const HELD: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Takes them from a living worker.
-pub async fn take(worker: &WorkerView) -> Stacks {
+pub(crate) async fn take(worker: &WorkerView) -> Stacks {
     let pid = worker.pid;
     let native = tokio::task::spawn_blocking(move || threads::of(pid));
     let held = worker.control.unanswered().is_some_and(|ping| ping.waited >= HELD);
@@ -30,6 +30,6 @@ pub async fn take(worker: &WorkerView) -> Stacks {
 
 /// What the handler of a fatal signal left behind.
 #[must_use]
-pub fn of_crash(python: String) -> Stacks {
+pub(crate) fn of_crash(python: String) -> Stacks {
     Stacks { python, route: "crash".to_owned(), threads: Vec::new() }
 }

@@ -8,12 +8,10 @@ use super::{black_box::BlackBox, control::Control};
 
 /// A worker as seen from outside.
 #[derive(Debug, Clone)]
-pub struct WorkerView {
-    /// Process id.
+pub(crate) struct WorkerView {
     pub pid: i32,
     /// When it was forked.
     pub born: Instant,
-    /// For pings.
     pub control: Arc<Control>,
     /// Its stacks, when asked for or crashed.
     pub black_box: Arc<BlackBox>,

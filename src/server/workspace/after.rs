@@ -24,9 +24,8 @@ use crate::server::workspace::{
 /// Bytes of names in a page; as URIs they take up to three times that.
 const MAX_NAMES: usize = 200_000;
 
-/// A regular file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct FoundFile {
+pub(crate) struct FoundFile {
     /// From the workspace on.
     pub path: String,
     /// Bytes.
@@ -38,7 +37,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`] when the workspace cannot be read; directories in it that cannot be are left out.
-    pub fn after(
+    pub(crate) fn after(
         &self,
         path: Option<&str>,
         most: usize,
@@ -53,7 +52,7 @@ impl Files {
 
     /// Paths in the workspace that begin so, directories with a `/` behind; nothing where there is none.
     #[must_use]
-    pub fn beginning(&self, begun: &str, most: usize) -> Vec<String> {
+    pub(crate) fn beginning(&self, begun: &str, most: usize) -> Vec<String> {
         let (parent, start) = begun.rsplit_once('/').map_or(("", begun), |(parent, start)| (parent, start));
         let parent_path = if parent.is_empty() { Path::new(".") } else { Path::new(parent) };
         let Ok(directory) = self.dir.open_dir(parent_path) else { return Vec::new() };

@@ -25,7 +25,7 @@ const SHOWN: usize = 200;
 
 /// Why a file could not be had, made or removed.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     /// A path that no file can have.
     #[error("path {path} cannot be used: {reason}")]
     Unusable {
@@ -39,7 +39,6 @@ pub enum FileError {
     Outside {
         /// As it was given.
         path: Shown,
-        /// By what.
         reason: &'static str,
     },
     /// Something else than a file with contents.
@@ -47,7 +46,6 @@ pub enum FileError {
     NotAFile {
         /// As it was given.
         path: Shown,
-        /// What it is.
         kind: &'static str,
     },
     /// Only a directory can be listed.
@@ -55,22 +53,13 @@ pub enum FileError {
     NotADirectory {
         /// As it was given.
         path: Shown,
-        /// What it is.
         kind: &'static str,
     },
     /// A directory is not deleted by mistake.
     #[error("path {0} is a directory: pass recursive: true to delete it with everything in it")]
     NotRecursive(Shown),
-    /// The system's no.
     #[error("failed to {action} {path}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: Shown,
-        /// The reason.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: Shown, source: io::Error },
     /// Neither where it was said to be nor among the saved scripts.
     #[error(
         "there is no script {0} in the workspace, nor below scripts/: list_files shows what there is, save_script makes one"
@@ -81,9 +70,7 @@ pub enum FileError {
     TooLarge {
         /// As it was given.
         path: Shown,
-        /// Its size.
         size: u64,
-        /// The limit.
         most: u64,
     },
     /// A file that must be text.
@@ -94,7 +81,6 @@ pub enum FileError {
         /// The first byte that is wrong.
         offset: usize,
     },
-    /// No such encoding.
     #[error(
         "failed to write {path}: unknown encoding {encoding}; there are utf-8, latin-1, ascii, utf-16, utf-16-le, utf-16-be"
     )]
@@ -115,7 +101,6 @@ pub enum FileError {
         character: char,
         /// Its place, counted from 0.
         index: usize,
-        /// The encoding.
         encoding: &'static str,
     },
     /// Content that was said to be base64.
@@ -129,7 +114,6 @@ pub enum FileError {
     /// The file ends before the first line that was asked for.
     #[error("{path} has {lines} lines, so there is no line {asked}")]
     NoSuchLine {
-        /// Which file.
         path: Shown,
         /// How many it has.
         lines: u64,
@@ -141,9 +125,7 @@ pub enum FileError {
         "path {path} has {size} bytes, more than one reply holds ({limit} bytes as JSON): read_file gives it by parts"
     )]
     TooLargeForReply {
-        /// Which file.
         path: Shown,
-        /// Its size.
         size: u64,
         /// Most bytes.
         limit: u64,
@@ -161,28 +143,23 @@ pub enum FileError {
 
 /// A path, or other words of a client, as errors repeat it: quoted, and not without end.
 #[derive(Debug)]
-pub struct Shown(String);
+pub(crate) struct Shown(String);
 
-/// The workspace's files.
 #[derive(Clone)]
-pub struct Files {
+pub(crate) struct Files {
     pub(super) dir: Arc<Dir>,
     pub(super) root: PathBuf,
 }
 
 impl Files {
     /// Opens the workspace; its handle stays the same directory, whatever becomes of the path.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn open(workspace: &Workspace) -> io::Result<Self> {
+    pub(crate) fn open(workspace: &Workspace) -> io::Result<Self> {
         let dir = Dir::open_ambient_dir(&workspace.root, ambient_authority())?;
         Ok(Self { dir: Arc::new(dir), root: workspace.root.clone() })
     }
 
-    /// The workspace, absolute.
     #[must_use]
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -190,7 +167,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; a directory without `recursive`, and the workspace itself, are refused.
-    pub fn delete(&self, path: &str, recursive: bool) -> Result<String, FileError> {
+    pub(crate) fn delete(&self, path: &str, recursive: bool) -> Result<String, FileError> {
         checked(path)?;
         let (parent, name) = split(path).ok_or_else(|| FileError::Unusable {
             path: Shown::new(path),
@@ -211,7 +188,7 @@ impl Files {
 impl FileError {
     /// Whether it says that there is no such file.
     #[must_use]
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         match self {
             Self::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -221,21 +198,19 @@ impl FileError {
         }
     }
 
-    /// [`FileError::TooLargeForReply`].
     #[must_use]
-    pub fn too_large(path: &str, size: u64, limit: u64) -> Self {
+    pub(crate) fn too_large(path: &str, size: u64, limit: u64) -> Self {
         Self::TooLargeForReply { path: Shown::new(path), size, limit }
     }
 
     /// A file that could not be read after all.
     #[must_use]
-    pub fn reading(path: &str, source: io::Error) -> Self {
+    pub(crate) fn reading(path: &str, source: io::Error) -> Self {
         trouble("read", path, source)
     }
 
-    /// [`FileError::Cancelled`].
     #[must_use]
-    pub fn cancelled(path: &str) -> Self {
+    pub(crate) fn cancelled(path: &str) -> Self {
         Self::Cancelled(Shown::new(path))
     }
 }

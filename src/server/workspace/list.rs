@@ -11,20 +11,17 @@ use tokio_util::sync::CancellationToken;
 use crate::server::workspace::handle::{FileError, Files, Shown, checked, kind, trouble};
 
 /// Entries that one walk looks at.
-pub const MAX_WALK: usize = 200_000;
+pub(crate) const MAX_WALK: usize = 200_000;
 /// Deepest walk: a tree of it can be read by JSON parsers, which stop at 128 levels.
-pub const MAX_DEPTH: u32 = 50;
+pub(crate) const MAX_DEPTH: u32 = 50;
 
-/// What to list.
 #[derive(Debug, Clone)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// A directory, relative to the workspace.
     pub path: String,
     /// How many levels; 1 is the directory alone.
     pub depth: u32,
-    /// Everything but directories.
     pub files: bool,
-    /// Directories.
     pub directories: bool,
     /// Directories before everything else, and upper and lower case together, as people read a drawing of a directory.
     pub directories_first: bool,
@@ -36,16 +33,13 @@ pub struct Survey {
 
 /// Something in a directory.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Relative to the workspace; a directory's ends in `/`.
     pub path: String,
-    /// In words: `file`, `directory`, `symlink`, `other`.
-    pub kind: &'static str,
 }
 
-/// What was found.
 #[derive(Debug, Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The directory, relative to the workspace; `.` is the workspace.
     pub root: String,
     /// The page, in order: sorted within a directory, what a directory holds right after it.
@@ -65,7 +59,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`] for the directory itself; those below that cannot be read are counted.
-    pub fn list(&self, survey: &Survey, cancel: &CancellationToken) -> Result<Listing, FileError> {
+    pub(crate) fn list(&self, survey: &Survey, cancel: &CancellationToken) -> Result<Listing, FileError> {
         checked(&survey.path)?;
         let fail = |source| trouble("list", &survey.path, source);
         let metadata = self.dir.metadata(&survey.path).map_err(fail)?;
@@ -119,10 +113,10 @@ impl Walk<'_> {
     }
 
     /// Most entries are on other pages, and only counted.
-    fn count(&mut self, kind: &'static str, path: impl FnOnce() -> String) {
+    fn count(&mut self, path: impl FnOnce() -> String) {
         let Listing { entries, total, .. } = &mut self.found;
         if *total >= self.survey.skip && entries.len() < self.survey.take {
-            entries.push(Entry { path: path(), kind });
+            entries.push(Entry { path: path() });
         }
         *total += 1;
     }
@@ -140,18 +134,13 @@ impl Walk<'_> {
         for (name, file_type) in names {
             if !file_type.is_some_and(|file_type| file_type.is_dir()) {
                 if self.survey.files {
-                    let kind = match file_type {
-                        Some(file_type) if file_type.is_file() => "file",
-                        Some(file_type) if file_type.is_symlink() => "symlink",
-                        _ => "other",
-                    };
-                    self.count(kind, || format!("{prefix}{name}"));
+                    self.count(|| format!("{prefix}{name}"));
                 }
                 continue;
             }
             let path = format!("{prefix}{name}/");
             if self.survey.directories {
-                self.count("directory", || path.clone());
+                self.count(|| path.clone());
             }
             if depth == self.survey.depth {
                 self.found.too_deep += 1;

@@ -4,13 +4,13 @@
 
 pub(crate) mod after;
 pub(in crate::server) mod announce;
-pub mod handle;
+pub(crate) mod handle;
 pub(crate) mod list;
 pub(crate) mod outputs;
 pub(crate) mod read;
 pub(crate) mod receive;
 pub(crate) mod script;
-pub mod uri;
-pub mod watch;
+pub(crate) mod uri;
+pub(crate) mod watch;
 pub(crate) mod whole;
 pub(crate) mod write;

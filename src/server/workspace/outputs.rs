@@ -15,7 +15,7 @@ use cap_std::{
 ///
 /// # Errors
 /// When it is no directory, a link for example.
-pub fn open(outputs: &Path) -> io::Result<Dir> {
+pub(crate) fn open(outputs: &Path) -> io::Result<Dir> {
     let (Some(above), Some(name)) = (outputs.parent(), outputs.file_name()) else {
         return Err(io::ErrorKind::InvalidFilename.into());
     };
@@ -23,10 +23,7 @@ pub fn open(outputs: &Path) -> io::Result<Dir> {
 }
 
 /// Opens a folder in a folder, and makes it if it is gone.
-///
-/// # Errors
-/// As for [`open`].
-pub fn beneath(above: &Dir, name: &Path) -> io::Result<Dir> {
+pub(crate) fn beneath(above: &Dir, name: &Path) -> io::Result<Dir> {
     match above.create_dir(name) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -44,7 +41,7 @@ pub fn beneath(above: &Dir, name: &Path) -> io::Result<Dir> {
 ///
 /// # Errors
 /// `AlreadyExists`, and the system's others.
-pub fn create(folder: &Dir, name: &str) -> io::Result<File> {
+pub(crate) fn create(folder: &Dir, name: &str) -> io::Result<File> {
     folder.open_with(
         name,
         OpenOptions::new().write(true).create_new(true).mode(0o600).follow(cap_fs_ext::FollowSymlinks::No),

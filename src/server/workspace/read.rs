@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::server::workspace::handle::{FileError, Files, Shown, checked, kind, trouble};
 
 /// Bytes of JSON that the contents in one reply may take, all copies of them together.
-pub const REPLY_BUDGET: usize = 850_000;
+pub(crate) const REPLY_BUDGET: usize = 850_000;
 /// Bytes that are read when nobody says how many.
 const DEFAULT_BYTES: u64 = 100_000;
 /// Text is in a reply twice: as JSON, and as a string of JSON.
@@ -25,10 +25,9 @@ const CHUNK: usize = 1 << 16;
 
 /// Which part of which file.
 #[derive(Debug, Clone)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Relative to the workspace.
     pub path: String,
-    /// First byte.
     pub offset: u64,
     /// Most bytes.
     pub max_bytes: Option<u64>,
@@ -36,10 +35,8 @@ pub struct Selection {
     pub lines: Option<(u64, Option<u64>)>,
 }
 
-/// What was read.
 #[derive(Debug)]
-pub struct Piece {
-    /// The contents.
+pub(crate) struct Piece {
     pub content: Content,
     /// Size of the whole file.
     pub size: u64,
@@ -57,16 +54,14 @@ pub struct Piece {
 
 /// Text, or what is none.
 #[derive(Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// It is UTF-8.
     Text(String),
-    /// It is not.
     Bytes(Vec<u8>),
 }
 
-/// A picture.
 #[derive(Debug)]
-pub struct Image {
+pub(crate) struct Image {
     /// `image/png` and so on.
     pub mime: &'static str,
     /// All of the file.
@@ -78,7 +73,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; anything but a regular file is refused.
-    pub fn read(&self, selection: &Selection, cancel: &CancellationToken) -> Result<Piece, FileError> {
+    pub(crate) fn read(&self, selection: &Selection, cancel: &CancellationToken) -> Result<Piece, FileError> {
         let path = &selection.path;
         let fail = |source| trouble("read", path, source);
         let file = self.open_regular(path)?;
@@ -115,7 +110,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; anything but a regular file is refused.
-    pub fn read_whole(&self, path: &str, limit: u64) -> Result<Vec<u8>, FileError> {
+    pub(crate) fn read_whole(&self, path: &str, limit: u64) -> Result<Vec<u8>, FileError> {
         let fail = |source| trouble("read", path, source);
         let file = self.open_regular(path)?;
         let size = file.metadata().map_err(fail)?.len();
@@ -131,7 +126,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; anything but a regular file is refused.
-    pub fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
+    pub(crate) fn open_regular(&self, path: &str) -> Result<std::fs::File, FileError> {
         checked(path)?;
         let fail = |source| trouble("read", path, source);
         let refuse = |kind| Err(FileError::NotAFile { path: Shown::new(path), kind });
@@ -254,7 +249,7 @@ fn affordable(text: &str) -> usize {
 
 /// Bytes that a string takes in a reply: in its JSON, and in the string that repeats that JSON.
 #[must_use]
-pub fn json_cost(text: &str) -> usize {
+pub(crate) fn json_cost(text: &str) -> usize {
     text.chars().map(character_cost).sum()
 }
 

@@ -30,19 +30,16 @@ const NAMELESS: &str = "upload";
 
 /// A piece of a file.
 #[derive(Debug)]
-pub enum Part {
-    /// More of it.
+pub(crate) enum Part {
     Data(Bytes),
-    /// That was all.
     End,
 }
 
 /// A file that has arrived.
 #[derive(Debug)]
-pub struct Received {
+pub(crate) struct Received {
     /// Its name in `uploads/`.
     pub name: String,
-    /// Where it is.
     pub written: Written,
     /// A file of that name was there.
     pub replaced: bool,
@@ -53,7 +50,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; what was there before is then still there, whole.
-    pub fn receive(&self, name: &str, mut parts: Receiver<Part>) -> Result<Received, FileError> {
+    pub(crate) fn receive(&self, name: &str, mut parts: Receiver<Part>) -> Result<Received, FileError> {
         let name = clean(name);
         let path = format!("{UPLOADS}/{name}");
         let fail = |source| trouble("write", &path, source);

@@ -9,14 +9,11 @@ use crate::server::workspace::handle::{FileError, Files, Shown, checked, place, 
 /// More is data, not a program.
 const MAX_SCRIPT: u64 = 16 << 20;
 
-/// A script, open.
 #[derive(Debug)]
-pub struct OpenScript {
-    /// Its text.
+pub(crate) struct OpenScript {
     pub file: File,
     /// Relative to the workspace.
     pub path: String,
-    /// Absolute.
     pub full_path: PathBuf,
     /// Directory that the file itself lies in, links followed.
     pub directory: PathBuf,
@@ -27,7 +24,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; anything but a regular file of a sensible size is refused.
-    pub fn open_script(&self, path: &str) -> Result<OpenScript, FileError> {
+    pub(crate) fn open_script(&self, path: &str) -> Result<OpenScript, FileError> {
         checked(path)?;
         let saved = format!("scripts/{path}");
         let completed = format!("{saved}.py");

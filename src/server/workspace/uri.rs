@@ -15,7 +15,7 @@ const SCHEME: &str = "file://";
 
 /// The URI of a path relative to `root`.
 #[must_use]
-pub fn of(root: &Path, relative: &str) -> String {
+pub(crate) fn of(root: &Path, relative: &str) -> String {
     let path = root.join(relative);
     format!("{SCHEME}{}", utf8_percent_encode(&path.to_string_lossy(), ENCODED))
 }
@@ -24,7 +24,7 @@ pub fn of(root: &Path, relative: &str) -> String {
 ///
 /// # Errors
 /// A reason that fits behind the URI.
-pub fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
+pub(crate) fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
     let rest = uri.strip_prefix(SCHEME).ok_or("it does not begin with file://")?;
     let rest = rest.strip_prefix("localhost").unwrap_or(rest);
     if !rest.starts_with('/') {
@@ -40,7 +40,7 @@ pub fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
 
 /// The media type that a name tells of.
 #[must_use]
-pub fn mime_of(path: &str) -> Option<&'static str> {
+pub(crate) fn mime_of(path: &str) -> Option<&'static str> {
     mime_guess::from_path(path).first_raw()
 }
 

@@ -12,7 +12,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]: also when it is larger than `most`, or no UTF-8.
-    pub fn text(&self, path: &str, most: u64) -> Result<String, FileError> {
+    pub(crate) fn text(&self, path: &str, most: u64) -> Result<String, FileError> {
         let fail = |source| trouble("read", path, source);
         let mut file = self.open_regular(path)?;
         let size = file.metadata().map_err(fail)?.len();
@@ -34,7 +34,7 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`], as for reading it.
-    pub fn locate(&self, path: &str) -> Result<PathBuf, FileError> {
+    pub(crate) fn locate(&self, path: &str) -> Result<PathBuf, FileError> {
         self.open_regular(path)?;
         let real = self.dir.canonicalize(path).map_err(|source| trouble("find", path, source))?;
         Ok(self.root.join(real))

@@ -31,9 +31,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 const SCRIPTS: &str = "scripts";
 const LINK_TO_NOWHERE: &str = "a symbolic link to something that does not exist";
 
-/// What to write.
 #[derive(Debug, Clone)]
-pub struct Body {
+pub(crate) struct Body {
     /// Text, or base64.
     pub content: String,
     /// It is base64.
@@ -42,12 +41,10 @@ pub struct Body {
     pub encoding: Option<String>,
 }
 
-/// What was written.
 #[derive(Debug)]
-pub struct Written {
+pub(crate) struct Written {
     /// Relative to the workspace.
     pub path: String,
-    /// Absolute.
     pub full_path: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -58,17 +55,14 @@ impl Files {
     ///
     /// # Errors
     /// [`FileError`]; what was there before is then still there, whole.
-    pub fn write(&self, path: &str, body: &Body) -> Result<Written, FileError> {
+    pub(crate) fn write(&self, path: &str, body: &Body) -> Result<Written, FileError> {
         let bytes = body.bytes(path)?;
         let relative = write_in(&self.dir, path, &bytes)?;
         Ok(self.written(relative, bytes.len()))
     }
 
     /// Writes a script into `scripts/`, which its name cannot leave.
-    ///
-    /// # Errors
-    /// [`FileError`], as for [`Files::write`].
-    pub fn save_script(&self, name: &str, content: &str) -> Result<Written, FileError> {
+    pub(crate) fn save_script(&self, name: &str, content: &str) -> Result<Written, FileError> {
         checked(name)?;
         let name = if name.ends_with(".py") { name.to_owned() } else { format!("{name}.py") };
         let fail = |source| trouble("open", SCRIPTS, source);
@@ -80,10 +74,7 @@ impl Files {
 
     /// Writes a file from one of ours, piece by piece, and makes the directories it is in. A new one is its user's alone:
     /// it holds a session's variables.
-    ///
-    /// # Errors
-    /// [`FileError`], as for [`Files::write`].
-    pub fn write_from(&self, path: &str, source: &mut std::fs::File) -> Result<Written, FileError> {
+    pub(crate) fn write_from(&self, path: &str, source: &mut std::fs::File) -> Result<Written, FileError> {
         let mut size = 0;
         let relative = write_with(&self.dir, path, |file| {
             file.as_file().set_permissions(PermissionsExt::from_mode(0o600))?;

@@ -10,14 +10,11 @@ use std::{
     time::Duration,
 };
 
-use forkpy::{
-    protocol::{
-        FromWorker, FromZygote, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose,
-        ToControl, ToWorker, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
-        blocking::{self, FrameReader},
-        frame,
-    },
-    sys::descriptors,
+use forkpy::testing::{
+    FromWorker, FromZygote, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose,
+    ToControl, ToWorker, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
+    blocking::{self, FrameReader},
+    descriptors, frame,
 };
 
 pub struct Zygote {
@@ -131,14 +128,14 @@ impl Worker {
         blocking::write(&self.cell, &request, MAX_TO_WORKER).expect("sent");
     }
 
-    pub fn done(&mut self) -> forkpy::protocol::CellReport {
+    pub fn done(&mut self) -> forkpy::testing::CellReport {
         match self.replies.read().expect("a reply") {
             FromWorker::CellDone { report, .. } => report,
             other => panic!("not a cell's end: {other:?}"),
         }
     }
 
-    pub fn run(&mut self, cell: u64, code: &str) -> forkpy::protocol::CellReport {
+    pub fn run(&mut self, cell: u64, code: &str) -> forkpy::testing::CellReport {
         self.begin(cell, code);
         self.done()
     }

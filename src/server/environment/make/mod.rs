@@ -41,18 +41,15 @@ use crate::{
 
 /// Told of every child process this module starts: `(pid, true)` in the same breath as the start, with no await between,
 /// and `(pid, false)` once it has been waited for or given up. In between nobody else may reap it.
-pub type ChildHook<'a> = &'a (dyn Fn(u32, bool) + Send + Sync);
+pub(crate) type ChildHook<'a> = &'a (dyn Fn(u32, bool) + Send + Sync);
 
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
-    /// `--venv`.
+pub(crate) struct Wish {
     pub venv: Option<PathBuf>,
-    /// `--python`.
     pub python: Option<PathBuf>,
     /// Where managed environments may be kept, the best place first.
     pub managed_roots: Vec<PathBuf>,
-    /// The variable `VIRTUAL_ENV`.
     pub virtual_env: Option<PathBuf>,
 }
 
@@ -60,7 +57,7 @@ const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
 const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
 
 /// Variables that would send a tool to another environment than the one named on its command line.
-pub const MISLEADING: [&str; 11] = [
+pub(crate) const MISLEADING: [&str; 11] = [
     "PYTHONHOME",
     "PYTHONPATH",
     "VIRTUAL_ENV",
@@ -84,7 +81,7 @@ const ASK: &str = "import sys; print('\\nforkpy', '%d.%d' % sys.version_info[:2]
 ///
 /// # Errors
 /// [`EnvironmentError`]. Helper packages that cannot be installed are none: they are in [`Environment::missing`].
-pub async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Environment, EnvironmentError> {
+pub(crate) async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Environment, EnvironmentError> {
     let search = env::var_os("PATH").unwrap_or_default();
     let inside = bundle::python();
     let bundled = inside.is_some();
@@ -138,7 +135,6 @@ struct Workshop<'a> {
     build_python: PathBuf,
     /// That is a bundle's own: an environment has the bundle's packages too.
     bundled: bool,
-    /// As PATH is.
     search: OsString,
     limits: Limits,
     children: ChildHook<'a>,

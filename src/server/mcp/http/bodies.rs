@@ -31,8 +31,7 @@ const STEP: u32 = 1 << 10;
 /// Bytes a second that a large body must come with.
 const PACE: u64 = 64 << 10;
 
-/// What bodies share.
-pub struct Intake {
+pub(crate) struct Intake {
     /// KiB.
     memory: Arc<Semaphore>,
     time: Duration,
@@ -71,7 +70,7 @@ struct Taken {
 impl Intake {
     /// With nothing under way.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self { memory: Arc::new(Semaphore::new(bounds.request_memory as usize)), time: bounds.request_time }
     }
 
@@ -125,7 +124,7 @@ impl Intake {
 }
 
 /// Takes the whole body of a POST, then hands it on; what is no message is answered in JSON-RPC's words.
-pub async fn receive(State(intake): State<Arc<Intake>>, request: Request, next: Next) -> Response {
+pub(crate) async fn receive(State(intake): State<Arc<Intake>>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
     }
@@ -153,13 +152,13 @@ pub async fn receive(State(intake): State<Arc<Intake>>, request: Request, next: 
 }
 
 /// Whether this came of [`keep_pace`].
-pub fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(|cause| matches!(cause.downcast_ref(), Some(Refused::TooSlow)))
 }
 
 /// For a body that is read as it comes: it must come with some pace.
-pub async fn keep_pace(State(intake): State<Arc<Intake>>, request: Request, next: Next) -> Response {
+pub(crate) async fn keep_pace(State(intake): State<Arc<Intake>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     let began = Instant::now();
     let paced =

@@ -49,7 +49,7 @@ const HEAD: &str = "0";
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientsError {
+pub(crate) enum ClientsError {
     /// All are in use.
     #[error("all {0} places for clients are in use: try again later (--max-clients)")]
     Full(usize),
@@ -59,20 +59,17 @@ pub enum ClientsError {
     /// What it missed is not kept any more, or was never its own.
     #[error("nothing is kept after event {0:?}")]
     NoEvent(String),
-    /// rmcp's own.
     #[error(transparent)]
     Local(#[from] LocalSessionManagerError),
 }
 
-/// All of them.
-pub struct Clients {
+pub(crate) struct Clients {
     inner: LocalSessionManager,
     events: Arc<Events>,
     known: Mutex<HashMap<SessionId, Arc<Known>>>,
     bounds: Bounds,
 }
 
-/// One.
 struct Known {
     /// Its streams that are open.
     open: AtomicUsize,
@@ -105,7 +102,7 @@ impl Known {
 impl Clients {
     /// None yet. Must be called inside a tokio runtime: a task forgets those that are away for too long.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Arc<Self> {
+    pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let mut inner = LocalSessionManager::default().with_event_store(Arc::clone(&events) as _);
         // Who is away for too long is decided here.
@@ -165,7 +162,7 @@ impl Clients {
 }
 
 /// Turns away who would need a place of his own, when all are taken by clients that are in use.
-pub async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_stateless = headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= STATELESS);
     let is_known = headers.contains_key(crate::server::mcp::identity::SESSION_HEADER);

@@ -50,7 +50,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What is answered even to those who stand.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// All connections.
 struct House {
     places: usize,
     guests: Mutex<Guests>,
@@ -83,7 +82,7 @@ struct Place {
 struct Busy(Arc<Place>);
 
 /// Accepts connections for ever.
-pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds) {
+pub(crate) async fn serve(listener: TcpListener, app: Router, bounds: Bounds) {
     let house = Arc::new(House { places: bounds.connections, guests: Mutex::default() });
     loop {
         match listener.accept().await {

@@ -13,7 +13,7 @@ use axum::{
 
 /// What the two headers may say.
 #[derive(Debug)]
-pub struct Door {
+pub(crate) struct Door {
     hosts: Vec<(String, Option<u16>)>,
     origins: Vec<Origin>,
 }
@@ -21,18 +21,13 @@ pub struct Door {
 #[derive(Debug, PartialEq, Eq)]
 enum Origin {
     Null,
-    Of {
-        scheme: String,
-        host: String,
-        /// `None` is any.
-        port: Option<u16>,
-    },
+    Of { scheme: String, host: String, port: Option<u16> },
 }
 
 impl Door {
     /// From names with or without a port, and origins with a port, without one, or with `:*`.
     #[must_use]
-    pub fn new(hosts: &[String], origins: &[String]) -> Self {
+    pub(crate) fn new(hosts: &[String], origins: &[String]) -> Self {
         Self {
             hosts: hosts.iter().map(|host| authority(host)).collect(),
             origins: origins
@@ -71,7 +66,7 @@ impl Door {
 const SINGLE: [header::HeaderName; 3] = [header::HOST, header::ORIGIN, header::AUTHORIZATION];
 
 /// Turns away requests that say one thing twice, and marks what is nobody's business to show.
-pub async fn one_of_each(mut request: Request, next: Next) -> Response {
+pub(crate) async fn one_of_each(mut request: Request, next: Next) -> Response {
     for name in SINGLE {
         if request.headers().get_all(&name).iter().nth(1).is_some() {
             return (StatusCode::BAD_REQUEST, format!("the request has more than one {name} header\n")).into_response();
@@ -86,7 +81,7 @@ pub async fn one_of_each(mut request: Request, next: Next) -> Response {
 }
 
 /// Lets in whom the door lets in.
-pub async fn guard(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     match door.refusal(request.uri(), request.headers()) {
         Some((status, words)) => (status, format!("{words}\n")).into_response(),
         None => next.run(request).await,

@@ -36,8 +36,11 @@ struct Found {
     metadata: Metadata,
 }
 
-/// The route.
-pub async fn download(State(shelf): State<Arc<Shelf>>, Path(path): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn download(
+    State(shelf): State<Arc<Shelf>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let (files, name) = (shelf.server.files.clone(), path.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let file = files.open_regular(&name)?;

@@ -32,7 +32,7 @@ const MOST_OF_STREAM: usize = 4 << 20;
 
 /// All streams.
 #[derive(Default)]
-pub struct Events(Mutex<Streams>);
+pub(crate) struct Events(Mutex<Streams>);
 
 #[derive(Default)]
 struct Streams {
@@ -67,8 +67,7 @@ struct Kept {
 
 /// A place in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Which stream.
+pub(crate) struct Place {
     pub stream: u64,
     /// The first event that is wanted.
     pub from: u64,
@@ -76,7 +75,7 @@ pub struct Place {
 
 impl Place {
     /// After the event of this id.
-    pub fn after(id: &str) -> Option<Self> {
+    pub(crate) fn after(id: &str) -> Option<Self> {
         let (stream, event) = id.split_once('-')?;
         Some(Self { stream: stream.parse().ok()?, from: event.parse::<u64>().ok()?.checked_add(1)? })
     }
@@ -84,14 +83,14 @@ impl Place {
 
 impl Events {
     /// The stream of this name is this client's.
-    pub fn own(&self, stream: u64, client: &Arc<str>) {
+    pub(crate) fn own(&self, stream: u64, client: &Arc<str>) {
         if let Some(kept) = self.0.lock().streams.get_mut(&stream) {
             kept.client = Some(Arc::clone(client));
         }
     }
 
     /// Begins a client's common stream, under the name that rmcp will give it.
-    pub fn begin_common(&self, client: &Arc<str>) -> u64 {
+    pub(crate) fn begin_common(&self, client: &Arc<str>) -> u64 {
         let mut streams = self.0.lock();
         let stream = streams.named(&common(client));
         if let Some(kept) = streams.streams.get_mut(&stream) {
@@ -102,34 +101,34 @@ impl Events {
     }
 
     /// Whether there is a stream of this number, and this client's.
-    pub fn is_of(&self, stream: u64, client: &str) -> bool {
+    pub(crate) fn is_of(&self, stream: u64, client: &str) -> bool {
         self.0.lock().streams.get(&stream).is_some_and(|kept| kept.client.as_deref() == Some(client))
     }
 
     /// Whether somebody reads it now.
-    pub fn is_read(&self, stream: u64) -> bool {
+    pub(crate) fn is_read(&self, stream: u64) -> bool {
         self.0.lock().streams.get(&stream).is_some_and(|kept| kept.read)
     }
 
     /// After the last event that somebody was given.
-    pub fn unread(&self, stream: u64) -> Place {
+    pub(crate) fn unread(&self, stream: u64) -> Place {
         let from = self.0.lock().streams.get(&stream).map_or(0, |kept| kept.given);
         Place { stream, from }
     }
 
     /// Whether a request of this client's has not been answered yet.
-    pub fn is_waited_for(&self, client: &str) -> bool {
+    pub(crate) fn is_waited_for(&self, client: &str) -> bool {
         let is_open = |kept: &Kept| kept.of_request && !kept.ended && kept.client.as_deref() == Some(client);
         self.0.lock().streams.values().any(is_open)
     }
 
     /// No more will come: the request was cancelled.
-    pub fn end(&self, stream: u64) {
+    pub(crate) fn end(&self, stream: u64) {
         self.0.lock().end(stream, Instant::now());
     }
 
     /// The client is gone, and with it all its streams.
-    pub fn forget(&self, client: &str) {
+    pub(crate) fn forget(&self, client: &str) {
         let mut streams = self.0.lock();
         let its = |kept: &Kept| kept.client.as_deref() == Some(client);
         let gone: Vec<u64> = streams.streams.iter().filter(|(_, kept)| its(kept)).map(|(number, _)| *number).collect();
@@ -137,12 +136,12 @@ impl Events {
     }
 
     /// Forgets what has been kept long enough.
-    pub fn tidy(&self, now: Instant) {
+    pub(crate) fn tidy(&self, now: Instant) {
         self.0.lock().tidy(now);
     }
 
     /// Reads a stream from a place on, as long as nobody else begins to. Ends with the stream.
-    pub fn read(self: &Arc<Self>, place: Place) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
+    pub(crate) fn read(self: &Arc<Self>, place: Place) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
         let reader = self.0.lock().streams.get_mut(&place.stream).map_or(0, |kept| {
             kept.reader += 1;
             kept.read = true;
@@ -161,7 +160,6 @@ fn common(client: &str) -> String {
     format!("{client}:common")
 }
 
-/// Somebody who reads.
 struct Reading {
     events: Arc<Events>,
     place: Place,

@@ -14,12 +14,12 @@ use serde_json::json;
 use crate::server::workspace::handle::FileError;
 
 /// A refusal in words.
-pub fn refusal(status: StatusCode, words: &str) -> Response {
+pub(crate) fn refusal(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "error": words }))).into_response()
 }
 
 /// A file that cannot be had or made.
-pub fn failure(error: &FileError) -> Response {
+pub(crate) fn failure(error: &FileError) -> Response {
     refusal(status(error), &error.to_string())
 }
 

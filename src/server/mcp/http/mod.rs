@@ -66,7 +66,7 @@ struct Shelf {
 ///
 /// # Errors
 /// [`ServerError::Listen`] when the address cannot be had.
-pub async fn serve(
+pub(crate) async fn serve(
     (server, resources): (Arc<Server>, Arc<Resources>),
     readiness: Arc<Readiness>,
     settings: &HttpSettings,
@@ -125,7 +125,6 @@ fn router(
         .layer(middleware::from_fn(words::speak_json_rpc))
 }
 
-/// Upload and download.
 fn files(shelf: Shelf, intake: Arc<Intake>) -> Router {
     // Also of bodies that do not say how long they are; the form around the file is small.
     let body = usize::try_from(shelf.max_upload.saturating_add(upload::FORM)).unwrap_or(usize::MAX);

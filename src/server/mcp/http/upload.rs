@@ -33,7 +33,7 @@ const FIELD: &str = "file";
 /// Pieces between the network and the disk.
 const AHEAD: usize = 4;
 /// What the form around a file may take.
-pub const FORM: u64 = 64 << 10;
+pub(crate) const FORM: u64 = 64 << 10;
 
 /// Why nothing was saved.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +52,7 @@ enum UploadError {
     File(#[from] FileError),
 }
 
-/// The route.
-pub async fn upload(
+pub(crate) async fn upload(
     State(shelf): State<Arc<Shelf>>,
     headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,

@@ -11,12 +11,11 @@ use axum::{
 };
 use serde_json::json;
 
-/// Refusals are short.
 const LONGEST: usize = 64 << 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Says what was refused in words as a JSON-RPC error without an id, which is what clients of `/mcp` read.
-pub async fn speak_json_rpc(request: Request, next: Next) -> Response {
+pub(crate) async fn speak_json_rpc(request: Request, next: Next) -> Response {
     let is_for_programs = request.uri().path() == "/mcp";
     let response = next.run(request).await;
     let is_refusal = response.status().is_client_error() || response.status().is_server_error();
@@ -33,15 +32,14 @@ pub async fn speak_json_rpc(request: Request, next: Next) -> Response {
     Response::from_parts(head, said.into_body())
 }
 
-/// A refusal.
-pub fn refusal(status: StatusCode, message: &str) -> Response {
+pub(crate) fn refusal(status: StatusCode, message: &str) -> Response {
     let message = if message.is_empty() { status.canonical_reason().unwrap_or("refused") } else { message };
     let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code(status), "message": message } });
     (status, [(header::CONTENT_TYPE, JSON)], error.to_string()).into_response()
 }
 
 /// An error that is JSON-RPC already.
-pub fn bad_request(line: Vec<u8>) -> Response {
+pub(crate) fn bad_request(line: Vec<u8>) -> Response {
     (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, JSON)], Body::from(line)).into_response()
 }
 

@@ -16,7 +16,6 @@ use crate::server::{
     watch::report::Ward,
 };
 
-/// Everything at once.
 const REPORT: &str = "health://report";
 /// Alerts that are up, and those of late.
 const ALERTS: &str = "health://alerts";
@@ -27,13 +26,11 @@ const CRASHES: &str = "health://crashes/";
 /// Most alerts that are over.
 const PAST: usize = 50;
 
-/// The provider.
-pub struct HealthOfSessions(Ward);
+pub(crate) struct HealthOfSessions(Ward);
 
 impl HealthOfSessions {
-    /// Over these sessions.
     #[must_use]
-    pub fn new(ward: Ward) -> Self {
+    pub(crate) fn new(ward: Ward) -> Self {
         Self(ward)
     }
 

@@ -15,7 +15,7 @@ use crate::server::events::{News, Queue, REST, Subscriber};
 impl Resources {
     /// A subscriber whose news go to a connection, as long as it is not dropped.
     #[must_use]
-    pub fn connect(&self, peer: Peer<RoleServer>) -> Subscriber {
+    pub(crate) fn connect(&self, peer: Peer<RoleServer>) -> Subscriber {
         let subscriber = self.changes.subscriber();
         let queue = subscriber.queue();
         tokio::spawn(tell(queue, Way::Connection(peer)));
@@ -26,7 +26,7 @@ impl Resources {
     ///
     /// # Errors
     /// [`ResourceError`] when there is nothing to listen to, or too much.
-    pub fn subscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
+    pub(crate) fn subscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
         let (subject, hold) = self.provider(asked)?.watch(asked)?;
         Ok(subscriber.add(subject, asked, hold)?)
     }
@@ -35,7 +35,7 @@ impl Resources {
     ///
     /// # Errors
     /// [`ResourceError`] when there cannot be such a resource.
-    pub fn unsubscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
+    pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
         let (subject, _) = self.provider(asked)?.watch(asked)?;
         subscriber.remove(&subject, asked);
         Ok(())
@@ -44,7 +44,7 @@ impl Resources {
     /// What of a `subscriptions/listen` will be served, and who listens to it already: the acknowledgement that tells the
     /// client goes out before [`Resources::listen`] is called, and nothing that happens after it may be missed.
     #[must_use]
-    pub fn prepare(&self, requested: &SubscriptionFilter) -> (SubscriptionFilter, Subscriber) {
+    pub(crate) fn prepare(&self, requested: &SubscriptionFilter) -> (SubscriptionFilter, Subscriber) {
         let subscriber = self.changes.subscriber();
         let mut accepted = SubscriptionFilter::new();
         accepted.resources_list_changed = requested.resources_list_changed;
@@ -58,7 +58,7 @@ impl Resources {
     }
 
     /// Serves a `subscriptions/listen` until it is cancelled.
-    pub async fn listen(&self, context: &SubscriptionContext, subscriber: Subscriber) {
+    pub(crate) async fn listen(&self, context: &SubscriptionContext, subscriber: Subscriber) {
         tokio::select! {
             () = context.cancelled() => {}
             () = tell(subscriber.queue(), Way::Stream(context.sink().clone())) => {}
@@ -66,7 +66,6 @@ impl Resources {
     }
 }
 
-/// Where news go.
 enum Way {
     Connection(Peer<RoleServer>),
     Stream(SubscriptionSink),

@@ -7,9 +7,9 @@
 //! A further kind of resource is one more [`Provider`] in the list that `server/mod.rs` makes, and a call of
 //! [`Changes`] where it changes.
 
-pub mod health;
-pub mod listening;
-pub mod workspace;
+pub(crate) mod health;
+pub(crate) mod listening;
+pub(crate) mod workspace;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
@@ -26,25 +26,22 @@ use crate::server::{
 };
 
 /// Most resources in a page.
-pub const PAGE: usize = 1000;
+pub(crate) const PAGE: usize = 1000;
 /// Bytes of JSON that the contents in one reply may take: official clients refuse an event above 1 MiB.
-pub const MAX_CONTENTS: usize = 850_000;
+pub(crate) const MAX_CONTENTS: usize = 850_000;
 
 /// Why a resource could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum ResourceError {
-    /// There is none.
+pub(crate) enum ResourceError {
     #[error("there is no resource {uri:?}: {reason}")]
     Unknown {
         /// As it was given.
         uri: String,
-        /// Why not.
         reason: String,
     },
     /// A cursor that no page gave.
     #[error("cursor {0:?} is not one that a page of this list gave: leave it out to begin again")]
     Cursor(String),
-    /// A file.
     #[error(transparent)]
     File(#[from] FileError),
     /// It changes without anybody being told.
@@ -52,7 +49,6 @@ pub enum ResourceError {
     NotWatched {
         /// As it was given.
         uri: String,
-        /// Why not.
         reason: &'static str,
     },
     /// A subscriber that wants too much.
@@ -61,7 +57,7 @@ pub enum ResourceError {
 }
 
 /// A kind of resource.
-pub trait Provider: Send + Sync {
+pub(crate) trait Provider: Send + Sync {
     /// What the URIs of all its resources begin with, up to and with the `:`.
     fn scheme(&self) -> &'static str;
 
@@ -98,15 +94,14 @@ pub trait Provider: Send + Sync {
 
 /// A part of a list.
 #[derive(Debug, Default)]
-pub struct Page {
-    /// Resources.
+pub(crate) struct Page {
     pub resources: Vec<Resource>,
     /// Where the next part begins, if there is one.
     pub next: Option<String>,
 }
 
 /// All resources of the server.
-pub struct Resources {
+pub(crate) struct Resources {
     providers: Vec<Box<dyn Provider>>,
     changes: Changes,
 }
@@ -114,7 +109,7 @@ pub struct Resources {
 impl Resources {
     /// These providers, in the order in which they are listed. Who listens, listens to `changes`.
     #[must_use]
-    pub fn new(providers: Vec<Box<dyn Provider>>, changes: Changes) -> Self {
+    pub(crate) fn new(providers: Vec<Box<dyn Provider>>, changes: Changes) -> Self {
         Self { providers, changes }
     }
 
@@ -122,7 +117,7 @@ impl Resources {
     ///
     /// # Errors
     /// [`ResourceError::Cursor`], and what the providers say.
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
         cursor: Option<&str>,
         cancel: CancellationToken,
@@ -146,21 +141,21 @@ impl Resources {
     }
 
     /// The contents of a resource.
-    ///
-    /// # Errors
-    /// [`ResourceError`].
-    pub async fn read(&self, uri: &str, cancel: CancellationToken) -> Result<Vec<ResourceContents>, ResourceError> {
+    pub(crate) async fn read(
+        &self,
+        uri: &str,
+        cancel: CancellationToken,
+    ) -> Result<Vec<ResourceContents>, ResourceError> {
         self.provider(uri)?.read(uri.to_owned(), cancel).await
     }
 
-    /// All templates.
     #[must_use]
-    pub fn templates(&self) -> Vec<ResourceTemplate> {
+    pub(crate) fn templates(&self) -> Vec<ResourceTemplate> {
         self.providers.iter().flat_map(|provider| provider.templates()).collect()
     }
 
     /// Values for a variable of a template, or of what is completed instead of it: the URI itself.
-    pub async fn complete(&self, template: &str, variable: &str, begun: String) -> Vec<String> {
+    pub(crate) async fn complete(&self, template: &str, variable: &str, begun: String) -> Vec<String> {
         match self.provider(template) {
             Ok(provider) => provider.complete(template, variable, begun).await,
             Err(_) => Vec::new(),
@@ -197,7 +192,7 @@ fn cursor_of(provider: usize, after: &str) -> String {
 impl ResourceError {
     /// As the protocol has it.
     #[must_use]
-    pub fn to_protocol(&self, uri: Option<&str>) -> ErrorData {
+    pub(crate) fn to_protocol(&self, uri: Option<&str>) -> ErrorData {
         let data = uri.map(|uri| json!({ "uri": uri }));
         match self {
             Self::Unknown { .. } => ErrorData::resource_not_found(self.to_string(), data),

@@ -27,8 +27,7 @@ const MAX_VALUES: usize = 100;
 /// The one variable of the template.
 const VARIABLE: &str = "path";
 
-/// The provider.
-pub struct WorkspaceFiles {
+pub(crate) struct WorkspaceFiles {
     files: Files,
     watcher: Arc<Watcher>,
 }
@@ -36,7 +35,7 @@ pub struct WorkspaceFiles {
 impl WorkspaceFiles {
     /// Over these files, as this watcher sees them.
     #[must_use]
-    pub fn new(files: Files, watcher: Arc<Watcher>) -> Self {
+    pub(crate) fn new(files: Files, watcher: Arc<Watcher>) -> Self {
         Self { files, watcher }
     }
 

@@ -59,7 +59,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Why a message did not go out.
 #[derive(Debug, thiserror::Error)]
-pub enum StdioError {
+pub(crate) enum StdioError {
     /// Nobody reads any more, as a rule.
     #[error("failed to write to the client: {0}")]
     Write(#[source] io::Error),
@@ -73,7 +73,7 @@ pub enum StdioError {
 
 /// JSON-RPC, line by line, over a pair of byte streams.
 #[derive(Debug)]
-pub struct StdioTransport<R, W> {
+pub(crate) struct StdioTransport<R, W> {
     lines: Lines<R>,
     outgoing: Arc<Outgoing<W>>,
     /// The reply to a line that was no message, at most one: the next line is read when it is out. A task, because rmcp
@@ -103,7 +103,7 @@ impl StdioTransport<Either<SocketReader, StdioReader>, Either<SocketWriter, Stdi
     /// Over this process's standard input and output: sockets, pipes, or anything else, in falling order of speed. Must
     /// be called inside a tokio runtime.
     #[must_use]
-    pub fn stdio() -> Self {
+    pub(crate) fn stdio() -> Self {
         let (reader, writer) = match socket::pair() {
             Some((reader, writer)) => (Either::Left(reader), Either::Left(writer)),
             None => {
@@ -128,7 +128,7 @@ where
 {
     /// Over any two streams. Lines of more than `limit` bytes are refused.
     #[must_use]
-    pub fn new(reader: R, writer: W, limit: usize) -> Self {
+    pub(crate) fn new(reader: R, writer: W, limit: usize) -> Self {
         Self {
             lines: Lines::new(reader, limit),
             outgoing: Arc::new(Outgoing::new(writer)),
@@ -597,7 +597,7 @@ fn parse(text: &[u8]) -> Reading {
 /// The reply to a `text` that is no message, for those who get no lines but, say, the body of a request; `what` it is, in
 /// words. `None` for a message.
 #[must_use]
-pub fn refusal_of(text: &[u8], what: &str) -> Option<Vec<u8>> {
+pub(crate) fn refusal_of(text: &[u8], what: &str) -> Option<Vec<u8>> {
     let error = serde_json::from_slice::<ClientJsonRpcMessage>(text).err()?;
     let (outline, code, message) = examine(text, what, &error);
     // Who sent a notification is answered too: each request has its reply.

@@ -21,13 +21,11 @@ use nix::sys::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
-/// Standard input.
 #[derive(Debug)]
-pub struct SocketReader(AsyncFd<OwnedFd>);
+pub(crate) struct SocketReader(AsyncFd<OwnedFd>);
 
-/// Standard output.
 #[derive(Debug)]
-pub struct SocketWriter {
+pub(crate) struct SocketWriter {
     socket: OwnedFd,
     /// Registered only while the client reads slowly: otherwise every reply would be followed by a wake-up that says
     /// "writable again".
@@ -36,7 +34,7 @@ pub struct SocketWriter {
 
 /// Both streams, when both are sockets.
 #[must_use]
-pub fn pair() -> Option<(SocketReader, SocketWriter)> {
+pub(crate) fn pair() -> Option<(SocketReader, SocketWriter)> {
     let input = socket(io::stdin().as_fd())?;
     let output = socket(io::stdout().as_fd())?;
     Some((SocketReader::new(input).ok()?, SocketWriter { socket: output, waiting: None }))

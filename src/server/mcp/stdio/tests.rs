@@ -18,7 +18,6 @@ type Server = StdioTransport<DuplexStream, DuplexStream>;
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":"init","method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
-/// The other end.
 struct Client {
     input: DuplexStream,
     output: ClientLines<BufReader<DuplexStream>>,

@@ -15,7 +15,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// Between two looks at least: processor time is counted in ticks of 10 ms.
 const SHORTEST: Duration = Duration::from_millis(30);
 
-/// One cell's budget.
 pub(super) struct CpuBudget {
     worker: i32,
     limit: Duration,

@@ -48,7 +48,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Hands a question to whoever answers for this cell's client; without `output` to nobody: a cell that is to end gets no
     /// answer but that.
-    pub fn pose(asked: Asked, order: &CellOrder, output: Option<String>, limit: Option<Duration>) -> Self {
+    pub(crate) fn pose(asked: Asked, order: &CellOrder, output: Option<String>, limit: Option<Duration>) -> Self {
         let Asked { cell, question, prompt } = asked;
         let (answer, receiver) = oneshot::channel();
         if let (Some(output), Some(questions)) = (output, &order.questions) {
@@ -58,7 +58,7 @@ impl Pending {
     }
 
     /// When those behind are to be told, if they have not been.
-    pub fn tell_at(pending: Option<&Self>) -> Option<Instant> {
+    pub(crate) fn tell_at(pending: Option<&Self>) -> Option<Instant> {
         pending.filter(|pending| !pending.turns_away).map(|pending| pending.since + PATIENCE)
     }
 
@@ -82,7 +82,7 @@ impl Pending {
     }
 
     /// Answers an order that would wait behind the question.
-    pub fn turn_away(&self, order: Order, session: &str, shared: &Shared) {
+    pub(crate) fn turn_away(&self, order: Order, session: &str, shared: &Shared) {
         turn_away(order, self.words(session), Fate::Kept, session, shared);
     }
 }

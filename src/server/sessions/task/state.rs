@@ -53,7 +53,6 @@ pub(in crate::server::sessions) struct Seat {
     pub(in crate::server::sessions) first: Option<(Worker, u64)>,
 }
 
-/// The session itself.
 pub(in crate::server::sessions) struct Task {
     pub(super) id: Arc<str>,
     pub(super) life: Life,

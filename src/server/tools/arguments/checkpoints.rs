@@ -10,7 +10,7 @@ use crate::server::sessions::outcome;
 /// What becomes of a session's state when a cell does not end well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum OnCellError {
+pub(crate) enum OnCellError {
     /// It stays as the cell left it.
     #[default]
     Keep,
@@ -29,7 +29,7 @@ impl From<OnCellError> for outcome::OnError {
 
 /// `checkpoint_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct CheckpointSession {
+pub(crate) struct CheckpointSession {
     /// Session to copy; the active one when left out.
     pub session_id: Option<String>,
     /// Name of the checkpoint within the session: up to 64 letters, digits, '_', '-', '.'. Made up when left out.
@@ -40,14 +40,14 @@ pub struct CheckpointSession {
 
 /// `list_checkpoints`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListCheckpoints {
+pub(crate) struct ListCheckpoints {
     /// Only those of this session; those of all when left out.
     pub session_id: Option<String>,
 }
 
 /// `restore_checkpoint`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct RestoreCheckpoint {
+pub(crate) struct RestoreCheckpoint {
     /// Name of the checkpoint; `last` is the one that policy `last` keeps.
     pub name: String,
     /// Session to roll back; the active one when left out.
@@ -58,7 +58,7 @@ pub struct RestoreCheckpoint {
 
 /// `fork_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ForkSession {
+pub(crate) struct ForkSession {
     /// Name of the new session: up to 64 letters, digits, '_', '-', '.'.
     pub new_session_id: String,
     /// Session to copy; the active one when left out.
@@ -73,7 +73,7 @@ pub struct ForkSession {
 
 /// `delete_checkpoint`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct DeleteCheckpoint {
+pub(crate) struct DeleteCheckpoint {
     /// Name of the checkpoint.
     pub name: String,
     /// Whose it is; the active session's when left out.
@@ -82,7 +82,7 @@ pub struct DeleteCheckpoint {
 
 /// `run_branches`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct RunBranches {
+pub(crate) struct RunBranches {
     /// Code of each branch. All begin from the session as it is now, and none sees another.
     pub codes: Vec<String>,
     /// Which one the session goes on from: `none` (default), `first` (the first that ended well), `max` or `min` (the one
@@ -99,7 +99,7 @@ pub struct RunBranches {
 /// Which branch the session goes on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Keep {
+pub(crate) enum Keep {
     /// This one.
     Number(u32),
     /// By a rule.
@@ -109,7 +109,7 @@ pub enum Keep {
 /// A rule by which a branch is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum KeepRule {
+pub(crate) enum KeepRule {
     /// The session stays as it is.
     None,
     /// The first that ended well.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// `list_files`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListFiles {
+pub(crate) struct ListFiles {
     /// Directory, relative to the workspace; the workspace itself when left out.
     pub path: Option<String>,
     /// Also what lies below, down to max_depth. Default false.
@@ -28,7 +28,7 @@ pub struct ListFiles {
 
 /// `read_file`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ReadFile {
+pub(crate) struct ReadFile {
     /// File, relative to the workspace.
     pub path: String,
     /// Most bytes to read. Default 100000; at most some 400000 (300000 when it is not text).
@@ -43,7 +43,7 @@ pub struct ReadFile {
 
 /// `write_file`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct WriteFile {
+pub(crate) struct WriteFile {
     /// File, relative to the workspace.
     pub path: String,
     /// All of its new content.
@@ -56,7 +56,7 @@ pub struct WriteFile {
 
 /// `delete_file`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct DeleteFile {
+pub(crate) struct DeleteFile {
     /// File, relative to the workspace.
     pub path: Option<String>,
     /// Another name for path.
@@ -67,7 +67,7 @@ pub struct DeleteFile {
 
 /// `save_script`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct SaveScript {
+pub(crate) struct SaveScript {
     /// Name below scripts/; `.py` is added when missing.
     pub name: String,
     /// Python source.

@@ -9,7 +9,7 @@ use crate::{server::health::RecoveryPolicy, settings::policy::Automatic};
 
 /// `get_kernel_health`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct GetKernelHealth {
+pub(crate) struct GetKernelHealth {
     /// Session to look at; the active one when left out.
     pub session_id: Option<String>,
     /// Also the series of the past so long: `90s`, `5m`, `24h`. At most 24h.
@@ -18,7 +18,7 @@ pub struct GetKernelHealth {
 
 /// `list_crashes`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListCrashes {
+pub(crate) struct ListCrashes {
     /// Only those of this session; it need not exist any more.
     pub session_id: Option<String>,
     /// Most reports, the newest first. Default 20.
@@ -29,7 +29,7 @@ pub struct ListCrashes {
 
 /// `configure_health`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ConfigureHealth {
+pub(crate) struct ConfigureHealth {
     /// Session to configure; the active one when left out.
     pub session_id: Option<String>,
     /// MB of resident memory from which an alert is raised; 0 is never.
@@ -50,7 +50,7 @@ pub struct ConfigureHealth {
 
 /// `check_kernel_responsiveness`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct CheckResponsiveness {
+pub(crate) struct CheckResponsiveness {
     /// Seconds to wait for an answer. Default 5.
     pub timeout: Option<f64>,
     /// Session to check; the active one when left out.

@@ -12,7 +12,7 @@ const MAX_LOOKED_AT: usize = 400 << 10;
 
 /// `code_completion`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct CodeCompletion {
+pub(crate) struct CodeCompletion {
     /// The code as far as it is written; it is not run.
     pub code: String,
     /// Where the cursor is: the number of characters (Unicode code points) before it.
@@ -23,7 +23,7 @@ pub struct CodeCompletion {
 
 /// `inspect_object`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct InspectObject {
+pub(crate) struct InspectObject {
     /// The code that names the object; it is not run.
     pub code: String,
     /// Where the cursor is, in or behind the name or within the parentheses of its call: the number of characters
@@ -39,7 +39,7 @@ pub struct InspectObject {
 ///
 /// # Errors
 /// When it does not, or the code is too long.
-pub fn cursor(code: &str, cursor: u64) -> Result<u64, ToolError> {
+pub(crate) fn cursor(code: &str, cursor: u64) -> Result<u64, ToolError> {
     if code.len() > MAX_LOOKED_AT {
         let (size, most) = (code.len() >> 10, MAX_LOOKED_AT >> 10);
         return Err(ToolError::Argument(format!(

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 /// `export_notebook`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ExportNotebook {
+pub(crate) struct ExportNotebook {
     /// File to write, relative to the workspace; replaced when it exists. Default `outputs/SESSION.ipynb`.
     pub path: Option<String>,
     /// Session whose cells are written; the active one when left out.
@@ -20,7 +20,7 @@ pub struct ExportNotebook {
 /// Of an exported notebook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub(crate) enum Format {
     /// nbformat 4.5.
     Ipynb,
     /// One page.
@@ -29,7 +29,7 @@ pub enum Format {
 
 /// `run_notebook`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct RunNotebook {
+pub(crate) struct RunNotebook {
     /// Notebook (.ipynb), relative to the workspace.
     pub path: String,
     /// Session to run it in; the active one when left out.
@@ -47,7 +47,7 @@ pub struct RunNotebook {
 /// What a cell that raises means for those after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum OnError {
+pub(crate) enum OnError {
     /// They are not run.
     Stop,
     /// They are.

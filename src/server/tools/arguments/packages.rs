@@ -13,7 +13,7 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(600);
 
 /// `install_dependencies`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct InstallDependencies {
+pub(crate) struct InstallDependencies {
     /// One requirement each: `numpy`, `numpy>=2,<3`, `requests[socks]`, a wheel in the workspace (`dist/x-1.0-py3-none-any.whl`),
     /// `-r requirements.txt` of the workspace. Also `--upgrade`, `--pre`, `--no-deps`, `--force-reinstall`.
     pub packages: Vec<String>,
@@ -23,7 +23,7 @@ pub struct InstallDependencies {
 
 /// `list_packages`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListPackages {
+pub(crate) struct ListPackages {
     /// Only packages with this in their name.
     pub filter: Option<String>,
 }
@@ -33,7 +33,7 @@ impl InstallDependencies {
     ///
     /// # Errors
     /// When it is no sensible time.
-    pub fn limit(&self) -> Result<Duration, ToolError> {
+    pub(crate) fn limit(&self) -> Result<Duration, ToolError> {
         Ok(seconds(self.timeout, MAX_SECONDS)?.unwrap_or(DEFAULT_LIMIT))
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// `save_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct SaveSession {
+pub(crate) struct SaveSession {
     /// File to write, relative to the workspace; replaced when it exists.
     pub path: String,
     /// Session whose variables are written; the active one when left out.
@@ -16,7 +16,7 @@ pub struct SaveSession {
 
 /// `load_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct LoadSession {
+pub(crate) struct LoadSession {
     /// File that save_session wrote, relative to the workspace. Loading it runs code that is in it.
     pub path: String,
     /// Session that gets the variables; the active one when left out.

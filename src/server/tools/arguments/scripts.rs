@@ -15,7 +15,7 @@ const MAX_ARGS: usize = 64 << 10;
 
 /// `run_script`.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct RunScript {
+pub(crate) struct RunScript {
     /// File, relative to the workspace; a script in scripts/ also by its name alone.
     pub path: String,
     /// Arguments, in sys.argv after the script's name.
@@ -29,7 +29,7 @@ impl RunScript {
     ///
     /// # Errors
     /// When it is no sensible time.
-    pub fn limit(&self) -> Result<Duration, ToolError> {
+    pub(crate) fn limit(&self) -> Result<Duration, ToolError> {
         Ok(seconds(self.timeout, MAX_SECONDS)?.unwrap_or(DEFAULT_LIMIT))
     }
 
@@ -37,7 +37,7 @@ impl RunScript {
     ///
     /// # Errors
     /// In words for whoever sent them.
-    pub fn checked_args(&mut self) -> Result<Vec<String>, ToolError> {
+    pub(crate) fn checked_args(&mut self) -> Result<Vec<String>, ToolError> {
         let args = self.args.take().unwrap_or_default();
         if let Some(place) = args.iter().position(|arg| arg.contains('\0')) {
             let words = format!("`args[{place}]` holds a NUL character, which no argument can");

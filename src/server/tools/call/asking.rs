@@ -43,7 +43,7 @@ const MAX_TITLE: usize = 100;
 
 /// How a client is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// By a request during the call.
     Request,
     /// By a result that makes it call again.
@@ -51,7 +51,7 @@ pub enum Way {
 }
 
 /// How this call's client can be asked, if it says that it can show a form.
-pub fn way(context: &RequestContext<RoleServer>) -> Option<Way> {
+pub(crate) fn way(context: &RequestContext<RoleServer>) -> Option<Way> {
     let offered = context.client_capabilities()?.elicitation?;
     if offered.form.is_none() && offered.url.is_some() {
         return None;
@@ -63,7 +63,7 @@ pub fn way(context: &RequestContext<RoleServer>) -> Option<Way> {
 
 /// A cell under way, as its calls see it. Dropped, it is taken back.
 #[derive(Debug)]
-pub struct Flight {
+pub(crate) struct Flight {
     session: Session,
     outcome: oneshot::Receiver<CellOutcome>,
     questions: mpsc::UnboundedReceiver<Question>,
@@ -86,7 +86,7 @@ impl Drop for Flight {
 }
 
 impl Flight {
-    pub fn new(
+    pub(crate) fn new(
         session: Session,
         outcome: oneshot::Receiver<CellOutcome>,
         questions: mpsc::UnboundedReceiver<Question>,
@@ -95,13 +95,13 @@ impl Flight {
         Self { session, outcome, questions, cancel, open: None, sent: None }
     }
 
-    pub fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &Session {
         &self.session
     }
 
     /// Waits for the end, or for a question (`None`), which is the open one then. When the call is cancelled, so is the
     /// cell.
-    pub async fn step(&mut self, call: &CancellationToken) -> Result<Option<CellOutcome>, SessionError> {
+    pub(crate) async fn step(&mut self, call: &CancellationToken) -> Result<Option<CellOutcome>, SessionError> {
         loop {
             tokio::select! {
                 biased;
@@ -127,7 +127,7 @@ impl Flight {
     }
 
     /// Sends the open question as a request.
-    pub async fn send(&mut self, peer: &Peer<RoleServer>) {
+    pub(crate) async fn send(&mut self, peer: &Peer<RoleServer>) {
         let Some(params) = self.form() else { return };
         let Some(question) = self.open.take() else { return };
         let request = ServerRequest::ElicitRequest(ElicitRequest::new(params));
@@ -205,11 +205,11 @@ fn answer(result: &ElicitResult) -> Answer {
 
 /// Cells whose client is to call again, by the name that it was given.
 #[derive(Debug, Default)]
-pub struct Waiting(Mutex<HashMap<String, (Instant, Flight)>>);
+pub(crate) struct Waiting(Mutex<HashMap<String, (Instant, Flight)>>);
 
 impl Waiting {
     /// Keeps a cell whose question is open; gives what its client is told.
-    pub fn put(&self, flight: Flight) -> InputRequiredResult {
+    pub(crate) fn put(&self, flight: Flight) -> InputRequiredResult {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let request = flight.form().map(|params| InputRequest::Elicitation(ElicitRequest::new(params)));
         let mut cells = self.0.lock();
@@ -226,7 +226,7 @@ impl Waiting {
 
     /// Finds the cell of a client that calls again, once, and passes its answer on. Without an answer that can be read
     /// the question stays open.
-    pub fn take(&self, name: &str, responses: Option<&InputResponses>) -> Option<Flight> {
+    pub(crate) fn take(&self, name: &str, responses: Option<&InputResponses>) -> Option<Flight> {
         let (_, mut flight) = self.0.lock().remove(name)?;
         let response = responses.and_then(|responses| responses.get(FIELD));
         if let Some(result) = response.and_then(|value| serde_json::from_value::<ElicitResult>(value.clone()).ok())
@@ -240,7 +240,7 @@ impl Waiting {
 
 impl Flight {
     /// Whether it still waits for the answer to a question that its client has been told.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open.as_ref().is_some_and(|question| !question.answer.is_closed())
     }
 }

@@ -13,12 +13,12 @@ use rmcp::{
 use crate::server::workspace::uri::{self, mime_of};
 
 /// Most links in one result; the paths of all files are in its text and its structured content.
-pub const MAX_LINKS: usize = 8;
+pub(crate) const MAX_LINKS: usize = 8;
 /// The first version of the protocol that knows links.
 const SINCE: &str = "2025-06-18";
 
 /// Adds links to these files of the workspace, for clients whose protocol has them.
-pub fn add<'a>(
+pub(crate) fn add<'a>(
     result: &mut CallToolResult,
     context: &RequestContext<RoleServer>,
     root: &Path,

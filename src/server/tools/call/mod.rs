@@ -3,7 +3,7 @@
 //! Runs in: server.
 
 pub(in crate::server) mod asking;
-pub mod links;
+pub(crate) mod links;
 pub(crate) mod progress;
-pub mod schema;
+pub(crate) mod schema;
 pub(crate) mod server;

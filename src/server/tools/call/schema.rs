@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// # Panics
 /// When `T` is no struct, which the first listing of tools would show.
 #[must_use]
-pub fn input<T: JsonSchema>() -> JsonObject {
+pub(crate) fn input<T: JsonSchema>() -> JsonObject {
     let mut schema = plain::<T>();
     schema.insert("type".to_owned(), json!("object"));
     schema.entry("properties").or_insert_with(|| json!({}));
@@ -27,7 +27,7 @@ pub fn input<T: JsonSchema>() -> JsonObject {
 
 /// Schema of a tool's result.
 #[must_use]
-pub fn output<T: JsonSchema>() -> Arc<JsonObject> {
+pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
     let mut root = JsonObject::new();
     root.insert("type".to_owned(), json!("object"));
     root.insert("allOf".to_owned(), json!([plain::<T>()]));

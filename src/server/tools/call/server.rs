@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What all connections share.
-pub struct Server {
+pub(crate) struct Server {
     /// Sessions by name.
     pub registry: Arc<Registry>,
     /// Active sessions of clients.

@@ -4,7 +4,7 @@
 
 pub(crate) mod branches;
 pub(crate) mod lookup;
-pub mod notices;
-pub mod pictures;
-pub mod reply;
+pub(crate) mod notices;
+pub(crate) mod pictures;
+pub(crate) mod reply;
 pub(crate) mod run;

@@ -13,7 +13,7 @@ const TOLD: usize = 6;
 
 /// All notices of a cell's reply as one text. `ran` is false for a cell that was not run.
 #[must_use]
-pub fn words(session: &str, notices: &[Notice], ran: bool) -> Option<String> {
+pub(crate) fn words(session: &str, notices: &[Notice], ran: bool) -> Option<String> {
     let before = notices.iter().filter(|notice| matches!(notice, Notice::Before(_))).count();
     let left_out = before.saturating_sub(TOLD);
     let mut texts = Vec::new();
@@ -33,7 +33,7 @@ pub fn words(session: &str, notices: &[Notice], ran: bool) -> Option<String> {
 
 /// What a client has not been told yet, for a reply to something else than a cell.
 #[must_use]
-pub fn news(session: &str, events: &[Event]) -> Option<String> {
+pub(crate) fn news(session: &str, events: &[Event]) -> Option<String> {
     let notices: Vec<Notice> = events.iter().cloned().map(Notice::Before).collect();
     words(session, &notices, false)
 }

@@ -10,9 +10,9 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgba, 
 use crate::protocol::{Display, Representation};
 
 /// Pictures in one reply; further ones are in their files.
-pub const MOST_PICTURES: usize = 6;
+pub(crate) const MOST_PICTURES: usize = 6;
 /// Characters of base64 that the pictures of one reply come to, at most.
-pub const MOST_BASE64: usize = 480_000;
+pub(crate) const MOST_BASE64: usize = 480_000;
 /// Longest edge, pixels: what is larger, models scale down themselves.
 const MOST_EDGE: u32 = 1568;
 /// A picture is not made smaller than that to fit; its file has it.
@@ -27,7 +27,7 @@ const TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 
 /// A picture as it goes into a reply.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Picture {
+pub(crate) struct Picture {
     /// Its type, which need not be the original's.
     pub mime: &'static str,
     /// Its bytes.
@@ -36,13 +36,13 @@ pub struct Picture {
 
 /// Whether there is anything for [`prepare`] to do.
 #[must_use]
-pub fn any(displays: &[Display]) -> bool {
+pub(crate) fn any(displays: &[Display]) -> bool {
     displays.iter().any(|display| best(display).is_some())
 }
 
 /// The pictures for a reply, of the first displays that have some.
 #[must_use]
-pub fn prepare(displays: &[Display]) -> Vec<Picture> {
+pub(crate) fn prepare(displays: &[Display]) -> Vec<Picture> {
     let originals: Vec<&Representation> = displays.iter().filter_map(best).take(MOST_PICTURES).collect();
     let share = MOST_BASE64 / originals.len().max(1) / 4 * 3;
     originals.into_iter().filter_map(|original| fitted(&original.bytes, share)).collect()

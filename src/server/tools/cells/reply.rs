@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
-pub const MAX_REPLY: usize = 900_000;
+pub(crate) const MAX_REPLY: usize = 900_000;
 
 /// The structured reply, beside pictures that take `pictures` bytes of JSON.
 #[must_use]
@@ -69,7 +69,7 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
 
 /// An exception, with the number of its cell.
 #[must_use]
-pub fn exception(error: CellError, cell: u64) -> CellException {
+pub(crate) fn exception(error: CellError, cell: u64) -> CellException {
     let CellError { kind, message, line, traceback, hint } = error;
     CellException { kind, message, line, cell, traceback, hint }
 }
@@ -128,7 +128,7 @@ pub fn text(reply: &Cell) -> String {
 }
 
 /// A part of the text, under a title.
-pub fn section(text: &mut String, title: &str, body: &str) {
+pub(crate) fn section(text: &mut String, title: &str, body: &str) {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
@@ -174,7 +174,7 @@ fn how(method: Method) -> &'static str {
 }
 
 /// Shortens texts that a reply holds twice, structured and shown, until it stays below [`MAX_REPLY`].
-pub fn fit_texts(texts: &mut [&mut String]) {
+pub(crate) fn fit_texts(texts: &mut [&mut String]) {
     let mut keep = 200_000;
     while 2 * texts.iter().map(|text| json_length(text)).sum::<usize>() > MAX_REPLY && keep > 100 {
         texts.iter_mut().for_each(|text| shorten(text, keep));

@@ -10,7 +10,7 @@ use crate::server::{sessions::checkpoints::Checkpoint, watch::shapes::LimitsInFo
 
 /// A checkpoint, as it is listed.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct CheckpointEntry {
+pub(crate) struct CheckpointEntry {
     /// Its name within the session.
     pub name: String,
     /// Its number within the server: older ones have lower ones.
@@ -34,7 +34,7 @@ pub struct CheckpointEntry {
 impl CheckpointEntry {
     /// Of a checkpoint that holds so much alone.
     #[must_use]
-    pub fn new(checkpoint: &Checkpoint, memory: u64) -> Self {
+    pub(crate) fn new(checkpoint: &Checkpoint, memory: u64) -> Self {
         Self {
             name: checkpoint.name.to_string(),
             id: checkpoint.number,
@@ -51,7 +51,7 @@ impl CheckpointEntry {
 
 /// `checkpoint_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct MadeCheckpoint {
+pub(crate) struct MadeCheckpoint {
     /// `created`.
     pub status: &'static str,
     /// The session.
@@ -66,7 +66,7 @@ pub struct MadeCheckpoint {
 
 /// `list_checkpoints`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct CheckpointList {
+pub(crate) struct CheckpointList {
     /// Oldest first.
     pub checkpoints: Vec<CheckpointEntry>,
     /// How many.
@@ -79,7 +79,7 @@ pub struct CheckpointList {
 
 /// `restore_checkpoint`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct RestoredCheckpoint {
+pub(crate) struct RestoredCheckpoint {
     /// `restored`.
     pub status: &'static str,
     /// The session.
@@ -98,7 +98,7 @@ pub struct RestoredCheckpoint {
 
 /// `fork_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct ForkedSession {
+pub(crate) struct ForkedSession {
     /// `created`.
     pub status: &'static str,
     /// The new session.
@@ -119,7 +119,7 @@ pub struct ForkedSession {
 
 /// `delete_checkpoint`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct DeletedCheckpoint {
+pub(crate) struct DeletedCheckpoint {
     /// `deleted`.
     pub status: &'static str,
     /// The session.
@@ -130,7 +130,7 @@ pub struct DeletedCheckpoint {
 
 /// `run_branches`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Branches {
+pub(crate) struct Branches {
     /// The session.
     pub session_id: String,
     /// What each came to, in the order of `codes`.
@@ -143,7 +143,7 @@ pub struct Branches {
 
 /// One branch.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Branch {
+pub(crate) struct Branch {
     /// Counted from 0.
     pub index: u64,
     /// What its code came to, as run_python_code has it; null when it could not be run, see `refused`.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// `list_files`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Files {
+pub(crate) struct Files {
     /// The directory, relative to the workspace; `.` is the workspace.
     pub root: String,
     /// Paths relative to the workspace; directories end in '/'. Absent when a tree was asked for.
@@ -35,7 +35,7 @@ pub struct Files {
 
 /// `read_file`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct FilePiece {
+pub(crate) struct FilePiece {
     /// The file, as it was asked for.
     pub path: String,
     /// The contents, when they are UTF-8.
@@ -68,7 +68,7 @@ pub struct FilePiece {
 
 /// `write_file`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct WrittenFile {
+pub(crate) struct WrittenFile {
     /// Relative to the workspace.
     pub path: String,
     /// Absolute.
@@ -79,7 +79,7 @@ pub struct WrittenFile {
 
 /// `delete_file`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct DeletedFile {
+pub(crate) struct DeletedFile {
     /// True.
     pub deleted: bool,
     /// True.
@@ -90,7 +90,7 @@ pub struct DeletedFile {
 
 /// `save_script`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct SavedScript {
+pub(crate) struct SavedScript {
     /// Relative to the workspace.
     pub script: String,
     /// Absolute.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 /// `code_completion`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Completion {
+pub(crate) struct Completion {
     /// What could stand between `cursor_start` and `cursor_end`, public names first.
     pub matches: Vec<String>,
     /// Where the text to be replaced begins, in characters.
@@ -29,7 +29,7 @@ pub struct Completion {
 
 /// `inspect_object`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Inspection {
+pub(crate) struct Inspection {
     /// There is something to tell.
     pub found: bool,
     /// By mime type; `text/plain` has signature, type, value in short, docstring and, when asked for, source.
@@ -46,7 +46,7 @@ pub struct Inspection {
 
 /// What a worker says to a question of completion.
 #[derive(Debug, Default, Deserialize)]
-pub struct Matches {
+pub(crate) struct Matches {
     /// As in [`Completion`].
     pub matches: Vec<String>,
     /// As in [`Completion`].
@@ -59,7 +59,7 @@ pub struct Matches {
 
 /// What a worker says to a question of inspection.
 #[derive(Debug, Default, Deserialize)]
-pub struct Found {
+pub(crate) struct Found {
     /// As in [`Inspection`].
     pub found: bool,
     /// As in [`Inspection`].

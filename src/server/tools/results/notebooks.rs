@@ -9,7 +9,7 @@ use super::CellException;
 
 /// `export_notebook`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct ExportedNotebook {
+pub(crate) struct ExportedNotebook {
     /// Relative to the workspace.
     pub path: String,
     /// Absolute.
@@ -28,7 +28,7 @@ pub struct ExportedNotebook {
 
 /// `run_notebook`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct NotebookRun {
+pub(crate) struct NotebookRun {
     /// `ok`: all cells were run; `error`: one raised (the first, unless on_error is `continue`); else how the last cell
     /// ended: `exited`, `timeout`, `died`, `cancelled`, `interrupted`, `refused`.
     pub status: &'static str,
@@ -52,7 +52,7 @@ pub struct NotebookRun {
 
 /// One cell of a notebook that did not end well.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct NotebookFailure {
+pub(crate) struct NotebookFailure {
     /// Its place among all cells of the notebook, from 0.
     pub index: u64,
     /// How it ended, as in run_python_code.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// `install_dependencies`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Installed {
+pub(crate) struct Installed {
     /// `ok`, `error` (the tool failed, see stderr), `timeout`, `cancelled`.
     pub status: &'static str,
     /// Exit code of the tool; -N when signal N ended it.
@@ -36,7 +36,7 @@ pub struct Installed {
 
 /// One package that has changed.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct PackageChange {
+pub(crate) struct PackageChange {
     /// Its name.
     pub name: String,
     /// Version before; null when it was not there.
@@ -47,7 +47,7 @@ pub struct PackageChange {
 
 /// One session that has imported an older version.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct StalePackage {
+pub(crate) struct StalePackage {
     /// The session.
     pub session_id: String,
     /// The package.
@@ -60,7 +60,7 @@ pub struct StalePackage {
 
 /// `list_packages`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct PackageList {
+pub(crate) struct PackageList {
     /// By name.
     pub packages: Vec<PackageEntry>,
     /// How many there are.
@@ -71,7 +71,7 @@ pub struct PackageList {
 
 /// One installed package.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct PackageEntry {
+pub(crate) struct PackageEntry {
     /// Its name.
     pub name: String,
     /// Its version.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// `save_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct SavedSession {
+pub(crate) struct SavedSession {
     /// `saved`.
     pub status: &'static str,
     /// The session.
@@ -26,7 +26,7 @@ pub struct SavedSession {
 
 /// `load_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct LoadedSession {
+pub(crate) struct LoadedSession {
     /// `loaded`.
     pub status: &'static str,
     /// The session.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// `run_script`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct ScriptRun {
+pub(crate) struct ScriptRun {
     /// `ok` (exit code 0), `error` (another exit code: it raised, or called sys.exit), `died` (a signal ended it),
     /// `timeout`, `cancelled`.
     pub status: &'static str,

@@ -24,14 +24,13 @@ pub(super) const FORK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why there is no worker.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum ZygoteError {
+pub(crate) enum ZygoteError {
     /// Python did not start.
     #[error("Python could not be started: {0}")]
     NotStarted(String),
     /// The zygote refused or failed to fork.
     #[error("failed to fork a worker: {0}")]
     Fork(String),
-    /// No answer.
     #[error("the zygote did not answer within {} s; it is being replaced, try again", FORK_LIMIT.as_secs())]
     NoAnswer,
     /// The zygote died over this request.
@@ -54,7 +53,7 @@ impl From<io::Error> for ZygoteError {
 /// A worker that somebody must take over: dropped before [`Lease::take`], it is ended and reaped. Whoever waits for a
 /// worker may be called away (a restart, a deletion) at any await between the fork and the worker's hello.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     pid: i32,
     owner: Option<mpsc::WeakUnboundedSender<Request>>,
 }
@@ -67,14 +66,13 @@ impl Lease {
 
     /// The process id; from here on the caller sees to the worker's end.
     #[must_use]
-    pub fn take(mut self) -> i32 {
+    pub(crate) fn take(mut self) -> i32 {
         self.owner = None;
         self.pid
     }
 
-    /// The process id.
     #[must_use]
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 }
@@ -89,14 +87,12 @@ impl Drop for Lease {
 
 /// A worker just forked: its process, and our ends of its channels.
 #[derive(Debug)]
-pub struct NewWorker {
+pub(crate) struct NewWorker {
     /// Process id, and the duty to see to its end.
     pub lease: Lease,
     /// The process, by descriptor.
     pub pidfd: AsyncFd<PidFd>,
-    /// Cell socket.
     pub cell: StdStream,
-    /// Control socket.
     pub control: StdStream,
     /// Read end of its descriptor 1.
     pub stdout: OwnedFd,
@@ -108,7 +104,7 @@ pub struct NewWorker {
 
 /// Our ends of a worker's channels, before there is a worker.
 #[derive(Debug)]
-pub struct Ends {
+pub(crate) struct Ends {
     cell: StdStream,
     control: StdStream,
     stdout: OwnedFd,
@@ -121,7 +117,7 @@ impl Ends {
     ///
     /// # Errors
     /// When the server is out of descriptors.
-    pub fn new() -> io::Result<(Self, Vec<OwnedFd>)> {
+    pub(crate) fn new() -> io::Result<(Self, Vec<OwnedFd>)> {
         let (cell, cell_worker) = StdStream::pair()?;
         let (control, control_worker) = StdStream::pair()?;
         let (stdout, stdout_worker) = descriptors::pipe()?;
@@ -133,7 +129,7 @@ impl Ends {
 
     /// With the process at the other end.
     #[must_use]
-    pub fn with(self, lease: Lease, pidfd: AsyncFd<PidFd>) -> NewWorker {
+    pub(crate) fn with(self, lease: Lease, pidfd: AsyncFd<PidFd>) -> NewWorker {
         let Self { cell, control, stdout, stderr, black_box } = self;
         NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box }
     }
@@ -141,7 +137,7 @@ impl Ends {
 
 /// A script's process just forked.
 #[derive(Debug)]
-pub struct NewScript {
+pub(crate) struct NewScript {
     /// Process id, and the duty to see to its end.
     pub lease: Lease,
     /// The process, by descriptor.
@@ -156,28 +152,19 @@ pub struct NewScript {
 
 /// What the owner task is asked.
 #[derive(Debug)]
-pub enum Request {
+pub(crate) enum Request {
     /// A worker for a session, or a script's process.
     Fork {
-        /// Which.
         purpose: Purpose,
         /// What it is kept to.
         limits: WorkerLimits,
-        /// The process' ends.
         descriptors: Vec<OwnedFd>,
-        /// For the worker.
         reply: oneshot::Sender<Result<Lease, ZygoteError>>,
     },
     /// A worker's end has been seen.
-    Reap {
-        /// Which.
-        pid: i32,
-    },
+    Reap { pid: i32 },
     /// Packages have changed on the disk.
     Refresh,
     /// Nobody wants this worker: end it and reap it.
-    Abandon {
-        /// Which.
-        pid: i32,
-    },
+    Abandon { pid: i32 },
 }

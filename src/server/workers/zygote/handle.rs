@@ -28,9 +28,8 @@ use crate::{
     sys::{descriptors, pidfd::PidFd},
 };
 
-/// Handle for asking.
 #[derive(Debug, Clone)]
-pub struct Zygote {
+pub(crate) struct Zygote {
     requests: mpsc::UnboundedSender<Request>,
     stage: watch::Receiver<Stage>,
     endings: Endings,
@@ -39,7 +38,7 @@ pub struct Zygote {
 impl Zygote {
     /// Starts the owner task; `settings` arrives when the environment is ready.
     #[must_use]
-    pub fn launch(
+    pub(crate) fn launch(
         settings: oneshot::Receiver<Result<ZygoteSettings, String>>,
         children: Children,
         spawner: Spawner,
@@ -64,13 +63,13 @@ impl Zygote {
 
     /// How processes of ours are ended.
     #[must_use]
-    pub fn endings(&self) -> &Endings {
+    pub(crate) fn endings(&self) -> &Endings {
         &self.endings
     }
 
     /// What the zygote is doing now.
     #[must_use]
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage.borrow().clone()
     }
 
@@ -78,7 +77,7 @@ impl Zygote {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
+    pub(crate) async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
         let (ends, passed) = Ends::new()?;
         let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, limits, passed).await?;
         Ok(ends.with(lease, pidfd))
@@ -86,7 +85,7 @@ impl Zygote {
 
     /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
     #[must_use]
-    pub fn lease_of_own(&self, pid: i32) -> Lease {
+    pub(crate) fn lease_of_own(&self, pid: i32) -> Lease {
         Lease::new(pid, self.requests.downgrade())
     }
 
@@ -94,7 +93,7 @@ impl Zygote {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub async fn fork_script(
+    pub(crate) async fn fork_script(
         &self,
         script: Script,
         limits: WorkerLimits,
@@ -124,13 +123,13 @@ impl Zygote {
     }
 
     /// Waits until the zygote is no longer starting. Cancel-safe.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         let mut stage = self.stage.clone();
         let _ = stage.wait_for(|stage| *stage != Stage::Starting).await;
     }
 
     /// Lets the zygote forget what it cached of the session environment.
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         let _ = self.requests.send(Request::Refresh);
     }
 }

@@ -12,7 +12,7 @@ mod spawner;
 mod stage;
 
 pub(in crate::server) use self::exits::Exits;
-pub use self::{
+pub(crate) use self::{
     births::{Ends, NewScript, NewWorker, ZygoteError},
     handle::Zygote,
     spawner::Spawner,

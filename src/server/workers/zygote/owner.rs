@@ -45,7 +45,6 @@ const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// Failed starts in a row after which no other is tried until somebody asks for a worker.
 const MAX_FAILED_STARTS: u32 = 3;
 
-/// One living zygote.
 struct Process {
     pid: i32,
     pidfd: AsyncFd<PidFd>,

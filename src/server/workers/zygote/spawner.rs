@@ -23,7 +23,7 @@ use crate::{
 /// A thread that lives as long as the server and starts zygotes: the kernel's parent-death signal is tied to the thread
 /// that made a process, so a thread of a pool would not do.
 #[derive(Debug, Clone)]
-pub struct Spawner {
+pub(crate) struct Spawner {
     orders: std::sync::mpsc::Sender<SpawnOrder>,
     /// Its end, that of the server, starts those of a zygote's that are stopped.
     pub(super) lifeline: Arc<Lifeline>,
@@ -36,7 +36,7 @@ impl Spawner {
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn start(children: Children) -> io::Result<Self> {
+    pub(crate) fn start(children: Children) -> io::Result<Self> {
         let (sender, orders) = std::sync::mpsc::channel::<SpawnOrder>();
         std::thread::Builder::new().name("zygote-spawner".into()).stack_size(256 << 10).spawn(move || {
             for (socket, reply) in orders {

@@ -27,7 +27,7 @@ use nix::{
 use parking_lot::Mutex;
 
 /// Most paths in one [`NewFiles`]; the rest is counted.
-pub const MAX_PATHS: usize = 100;
+pub(crate) const MAX_PATHS: usize = 100;
 /// Most directories that are watched.
 const MAX_DIRECTORIES: usize = 4096;
 /// Most new paths that are remembered.
@@ -57,10 +57,9 @@ pub struct NewFiles {
 
 /// What happened to a path, for whoever watches over all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happening {
+pub(crate) enum Happening {
     /// A file came, or another took its name.
     Appeared,
-    /// A file went.
     Gone,
     /// A file's contents changed; told only where [`Watcher::watch_writes`] asked for it.
     Written,
@@ -83,7 +82,7 @@ impl fmt::Debug for Observer {
 
 /// A moment, see [`Watcher::mark`]. What happened later is remembered as long as this lives.
 #[derive(Debug, Clone)]
-pub struct Mark(Arc<u64>);
+pub(crate) struct Mark(Arc<u64>);
 
 /// Watches the workspace.
 ///
@@ -99,7 +98,7 @@ pub struct Mark(Arc<u64>);
 /// the first 4096 directories (see [`Watcher::is_partial`]). Files that existed before the watch of their directory
 /// was in place are never listed, unless the directory itself is new.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     /// `None` where inotify cannot be had.
     active: Option<Active>,
 }
@@ -157,7 +156,6 @@ struct Log {
     max: usize,
 }
 
-/// The thread's side.
 struct Reader {
     state: Arc<Mutex<State>>,
     /// The queue again, to wait for it without the lock.
@@ -171,15 +169,16 @@ impl Watcher {
     ///
     /// # Errors
     /// When `root` is no directory or the thread cannot be started.
-    pub fn start(root: &Path) -> io::Result<Self> {
+    #[cfg(test)]
+    fn start(root: &Path) -> io::Result<Self> {
         Self::start_with(root, MAX_DIRECTORIES, MAX_LOG, None)
     }
 
     /// The same, telling somebody of everything that happens: on the thread or in a caller of this, and it must be quick.
-    ///
-    /// # Errors
-    /// As for [`Watcher::start`].
-    pub fn start_observed(root: &Path, observer: impl Fn(&Path, Happening) + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start_observed(
+        root: &Path,
+        observer: impl Fn(&Path, Happening) + Send + 'static,
+    ) -> io::Result<Self> {
         Self::start_with(root, MAX_DIRECTORIES, MAX_LOG, Some(Observer(Box::new(observer))))
     }
 
@@ -216,7 +215,7 @@ impl Watcher {
 
     /// Remembers this moment; to be taken before a cell starts. Costs one system call when nothing happened.
     #[must_use]
-    pub fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         match &self.active {
             Some(active) => active.drained(|index| index.log.mark()),
             None => Mark(Arc::new(0)),
@@ -228,7 +227,7 @@ impl Watcher {
     /// Costs one system call when nothing happened. New directories that the thread has not met yet are read here, so
     /// a cell that moves a large tree in may keep the caller for some tens of milliseconds.
     #[must_use]
-    pub fn since(&self, mark: &Mark, exclude: impl Fn(&str) -> bool) -> NewFiles {
+    pub(crate) fn since(&self, mark: &Mark, exclude: impl Fn(&str) -> bool) -> NewFiles {
         match &self.active {
             Some(active) => active.drained(|index| index.since(*mark.0, exclude)),
             None => NewFiles { incomplete: true, ..NewFiles::default() },
@@ -237,13 +236,13 @@ impl Watcher {
 
     /// Whether anything is seen at all.
     #[must_use]
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.active.is_some()
     }
 
     /// Tells of writing to the files in a directory too, as long as the result lives. The directory need not be there yet.
     #[must_use]
-    pub fn watch_writes(this: &Arc<Self>, directory: &Path) -> WriteWatch {
+    pub(crate) fn watch_writes(this: &Arc<Self>, directory: &Path) -> WriteWatch {
         if let Some(active) = &this.active {
             let mut state = active.state.lock();
             *state.index.writes.entry(directory.to_owned()).or_insert(0) += 1;
@@ -253,15 +252,15 @@ impl Watcher {
     }
 
     /// Whether directories are left out: too many, no watches left, or no inotify at all.
-    #[must_use]
-    pub fn is_partial(&self) -> bool {
+    #[cfg(test)]
+    fn is_partial(&self) -> bool {
         self.active.as_ref().is_none_or(|active| active.state.lock().index.partial)
     }
 }
 
 /// Keeps writing watched, see [`Watcher::watch_writes`].
 #[derive(Debug)]
-pub struct WriteWatch {
+pub(crate) struct WriteWatch {
     watcher: Arc<Watcher>,
     directory: PathBuf,
 }
@@ -623,13 +622,13 @@ fn is_about_the_path(error: &io::Error) -> bool {
 
 /// Whether what happens to a file of this path, from the workspace on, is seen at all.
 #[must_use]
-pub fn is_watched(path: &Path) -> bool {
+pub(crate) fn is_watched(path: &Path) -> bool {
     path.parent().is_none_or(|directory| !directory.components().any(|part| is_skipped(part.as_os_str())))
 }
 
 /// Directories full of files that nobody asked for. `.git` and `.venv` are among the hidden.
 #[must_use]
-pub fn is_skipped(name: &OsStr) -> bool {
+pub(crate) fn is_skipped(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "node_modules" || name == "__pycache__"
 }
 

@@ -24,7 +24,7 @@ const RAISES: &str = "raises-exception";
 
 /// Why something is no notebook that can be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotebookError {
+pub(crate) enum NotebookError {
     /// Not even JSON.
     #[error("{path} is not a notebook: it is not JSON ({reason})")]
     NotJson {
@@ -67,7 +67,7 @@ pub enum NotebookError {
 
 /// A notebook.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Document {
+pub(crate) struct Document {
     root: Value,
     /// Displays that have a name: where they are, by cell and output.
     shown: Vec<(String, usize, usize)>,
@@ -76,7 +76,7 @@ pub struct Document {
 impl Document {
     /// A new one, of a session's cells.
     #[must_use]
-    pub fn new(session: &str, python: Option<&str>, cells: &[Recorded], left_out: u64) -> Self {
+    pub(crate) fn new(session: &str, python: Option<&str>, cells: &[Recorded], left_out: u64) -> Self {
         let cells: Vec<Value> = cells
             .iter()
             .map(|cell| {
@@ -112,7 +112,7 @@ impl Document {
     ///
     /// # Errors
     /// [`NotebookError`], with what is missing or wrong.
-    pub fn read(path: &str, text: &str) -> Result<Self, NotebookError> {
+    pub(crate) fn read(path: &str, text: &str) -> Result<Self, NotebookError> {
         let shape = |reason: String| NotebookError::Shape { path: path.to_owned(), reason };
         let mut root = numbers::read(text.strip_prefix('\u{feff}').unwrap_or(text))
             .map_err(|error| NotebookError::NotJson { path: path.to_owned(), reason: error.to_string() })?;
@@ -151,7 +151,7 @@ impl Document {
     ///
     /// # Errors
     /// [`NotebookError::Parameter`].
-    pub fn inject(&mut self, parameters: &Map<String, Value>) -> Result<(), NotebookError> {
+    pub(crate) fn inject(&mut self, parameters: &Map<String, Value>) -> Result<(), NotebookError> {
         if parameters.is_empty() {
             return Ok(());
         }
@@ -180,7 +180,7 @@ impl Document {
     }
 
     /// Cells to run, with their code; outputs of all code cells are taken away.
-    pub fn begin(&mut self) -> Vec<Step> {
+    pub(crate) fn begin(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
         for (index, cell) in self.cells_mut().iter_mut().enumerate() {
             if cell["cell_type"] != "code" {
@@ -203,7 +203,7 @@ impl Document {
     }
 
     /// What came of a cell.
-    pub fn set(&mut self, index: usize, number: u64, outputs: &[outputs::Output]) {
+    pub(crate) fn set(&mut self, index: usize, number: u64, outputs: &[outputs::Output]) {
         for (place, output) in outputs.iter().enumerate() {
             if let Some(name) = output.display_name() {
                 self.shown.push((name.to_owned(), index, place));
@@ -216,7 +216,7 @@ impl Document {
     }
 
     /// Takes out those that replace what an earlier cell displayed under their name, and puts them there.
-    pub fn replace_shown(&mut self, new: &mut Vec<Output>) {
+    pub(crate) fn replace_shown(&mut self, new: &mut Vec<Output>) {
         let updates: Vec<Output> = new.extract_if(.., |output| output.is_update()).collect();
         for update in updates {
             let name = update.display_name().map(str::to_owned);
@@ -239,7 +239,7 @@ impl Document {
 
     /// The file's text.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         // With one space, as Jupyter writes it, so that a notebook under version control changes where it has changed.
         let mut bytes = Vec::new();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
@@ -255,7 +255,7 @@ impl Document {
 
     /// All of it.
     #[must_use]
-    pub fn value(&self) -> &Value {
+    pub(crate) fn value(&self) -> &Value {
         &self.root
     }
 
@@ -280,7 +280,7 @@ fn execution(cell: &Recorded) -> Value {
 
 /// A cell to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Its place among all cells, from 0.
     pub index: usize,
     /// Its code.
@@ -342,7 +342,7 @@ fn has_tag(cell: &Value, tag: &str) -> bool {
 
 /// Text that may be in lines.
 #[must_use]
-pub fn text(source: &Value) -> String {
+pub(crate) fn text(source: &Value) -> String {
     match source {
         Value::String(text) => text.clone(),
         Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),

@@ -32,7 +32,7 @@ const FRAME_LINE: usize = 27;
 
 /// The page.
 #[must_use]
-pub fn page(title: &str, notebook: &Document) -> String {
+pub(crate) fn page(title: &str, notebook: &Document) -> String {
     let title = escape(title);
     let mut page = format!("{HEAD}<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n");
     for cell in notebook.value()["cells"].as_array().into_iter().flatten() {

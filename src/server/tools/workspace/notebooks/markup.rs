@@ -9,7 +9,7 @@ use pulldown_cmark::{Event, Options, Parser as Markdown, Tag, html};
 
 /// For text and for attributes in quotes. Control characters that HTML has no place for become visible marks.
 #[must_use]
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + text.len() / 8);
     text.chars().for_each(|letter| push(&mut escaped, letter));
     escaped
@@ -31,7 +31,7 @@ fn push(escaped: &mut String, letter: char) {
 
 /// Markdown as HTML; HTML in it stands as text. `image` gives the data of an attachment, for addresses that name one.
 #[must_use]
-pub fn markdown(text: &str, image: impl Fn(&str) -> Option<String>) -> String {
+pub(crate) fn markdown(text: &str, image: impl Fn(&str) -> Option<String>) -> String {
     let options =
         Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS | Options::ENABLE_FOOTNOTES;
     let visible = |letter: char| if letter.is_control() && !"\n\t\r".contains(letter) { '\u{fffd}' } else { letter };
@@ -73,7 +73,7 @@ fn leads_somewhere(address: &str) -> bool {
 
 /// Text with the colours of its escape sequences; all other sequences are left out.
 #[must_use]
-pub fn ansi(text: &str) -> String {
+pub(crate) fn ansi(text: &str) -> String {
     if !text.contains('\u{1b}') {
         return escape(text);
     }
@@ -218,7 +218,7 @@ const BUILTINS: &str = " abs all any bool bytes callable dict dir enumerate eval
 
 /// Python with its strings, numbers, comments, keywords and decorators told apart. A light look: it is no parser.
 #[must_use]
-pub fn python(code: &str) -> String {
+pub(crate) fn python(code: &str) -> String {
     let mut page = String::with_capacity(code.len() * 2);
     let mut rest = code;
     let mut fresh = true;

@@ -3,8 +3,8 @@
 //! Runs in: server. Brings sessions, files and the notebook format together; what may be large is read and written on
 //! blocking threads.
 
-pub mod document;
-pub mod html;
+pub(crate) mod document;
+pub(crate) mod html;
 mod markup;
 mod upgrade;
 
