@@ -71,3 +71,22 @@ def test_what_code_defines_is_inspected_by_jedi() -> None:
     assert (
         "fresh(a, b=2)" in found["data"]["text/plain"] and "Words." in found["data"]["text/plain"]
     )
+
+
+def test_a_cached_tree_that_is_only_half_written_is_no_error(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sessions that completed for the first time at once: one read what the other was writing, and offered nothing."""
+    import jedi
+    import parso.cache
+
+    monkeypatch.setattr(jedi.settings, "cache_directory", str(tmp_path))
+    monkeypatch.setattr(completion, "_have_a_cache", lambda settings: None)
+    parso.cache.parser_cache.clear()
+    assert "path" in matches("from os.pa")
+    trees = list(tmp_path.glob("*/*.pkl"))
+    assert trees
+    for tree in trees:
+        tree.write_bytes(tree.read_bytes()[:100])
+    parso.cache.parser_cache.clear()
+    assert "path" in matches("from os.pa")

@@ -8,6 +8,7 @@ pub(crate) mod embed;
 mod fork;
 mod interpreter;
 mod preload;
+mod readers;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -196,6 +197,10 @@ impl Zygote {
                 }
             } else if !child && let Some(module) = unwarmed.pop_front() {
                 preload::import_behind(py, &module, unwarmed.is_empty());
+                if unwarmed.is_empty() {
+                    let reader = readers::begin(py, &mut self.bystanders);
+                    self.children.extend(reader.map(|pid| (pid, Child::Unwanted)));
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup};
+use crate::support::{Forkpy, Setup, processes, wait_for};
 
 /// An object that notes every look at it.
 const SLY: &str = "\
@@ -178,6 +178,25 @@ fn a_cache_that_cannot_be_written_does_not_stop_jedi() {
     let mut forkpy = Setup::new().env("XDG_CACHE_HOME", "/proc/no-cache-here").start();
     let data = complete(&mut forkpy, "import json; json.dum");
     assert_eq!((&data["metadata"]["engine"], &data["matches"][0]), (&json!("jedi"), &json!("dump")), "{data}");
+}
+
+/// jedi parses Python's stubs when it is first used on a machine, for seconds: the zygote has a child do that, before
+/// anybody asks, and ends.
+#[test]
+fn what_the_first_answer_needs_is_read_before_it_is_asked() {
+    let cache = tempfile::tempdir().expect("a directory");
+    let mut forkpy = Setup::new().env("XDG_CACHE_HOME", cache.path().to_str().expect("text")).start();
+    let folders = || std::fs::read_dir(cache.path().join("jedi")).into_iter().flatten().flatten();
+    let trees = || folders().flat_map(|folder| std::fs::read_dir(folder.path())).flatten().count();
+    wait_for("the builtins' stubs to be read", || trees() > 5);
+    let zygote = forkpy.zygote_pid();
+    wait_for("the reader to end", || {
+        processes::children(zygote).iter().all(|pid| !processes::name(*pid).contains("reader"))
+    });
+    let read = trees();
+    assert_eq!(matches(&mut forkpy, "import os\nos.pa")[..2], ["pardir", "path"]);
+    let more = trees() - read;
+    assert!(more < read / 2, "the first answer had to parse {more} more than {read}");
 }
 
 /// What was written and the rest of another name made one that exists nowhere: `greet(lo` gave `lookupError`.

@@ -273,12 +273,30 @@ def interpreter(code: str) -> Any:
         _has_jedi = False
         return None
     _has_jedi = True
+    _bear_half_files()
     jedi.settings.allow_unsafe_interpreter_executions = False
     jedi.settings.fast_parser = False
     # Else it offers names that begin otherwise than what was written.
     jedi.settings.case_insensitive_completion = False
     _have_a_cache(jedi.settings)
     return jedi.Interpreter(without_magics(code), [static.shown_in_completion()])
+
+
+def _bear_half_files() -> None:
+    """Let jedi parse a file anew whose cached tree cannot be read: others may just be writing it."""
+    import parso.cache
+
+    load = getattr(parso.cache, "_load_from_file_system", None)
+    if load is None or load.__module__ == __name__:
+        return
+
+    def load_whole(*args: Any, **options: Any) -> Any:
+        try:
+            return load(*args, **options)
+        except Exception:
+            return None
+
+    parso.cache._load_from_file_system = load_whole
 
 
 def _have_a_cache(settings: Any) -> None:
@@ -290,17 +308,23 @@ def _have_a_cache(settings: Any) -> None:
             return
     except OSError:
         pass
-    import tempfile
-
-    place = os.path.join(tempfile.gettempdir(), f"forkpy-{os.getuid()}")
+    place = own_cache()
+    above = os.path.dirname(place)
     try:
-        os.makedirs(place, mode=0o700, exist_ok=True)
-        found = os.lstat(place)
+        os.makedirs(above, mode=0o700, exist_ok=True)
+        found = os.lstat(above)
         # It reads pickles from there.
         if found.st_uid == os.getuid() and not found.st_mode & 0o022:
-            settings.cache_directory = os.path.join(place, "jedi")
+            settings.cache_directory = place
     except OSError:
         return
+
+
+def own_cache() -> str:
+    """Give the folder for jedi's cache where the user's own cannot be written."""
+    import tempfile
+
+    return os.path.join(tempfile.gettempdir(), f"forkpy-{os.getuid()}", "jedi")
 
 
 def without_magics(code: str) -> str:
