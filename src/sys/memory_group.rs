@@ -1,8 +1,9 @@
 //! A cgroup for the memory of one session, where the system lets us make one.
 //!
 //! Runs in: server. The kernel counts there all that the session's processes have made it keep: their own pages, shared
-//! memory (also files in `/dev/shm` that nobody has open any more), buffers of sockets and pipes. What a worker has from
-//! the zygote is not its own and does not count. A cgroup of the first version needs a folder that we may write; one of the
+//! memory (also files in `/dev/shm` that nobody has open any more), buffers of sockets and pipes. Version one does not tell
+//! those of pipes and Unix sockets apart from what it can drop, so they count towards the kernel's own limit only. What a
+//! worker has from the zygote is not its own and does not count. A cgroup of the first version needs a folder that we may write; one of the
 //! second needs the controller `memory` too, and none but our processes beside it (systemd: `Delegate=memory`).
 //!
 //! Files that were only read are not memory of the session: the kernel can drop them.
@@ -259,6 +260,73 @@ mod tests {
         let inside = "30 23 0:26 /docker/1 /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
         assert_eq!(located(inside, "0::/docker/1\n"), Some(("/sys/fs/cgroup".into(), Version::Two)));
         assert_eq!(located("", "0::/\n"), None);
+    }
+
+    /// A folder that looks like a cgroup of the second version to who reads and writes its files.
+    fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        folder
+    }
+
+    fn place(folder: &tempfile::TempDir) -> Place {
+        Place { folder: folder.path().to_owned(), version: Version::Two }
+    }
+
+    #[test]
+    fn the_controller_is_asked_for_where_it_can_be_had() {
+        let without = folder_with(&[("cgroup.controllers", "cpu pids\n"), ("cgroup.subtree_control", "")]);
+        assert_eq!(place(&without).delegate(), None);
+        let with = folder_with(&[("cgroup.controllers", "cpu memory\n"), ("cgroup.subtree_control", "")]);
+        assert_eq!(place(&with).delegate(), Some(()));
+        let asked = fs::read_to_string(with.path().join("cgroup.subtree_control")).expect("there");
+        assert_eq!(asked, "+memory");
+        let enabled = folder_with(&[("cgroup.controllers", "memory\n"), ("cgroup.subtree_control", "memory\n")]);
+        assert_eq!(place(&enabled).delegate(), Some(()), "somebody has done it already");
+    }
+
+    #[test]
+    fn the_server_moves_aside_unless_a_stranger_is_beside_it() {
+        let own = std::process::id();
+        let alone = folder_with(&[("cgroup.procs", &format!("{own}\n"))]);
+        assert_eq!(place(&alone).move_aside(), Some(()));
+        let moved = alone.path().join(format!("{PREFIX}{own}-server/cgroup.procs"));
+        assert_eq!(fs::read_to_string(moved).expect("there"), own.to_string());
+        let shared = folder_with(&[("cgroup.procs", &format!("1\n{own}\n"))]);
+        assert_eq!(place(&shared).move_aside(), None);
+        assert_eq!(fs::read_dir(shared.path()).expect("there").count(), 1, "nothing was made");
+    }
+
+    #[test]
+    fn what_the_second_version_tells_of_a_group_is_read() {
+        let folder = folder_with(&[
+            ("memory.stat", "anon 100\nfile 900\nkernel 50\nsock 2\nshmem 20\nslab_reclaimable 45\n"),
+            ("memory.peak", "700\n"),
+            ("memory.events", "low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\n"),
+            ("cgroup.procs", ""),
+        ]);
+        let group = MemoryGroup { folder: folder.path().to_owned(), version: Version::Two };
+        assert_eq!((group.used(), group.peak(), group.kills()), (Some(127), Some(700), 1));
+        group.take_in(7).expect("written");
+        assert_eq!(fs::read_to_string(folder.path().join("cgroup.procs")).expect("there"), "7");
+        let lost = MemoryGroup { folder: folder.path().join("gone"), version: Version::Two };
+        assert_eq!((lost.used(), lost.peak(), lost.kills()), (None, None, 0));
+    }
+
+    #[test]
+    fn what_killed_servers_have_left_is_removed_and_nothing_else() {
+        let folder = folder_with(&[]);
+        let (dead, own) = (format!("{PREFIX}999999999-1"), format!("{PREFIX}{}-1", std::process::id()));
+        for name in [dead.as_str(), own.as_str(), "forkpy-test-1", "other"] {
+            fs::create_dir(folder.path().join(name)).expect("made");
+        }
+        place(&folder).clear();
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).expect("there").flatten().map(|one| one.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [own.as_str(), "forkpy-test-1", "other"]);
     }
 
     #[test]

@@ -237,24 +237,43 @@ fn a_cell_that_no_interrupt_reaches_is_not_killed_for_a_restart_that_is_to_keep_
 
 // -- no request holds a session beyond reach
 
-/// Code that makes it so, and the request that then does not end.
-const HELD: [(&str, &str, &str); 3] = [
-    (
-        "class Loop:\n    def __reduce__(self):\n        while True: pass\nx, loop = 7, Loop()",
-        "save_session",
-        "saves its variables",
-    ),
-    (
-        "import os, time\nos.register_at_fork(before=lambda: time.sleep(100))\nx = 7",
-        "checkpoint_session",
-        "makes a checkpoint",
-    ),
-    (
-        "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).usleep(4_000_000)\n\
-         threading.Thread(target=hold, daemon=True).start()",
-        "list_variables",
-        "lists its variables",
-    ),
+/// A request that does not end.
+struct Held {
+    /// Makes it so; `x` is 7 then.
+    code: &'static str,
+    tool: &'static str,
+    /// What health says meanwhile.
+    doing: &'static str,
+}
+
+const LOOP: &str = "class Loop:\n    def __reduce__(self):\n        while True: pass\nx, loop = 7, Loop()";
+const SLEEPING_FORK: &str = "import os, time\nos.register_at_fork(before=lambda: time.sleep(100))\nx = 7";
+const SLEEPING_COPY: &str = "import os, time\nos.register_at_fork(after_in_child=lambda: time.sleep(100))\nx = 7";
+/// It sleeps in what a checkpoint wakes, and not in the checkpoint.
+const SLEEPING_WAKE: &str = "import os, time\nx, forks = 7, 0\ndef hook():\n    global forks\n    forks += 1\n    \
+                             if forks == 2: time.sleep(100)\nos.register_at_fork(after_in_child=hook)";
+
+const HELD: [Held; 9] = [
+    Held { code: LOOP, tool: "save_session", doing: "saves its variables" },
+    Held { code: LOOP, tool: "restart_kernel", doing: "saves its variables" },
+    Held {
+        code: "import sys, types\nx = 7\ndef loop(*_):\n    while True: pass\n\
+               class Slow:\n    def __reduce__(self): return (getattr, (sys.modules['slow'], 'wait'))\n\
+               sys.modules['slow'] = types.ModuleType('slow'); sys.modules['slow'].__getattr__ = loop\nslow = Slow()",
+        tool: "load_session",
+        doing: "loads variables",
+    },
+    Held { code: SLEEPING_FORK, tool: "checkpoint_session", doing: "makes a checkpoint" },
+    Held { code: SLEEPING_FORK, tool: "fork_session", doing: "makes a checkpoint" },
+    Held { code: SLEEPING_FORK, tool: "run_branches", doing: "makes a checkpoint" },
+    Held { code: SLEEPING_FORK, tool: "run_python_code", doing: "makes a checkpoint" },
+    Held { code: SLEEPING_WAKE, tool: "restore_checkpoint", doing: "goes back to a checkpoint" },
+    Held {
+        code: "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).usleep(4_000_000)\n\
+               threading.Thread(target=hold, daemon=True).start()",
+        tool: "list_variables",
+        doing: "lists its variables",
+    },
 ];
 
 /// Waits until native code holds the interpreter.
@@ -265,41 +284,58 @@ fn until_held(forkpy: &mut Forkpy, session: &str) {
     });
 }
 
-fn begin_held(forkpy: &mut Forkpy, session: &str, tool: &str, doing: &str) -> u64 {
-    let arguments = match tool {
-        "save_session" => json!({"session_id": session, "path": "state"}),
-        _ => json!({"session_id": session}),
+fn begin_held(forkpy: &mut Forkpy, session: &str, held: &Held) -> u64 {
+    assert_eq!(in_session(forkpy, session, held.code)["status"], "ok");
+    let mut arguments = json!({"session_id": session});
+    let with = match held.tool {
+        "save_session" | "load_session" => json!({"path": "state"}),
+        "restart_kernel" => json!({"preserve_state": true}),
+        "fork_session" => json!({"new_session_id": "copy"}),
+        "run_branches" => json!({"codes": ["1"]}),
+        "run_python_code" => json!({"code": "x = 8", "on_error": "rollback"}),
+        "restore_checkpoint" => json!({"name": "a"}),
+        _ => json!({}),
     };
-    if tool == "list_variables" {
-        until_held(forkpy, session);
+    arguments.as_object_mut().expect("an object").extend(with.as_object().expect("an object").clone());
+    match held.tool {
+        "list_variables" => until_held(forkpy, session),
+        "load_session" => {
+            let saved = forkpy.call("save_session", arguments.clone());
+            assert!(!saved.is_error, "{saved:?}");
+        }
+        "restore_checkpoint" => {
+            let made = forkpy.call("checkpoint_session", json!({"session_id": session, "name": "a"}));
+            assert!(!made.is_error, "{made:?}");
+        }
+        _ => {}
     }
-    let held = forkpy.begin_call(tool, arguments);
+    let call = forkpy.begin_call(held.tool, arguments);
     wait_for("the session to be at it", || {
         let seen = forkpy.call("get_kernel_health", json!({"session_id": session})).data;
         assert_ne!((&seen["status"], &seen["state"]), (&json!("dead"), &json!("dead")), "{seen}");
-        seen["reason"].as_str().is_some_and(|words| words.contains(doing))
+        seen["reason"].as_str().is_some_and(|words| words.contains(held.doing))
     });
-    held
+    call
 }
 
 #[test]
 fn whatever_a_session_is_asked_for_a_restart_and_a_deletion_end_it_at_once() {
     let mut forkpy = Setup::new().args(&["--grace", "0.6", "--max-spares", "0"]).start();
-    for (code, tool, doing) in HELD {
+    for held in HELD {
+        let tool = held.tool;
         make(&mut forkpy, "a");
-        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
-        let held = begin_held(&mut forkpy, "a", tool, doing);
+        let call = begin_held(&mut forkpy, "a", &held);
         let began = Instant::now();
         let restarted = forkpy.call("restart_kernel", json!({"session_id": "a"}));
         assert!(!restarted.is_error && began.elapsed() < AT_ONCE, "{tool}: {restarted:?}");
-        assert!(forkpy.reply(held).is_error, "{tool}");
+        forkpy.reply(call);
         assert_eq!(said(&in_session(&mut forkpy, "a", "1 + 1")).2, "2");
-        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
-        let held = begin_held(&mut forkpy, "a", tool, doing);
+        forkpy.call("delete_checkpoint", json!({"session_id": "a", "name": "a"}));
+        let call = begin_held(&mut forkpy, "a", &held);
         let began = Instant::now();
         delete(&mut forkpy, "a");
         assert!(began.elapsed() < AT_ONCE, "{tool}");
-        assert!(forkpy.reply(held).is_error, "{tool}");
+        assert!(forkpy.reply(call).is_error, "{tool}");
     }
     wait_for("nothing of it to be left", || forkpy.family().len() == 3);
 }
@@ -307,15 +343,14 @@ fn whatever_a_session_is_asked_for_a_restart_and_a_deletion_end_it_at_once() {
 #[test]
 fn whatever_a_session_is_asked_for_ends_when_its_caller_takes_it_back() {
     let mut forkpy = Setup::new().args(&["--grace", "0.6"]).start();
-    for (code, tool, doing) in HELD {
+    for held in HELD {
         make(&mut forkpy, "a");
-        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
-        let held = begin_held(&mut forkpy, "a", tool, doing);
+        let call = begin_held(&mut forkpy, "a", &held);
         let began = Instant::now();
-        cancel(&mut forkpy, held);
+        cancel(&mut forkpy, call);
         let reply = in_session(&mut forkpy, "a", "x");
-        assert_eq!(said(&reply), ("ok", "kept", "7"), "{tool}: {reply}");
-        assert!(began.elapsed() < AT_ONCE, "{tool}");
+        assert_eq!(said(&reply), ("ok", "kept", "7"), "{}: {reply}", held.tool);
+        assert!(began.elapsed() < AT_ONCE, "{}", held.tool);
         delete(&mut forkpy, "a");
     }
 }
@@ -323,16 +358,66 @@ fn whatever_a_session_is_asked_for_ends_when_its_caller_takes_it_back() {
 #[test]
 fn whatever_a_session_is_asked_for_has_a_limit_and_costs_no_variable() {
     let mut forkpy = Setup::new().args(&["--grace", "0.6"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
-    for (code, tool, doing) in HELD {
+    for held in HELD {
+        let tool = held.tool;
         make(&mut forkpy, "a");
-        assert_eq!(in_session(&mut forkpy, "a", code)["status"], "ok");
-        let held = begin_held(&mut forkpy, "a", tool, doing);
-        let reply = forkpy.reply(held);
-        // A fork hook that is interrupted lets the checkpoint be made.
-        assert!(reply.is_error || tool == "checkpoint_session", "{tool}: {reply:?}");
-        let reply = in_session(&mut forkpy, "a", "x");
-        assert_eq!(said(&reply), ("ok", "kept", "7"), "{tool}: {reply}");
+        let call = begin_held(&mut forkpy, "a", &held);
+        let waiting = forkpy.begin_call("run_python_code", json!({"code": "x", "session_id": "a"}));
+        let reply = forkpy.reply(call);
+        // A fork hook that is interrupted lets the fork be made, and the cell be run.
+        let expected = if tool == "run_python_code" { ("ok", "kept", "8") } else { ("ok", "kept", "7") };
+        assert!(reply.is_error || held.code == SLEEPING_FORK, "{tool}: {reply:?}");
+        let reply = forkpy.reply(waiting).data;
+        assert_eq!(said(&reply), expected, "{tool}: {reply}");
         delete(&mut forkpy, "a");
+    }
+}
+
+/// A copy that never stands still holds no session, is taken back with its call, and is not listed.
+#[test]
+fn a_checkpoint_whose_process_does_not_come_up_is_none() {
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).env("FORKPY_ERRAND_LIMIT", "20").start();
+    forkpy.run(SLEEPING_COPY);
+    for (tool, arguments) in [
+        ("checkpoint_session", json!({"name": "a"})),
+        ("fork_session", json!({"new_session_id": "b"})),
+        ("run_branches", json!({"codes": ["1"]})),
+    ] {
+        let call = forkpy.begin_call(tool, arguments);
+        wait_for("the copy to be forked", || forkpy.family().len() == 4);
+        let began = Instant::now();
+        if tool != "run_branches" {
+            assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "7"), "{tool}: the session is not held");
+        }
+        cancel(&mut forkpy, call);
+        assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "7"), "{tool}");
+        wait_for("the copy to be gone", || forkpy.family().len() == 3);
+        assert!(began.elapsed() < AT_ONCE, "{tool}");
+        assert_eq!(forkpy.call("list_checkpoints", json!({})).data["total"], 0);
+        assert_eq!(forkpy.call("list_sessions", json!({})).data["total_sessions"], 1);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_used_is_not_listed() {
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
+    forkpy.run(SLEEPING_COPY);
+    let refused = forkpy.refused("checkpoint_session", json!({"name": "a"}));
+    assert!(refused.contains("cannot be used"), "{refused}");
+    assert_eq!(forkpy.call("list_checkpoints", json!({})).data["total"], 0);
+    wait_for("its process to be gone", || forkpy.family().len() == 3);
+    assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "7"));
+}
+
+/// Policy `last` copies after each good cell, and a fork hook may sleep: the next cell is not held for that.
+#[test]
+fn an_automatic_checkpoint_does_not_hold_the_next_cell() {
+    let mut forkpy = keeping_last().env("FORKPY_ERRAND_LIMIT", "0.5").start();
+    forkpy.run(SLEEPING_FORK);
+    for _ in 0..2 {
+        let began = Instant::now();
+        assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "7"));
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     }
 }
 
@@ -379,6 +464,31 @@ fn restarts_that_came_before_a_deletion_are_answered_before_it() {
         assert_ne!(forkpy.reply(cell).data["status"], "ok");
         let gone = forkpy.refused("run_python_code", json!({"code": "1", "session_id": "a"}));
         assert!(gone.contains("was deleted by delete_session"), "{gone}");
+    }
+}
+
+/// Three restarts come while one errand is ended: they are carried out as they came.
+#[test]
+fn interventions_that_had_to_wait_are_carried_out_in_the_order_in_which_they_came() {
+    let mut forkpy = Setup::new().args(&["--grace", "3"]).start();
+    for turn in 0..5 {
+        make(&mut forkpy, "a");
+        // It is interrupted for the first restart, takes its time, and the others come meanwhile.
+        let code = "import time\nx = 7\ntry: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(0.7)";
+        let cell = forkpy.begin_call("run_python_code", json!({"code": code, "session_id": "a"}));
+        wait_for("the cell to run", || forkpy.call("get_kernel_health", json!({"session_id": "a"})).data["cell"] == 1);
+        let save = || json!({"session_id": "a", "preserve_state": true});
+        let restarts = [save(), save(), save()].map(|arguments| forkpy.begin_call("restart_kernel", arguments));
+        let others =
+            [json!({"session_id": "a"}), save()].map(|arguments| forkpy.begin_call("restart_kernel", arguments));
+        let asked = [&restarts[..], &others[..]].concat();
+        let came = forkpy.order_of_answers(&asked);
+        assert_eq!(came, asked, "turn {turn}");
+        let _ = forkpy.reply(cell);
+        for call in asked {
+            let _ = forkpy.reply(call);
+        }
+        delete(&mut forkpy, "a");
     }
 }
 

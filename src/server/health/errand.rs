@@ -4,6 +4,13 @@
 
 use std::time::Duration;
 
+/// Calls wait behind an errand, so it may not take long.
+const USUAL: Duration = Duration::from_secs(30);
+/// Branches have time limits of their own.
+const BRANCHES: Duration = Duration::from_secs(3600);
+/// Bytes of variables that are saved or loaded in a second, on a slow disk and with many small objects.
+const CARRIED_A_SECOND: u64 = 20 << 20;
+
 /// An errand: a request to the worker, or a step of the session's own, during which no cell runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errand {
@@ -49,14 +56,25 @@ impl Errand {
         }
     }
 
-    /// How long it may take before it is interrupted.
+    /// How long it may take before it is interrupted: the same for all, and longer where many bytes have to be carried.
     #[must_use]
-    pub fn limit(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::List => 30,
-            Self::Checkpoint | Self::Collect | Self::GoBack => 60,
-            Self::Save | Self::Load => 300,
-            Self::Branches => 3600,
-        })
+    pub fn limit(self, bytes: u64) -> Duration {
+        match self {
+            Self::Save | Self::Load => USUAL + Duration::from_secs(bytes / CARRIED_A_SECOND),
+            Self::List | Self::Checkpoint | Self::Collect | Self::GoBack => USUAL,
+            Self::Branches => BRANCHES,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_that_is_carried_gets_more_time_and_nothing_else_does() {
+        assert_eq!(Errand::Save.limit(50 << 20), Duration::from_secs(32));
+        assert_eq!(Errand::Load.limit(10 << 30), Duration::from_secs(542));
+        assert_eq!(Errand::List.limit(10 << 30), Duration::from_secs(30));
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         process::watch,
         zygote::{Ends, Zygote},
     },
-    sys::pidfd::PidFd,
+    sys::{fault, pidfd::PidFd},
 };
 
 /// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
@@ -269,11 +269,13 @@ impl Checkpoint {
         keep_random: bool,
     ) -> Result<Worker, CheckpointError> {
         let (own, zygote, session) = (Arc::clone(self), zygote.clone(), session.to_owned());
+        let wanted = CancellationToken::new();
+        let _while_awaited = wanted.clone().drop_guard();
         let woken = tokio::spawn(async move {
             let mut fork = std::pin::pin!(own.fork_worker(&zygote, session, keep_random));
             let woken = tokio::select! {
                 biased;
-                () = own.of.over.cancelled() => {
+                () = own.useless(&wanted) => {
                     let _ = own.killer.signal(Signal::SIGKILL);
                     if let Ok(unwanted) = fork.await {
                         unwanted.retire(zygote.endings());
@@ -288,6 +290,21 @@ impl Checkpoint {
         });
         let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
         woken.and_then(Untaken::take).map_err(|reason| self.broken(reason))
+    }
+
+    /// Its session is over; or nobody waits for what it wakes any more, and nobody else has it.
+    async fn useless(self: &Arc<Self>, wanted: &CancellationToken) {
+        const LOOK: Duration = Duration::from_millis(50);
+        let let_go = async {
+            wanted.cancelled().await;
+            while Arc::strong_count(self) > 1 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = self.of.over.cancelled() => {}
+            () = let_go => {}
+        }
     }
 
     fn broken(&self, reason: String) -> CheckpointError {
@@ -369,7 +386,7 @@ impl Link {
     }
 
     async fn read(&mut self) -> Result<FromCheckpoint, String> {
-        match tokio::time::timeout(LIMIT, self.reader.read()).await {
+        match tokio::time::timeout(fault::limit(LIMIT), self.reader.read()).await {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(FrameError::Closed | FrameError::Io(_))) => Err("its process has ended".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),

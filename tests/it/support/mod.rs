@@ -301,6 +301,22 @@ impl Forkpy {
         }
     }
 
+    /// Waits until all these requests are answered, and says in which order they were.
+    pub fn order_of_answers(&mut self, asked: &[u64]) -> Vec<u64> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut came: Vec<u64> = Vec::new();
+        loop {
+            let new: Vec<u64> =
+                asked.iter().copied().filter(|id| self.answers.contains_key(id) && !came.contains(id)).collect();
+            assert!(new.len() < 2, "looked at too late: {new:?}");
+            came.extend(new);
+            if came.len() == asked.len() {
+                return came;
+            }
+            assert!(self.read_one(deadline), "only {came:?} of {asked:?} are answered");
+        }
+    }
+
     /// Waits for an error that has no id.
     pub fn nameless_error(&mut self) -> Value {
         let deadline = Instant::now() + PATIENCE;

@@ -106,7 +106,7 @@ impl Task {
         death: Option<Death>,
     ) -> Option<Notice> {
         let failed = match going_back {
-            Some(anchor) => match self.go_on_from(&anchor, true).await {
+            Some(anchor) => match self.go_on_from(&anchor, true, std::future::pending()).await {
                 Ok(_) => return Some(Notice::RolledBack { cell }),
                 Err(error) => Some(Notice::NotRolledBack { reason: error.to_string() }),
             },

@@ -23,7 +23,7 @@ use crate::{
         },
         workers::stacks,
     },
-    sys::fault,
+    sys::{fault, processes},
 };
 
 /// Interrupts sent before a worker is left at its errand.
@@ -48,8 +48,9 @@ enum Waited {
 }
 
 /// Who may break an errand off, beside restarts and deletion.
-pub(super) async fn taken_back(caller: &Caller) {
+pub(super) async fn taken_back(caller: &Caller) -> BrokenOff {
     caller.cancel.cancelled().await;
+    BrokenOff::Cancelled
 }
 
 impl Task {
@@ -59,7 +60,7 @@ impl Task {
         errand: Errand,
         (number, request): (u64, ToWorker),
         passed: &[BorrowedFd<'_>],
-        gone: impl Future<Output = ()>,
+        gone: impl Future<Output = BrokenOff>,
     ) -> Result<FromWorker, SessionError> {
         let mut gone = std::pin::pin!(gone);
         let session = self.id.to_string();
@@ -68,6 +69,7 @@ impl Task {
         let Some(worker) = &mut self.worker else {
             return Err(SessionError::Worker { session, reason: "it has no worker".to_owned() });
         };
+        let limit = fault::limit(errand.limit(to_carry(worker.pid, &request)));
         let sent = match passed {
             // A request is small and its socket is empty: a worker that does not take it is none.
             [] => {
@@ -78,7 +80,7 @@ impl Task {
         let owed = Owed { errand, number, since: Instant::now() };
         self.shared.update(|status| status.phase = owed.phase());
         let waited = match sent {
-            Ok(()) => self.wait(owed, Some(fault::limit(errand.limit())), &mut gone).await,
+            Ok(()) => self.wait(owed, Some(limit), &mut gone).await,
             Err(_) => Waited::Ended(self.end_of_worker().await),
         };
         let answered = self.take(errand, waited).await;
@@ -90,7 +92,7 @@ impl Task {
     pub(super) async fn settle_owed(
         &mut self,
         errand: Errand,
-        gone: &mut (impl Future<Output = ()> + Unpin),
+        gone: &mut (impl Future<Output = BrokenOff> + Unpin),
     ) -> Result<(), SessionError> {
         while let Some(owed) = self.owed.take() {
             let waited = self.wait(owed, None, gone).await;
@@ -153,7 +155,7 @@ impl Task {
         &mut self,
         owed: Owed,
         limit: Option<Duration>,
-        gone: &mut (impl Future<Output = ()> + Unpin),
+        gone: &mut (impl Future<Output = BrokenOff> + Unpin),
     ) -> Waited {
         let Some(worker) = &mut self.worker else { return Waited::Ended(DeathReason::Itself) };
         let grace = self.around.settings.grace / INTERRUPTS;
@@ -186,8 +188,8 @@ impl Task {
                     }
                     None => return Waited::Ended(DeathReason::Delete),
                 },
-                () = &mut *gone, if why.is_none() => {
-                    why = Some(BrokenOff::Cancelled);
+                reason = &mut *gone, if why.is_none() => {
+                    why = Some(reason);
                     next_step = Some(now());
                 }
                 () = sleep_until(next_step) => {
@@ -220,6 +222,15 @@ impl Task {
     /// The worker's socket is closed: it has ended by itself, or its code has closed the socket under it.
     async fn end_of_worker(&self) -> DeathReason {
         if self.has_ended().await { DeathReason::Itself } else { DeathReason::ProtocolBroken }
+    }
+}
+
+/// About how many bytes a request has the worker carry.
+fn to_carry(worker: i32, request: &ToWorker) -> u64 {
+    match request {
+        ToWorker::SaveState { .. } => processes::look_up(worker).map_or(0, |process| process.memory),
+        ToWorker::LoadState { path, .. } => std::fs::metadata(path).map_or(0, |file| file.len()),
+        _ => 0,
     }
 }
 

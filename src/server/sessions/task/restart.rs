@@ -86,7 +86,7 @@ impl Task {
     }
 
     async fn restart_from(&mut self, kept: &Arc<Checkpoint>, caller: &Caller) -> Result<Restarted, SessionError> {
-        let recovered = self.go_on_from(kept, false).await?;
+        let recovered = self.go_on_from(kept, false, std::future::pending()).await?;
         let what = What::WentBack { checkpoint: Arc::from(LAST), recovered, copy: kept.number };
         self.life.happened(what, Some(&caller.client));
         self.shared.record(|record| record.ledger.succeed());

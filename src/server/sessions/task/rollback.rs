@@ -4,7 +4,12 @@
 //! session comes by a worker from a checkpoint, that worker counts when a ping and an evaluation have come back from it;
 //! until then the old one, where there is one, is left as it is.
 
-use std::{os::fd::AsFd, sync::Arc, time::Instant};
+use std::{
+    future::pending,
+    os::fd::AsFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 
@@ -34,10 +39,20 @@ use crate::{
         },
     },
     settings::policy::Automatic,
+    sys::fault,
 };
 
 /// Name of a checkpoint that nobody is to find: it is dropped when its purpose is over.
 const UNNAMED: &str = "-";
+
+/// An automatic checkpoint may take so long: nobody asked for it, and the next call may be waiting.
+const AUTOMATIC: Duration = Duration::from_secs(5);
+
+async fn too_long() -> BrokenOff {
+    let limit = fault::limit(AUTOMATIC);
+    tokio::time::sleep(limit).await;
+    BrokenOff::Limit(limit)
+}
 
 impl Task {
     /// Makes a checkpoint that was asked for.
@@ -68,7 +83,7 @@ impl Task {
         &mut self,
         name: &str,
         force: bool,
-        gone: impl Future<Output = ()>,
+        gone: impl Future<Output = BrokenOff>,
     ) -> Result<Arc<Checkpoint>, SessionError> {
         let fail = |session: &str, error: std::io::Error| SessionError::Worker {
             session: session.to_owned(),
@@ -102,7 +117,7 @@ impl Task {
             self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
             return;
         }
-        match self.freeze(LAST, false, std::future::pending()).await {
+        match self.freeze(LAST, false, too_long()).await {
             Ok(checkpoint) => {
                 self.shared.update(|status| status.unkept = None);
                 self.fresh = Some(Arc::clone(&checkpoint));
@@ -128,21 +143,38 @@ impl Task {
         &mut self,
         from: &Arc<Checkpoint>,
         keep_random: bool,
+        gone: impl Future<Output = BrokenOff>,
     ) -> Result<Recovered, SessionError> {
         let errand = Errand::GoBack;
         self.shared.update(|status| status.phase = Phase::Serving { errand, since: Instant::now() });
-        let gone_on = self.wake_and_prove(from, keep_random).await;
+        let gone_on = self.wake_and_prove(from, keep_random, gone).await;
         self.settle();
         gone_on
     }
 
-    async fn wake_and_prove(&mut self, from: &Arc<Checkpoint>, keep_random: bool) -> Result<Recovered, SessionError> {
+    async fn wake_and_prove(
+        &mut self,
+        from: &Arc<Checkpoint>,
+        keep_random: bool,
+        gone: impl Future<Output = BrokenOff>,
+    ) -> Result<Recovered, SessionError> {
         let fail = |session: &str, reason: String| SessionError::Worker { session: session.to_owned(), reason };
-        let waking = from.wake(&self.around.zygote, &self.id, keep_random);
-        let Some(woken) = unless_called(&mut self.interventions, &mut self.later, waking).await else {
-            let (session, errand) = (self.id.to_string(), Errand::GoBack);
-            return Err(SessionError::BrokenOff { session, errand, why: BrokenOff::Called });
+        let limit = fault::limit(Errand::GoBack.limit(0));
+        // A worker that comes up all the same, when nobody waits any more, is ended.
+        let waking = async {
+            tokio::select! {
+                biased;
+                why = gone => Err(why),
+                woken = tokio::time::timeout(limit, from.wake(&self.around.zygote, &self.id, keep_random)) => {
+                    woken.map_err(|_| BrokenOff::Limit(limit))
+                }
+            }
         };
+        let woken = unless_called(&mut self.interventions, &mut self.later, waking).await;
+        let woken = woken.unwrap_or(Err(BrokenOff::Called)).map_err(|why| {
+            let (session, errand) = (self.id.to_string(), Errand::GoBack);
+            SessionError::BrokenOff { session, errand, why }
+        })?;
         let woken = woken.map_err(|error| fail(&self.id, error.to_string()))?;
         counters::worker_started(woken.born.elapsed());
         let old = self.worker.replace(woken);
@@ -223,9 +255,9 @@ impl Task {
             return None;
         }
         // It is still there when what it woke did not come up, and may be asked once more.
-        let promoted = match self.go_on_from(&last, false).await {
-            Err(SessionError::BrokenOff { .. }) => return None,
-            Err(_) => self.go_on_from(&last, false).await,
+        let promoted = match self.go_on_from(&last, false, pending()).await {
+            Err(SessionError::BrokenOff { why: BrokenOff::Called, .. }) => return None,
+            Err(_) => self.go_on_from(&last, false, pending()).await,
             gone_on => gone_on,
         };
         let detail = match &promoted {
@@ -307,7 +339,7 @@ impl Task {
             }
         };
         if let Ok(Some((chosen, answer))) = released {
-            let gone_on = self.go_on_from(&chosen, false).await.map(drop);
+            let gone_on = self.go_on_from(&chosen, false, pending()).await.map(drop);
             let done = gone_on.is_ok();
             if done {
                 self.life.happened(What::BranchKept, Some(&caller.client));
@@ -328,7 +360,7 @@ impl Task {
                 let _ = reply.send(made);
             }
             Order::Restore { from, keep_random, caller, reply } => {
-                let restored = self.go_on_from(&from, keep_random).await;
+                let restored = self.go_on_from(&from, keep_random, taken_back(&caller)).await;
                 if let Ok(recovered) = &restored {
                     let (checkpoint, copy) = (Arc::clone(&from.name), from.number);
                     let what = What::WentBack { checkpoint, recovered: *recovered, copy };

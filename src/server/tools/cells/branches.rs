@@ -28,7 +28,7 @@ use crate::server::{
         cells::reply,
         reply,
         results::{Branch, Branches},
-        sessions::checkpoints::warnings,
+        sessions::checkpoints::{unless_taken_back, warnings},
     },
 };
 
@@ -68,10 +68,10 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
     let (release, released) = oneshot::channel();
     session.hold(Hold { held, caller: call.caller(), release: released })?;
     let from = holding.await.map_err(|_| deleted())??;
-    let mut notices = warnings(&from).await?;
+    let caller = call.caller();
+    let mut notices = warnings(&from, &caller).await?;
     notices.extend(call.news_of(&session).1);
     let context = &call.context;
-    let caller = call.caller();
     let work = branch_all(server, &session, &from, asked.codes, timeout, at_once, &caller);
     let runs = progress::told(context, || format!("session {:?}: branches run", session.id), None, work).await;
 
@@ -112,7 +112,8 @@ async fn branch_all(
     let runs = codes.into_iter().enumerate().map(|(index, code)| async move {
         let id = format!("{}.branch-{index}", session.id);
         let fork = Fork { id: &id, description: String::new(), by: &caller.client, source: session, from };
-        let branch = server.registry.branch(fork).await.map_err(|error| error.to_string())?;
+        let branch = unless_taken_back(&session.id, caller, server.registry.branch(fork)).await;
+        let branch = branch.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let order = CellOrder {
             code: code.clone(),
             client: caller.client.clone(),

@@ -8,9 +8,10 @@ use rmcp::model::CallToolResult;
 
 use crate::{
     server::{
+        health::errand::Errand,
         sessions::{
             checkpoints::{self, Checkpoint, StoreError},
-            orders::{CheckpointWish, SessionError},
+            orders::{BrokenOff, Caller, CheckpointWish, SessionError},
             registry::Fork,
         },
         tools::{
@@ -38,7 +39,10 @@ pub(in crate::server) async fn checkpoint(server: &Server, call: &mut Call) -> R
     }
     let wish = CheckpointWish { name: asked.name, force: asked.force.unwrap_or(false), kept: true };
     let made = session.checkpoint(wish, call.caller()).await?;
-    let mut warnings = warnings(&made).await?;
+    // One that does not come that far is none, and is not listed.
+    let mut warnings = warnings(&made, &call.caller()).await.inspect_err(|_| {
+        drop(server.around.checkpoints.delete(&session.life, &made.name));
+    })?;
     warnings.extend(call.news_of(&session).1);
     reply(&MadeCheckpoint {
         status: "created",
@@ -69,7 +73,7 @@ pub(in crate::server) async fn restore(server: &Server, call: &mut Call) -> Resu
     let asked: RestoreCheckpoint = call.read("restore_checkpoint")?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let from = server.around.checkpoints.get(&session.life, &asked.name).map_err(SessionError::from)?;
-    let warnings = warnings(&from).await?;
+    let warnings = warnings(&from, &call.caller()).await?;
     session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false), call.caller()).await?;
     reply(&RestoredCheckpoint {
         status: "restored",
@@ -97,9 +101,10 @@ pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<
             source.checkpoint(wish, call.caller()).await?
         }
     };
-    let mut warnings = warnings(&from).await?;
+    let caller = call.caller();
+    let mut warnings = warnings(&from, &caller).await?;
     let fork = Fork { id: &asked.new_session_id, description, by: &call.client, source: &source, from: &from };
-    let session = server.registry.fork(fork).await?;
+    let session = unless_taken_back(&source.id, &caller, server.registry.fork(fork)).await??;
     session.life.used_by(&call.client);
     if asked.checkpoint.is_none() {
         warnings.extend(call.news_of(&source).1);
@@ -123,9 +128,24 @@ pub(in crate::server) fn delete(server: &Server, call: &mut Call) -> Result<Call
     reply(&DeletedCheckpoint { status: "deleted", session_id: session.id.to_string(), name: deleted.name.to_string() })
 }
 
+/// Waits for a copy, until the call is taken back: the copy is then let go.
+pub(in crate::server) async fn unless_taken_back<T>(
+    session: &str,
+    caller: &Caller,
+    work: impl Future<Output = T>,
+) -> Result<T, SessionError> {
+    tokio::select! {
+        biased;
+        () = caller.cancel.cancelled() => {
+            Err(SessionError::BrokenOff { session: session.to_owned(), errand: Errand::Checkpoint, why: BrokenOff::Cancelled })
+        }
+        done = work => Ok(done),
+    }
+}
+
 /// What a checkpoint does not hold.
-pub(in crate::server) async fn warnings(checkpoint: &Checkpoint) -> Result<Vec<String>, ToolError> {
-    let mut warnings = checkpoint.hazards().await?;
+pub(in crate::server) async fn warnings(checkpoint: &Checkpoint, caller: &Caller) -> Result<Vec<String>, ToolError> {
+    let mut warnings = unless_taken_back(&checkpoint.of.session, caller, checkpoint.hazards()).await??;
     if !checkpoint.missing.is_empty() {
         let threads = checkpoint.missing.join(", ");
         warnings.insert(0, format!("threads do not survive a fork, and the copy has none of these: {threads}"));
