@@ -35,10 +35,41 @@ pub(crate) fn of(pid: i32) -> Vec<Thread> {
     numbers.into_iter().filter_map(|tid| look_up(pid, tid)).collect()
 }
 
+/// What the main thread of a process waits in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The system call.
+    pub(crate) call: String,
+    /// The clock ends it, and nothing else is waited for that might not come: `time.sleep`, `asyncio.sleep`.
+    pub(crate) is_sleep: bool,
+}
+
 /// The system call that the main thread of a process is in.
-#[must_use]
-pub(crate) fn syscall_of_main(pid: i32) -> Option<String> {
-    syscall(&fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?)
+pub(crate) fn wait_of_main(pid: i32) -> Option<Wait> {
+    wait(&fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?)
+}
+
+fn wait(text: &str) -> Option<Wait> {
+    let call = syscall(text)?;
+    let argument = |place: usize| {
+        let word = text.split_whitespace().nth(place + 1)?;
+        u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
+    };
+    let is_null = |place| argument(place).is_none_or(|value| value == 0);
+    // An `int`: negative is for ever.
+    let is_limited = |place| argument(place).is_some_and(|value| value & 0x8000_0000 == 0);
+    let is_sleep = match call.as_str() {
+        "nanosleep" | "clock_nanosleep" => true,
+        // Of no descriptor at all: a sleep by other means.
+        "select" | "pselect6" => is_null(0) && !is_null(4),
+        "poll" => is_null(1) && is_limited(2),
+        "ppoll" => is_null(1) && !is_null(2),
+        // An event loop, with a timer that is due.
+        "epoll_wait" | "epoll_pwait" => is_limited(3),
+        "epoll_pwait2" => !is_null(3),
+        _ => false,
+    };
+    Some(Wait { call, is_sleep })
 }
 
 fn look_up(pid: i32, tid: i32) -> Option<Thread> {
@@ -71,6 +102,23 @@ mod tests {
         assert_eq!(syscall("99999 0x1").as_deref(), Some("system call 99999"));
         assert_eq!(syscall("running\n"), None);
         assert_eq!(syscall("-1 0x7ffc 0x7f6c"), None);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_clock_ends_a_sleep_and_nothing_else() {
+        for (text, is_sleep) in [
+            ("230 0x1 0x1 0x7ffd 0x0 0x0 0x0 0x7ffd 0x7f", true),
+            ("232 0x5 0x7f 0x1 0x7530 0x0 0x0 0x7ffd 0x7f", true),
+            ("232 0x5 0x7f 0x1 0xffffffff 0x0 0x0 0x7ffd 0x7f", false),
+            ("23 0x0 0x0 0x0 0x0 0x7ffd 0x0 0x7ffd 0x7f", true),
+            ("23 0x4 0x7f 0x0 0x0 0x7ffd 0x0 0x7ffd 0x7f", false),
+            ("7 0x7ffd 0x1 0x7530 0x0 0x0 0x0 0x7ffd 0x7f", false),
+            ("202 0x7f 0x189 0x0 0x0 0x0 0xffffffff 0x7ffd 0x7f", false),
+            ("45 0x3 0x7f 0x400 0x0 0x0 0x0 0x7ffd 0x7f", false),
+        ] {
+            assert_eq!(wait(text).expect("in a call").is_sleep, is_sleep, "{text}");
+        }
     }
 
     #[test]

@@ -16,12 +16,27 @@ fn cancel(forkpy: &mut Forkpy, cell: u64) {
 }
 
 #[test]
-fn a_cell_that_waits_is_blocked_and_one_that_works_is_busy() {
+fn a_cell_that_waits_is_blocked_and_one_that_works_or_sleeps_is_busy() {
     let mut forkpy = watched();
-    let cell = forkpy.begin_run("import time\ntime.sleep(60)");
+    for (code, call) in [
+        ("import os\nos.read(os.pipe()[0], 1)", "read"),
+        ("import threading\nthreading.Lock().acquire() and threading.Event().wait()", "futex"),
+    ] {
+        let cell = forkpy.begin_run(code);
+        let seen = forkpy.until_state("blocked");
+        assert!(seen["reason"].as_str().expect("words").contains(call), "{seen}");
+        cancel(&mut forkpy, cell);
+    }
+    for code in ["import time\ntime.sleep(600)", "import asyncio\nawait asyncio.sleep(600)"] {
+        let cell = forkpy.begin_run(code);
+        let is_sleeping = |seen: &Value| seen["reason"].as_str().is_some_and(|reason| reason.contains("(sleeping)"));
+        let seen = forkpy.until("sleep", is_sleeping);
+        assert_eq!(seen["state"], "busy", "{seen}");
+        cancel(&mut forkpy, cell);
+    }
+    let cell = forkpy.begin_run("import os\nos.read(os.pipe()[0], 1)");
     let seen = forkpy.until_state("blocked");
-    assert!(seen["reason"].as_str().expect("words").contains("clock_nanosleep"), "{seen}");
-    assert_eq!((&seen["status"], &seen["cell"]), (&json!("healthy"), &json!(1)));
+    assert_eq!((&seen["status"], &seen["cell"]), (&json!("healthy"), &json!(5)));
     cancel(&mut forkpy, cell);
     let cell = forkpy.begin_run("while True: pass");
     forkpy.until("a second of work", |seen| seen["cell_running_for"].as_f64().is_some_and(|seconds| seconds > 1.5));

@@ -16,7 +16,8 @@
 //! | `idle` | no | in time | | | |
 //! | `busy` | yes | in time | | runs, or sleeps | used, by it or by what it started |
 //! | `waiting_input` | yes, in `input()` | in time | | | |
-//! | `blocked` | yes | in time | | its main thread sleeps in a system call | none for a second |
+//! | `busy` (sleeping) | yes | in time | | its main thread sleeps until the clock wakes it | none for a second |
+//! | `blocked` | yes | in time | | its main thread waits in another system call | none for a second |
 //! | `hung` | | unanswered | answered, or not | runs | |
 //! | `stopped` | | | | stopped by a signal | |
 //! | `stopped` | | unanswered | unanswered | sleeps | none: swapped out, or no turn |
@@ -27,7 +28,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::server::health::evidence::{Phase, Reading, Unanswered};
+use crate::{
+    server::health::evidence::{Phase, Reading, Unanswered},
+    sys::threads::Wait,
+};
 
 /// The document's three statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -54,7 +58,7 @@ pub(crate) enum State {
     /// Runs a cell that waits for a line of input, which its client has been asked for.
     #[serde(rename = "waiting_input")]
     WaitingInput,
-    /// Runs a cell whose main thread waits in a system call and uses no processor: for the network, a lock, the clock.
+    /// Runs a cell whose main thread waits in a system call and uses no processor: for the network, a lock, another process.
     Blocked,
     /// Does not answer pings: native code holds the interpreter, or it is stuck.
     Hung,
@@ -121,8 +125,8 @@ pub(crate) struct Activity {
     pub cpu_percent: Option<f64>,
     /// Processes that it started have used the processor.
     pub subprocesses_work: bool,
-    /// System call of its main thread.
-    pub syscall: Option<String>,
+    /// What its main thread waits in.
+    pub(crate) waits: Option<Wait>,
 }
 
 /// Percent of a processor below which a worker does nothing.
@@ -185,7 +189,10 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
         };
     }
     match seen.phase {
-        Phase::Busy { cell, .. } if is_blocked(seen, reading) => (State::Blocked, blocked(cell, seen)),
+        Phase::Busy { cell, .. } if sleeps(seen) && is_quiet(seen, reading) => {
+            (State::Busy, format!("runs cell {cell} (sleeping): the clock ends that"))
+        }
+        Phase::Busy { cell, .. } if is_quiet(seen, reading) => (State::Blocked, blocked(cell, seen)),
         Phase::Busy { cell, .. } => (State::Busy, format!("runs cell {cell}")),
         Phase::WaitingInput { cell, .. } => {
             (State::WaitingInput, format!("cell {cell} waits for input, which the client has been asked for"))
@@ -200,7 +207,7 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
 
 fn unresponsive(seen: &Evidence, reading: Reading, heartbeat: bool, waited: f64) -> (State, String) {
     let quiet = seen.activity.cpu_percent.is_some_and(|percent| percent < QUIET) && reading.state != 'R';
-    let call = seen.activity.syscall.as_deref();
+    let call = seen.activity.waits.as_ref().map(|wait| &wait.call);
     match (heartbeat, quiet, call) {
         (true, true, Some(call)) => (
             State::Hung,
@@ -219,14 +226,19 @@ fn unresponsive(seen: &Evidence, reading: Reading, heartbeat: bool, waited: f64)
     }
 }
 
-fn is_blocked(seen: &Evidence, reading: Reading) -> bool {
+/// It sleeps by its own will, for some time.
+fn sleeps(seen: &Evidence) -> bool {
+    seen.activity.waits.as_ref().is_some_and(|wait| wait.is_sleep)
+}
+
+fn is_quiet(seen: &Evidence, reading: Reading) -> bool {
     matches!(reading.state, 'S' | 'D')
         && seen.activity.cpu_percent.is_some_and(|percent| percent < QUIET)
         && !seen.activity.subprocesses_work
 }
 
 fn blocked(cell: u64, seen: &Evidence) -> String {
-    let call = seen.activity.syscall.as_deref().unwrap_or("a system call");
+    let call = seen.activity.waits.as_ref().map_or("a system call", |wait| &wait.call);
     format!("runs cell {cell}, which waits in {call} and uses no processor")
 }
 
@@ -266,9 +278,11 @@ mod tests {
         let asking = Phase::WaitingInput { cell: 3, since: Instant::now() };
         let gone = |phase, corpse| Evidence { process: None, corpse, ..seen(phase, 'S') };
         let active = |state, cpu_percent, subprocesses_work| {
-            let syscall = Some("clock_nanosleep".to_owned());
-            Evidence { activity: Activity { cpu_percent, subprocesses_work, syscall }, ..seen(busy, state) }
+            let waits = Some(Wait { call: "recvfrom".to_owned(), is_sleep: false });
+            Evidence { activity: Activity { cpu_percent, subprocesses_work, waits }, ..seen(busy, state) }
         };
+        let mut sleeping = active('S', Some(0.0), false);
+        sleeping.activity.waits = Some(Wait { call: "clock_nanosleep".to_owned(), is_sleep: true });
         let swapped = Evidence { unanswered: unanswered(9, false), ..active('D', Some(0.0), false) };
         let waiting = |phase, ping| Evidence { unanswered: ping, ..seen(phase, 'R') };
         let cases = [
@@ -280,6 +294,7 @@ mod tests {
             (seen(busy, 'Z'), (H::Zombie, State::Zombie, Some(7))),
             (active('S', None, false), (H::Healthy, State::Busy, Some(7))),
             (active('S', Some(0.5), false), (H::Healthy, State::Blocked, Some(7))),
+            (sleeping, (H::Healthy, State::Busy, Some(7))),
             (active('S', Some(0.5), true), (H::Healthy, State::Busy, Some(7))),
             (active('S', Some(50.0), false), (H::Healthy, State::Busy, Some(7))),
             (active('R', Some(0.5), false), (H::Healthy, State::Busy, Some(7))),

@@ -65,7 +65,7 @@ fn activity(history: &History, pid: i32, since: Instant, now: Instant) -> Activi
     Activity {
         cpu_percent: Some(last.cpu_percent),
         subprocesses_work: quiet && history.subprocess_cpu(pid).is_some_and(|percent| percent >= WORKS),
-        syscall: if quiet { threads::syscall_of_main(pid) } else { None },
+        waits: if quiet { threads::wait_of_main(pid) } else { None },
     }
 }
 
