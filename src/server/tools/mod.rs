@@ -26,8 +26,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::{
-    call::schema,
-    cells::{branches, lookup, notices, run},
+    call::{notices, schema},
+    cells::{branches, lookup, run},
     sessions::{checkpoints, health, lifecycle, saved},
     workspace::{
         files,

@@ -3,7 +3,8 @@
 //! Runs in: server.
 
 pub(in crate::server) mod asking;
-pub(crate) mod links;
+pub mod links;
+pub mod notices;
 pub(crate) mod progress;
-pub(crate) mod schema;
+pub mod schema;
 pub(crate) mod server;

@@ -4,7 +4,6 @@
 
 pub(crate) mod branches;
 pub(crate) mod lookup;
-pub(crate) mod notices;
-pub(crate) mod pictures;
-pub(crate) mod reply;
+pub mod pictures;
+pub mod reply;
 pub(crate) mod run;

@@ -6,12 +6,12 @@ use crate::server::watch::shapes::{exit, exit_code};
 
 use std::fmt::Write as _;
 
-use super::notices;
 use crate::{
     protocol::{CellError, Display},
     server::{
         output::captured::{CapturedText, Method},
         sessions::outcome::{CellOutcome, Ending},
+        tools::call::notices,
         tools::results::{Cell, CellException, Shown},
     },
 };

@@ -26,8 +26,9 @@ use crate::{
         tools::{
             Call, ToolError,
             arguments::{self, ExportNotebook, Format, OnError, RunNotebook},
+            call::notices,
             call::{links, progress, server::Server},
-            cells::{notices, reply},
+            cells::reply,
             reply, reply_with_text,
             results::{CellException, ExportedNotebook, NotebookFailure, NotebookRun},
             workspace::notebooks::document::{Document, NotebookError, Step},
