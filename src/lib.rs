@@ -22,7 +22,7 @@
 //! # One call of `run_python_code`, in ten steps
 //! 1. A line (`server/mcp/stdio/mod.rs`) or a request (`server/mcp/http/mod.rs`: token, Host, Origin, cookie) becomes a message for rmcp.
 //! 2. rmcp calls `server/mcp/handler.rs`, which knows the caller (`server/sessions/active.rs`) and hands over to `server/tools`.
-//! 3. `tools/arguments.rs` checks what was sent; `server/sessions/registry.rs` finds the session.
+//! 3. The table in `server/tools/mod.rs` finds the tool; `tools/call/arguments.rs` reads what was sent; `server/sessions/registry.rs` finds the session.
 //! 4. The session's task (`server/sessions/task/mod.rs`) takes the cell when its turn comes. No worker yet: `server/workers/zygote.rs`
 //!    asks the zygote, with five descriptors attached, and waits for the worker's `Hello`.
 //! 5. `zygote/fork.rs` forks between CPython's hooks; `worker/mod.rs` makes the new process its own.

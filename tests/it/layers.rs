@@ -59,27 +59,7 @@ const CRATES: [(&str, &[&str]); 5] = [
 ];
 
 /// Files that still form a circle with others. Empty is the aim.
-const EXCEPTIONS: &[&str] = &[
-    "server/tools",
-    "server/tools/arguments",
-    "server/tools/arguments/lookup",
-    "server/tools/arguments/packages",
-    "server/tools/arguments/scripts",
-    "server/tools/cells/branches",
-    "server/tools/cells/lookup",
-    "server/tools/cells/run",
-    "server/tools/results",
-    "server/tools/results/checkpoints",
-    "server/tools/results/notebooks",
-    "server/tools/sessions/checkpoints",
-    "server/tools/sessions/health",
-    "server/tools/sessions/lifecycle",
-    "server/tools/sessions/saved",
-    "server/tools/workspace/files",
-    "server/tools/workspace/notebooks",
-    "server/tools/workspace/packages",
-    "server/tools/workspace/scripts",
-];
+const EXCEPTIONS: &[&str] = &[];
 
 /// A module, by the parts of its path: `["server", "tools"]`; the crate's root is empty.
 type Module = Vec<String>;

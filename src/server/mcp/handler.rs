@@ -28,7 +28,13 @@ use super::resources::Resources;
 use crate::server::{
     events::Subscriber,
     sessions::active::Client,
-    tools::{self, Again, Call, call::server::Server},
+    tools::{
+        self,
+        call::{
+            request::{Again, Call},
+            server::Server,
+        },
+    },
 };
 
 const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a process of its own. Use run_python_code; \
@@ -147,7 +153,7 @@ impl ServerHandler for Handler {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools::TOOLS.clone()))
+        Ok(ListToolsResult::with_all_items(tools::TOOLS.iter().map(|tool| tool.listed.clone()).collect()))
     }
 
     async fn call_tool(
@@ -155,22 +161,21 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        let Some(tool) = tools::find(&request.name) else {
+            let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.listed.name).collect();
+            let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));
+            return Err(ErrorData::new(ErrorCode::INVALID_PARAMS, words, None));
+        };
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
-        let call = Call { client: self.client_of(&context), arguments: request.arguments, context, again };
-        match tools::call(&self.server, &request.name, call).await {
-            Some(CallToolResponse::Complete(mut result)) => {
-                if let Some(words) = self.greeting.take().await {
-                    greeting::add(&mut result, words);
-                }
-                Ok(CallToolResponse::Complete(result))
-            }
-            Some(asks) => Ok(asks),
-            None => {
-                let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.name).collect();
-                let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));
-                Err(ErrorData::new(ErrorCode::INVALID_PARAMS, words, None))
-            }
+        let client = self.client_of(&context);
+        let call = Call { tool: &tool.listed, client, arguments: request.arguments, context, again };
+        let mut answer = tool.answer(&self.server, call).await;
+        if let CallToolResponse::Complete(result) = &mut answer
+            && let Some(words) = self.greeting.take().await
+        {
+            greeting::add(result, words);
         }
+        Ok(answer)
     }
 
     async fn read_resource(

@@ -1,7 +1,7 @@
 //! The life of one session: which bearer of its name it is, whether it is over, and what its clients have to learn of it.
 //!
 //! Runs in: server. The session's task writes what happened (checkpoints write what became of them); whoever replies to a
-//! client reads what that client has not been told. No sentences here, and no MCP: words are `tools/cells/notices.rs`.
+//! client reads what that client has not been told. No sentences here, and no MCP: words are `tools/call/notices.rs`.
 //!
 //! A session's name can be given again; a [`Life`] cannot. Copies of a session hold its incarnation, so that what was on its way
 //! when a session ended never reaches the next one of that name.

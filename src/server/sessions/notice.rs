@@ -1,6 +1,6 @@
 //! What a cell's reply has to say beside its output: facts, in the order in which they are to be read.
 //!
-//! Runs in: server. Pure data. The words are made at the edge (`tools/cells/notices.rs`).
+//! Runs in: server. Pure data. The words are made at the edge (`tools/call/notices.rs`).
 
 use super::life::Event;
 

@@ -1,10 +1,16 @@
-//! What every tool call has: its schema, progress, questions to the user, links.
+//! What every tool call has: who asks, its arguments, what it may reach, progress, questions to the user, and the reply.
 //!
-//! Runs in: server.
+//! Runs in: server. Knows no tool: the table in `tools/mod.rs` and the families next to it use this room.
 
-pub(in crate::server) mod asking;
-pub mod links;
-pub mod notices;
+pub(crate) mod arguments;
+pub(crate) mod asking;
+pub(crate) mod error;
+pub(crate) mod links;
+pub(crate) mod notices;
 pub(crate) mod progress;
-pub mod schema;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod schema;
 pub(crate) mod server;
+pub(crate) mod texts;
+pub(crate) mod tool;

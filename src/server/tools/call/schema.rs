@@ -66,11 +66,14 @@ fn strip(schema: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::tools::{arguments, results};
+    use crate::server::{
+        tools::{call::arguments, cells::run},
+        watch::shapes,
+    };
 
     #[test]
     fn arguments_are_closed_and_described() {
-        let schema = input::<arguments::RunPythonCode>();
+        let schema = input::<run::RunPythonCode>();
         assert_eq!(schema["required"], json!(["code"]));
         assert_eq!(schema["additionalProperties"], json!(false));
         assert_eq!(schema["properties"]["timeout"]["type"], json!(["number", "null"]));
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn results_have_no_properties_at_the_root_and_nullable_metrics() {
-        let schema = output::<results::Health>();
+        let schema = output::<shapes::Health>();
         assert!(!schema.contains_key("properties"));
         let inner = &schema["allOf"][0];
         assert_eq!(inner["properties"]["pid"]["type"], json!(["integer", "null"]));

@@ -1,17 +1,23 @@
 //! What a tool may reach: one for the whole server, shared by all connections.
 //!
-//! Runs in: server. Pure data: put together at the start by `server/mod.rs`.
+//! Runs in: server. Put together at the start by `server/mod.rs`.
 
 use std::sync::Arc;
 
-use super::asking::Waiting;
+use super::{asking::Waiting, error::ToolError};
 use crate::{
     server::{
         environment::packages::Packages,
         scripts::Scripts,
-        sessions::{active::ActiveSessions, context::Surroundings, registry::Registry},
+        sessions::{
+            active::{ActiveSessions, Client},
+            context::Surroundings,
+            handle::Session,
+            names::DEFAULT,
+            registry::Registry,
+        },
         watch::{readings::Metrics, report::Ward},
-        workspace::handle::Files,
+        workspace::handle::{FileError, Files},
     },
     settings::resolve::Workspace,
 };
@@ -19,23 +25,43 @@ use crate::{
 /// What all connections share.
 pub(crate) struct Server {
     /// Sessions by name.
-    pub registry: Arc<Registry>,
+    pub(crate) registry: Arc<Registry>,
     /// Active sessions of clients.
-    pub active: ActiveSessions,
+    pub(crate) active: ActiveSessions,
     /// What sessions need.
-    pub around: Arc<Surroundings>,
+    pub(crate) around: Arc<Surroundings>,
     /// Readings of workers.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// The health of sessions.
-    pub health: Ward,
+    pub(crate) health: Ward,
     /// Packages of the session environment.
-    pub packages: Arc<Packages>,
+    pub(crate) packages: Arc<Packages>,
     /// Scripts that run now.
-    pub scripts: Arc<Scripts>,
+    pub(crate) scripts: Arc<Scripts>,
     /// Cells whose client is to call again with an answer.
-    pub waiting: Waiting,
+    pub(crate) waiting: Waiting,
     /// The directories.
-    pub workspace: Workspace,
+    pub(crate) workspace: Workspace,
     /// What is in them.
-    pub files: Files,
+    pub(crate) files: Files,
+}
+
+impl Server {
+    /// The session that a call means: the one it names, else the client's active one.
+    pub(crate) fn session(&self, client: &Client, named: Option<&str>) -> Result<Session, ToolError> {
+        let session = match (named, self.active.of(client)) {
+            (Some(id), _) => self.registry.get(id)?,
+            (None, Some(choice)) => self.registry.chosen(&choice)?,
+            (None, None) => self.registry.get(DEFAULT)?,
+        };
+        session.life.used_by(client);
+        Ok(session)
+    }
+}
+
+/// The server's one thread waits for no disk.
+pub(crate) async fn blocking<T: Send + 'static, E: Into<ToolError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ToolError> {
+    tokio::task::spawn_blocking(work).await.map_err(FileError::Lost)?.map_err(Into::into)
 }

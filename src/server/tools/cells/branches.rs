@@ -9,9 +9,11 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use rmcp::model::CallToolResult;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::{reply, result::Cell};
 use crate::server::{
     sessions::{
         checkpoints::Checkpoint,
@@ -22,18 +24,84 @@ use crate::server::{
         registry::Fork,
     },
     tools::{
-        Call, ToolError,
-        arguments::{self, Keep, KeepRule, RunBranches},
-        call::{progress, server::Server},
-        cells::reply,
-        reply,
-        results::{Branch, Branches},
+        call::{
+            arguments,
+            error::{ToolError, refuse},
+            progress,
+            reply::Reply,
+            request::Call,
+            server::Server,
+        },
         sessions::checkpoints::{unless_taken_back, warnings},
     },
 };
 
 /// Most branches of one call.
 const MAX_BRANCHES: usize = 256;
+
+/// `run_branches`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct RunBranches {
+    /// Code of each branch. All begin from the session as it is now, and none sees another.
+    pub(crate) codes: Vec<String>,
+    /// Which one the session goes on from: `none` (default), `first` (the first that ended well), `max` or `min` (the one
+    /// whose last expression is the largest or smallest number), or a number, counted from 0.
+    pub(crate) keep: Option<Keep>,
+    /// Session to branch; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// Seconds each branch may run. The server's default when left out.
+    pub(crate) timeout: Option<f64>,
+    /// Branches that run at a time. The number of processors when left out.
+    pub(crate) max_parallel: Option<u32>,
+}
+
+/// Which branch the session goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum Keep {
+    /// This one.
+    Number(u32),
+    /// By a rule.
+    Rule(KeepRule),
+}
+
+/// A rule by which a branch is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KeepRule {
+    /// The session stays as it is.
+    None,
+    /// The first that ended well.
+    First,
+    /// The largest number as value of the last expression.
+    Max,
+    /// The smallest.
+    Min,
+}
+
+/// `run_branches`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Branches {
+    /// The session.
+    pub(crate) session_id: String,
+    /// What each came to, in the order of `codes`.
+    pub(crate) branches: Vec<Branch>,
+    /// The one that the session goes on from, counted from 0; null when it is as before.
+    pub(crate) kept: Option<u64>,
+    /// Why none was kept although one was to be, and what the branches shared; a sentence each.
+    pub(crate) notices: Vec<String>,
+}
+
+/// One branch.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Branch {
+    /// Counted from 0.
+    pub(crate) index: u64,
+    /// What its code came to, as run_python_code has it; null when it could not be run, see `refused`.
+    pub(crate) outcome: Option<Cell>,
+    /// Why it could not be run.
+    pub(crate) refused: Option<String>,
+}
 
 /// A branch that has run.
 struct Run {
@@ -42,10 +110,9 @@ struct Run {
     outcome: CellOutcome,
 }
 
-pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let asked: RunBranches = call.read("run_branches")?;
+pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Result<Reply<Branches>, ToolError> {
     if asked.codes.is_empty() || asked.codes.len() > MAX_BRANCHES {
-        return Err(ToolError::Argument(format!("`codes` must have between 1 and {MAX_BRANCHES} branches")));
+        return refuse(format!("`codes` must have between 1 and {MAX_BRANCHES} branches"));
     }
     for code in &asked.codes {
         arguments::checked_code(code)?;
@@ -55,7 +122,7 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
         && number as usize >= asked.codes.len()
     {
         let last = asked.codes.len() - 1;
-        return Err(ToolError::Argument(format!("`keep` is {number}, and the branches are 0 to {last}")));
+        return refuse(format!("`keep` is {number}, and the branches are 0 to {last}"));
     }
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let limit = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
@@ -97,7 +164,7 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
         }
     };
     let branches = end_all(server, runs).await;
-    reply(&Branches { session_id: session.id.to_string(), branches, kept, notices })
+    Ok(Reply::of(Branches { session_id: session.id.to_string(), branches, kept, notices }))
 }
 
 async fn branch_all(

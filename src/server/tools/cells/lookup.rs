@@ -3,30 +3,118 @@
 //! Runs in: server. The worker answers beside the cell that runs, over its control socket; when its interpreter is held by
 //! native code, the reply says `busy` and nobody waits for the cell.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use rmcp::model::CallToolResult;
-use serde::de::DeserializeOwned;
-use serde_json::Map;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 
 use crate::{
     protocol::Question,
     server::{
         sessions::handle::Session,
-        tools::{
-            Call, ToolError,
-            arguments::{self, CodeCompletion, InspectObject},
-            call::server::Server,
-            reply_with_text,
-            results::{Completion, Found, Inspection, Matches},
+        tools::call::{
+            error::{ToolError, refuse},
+            reply::Reply,
+            request::Call,
+            server::Server,
         },
     },
 };
 
+/// Longest code that is looked at, bytes; it travels in one frame.
+const MAX_LOOKED_AT: usize = 400 << 10;
+
 /// A little more than the worker takes at most, for all questions but the first.
 const LIMIT: Duration = Duration::from_secs(6);
+
 /// And for the first, as long as its interpreter answers.
 const FIRST_LIMIT: Duration = Duration::from_secs(32);
+
+/// `code_completion`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct CodeCompletion {
+    /// The code as far as it is written; it is not run.
+    pub(crate) code: String,
+    /// Where the cursor is: the number of characters (Unicode code points) before it.
+    pub(crate) cursor_pos: u64,
+    /// Session whose names are known; the active one when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+/// `inspect_object`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct InspectObject {
+    /// The code that names the object; it is not run.
+    pub(crate) code: String,
+    /// Where the cursor is, in or behind the name or within the parentheses of its call: the number of characters
+    /// (Unicode code points) before it.
+    pub(crate) cursor_pos: u64,
+    /// 0, or 1 for the source too. Default 0.
+    pub(crate) detail_level: Option<u8>,
+    /// Session to look in; the active one when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+/// `code_completion`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Completion {
+    /// What could stand between `cursor_start` and `cursor_end`, public names first.
+    pub(crate) matches: Vec<String>,
+    /// Where the text to be replaced begins, in characters.
+    pub(crate) cursor_start: u64,
+    /// Where it ends, in characters.
+    pub(crate) cursor_end: u64,
+    /// Types of the matches, as Jupyter's kernels give them, and `left_out`, when there are more.
+    pub(crate) metadata: Map<String, Value>,
+    /// `ok`, `busy` (the interpreter does not answer now), `error`.
+    pub(crate) status: &'static str,
+    /// What to know, in a sentence.
+    pub(crate) notice: Option<String>,
+    /// The session.
+    pub(crate) session_id: String,
+}
+
+/// `inspect_object`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Inspection {
+    /// There is something to tell.
+    pub(crate) found: bool,
+    /// By mime type; `text/plain` has signature, type, value in short, docstring and, when asked for, source.
+    pub(crate) data: BTreeMap<String, String>,
+    /// The name that was looked up.
+    pub(crate) metadata: Map<String, Value>,
+    /// `ok`, `busy` (the interpreter does not answer now), `error`.
+    pub(crate) status: &'static str,
+    /// What to know, in a sentence.
+    pub(crate) notice: Option<String>,
+    /// The session.
+    pub(crate) session_id: String,
+}
+
+/// What a worker says to a question of completion.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Matches {
+    /// As in [`Completion`].
+    pub(crate) matches: Vec<String>,
+    /// As in [`Completion`].
+    pub(crate) cursor_start: u64,
+    /// As in [`Completion`].
+    pub(crate) cursor_end: u64,
+    /// As in [`Completion`].
+    pub(crate) metadata: Map<String, Value>,
+}
+
+/// What a worker says to a question of inspection.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Found {
+    /// As in [`Inspection`].
+    pub(crate) found: bool,
+    /// As in [`Inspection`].
+    pub(crate) data: BTreeMap<String, String>,
+    /// As in [`Inspection`].
+    pub(crate) metadata: Map<String, Value>,
+}
 
 /// What came of a question.
 struct Answer<T> {
@@ -35,11 +123,15 @@ struct Answer<T> {
     told: Option<T>,
 }
 
-pub(in crate::server) async fn complete(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let CodeCompletion { code, cursor_pos, session_id } = call.read("code_completion")?;
+pub(crate) async fn complete(
+    server: &Server,
+    call: &Call,
+    asked: CodeCompletion,
+) -> Result<Reply<Completion>, ToolError> {
+    let CodeCompletion { code, cursor_pos, session_id } = asked;
     let session = server.session(&call.client, session_id.as_deref())?;
-    let cursor = arguments::cursor(&code, cursor_pos)?;
-    let Answer { status, notice, told } = ask(&call, &session, Question::Complete { code, cursor }).await?;
+    let cursor = cursor_in(&code, cursor_pos)?;
+    let Answer { status, notice, told } = ask(call, &session, Question::Complete { code, cursor }).await?;
     let nothing = Matches { cursor_start: cursor, cursor_end: cursor, ..Matches::default() };
     let Matches { matches, cursor_start, cursor_end, metadata } = told.unwrap_or(nothing);
     let hint = metadata.get("hint").and_then(|hint| hint.as_str()).map(str::to_owned);
@@ -52,25 +144,29 @@ pub(in crate::server) async fn complete(server: &Server, mut call: Call) -> Resu
     }
     let session_id = session.id.to_string();
     let result = Completion { matches, cursor_start, cursor_end, metadata, status, notice, session_id };
-    reply_with_text(&result, text, false)
+    Ok(Reply::of(result).text(text))
 }
 
-pub(in crate::server) async fn inspect(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let InspectObject { code, cursor_pos, detail_level, session_id } = call.read("inspect_object")?;
+pub(crate) async fn inspect(
+    server: &Server,
+    call: &Call,
+    asked: InspectObject,
+) -> Result<Reply<Inspection>, ToolError> {
+    let InspectObject { code, cursor_pos, detail_level, session_id } = asked;
     let session = server.session(&call.client, session_id.as_deref())?;
-    let cursor = arguments::cursor(&code, cursor_pos)?;
+    let cursor = cursor_in(&code, cursor_pos)?;
     let detail = detail_level.unwrap_or(0);
     if detail > 1 {
-        return Err(ToolError::Argument(format!("`detail_level` is {detail} and must be 0 or 1")));
+        return refuse(format!("`detail_level` is {detail} and must be 0 or 1"));
     }
-    let Answer { status, notice, told } = ask(&call, &session, Question::Inspect { code, cursor, detail }).await?;
-    let nothing = Found { found: false, data: std::collections::BTreeMap::new(), metadata: Map::new() };
+    let Answer { status, notice, told } = ask(call, &session, Question::Inspect { code, cursor, detail }).await?;
+    let nothing = Found { found: false, data: BTreeMap::new(), metadata: Map::new() };
     let Found { found, data, metadata } = told.unwrap_or(nothing);
     let shown = data.get("text/plain").cloned().into_iter().chain(notice.clone());
     let text = shown.reduce(|data, notice| format!("{data}\n{notice}"));
     let text = text.unwrap_or_else(|| "(nothing is known of what is at the cursor)".to_owned());
     let session_id = session.id.to_string();
-    reply_with_text(&Inspection { found, data, metadata, status, notice, session_id }, text, false)
+    Ok(Reply::of(Inspection { found, data, metadata, status, notice, session_id }).text(text))
 }
 
 async fn ask<T: DeserializeOwned>(call: &Call, session: &Session, question: Question) -> Result<Answer<T>, ToolError> {
@@ -97,4 +193,33 @@ async fn ask<T: DeserializeOwned>(call: &Call, session: &Session, question: Ques
 
 fn refused<T>(status: &'static str, notice: String) -> Answer<T> {
     Answer { status, notice: Some(notice), told: None }
+}
+
+/// The place of a cursor that lies in the code.
+///
+/// # Errors
+/// When it does not, or the code is too long.
+fn cursor_in(code: &str, cursor: u64) -> Result<u64, ToolError> {
+    if code.len() > MAX_LOOKED_AT {
+        let (size, most) = (code.len() >> 10, MAX_LOOKED_AT >> 10);
+        return refuse(format!("`code` has {size} KiB and may have {most}: send the part around the cursor"));
+    }
+    let characters = code.chars().count() as u64;
+    if cursor > characters {
+        let words = format!("`cursor_pos` is {cursor} and `code` has {characters} characters");
+        return refuse(words);
+    }
+    Ok(cursor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_counted_in_characters() {
+        assert_eq!(cursor_in("😀.x", 3).expect("at the end"), 3);
+        assert!(cursor_in("😀.x", 4).expect_err("beyond").to_string().contains("has 3 characters"));
+        assert!(cursor_in(&"#".repeat(MAX_LOOKED_AT + 1), 0).expect_err("too long").to_string().contains("400"));
+    }
 }

@@ -1,9 +1,11 @@
-//! Tools that run code, and how their outcome is shown.
+//! Tools that run code or look at it, and how their outcome is shown.
 //!
 //! Runs in: server.
 
 pub(crate) mod branches;
 pub(crate) mod lookup;
-pub mod pictures;
-pub mod reply;
+pub(crate) mod pictures;
+pub(crate) mod reply;
+pub(crate) mod result;
 pub(crate) mod run;
+pub(crate) mod variables;

@@ -29,9 +29,9 @@ const TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Picture {
     /// Its type, which need not be the original's.
-    pub mime: &'static str,
+    pub(crate) mime: &'static str,
     /// Its bytes.
-    pub base64: String,
+    pub(crate) base64: String,
 }
 
 /// Whether there is anything for [`prepare`] to do.

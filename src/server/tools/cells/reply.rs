@@ -2,22 +2,21 @@
 //!
 //! Runs in: server. Pure.
 
-use crate::server::watch::shapes::{exit, exit_code};
-
 use std::fmt::Write as _;
 
+use super::result::{Cell, CellException, Shown};
 use crate::{
     protocol::{CellError, Display},
     server::{
         output::captured::{CapturedText, Method},
         sessions::outcome::{CellOutcome, Ending},
-        tools::call::notices,
-        tools::results::{Cell, CellException, Shown},
+        tools::call::{
+            notices,
+            texts::{self, section},
+        },
+        watch::shapes::{exit, exit_code},
     },
 };
-
-/// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
-pub(crate) const MAX_REPLY: usize = 900_000;
 
 /// The structured reply, beside pictures that take `pictures` bytes of JSON.
 #[must_use]
@@ -63,7 +62,7 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         stdout_file,
         stderr_file,
     };
-    fit(&mut reply, MAX_REPLY.saturating_sub(pictures));
+    fit(&mut reply, texts::MAX_REPLY.saturating_sub(pictures));
     reply
 }
 
@@ -127,14 +126,6 @@ pub fn text(reply: &Cell) -> String {
     text
 }
 
-/// A part of the text, under a title.
-pub(crate) fn section(text: &mut String, title: &str, body: &str) {
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    let _ = write!(text, "--- {title} ---\n{body}");
-}
-
 /// One sentence on an ending that is not plain from the output; the worker's death has its own in the notice.
 fn sentence(ending: &Ending) -> Option<String> {
     match ending {
@@ -173,16 +164,7 @@ fn how(method: Method) -> &'static str {
     }
 }
 
-/// Shortens texts that a reply holds twice, structured and shown, until it stays below [`MAX_REPLY`].
-pub(crate) fn fit_texts(texts: &mut [&mut String]) {
-    let mut keep = 200_000;
-    while 2 * texts.iter().map(|text| json_length(text)).sum::<usize>() > MAX_REPLY && keep > 100 {
-        texts.iter_mut().for_each(|text| shorten(text, keep));
-        keep /= 2;
-    }
-}
-
-/// Shortens the long texts until the reply stays below [`MAX_REPLY`]: control characters grow sixfold in JSON.
+/// Shortens the long texts until the reply stays below [`texts::MAX_REPLY`]: control characters grow sixfold in JSON.
 fn fit(reply: &mut Cell, most: usize) {
     let mut keep = 200_000;
     while weight(reply) > most && keep > 100 {
@@ -192,7 +174,7 @@ fn fit(reply: &mut Cell, most: usize) {
         if let Some(error) = &mut reply.error {
             texts.extend([&mut error.traceback, &mut error.message]);
         }
-        texts.into_iter().for_each(|text| shorten(text, keep));
+        texts.into_iter().for_each(|text| texts::shorten(text, keep));
         keep /= 2;
     }
 }
@@ -200,31 +182,11 @@ fn fit(reply: &mut Cell, most: usize) {
 /// Bytes of JSON that a reply comes to, its text block included.
 fn weight(reply: &Cell) -> usize {
     let shown = [&reply.stdout, &reply.stderr].into_iter().chain(&reply.results).chain(&reply.background);
-    let twice: usize = shown.map(|text| json_length(text)).sum();
-    let once: usize = reply.error.iter().map(|error| json_length(&error.traceback) + json_length(&error.message)).sum();
+    let twice: usize = shown.map(|text| texts::json_length(text)).sum();
+    let once: usize =
+        reply.error.iter().map(|error| texts::json_length(&error.traceback) + texts::json_length(&error.message)).sum();
     let paths: usize = reply.new_files.iter().chain(&reply.outputs).map(|path| 3 * path.len() + 40).sum();
     2 * twice + once + paths + 200 * reply.displays.len() + 2048
-}
-
-fn json_length(text: &str) -> usize {
-    text.bytes()
-        .map(|byte| match byte {
-            b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
-            0..=0x1f => 6,
-            _ => 1,
-        })
-        .sum()
-}
-
-fn shorten(text: &mut String, keep: usize) {
-    if text.len() <= keep {
-        return;
-    }
-    let head = text.floor_char_boundary(keep / 2);
-    let tail = text.ceil_char_boundary(text.len() - keep / 2);
-    let left_out = tail - head;
-    let shorter = format!("{}\n[... {left_out} bytes left out of this reply ...]\n{}", &text[..head], &text[tail..]);
-    *text = shorter;
 }
 
 #[cfg(test)]

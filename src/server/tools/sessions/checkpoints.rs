@@ -1,10 +1,11 @@
 //! Tools that copy sessions, and take them back to what they were.
 //!
-//! Runs in: server. Thin: `server/checkpoints` keeps them, `session/rollback.rs` makes and restores them.
+//! Runs in: server. Thin: `sessions/checkpoints.rs` keeps them, `sessions/task/rollback.rs` makes and restores them.
 
 use std::sync::Arc;
 
-use rmcp::model::CallToolResult;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     server::{
@@ -14,25 +15,196 @@ use crate::{
             orders::{BrokenOff, Caller, CheckpointWish, SessionError},
             registry::Fork,
         },
-        tools::{
-            Call, ToolError,
-            arguments::{CheckpointSession, DeleteCheckpoint, ForkSession, ListCheckpoints, RestoreCheckpoint},
-            call::server::Server,
-            now, reply,
-            results::{
-                CheckpointEntry, CheckpointList, DeletedCheckpoint, ForkedSession, MadeCheckpoint, RestoredCheckpoint,
-            },
+        tools::call::{
+            arguments::checked_description,
+            error::ToolError,
+            reply::{Reply, now},
+            request::Call,
+            server::Server,
         },
         watch::shapes::LimitsInForce,
     },
     sys::processes,
 };
 
-/// Longest description, characters.
-const MAX_DESCRIPTION: usize = 2000;
+/// `checkpoint_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct CheckpointSession {
+    /// Session to copy; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// Name of the checkpoint within the session: up to 64 letters, digits, '_', '-', '.'. Made up when left out.
+    pub(crate) name: Option<String>,
+    /// Make it although threads run that it will not have. Default false.
+    pub(crate) force: Option<bool>,
+}
 
-pub(in crate::server) async fn checkpoint(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: CheckpointSession = call.read("checkpoint_session")?;
+/// `list_checkpoints`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ListCheckpoints {
+    /// Only those of this session; those of all when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+/// `restore_checkpoint`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct RestoreCheckpoint {
+    /// Name of the checkpoint; `last` is the one that policy `last` keeps.
+    pub(crate) name: String,
+    /// Session to roll back; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// Let `random` and `numpy.random` draw again what they drew after the checkpoint. Default false: other numbers.
+    pub(crate) keep_random: Option<bool>,
+}
+
+/// `fork_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ForkSession {
+    /// Name of the new session: up to 64 letters, digits, '_', '-', '.'.
+    pub(crate) new_session_id: String,
+    /// Session to copy; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// Copy this checkpoint of it instead of what it is now.
+    pub(crate) checkpoint: Option<String>,
+    /// What the new session is for, shown by list_sessions.
+    pub(crate) description: Option<String>,
+    /// Copy it although threads run that the copy will not have. Default false.
+    pub(crate) force: Option<bool>,
+}
+
+/// `delete_checkpoint`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct DeleteCheckpoint {
+    /// Name of the checkpoint.
+    pub(crate) name: String,
+    /// Whose it is; the active session's when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+/// A checkpoint, as it is listed.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct CheckpointEntry {
+    /// Its name within the session.
+    pub(crate) name: String,
+    /// Its number within the server: older ones have lower ones.
+    pub(crate) id: u64,
+    /// The session it is of.
+    pub(crate) session_id: String,
+    /// The last cell that had run; null when none had.
+    pub(crate) after_cell: Option<u64>,
+    /// When it was made (RFC 3339).
+    pub(crate) created_at: String,
+    /// Seconds since.
+    pub(crate) age: f64,
+    /// forkpy made it by itself (policy `last`).
+    pub(crate) automatic: bool,
+    /// Its process.
+    pub(crate) pid: i32,
+    /// Bytes that it holds alone: what the session has changed since, and a little of its own.
+    pub(crate) memory: u64,
+}
+
+impl CheckpointEntry {
+    /// Of a checkpoint that holds so much alone.
+    #[must_use]
+    pub(crate) fn new(checkpoint: &Checkpoint, memory: u64) -> Self {
+        Self {
+            name: checkpoint.name.to_string(),
+            id: checkpoint.number,
+            session_id: checkpoint.of.session.to_string(),
+            after_cell: (checkpoint.cell > 0).then_some(checkpoint.cell),
+            created_at: checkpoint.made.to_string(),
+            age: checkpoint.made_at.elapsed().as_secs_f64(),
+            automatic: checkpoint.is_automatic(),
+            pid: checkpoint.pid,
+            memory,
+        }
+    }
+}
+
+/// `checkpoint_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct MadeCheckpoint {
+    /// `created`.
+    pub(crate) status: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// The checkpoint.
+    pub(crate) checkpoint: CheckpointEntry,
+    /// What it does not hold, a sentence each: open files and connections, tasks, child processes, locks, threads.
+    pub(crate) warnings: Vec<String>,
+    /// When (RFC 3339).
+    pub(crate) timestamp: String,
+}
+
+/// `list_checkpoints`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct CheckpointList {
+    /// Oldest first.
+    pub(crate) checkpoints: Vec<CheckpointEntry>,
+    /// How many.
+    pub(crate) total: u64,
+    /// Bytes that they hold alone.
+    pub(crate) memory: u64,
+    /// Bytes that the checkpoints of all sessions may hold alone.
+    pub(crate) memory_limit: u64,
+}
+
+/// `restore_checkpoint`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct RestoredCheckpoint {
+    /// `restored`.
+    pub(crate) status: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// Name of the checkpoint, which is still there.
+    pub(crate) checkpoint: String,
+    /// The last cell whose effects are there; null when none is.
+    pub(crate) after_cell: Option<u64>,
+    /// The process that serves the session now.
+    pub(crate) pid: Option<i32>,
+    /// What the checkpoint did not hold, a sentence each.
+    pub(crate) warnings: Vec<String>,
+    /// When (RFC 3339).
+    pub(crate) timestamp: String,
+}
+
+/// `fork_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct ForkedSession {
+    /// `created`.
+    pub(crate) status: &'static str,
+    /// The new session.
+    pub(crate) session_id: String,
+    /// The session it is a copy of.
+    pub(crate) forked_from: String,
+    /// The checkpoint it is a copy of; null when it is one of the session as it was.
+    pub(crate) checkpoint: Option<String>,
+    /// The last cell whose effects are there; null when none is.
+    pub(crate) after_cell: Option<u64>,
+    /// What the two share, a sentence each.
+    pub(crate) warnings: Vec<String>,
+    /// Limits of the new session: those of the other.
+    pub(crate) limits: LimitsInForce,
+    /// When (RFC 3339).
+    pub(crate) timestamp: String,
+}
+
+/// `delete_checkpoint`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct DeletedCheckpoint {
+    /// `deleted`.
+    pub(crate) status: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+pub(crate) async fn checkpoint(
+    server: &Server,
+    call: &Call,
+    asked: CheckpointSession,
+) -> Result<Reply<MadeCheckpoint>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     if let Some(name) = asked.name.as_ref().filter(|name| !checkpoints::is_name(name)) {
         return Err(SessionError::from(StoreError::BadName(name.chars().take(80).collect())).into());
@@ -44,38 +216,44 @@ pub(in crate::server) async fn checkpoint(server: &Server, call: &mut Call) -> R
         drop(server.around.checkpoints.delete(&session.life, &made.name));
     })?;
     warnings.extend(call.news_of(&session).1);
-    reply(&MadeCheckpoint {
+    Ok(Reply::of(MadeCheckpoint {
         status: "created",
         session_id: session.id.to_string(),
         checkpoint: measured(made).await,
         warnings,
         timestamp: now(),
-    })
+    }))
 }
 
-pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ListCheckpoints = call.read("list_checkpoints")?;
+pub(crate) async fn list(
+    server: &Server,
+    _: &Call,
+    asked: ListCheckpoints,
+) -> Result<Reply<CheckpointList>, ToolError> {
     let session = asked.session_id.as_deref().map(|id| server.registry.get(id)).transpose()?;
     let held = server.around.checkpoints.of(session.as_ref().map(|session| &session.life));
     let mut entries = Vec::with_capacity(held.len());
     for checkpoint in held {
         entries.push(measured(checkpoint).await);
     }
-    reply(&CheckpointList {
+    Ok(Reply::of(CheckpointList {
         total: entries.len() as u64,
         memory: entries.iter().map(|entry| entry.memory).sum(),
         memory_limit: server.around.checkpoints.bounds().memory,
         checkpoints: entries,
-    })
+    }))
 }
 
-pub(in crate::server) async fn restore(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: RestoreCheckpoint = call.read("restore_checkpoint")?;
+pub(crate) async fn restore(
+    server: &Server,
+    call: &Call,
+    asked: RestoreCheckpoint,
+) -> Result<Reply<RestoredCheckpoint>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let from = server.around.checkpoints.get(&session.life, &asked.name).map_err(SessionError::from)?;
     let warnings = warnings(&from, &call.caller()).await?;
     session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false), call.caller()).await?;
-    reply(&RestoredCheckpoint {
+    Ok(Reply::of(RestoredCheckpoint {
         status: "restored",
         session_id: session.id.to_string(),
         checkpoint: from.name.to_string(),
@@ -83,16 +261,12 @@ pub(in crate::server) async fn restore(server: &Server, call: &mut Call) -> Resu
         pid: session.shared.get().worker.map(|worker| worker.pid),
         warnings,
         timestamp: now(),
-    })
+    }))
 }
 
-pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ForkSession = call.read("fork_session")?;
+pub(crate) async fn fork(server: &Server, call: &Call, asked: ForkSession) -> Result<Reply<ForkedSession>, ToolError> {
     let source = server.session(&call.client, asked.session_id.as_deref())?;
-    let description = asked.description.unwrap_or_default();
-    if description.chars().count() > MAX_DESCRIPTION {
-        return Err(ToolError::Argument(format!("`description` may have {MAX_DESCRIPTION} characters")));
-    }
+    let description = checked_description(asked.description)?;
     server.registry.may_create(&asked.new_session_id)?;
     let from = match &asked.checkpoint {
         Some(name) => server.around.checkpoints.get(&source.life, name).map_err(SessionError::from)?,
@@ -109,7 +283,7 @@ pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<
     if asked.checkpoint.is_none() {
         warnings.extend(call.news_of(&source).1);
     }
-    reply(&ForkedSession {
+    Ok(Reply::of(ForkedSession {
         status: "created",
         session_id: session.id.to_string(),
         forked_from: source.id.to_string(),
@@ -118,14 +292,21 @@ pub(in crate::server) async fn fork(server: &Server, call: &mut Call) -> Result<
         warnings,
         limits: LimitsInForce::of(&session),
         timestamp: now(),
-    })
+    }))
 }
 
-pub(in crate::server) fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: DeleteCheckpoint = call.read("delete_checkpoint")?;
+pub(crate) async fn delete(
+    server: &Server,
+    call: &Call,
+    asked: DeleteCheckpoint,
+) -> Result<Reply<DeletedCheckpoint>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let deleted = server.around.checkpoints.delete(&session.life, &asked.name).map_err(SessionError::from)?;
-    reply(&DeletedCheckpoint { status: "deleted", session_id: session.id.to_string(), name: deleted.name.to_string() })
+    Ok(Reply::of(DeletedCheckpoint {
+        status: "deleted",
+        session_id: session.id.to_string(),
+        name: deleted.name.to_string(),
+    }))
 }
 
 /// Waits for a copy, until the call is taken back: the copy is then let go.

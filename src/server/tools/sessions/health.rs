@@ -4,45 +4,104 @@
 
 use std::time::{Duration, Instant};
 
-use rmcp::model::CallToolResult;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use crate::{
     server::{
-        health::Verdict,
+        health::{RecoveryPolicy, Verdict},
         sessions::{crashes::CrashReport, handle::Session},
-        tools::{
-            Call, ToolError,
-            arguments::{self, CheckResponsiveness, ConfigureHealth, GetKernelHealth, ListCrashes, Nothing, OfSession},
-            call::server::Server,
-            now, reply, reply_with_text, results,
+        tools::call::{
+            arguments::{Nothing, OfSession, seconds},
+            error::ToolError,
+            reply::{Reply, now},
+            request::Call,
+            server::Server,
         },
-        watch::report::{GLANCE, START_LIMIT, series, thresholds},
+        watch::{
+            report::{GLANCE, START_LIMIT, series, thresholds},
+            shapes::{ConfiguredHealth, CrashEntry, CrashList, DumpedStacks, Health, HealthReport, Responsiveness},
+        },
         workers::{control::PingOutcome, stacks},
     },
-    settings::policy::PolicyChange,
+    settings::policy::{Automatic, PolicyChange},
 };
 
 /// Longest past that a series may be asked for: what is remembered.
 const MAX_SPAN: Duration = Duration::from_secs(24 * 3600);
 
-pub(in crate::server) async fn get(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: GetKernelHealth = call.read("get_kernel_health")?;
+/// Longest limit of a responsiveness check, seconds.
+const MAX_CHECK: f64 = 300.0;
+
+/// `get_kernel_health`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct GetKernelHealth {
+    /// Session to look at; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// Also the series of the past so long: `90s`, `5m`, `24h`. At most 24h.
+    pub(crate) history: Option<String>,
+}
+
+/// `list_crashes`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ListCrashes {
+    /// Only those of this session; it need not exist any more.
+    pub(crate) session_id: Option<String>,
+    /// Most reports, the newest first. Default 20.
+    pub(crate) limit: Option<u64>,
+    /// One report, whole.
+    pub(crate) id: Option<String>,
+}
+
+/// `configure_health`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ConfigureHealth {
+    /// Session to configure; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// MB of resident memory from which an alert is raised; 0 is never.
+    pub(crate) memory_alert: Option<f64>,
+    /// MB of resident memory from which garbage is collected and freed memory returned to the system; 0 is never.
+    pub(crate) memory_cleanup: Option<f64>,
+    /// Percent of one processor, as a mean over the interval, from which an alert is raised; 0 is never.
+    pub(crate) cpu_alert: Option<f64>,
+    /// Seconds that a ping may go unanswered before the interpreter counts as hung.
+    pub(crate) hung_after: Option<f64>,
+    /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
+    /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
+    pub(crate) recovery: Option<RecoveryPolicy>,
+    /// `last`: after each cell that ended well a checkpoint replaces the one before, and when the worker dies the session
+    /// goes on from it, with its variables. `off`: no checkpoint is made without being asked for.
+    pub(crate) checkpoints: Option<Automatic>,
+}
+
+/// `check_kernel_responsiveness`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct CheckResponsiveness {
+    /// Seconds to wait for an answer. Default 5.
+    pub(crate) timeout: Option<f64>,
+    /// Session to check; the active one when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+pub(crate) async fn get(server: &Server, call: &Call, asked: GetKernelHealth) -> Result<Reply<Health>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let span = asked.history.as_deref().map(span).transpose()?;
     let mut health = server.health.look(&session).await;
     health.history = span.map(|span| series(&session, span));
-    reply(&health)
+    Ok(Reply::of(health))
 }
 
-pub(in crate::server) async fn report_all(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let Nothing {} = call.read("get_health_report")?;
-    reply(&server.health.look_at_all().await)
+pub(crate) async fn report_all(server: &Server, _: &Call, _: Nothing) -> Result<Reply<HealthReport>, ToolError> {
+    Ok(Reply::of(server.health.look_at_all().await))
 }
 
-pub(in crate::server) async fn check(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: CheckResponsiveness = call.read("check_kernel_responsiveness")?;
+pub(crate) async fn check(
+    server: &Server,
+    call: &Call,
+    asked: CheckResponsiveness,
+) -> Result<Reply<Responsiveness>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let limit = arguments::check_limit(asked.timeout)?;
+    let limit = check_limit(asked.timeout)?;
     let began = Instant::now();
     let status = session.shared.settled(limit).await;
     let left = limit.saturating_sub(began.elapsed());
@@ -59,7 +118,7 @@ pub(in crate::server) async fn check(server: &Server, call: &mut Call) -> Result
         Some(PingOutcome::Pong { after, .. }) => (true, after),
         _ => (false, began.elapsed()),
     };
-    reply(&results::Responsiveness {
+    Ok(Reply::of(Responsiveness {
         responsive,
         response_time: response_time.as_secs_f64(),
         test_result: match answer {
@@ -70,7 +129,7 @@ pub(in crate::server) async fn check(server: &Server, call: &mut Call) -> Result
         session_id: session.id.to_string(),
         state,
         reason,
-    })
+    }))
 }
 
 /// Comes back when the session has no worker any more: there is nobody left to answer.
@@ -91,8 +150,11 @@ fn span(text: &str) -> Result<Duration, ToolError> {
     if span.is_zero() || span > MAX_SPAN { Err(wrong()) } else { Ok(span) }
 }
 
-pub(in crate::server) async fn dump_stacks(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: OfSession = call.read("dump_stacks")?;
+pub(crate) async fn dump_stacks(
+    server: &Server,
+    call: &Call,
+    asked: OfSession,
+) -> Result<Reply<DumpedStacks>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let status = session.shared.settled(START_LIMIT).await;
     let stacks = match &status.worker {
@@ -100,7 +162,7 @@ pub(in crate::server) async fn dump_stacks(server: &Server, call: &mut Call) -> 
         None => None,
     };
     let health = server.health.report(&session, &session.shared.get());
-    let dumped = results::DumpedStacks {
+    let dumped = DumpedStacks {
         session_id: session.id.to_string(),
         status: health.status,
         state: health.state,
@@ -111,11 +173,10 @@ pub(in crate::server) async fn dump_stacks(server: &Server, call: &mut Call) -> 
         timestamp: now(),
     };
     let text = dumped.text();
-    reply_with_text(&dumped, text, false)
+    Ok(Reply::of(dumped).text(text))
 }
 
-pub(in crate::server) async fn list_crashes(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ListCrashes = call.read("list_crashes")?;
+pub(crate) async fn list_crashes(server: &Server, _: &Call, asked: ListCrashes) -> Result<Reply<CrashList>, ToolError> {
     let crashes = server.around.crashes.clone();
     let limit = usize::try_from(asked.limit.unwrap_or(20)).unwrap_or(usize::MAX);
     if let Some(id) = asked.id {
@@ -123,16 +184,19 @@ pub(in crate::server) async fn list_crashes(server: &Server, call: &mut Call) ->
         let found = tokio::task::spawn_blocking(move || crashes.find(&name)).await.ok().flatten();
         let words = || format!("there is no crash report {id:?}; list_crashes without id names those that are kept");
         let report = found.ok_or_else(|| ToolError::Argument(words()))?;
-        return reply(&results::CrashList { crashes: vec![results::CrashEntry::of(&report)], report: Some(report) });
+        return Ok(Reply::of(CrashList { crashes: vec![CrashEntry::of(&report)], report: Some(report) }));
     }
     let session = asked.session_id;
     let wanted = move |report: &CrashReport| session.as_ref().is_none_or(|session| *session == report.session_id);
     let found = tokio::task::spawn_blocking(move || crashes.list(wanted, limit)).await.unwrap_or_default();
-    reply(&results::CrashList { crashes: found.iter().map(results::CrashEntry::of).collect(), report: None })
+    Ok(Reply::of(CrashList { crashes: found.iter().map(CrashEntry::of).collect(), report: None }))
 }
 
-pub(in crate::server) fn configure(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ConfigureHealth = call.read("configure_health")?;
+pub(crate) async fn configure(
+    server: &Server,
+    call: &Call,
+    asked: ConfigureHealth,
+) -> Result<Reply<ConfiguredHealth>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let change = PolicyChange {
         memory_alert: asked.memory_alert,
@@ -147,5 +211,13 @@ pub(in crate::server) fn configure(server: &Server, call: &mut Call) -> Result<C
         .record(|record| record.policy.changed(&change).inspect(|changed| record.policy = *changed))
         .map_err(ToolError::Argument)?;
     session.reconsider();
-    reply(&results::ConfiguredHealth { session_id: session.id.to_string(), thresholds: thresholds(&policy) })
+    Ok(Reply::of(ConfiguredHealth { session_id: session.id.to_string(), thresholds: thresholds(&policy) }))
+}
+
+/// The limit of a responsiveness check.
+///
+/// # Errors
+/// When it is no sensible time.
+fn check_limit(value: Option<f64>) -> Result<Duration, ToolError> {
+    Ok(seconds(value, MAX_CHECK)?.unwrap_or(Duration::from_secs(5)))
 }

@@ -1,32 +1,207 @@
-//! Tools that make, choose, list and end sessions.
+//! Tools that make, choose, list, restart and end sessions.
 //!
 //! Runs in: server.
 
-use rmcp::model::CallToolResult;
+use std::collections::BTreeMap;
 
-use crate::server::{
-    health::evidence::Phase,
-    sessions::{active::Choice, handle::Session, names::DEFAULT, status::Status},
-    tools::{
-        Call, ToolError,
-        arguments::{CreateSession, NamedSession, Nothing},
-        call::server::Server,
-        now, reply,
-        results::{CreatedSession, DeletedSession, Metadata, SessionEntry, Sessions, SwitchedSession},
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    server::{
+        health::evidence::Phase,
+        sessions::{active::Choice, handle::Session, names::DEFAULT, orders::Restarted, status::Status},
+        tools::call::{
+            arguments::{Nothing, checked_description},
+            error::ToolError,
+            progress,
+            reply::{Reply, now},
+            request::Call,
+            server::Server,
+        },
+        watch::shapes::{Health, LimitsInForce},
     },
-    watch::shapes::LimitsInForce,
+    settings::{limits::Wished, policy::PolicyChange},
 };
 
-/// Longest description, characters.
-const MAX_DESCRIPTION: usize = 2000;
+/// `restart_kernel`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct RestartKernel {
+    /// Carry over every variable that can be pickled; the reply names the others. Default false.
+    pub(crate) preserve_state: Option<bool>,
+    /// Session to restart; the active one when left out.
+    pub(crate) session_id: Option<String>,
+}
 
-pub(in crate::server) fn create(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: CreateSession = call.read("create_session")?;
-    let description = asked.description.unwrap_or_default();
-    if description.chars().count() > MAX_DESCRIPTION {
-        let words = format!("`description` may have {MAX_DESCRIPTION} characters");
-        return Err(ToolError::Argument(words));
+/// `create_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct CreateSession {
+    /// Name: up to 64 letters, digits, '_', '-', '.'. Made up when left out.
+    pub(crate) session_id: Option<String>,
+    /// What it is for, shown by list_sessions.
+    pub(crate) description: Option<String>,
+    /// Thresholds and recovery policy of its own; the server's where left out.
+    pub(crate) health: Option<PolicyChange>,
+    /// Limits of this session; the server's when left out. They can be tighter than the server's, not looser.
+    pub(crate) limits: Option<SessionLimits>,
+}
+
+/// Limits of one session.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SessionLimits {
+    /// MiB of memory beyond what the interpreter starts with: MemoryError for code that asks for more; killed when all
+    /// processes of the session together take more.
+    pub(crate) memory_mb: Option<f64>,
+    /// Seconds of processor time of one cell, which is interrupted then.
+    pub(crate) cpu_seconds: Option<f64>,
+    /// Processes beside the interpreter; the session is killed when it has more.
+    pub(crate) processes: Option<u32>,
+    /// Open files of each process.
+    pub(crate) open_files: Option<u32>,
+    /// Longest time of a cell, whatever `timeout` says.
+    pub(crate) cell_seconds: Option<f64>,
+    /// The session is deleted when nobody has used it for so long.
+    pub(crate) idle_seconds: Option<f64>,
+    /// The session is deleted when it is so old and at rest.
+    pub(crate) age_seconds: Option<f64>,
+}
+
+impl From<SessionLimits> for Wished {
+    fn from(asked: SessionLimits) -> Self {
+        let SessionLimits { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds } =
+            asked;
+        Self { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds }
     }
+}
+
+/// `switch_session` and `delete_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct NamedSession {
+    /// Name of an existing session.
+    pub(crate) session_id: String,
+}
+
+/// `restart_kernel`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Restart {
+    /// Always true; a restart that failed is an error.
+    pub(crate) restarted: bool,
+    /// The session.
+    pub(crate) session_id: String,
+    /// As asked.
+    pub(crate) preserve_state: bool,
+    /// Variables that the old interpreter saved.
+    pub(crate) preserved_vars: Vec<String>,
+    /// Variables that the new interpreter has again.
+    pub(crate) restored_vars: Vec<String>,
+    /// Variables that were not carried over, with the reason.
+    pub(crate) lost_vars: BTreeMap<String, String>,
+    /// Process id of the new worker.
+    pub(crate) pid: Option<i32>,
+    /// What to know about it.
+    pub(crate) notice: Option<String>,
+    /// When (RFC 3339).
+    pub(crate) timestamp: String,
+}
+
+/// `create_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct CreatedSession {
+    /// Its name.
+    pub(crate) session_id: String,
+    /// `created`, or `exists` when there was one of this name.
+    pub(crate) status: &'static str,
+    /// What it is for.
+    pub(crate) description: String,
+    /// Further facts.
+    pub(crate) metadata: Metadata,
+    /// Limits it is kept to.
+    pub(crate) limits: LimitsInForce,
+    /// When (RFC 3339).
+    pub(crate) timestamp: String,
+}
+
+/// Facts about a session.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Metadata {
+    /// Workers it has had beyond the first.
+    pub(crate) restarts: u64,
+    /// Calls that wait for their turn.
+    pub(crate) waiting: u64,
+}
+
+/// `switch_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SwitchedSession {
+    /// The session that was active.
+    pub(crate) previous_session: String,
+    /// The one that is now, for this client.
+    pub(crate) current_session: String,
+    /// `switched`, or `unchanged`.
+    pub(crate) status: &'static str,
+    /// When (RFC 3339).
+    pub(crate) timestamp: String,
+}
+
+/// `list_sessions`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Sessions {
+    /// All of them by name.
+    pub(crate) sessions: BTreeMap<String, SessionEntry>,
+    /// The one that calls of this client go to; it may have ended, see `notice`.
+    pub(crate) active_session: String,
+    /// What became of the active session, when it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) notice: Option<String>,
+    /// How many there are.
+    pub(crate) total_sessions: u64,
+    /// How many there may be.
+    pub(crate) max_sessions: u64,
+}
+
+/// One session in a list.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SessionEntry {
+    /// It has a worker, or is getting one.
+    pub(crate) active: bool,
+    /// It is this client's active session.
+    pub(crate) current: bool,
+    /// What it is for.
+    pub(crate) description: String,
+    /// When it was made (RFC 3339).
+    pub(crate) created_at: String,
+    /// When it was last used (RFC 3339).
+    pub(crate) last_activity: String,
+    /// Cells run.
+    pub(crate) execution_count: u64,
+    /// Seconds since it was made.
+    pub(crate) uptime: f64,
+    /// Further facts.
+    pub(crate) metadata: Metadata,
+    /// As get_kernel_health.
+    pub(crate) health: Health,
+}
+
+/// `delete_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct DeletedSession {
+    /// Its name.
+    pub(crate) session_id: String,
+    /// `deleted`.
+    pub(crate) status: &'static str,
+    /// It was this client's active session.
+    pub(crate) was_active: bool,
+    /// The active session now, when that has changed.
+    pub(crate) new_active_session: Option<String>,
+}
+
+pub(crate) async fn create(
+    server: &Server,
+    call: &Call,
+    asked: CreateSession,
+) -> Result<Reply<CreatedSession>, ToolError> {
+    let description = checked_description(asked.description)?;
     let policy = server.around.health.changed(&asked.health.unwrap_or_default()).map_err(ToolError::Argument)?;
     let wished = asked.limits.unwrap_or_default().into();
     let own = server.around.settings.limits;
@@ -34,18 +209,21 @@ pub(in crate::server) fn create(server: &Server, call: &mut Call) -> Result<Call
     let (session, created) = server.registry.create(asked.session_id, description, policy, limits, &call.client)?;
     session.life.used_by(&call.client);
     let status = session.shared.get();
-    reply(&CreatedSession {
+    Ok(Reply::of(CreatedSession {
         session_id: session.id.to_string(),
         status: if created { "created" } else { "exists" },
         metadata: metadata(&status),
         limits: LimitsInForce::of(&session),
         description: status.description,
         timestamp: now(),
-    })
+    }))
 }
 
-pub(in crate::server) fn switch(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: NamedSession = call.read("switch_session")?;
+pub(crate) async fn switch(
+    server: &Server,
+    call: &Call,
+    asked: NamedSession,
+) -> Result<Reply<SwitchedSession>, ToolError> {
     let session = server.registry.get(&asked.session_id)?;
     let choice = Choice { session: session.id.clone(), life: session.life.number() };
     let previous = server.active.of(&call.client);
@@ -54,31 +232,33 @@ pub(in crate::server) fn switch(server: &Server, call: &mut Call) -> Result<Call
     }
     session.life.used_by(&call.client);
     let unchanged = previous.as_ref().map_or(*session.id == *DEFAULT, |previous| *previous == choice);
-    reply(&SwitchedSession {
+    Ok(Reply::of(SwitchedSession {
         status: if unchanged { "unchanged" } else { "switched" },
         previous_session: name_of(previous.as_ref()).to_owned(),
         current_session: session.id.to_string(),
         timestamp: now(),
-    })
+    }))
 }
 
-pub(in crate::server) fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let Nothing {} = call.read("list_sessions")?;
+pub(crate) async fn list(server: &Server, call: &Call, _: Nothing) -> Result<Reply<Sessions>, ToolError> {
     let choice = server.active.of(&call.client);
     let notice = choice.as_ref().and_then(|choice| server.registry.chosen(choice).err()).map(|gone| gone.to_string());
     let active = if notice.is_none() { name_of(choice.as_ref()) } else { "" };
     let all = server.registry.all();
-    reply(&Sessions {
+    Ok(Reply::of(Sessions {
         total_sessions: all.len() as u64,
         max_sessions: server.registry.max_sessions() as u64,
         sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, active))).collect(),
         active_session: name_of(choice.as_ref()).to_owned(),
         notice,
-    })
+    }))
 }
 
-pub(in crate::server) async fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: NamedSession = call.read("delete_session")?;
+pub(crate) async fn delete(
+    server: &Server,
+    call: &Call,
+    asked: NamedSession,
+) -> Result<Reply<DeletedSession>, ToolError> {
     let session = server.registry.get(&asked.session_id)?;
     let choice = server.active.of(&call.client);
     let was_active = choice.is_some_and(|choice| choice.life == session.life.number());
@@ -86,12 +266,12 @@ pub(in crate::server) async fn delete(server: &Server, call: &mut Call) -> Resul
     if was_active {
         server.active.leave(&call.client);
     }
-    reply(&DeletedSession {
+    Ok(Reply::of(DeletedSession {
         session_id: asked.session_id,
         status: "deleted",
         was_active,
         new_active_session: was_active.then(|| DEFAULT.to_owned()),
-    })
+    }))
 }
 
 fn entry(server: &Server, session: &Session, active: &str) -> SessionEntry {
@@ -116,4 +296,24 @@ fn name_of(choice: Option<&Choice>) -> &str {
 
 fn metadata(status: &Status) -> Metadata {
     Metadata { restarts: status.restarts, waiting: status.waiting as u64 }
+}
+
+pub(crate) async fn restart(server: &Server, call: &Call, asked: RestartKernel) -> Result<Reply<Restart>, ToolError> {
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let preserve_state = asked.preserve_state.unwrap_or(false);
+    let Restarted { mut preserved, mut restored, lost, notice } =
+        progress::of_session(&call.context, &session, None, session.restart(preserve_state, call.caller())).await?;
+    preserved.sort_unstable();
+    restored.sort_unstable();
+    Ok(Reply::of(Restart {
+        restarted: true,
+        session_id: session.id.to_string(),
+        preserve_state,
+        preserved_vars: preserved,
+        restored_vars: restored,
+        lost_vars: lost,
+        pid: session.shared.get().worker.map(|worker| worker.pid),
+        notice,
+        timestamp: now(),
+    }))
 }

@@ -5,26 +5,79 @@
 //! `python/forkpy_worker/variables/statefile.py`'s.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use rmcp::model::CallToolResult;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::server::{
     sessions::{handle::Session, orders::SessionError},
-    tools::{
-        Call, ToolError,
-        arguments::{LoadSession, SaveSession},
-        call::{progress, server::Server},
-        reply,
-        results::{LoadedSession, SavedSession},
-        workspace::files::blocking,
+    tools::call::{
+        error::ToolError,
+        progress,
+        reply::Reply,
+        request::Call,
+        server::{Server, blocking},
     },
     workspace::handle::FileError,
 };
+
+/// `save_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct SaveSession {
+    /// File to write, relative to the workspace; replaced when it exists.
+    pub(crate) path: String,
+    /// Session whose variables are written; the active one when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+/// `load_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct LoadSession {
+    /// File that save_session wrote, relative to the workspace. Loading it runs code that is in it.
+    pub(crate) path: String,
+    /// Session that gets the variables; the active one when left out.
+    pub(crate) session_id: Option<String>,
+}
+
+/// `save_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SavedSession {
+    /// `saved`.
+    pub(crate) status: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// The file, relative to the workspace.
+    pub(crate) path: String,
+    /// Its size, bytes.
+    pub(crate) size: u64,
+    /// Names of the variables that are in it.
+    pub(crate) saved: Vec<String>,
+    /// Names of those that are not, with the reason.
+    pub(crate) skipped: BTreeMap<String, String>,
+}
+
+/// `load_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct LoadedSession {
+    /// `loaded`.
+    pub(crate) status: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// The file, relative to the workspace.
+    pub(crate) path: String,
+    /// Names of the variables that the session has from it.
+    pub(crate) loaded: Vec<String>,
+    /// Those of them that stood for something else before.
+    pub(crate) replaced: Vec<String>,
+    /// Names of variables in the file that could not be brought back, with the reason.
+    pub(crate) skipped: BTreeMap<String, String>,
+}
 
 /// A file of ours for one call; removed with this value.
 struct Scratch(PathBuf);
@@ -50,11 +103,10 @@ fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-pub(in crate::server) async fn save(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let asked: SaveSession = call.read("save_session")?;
+pub(crate) async fn save(server: &Server, call: &Call, asked: SaveSession) -> Result<Reply<SavedSession>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
-    let report = waiting(&call, &session, session.save_to(scratch.name(), call.caller())).await;
+    let report = waiting(call, &session, session.save_to(scratch.name(), call.caller())).await;
     let report = report.map_err(|error| match (error, call.news_of(&session)) {
         (error @ SessionError::NothingToSave(_), (_, Some(news))) => ToolError::Told { error, news },
         (error, _) => error.into(),
@@ -65,18 +117,17 @@ pub(in crate::server) async fn save(server: &Server, mut call: Call) -> Result<C
         files.write_from(&path, &mut source)
     })
     .await?;
-    reply(&SavedSession {
+    Ok(Reply::of(SavedSession {
         status: "saved",
         session_id: session.id.to_string(),
         path: written.path,
         size: written.size,
         saved: report.names,
         skipped: report.skipped.into_iter().collect(),
-    })
+    }))
 }
 
-pub(in crate::server) async fn load(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let asked: LoadSession = call.read("load_session")?;
+pub(crate) async fn load(server: &Server, call: &Call, asked: LoadSession) -> Result<Reply<LoadedSession>, ToolError> {
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
     let (files, target, path) = (server.files.clone(), scratch.0.clone(), asked.path.clone());
@@ -86,21 +137,21 @@ pub(in crate::server) async fn load(server: &Server, mut call: Call) -> Result<C
         copied.map(drop).map_err(|error| FileError::reading(&path, error))
     })
     .await?;
-    let loaded = waiting(&call, &session, session.load_from(scratch.name(), call.caller())).await;
+    let loaded = waiting(call, &session, session.load_from(scratch.name(), call.caller())).await;
     let report = loaded.map_err(|error| match error {
         SessionError::Worker { session, reason } => {
             SessionError::Worker { session, reason: format!("{:?} was not loaded: {reason}", asked.path) }
         }
         other => other,
     })?;
-    reply(&LoadedSession {
+    Ok(Reply::of(LoadedSession {
         status: "loaded",
         session_id: session.id.to_string(),
         path: asked.path,
         loaded: report.names,
         replaced: report.replaced,
         skipped: report.skipped.into_iter().collect(),
-    })
+    }))
 }
 
 async fn waiting<T>(call: &Call, session: &Session, work: impl Future<Output = T>) -> T {

@@ -1,22 +1,22 @@
-//! Tools for files of the workspace.
+//! Tools for files of the workspace: what they take, what they give, what they do.
 //!
 //! Runs in: server. Checks, sends the work to a blocking thread and shapes the reply; what may be done with a path is in
 //! `server/workspace/handle.rs`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rmcp::model::{CallToolResult, ContentBlock};
+use rmcp::model::ContentBlock;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::drawing::Drawing;
 use crate::server::{
-    tools::{
-        Call, ToolError,
-        arguments::{DeleteFile, ListFiles, ReadFile, SaveScript, WriteFile},
-        call::{links, server::Server},
-        reply, reply_with_text,
-        results::{DeletedFile, FilePiece, Files as FilesPage, SavedScript, WrittenFile},
+    tools::call::{
+        error::{ToolError, refuse},
+        reply::Reply,
+        request::Call,
+        server::{Server, blocking},
     },
     workspace::{
-        handle::FileError,
         list::{Entry, Listing, MAX_DEPTH, MAX_WALK, Survey},
         read::{Content, Piece, REPLY_BUDGET, Selection, json_cost},
         write::Body,
@@ -24,19 +24,183 @@ use crate::server::{
 };
 
 const DEFAULT_DEPTH: u32 = 3;
+
 const DEFAULT_LIMIT: u64 = 1000;
+
 /// What a path takes in a reply beside its letters, bytes.
 const PATH_FRAME: usize = 16;
 
-pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ListFiles = call.read("list_files")?;
+/// `list_files`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ListFiles {
+    /// Directory, relative to the workspace; the workspace itself when left out.
+    pub(crate) path: Option<String>,
+    /// Also what lies below, down to max_depth. Default false.
+    pub(crate) recursive: Option<bool>,
+    /// A drawing under `tree`, as the program tree makes it, instead of paths under `files`; recursive. Default false.
+    pub(crate) tree: Option<bool>,
+    /// Levels of a recursive listing, 1 to 50. Default 3.
+    pub(crate) max_depth: Option<u32>,
+    /// List what is no directory. Default true.
+    pub(crate) include_files: Option<bool>,
+    /// List directories. Default true.
+    pub(crate) include_dirs: Option<bool>,
+    /// Entries to leave out at the beginning. Default 0.
+    pub(crate) offset: Option<u64>,
+    /// Most entries. Default 1000; fewer come when the reply would be too large.
+    pub(crate) limit: Option<u64>,
+}
+
+/// `read_file`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ReadFile {
+    /// File, relative to the workspace.
+    pub(crate) path: String,
+    /// Most bytes to read. Default 100000; at most some 400000 (300000 when it is not text).
+    pub(crate) max_bytes: Option<u64>,
+    /// First byte to read. Default 0.
+    pub(crate) offset: Option<u64>,
+    /// First line to read, counted from 1; instead of offset.
+    pub(crate) start_line: Option<u64>,
+    /// Last line to read.
+    pub(crate) end_line: Option<u64>,
+}
+
+/// `write_file`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct WriteFile {
+    /// File, relative to the workspace.
+    pub(crate) path: String,
+    /// All of its new content.
+    pub(crate) content: String,
+    /// The content is base64 of the bytes to write. Default false.
+    pub(crate) binary_base64: Option<bool>,
+    /// Encoding of text: utf-8, latin-1, ascii, utf-16, utf-16-le, utf-16-be. Default utf-8.
+    pub(crate) encoding: Option<String>,
+}
+
+/// `delete_file`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct DeleteFile {
+    /// File, relative to the workspace.
+    pub(crate) path: Option<String>,
+    /// Another name for path.
+    pub(crate) filename: Option<String>,
+    /// Delete a directory with everything in it. Default false.
+    pub(crate) recursive: Option<bool>,
+}
+
+/// `save_script`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct SaveScript {
+    /// Name below scripts/; `.py` is added when missing.
+    pub(crate) name: String,
+    /// Python source.
+    pub(crate) content: String,
+}
+
+/// `list_files`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct FilesPage {
+    /// The directory, relative to the workspace; `.` is the workspace.
+    pub(crate) root: String,
+    /// Paths relative to the workspace; directories end in '/'. Absent when a tree was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<Vec<String>>,
+    /// The directory as a drawing: one line for each entry, directories first and with '/' at their end. Absent unless
+    /// asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tree: Option<String>,
+    /// Entries that there are, on all pages.
+    pub(crate) total: u64,
+    /// Entries left out at the beginning.
+    pub(crate) offset: u64,
+    /// There are entries after these.
+    pub(crate) truncated: bool,
+    /// Where the next page begins; null on the last.
+    pub(crate) next_offset: Option<u64>,
+    /// Directories not looked into because they lie deeper than max_depth; 0 unless recursive.
+    pub(crate) too_deep: u64,
+    /// Directories that could not be read.
+    pub(crate) unreadable: u64,
+    /// What to know about the listing, in a sentence.
+    pub(crate) notice: Option<String>,
+}
+
+/// `read_file`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct FilePiece {
+    /// The file, as it was asked for.
+    pub(crate) path: String,
+    /// The contents, when they are UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
+    /// The contents, when they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base64: Option<String>,
+    /// The contents are in `base64`.
+    pub(crate) binary: bool,
+    /// `utf-8` or `base64`.
+    pub(crate) encoding: &'static str,
+    /// Bytes of the whole file.
+    pub(crate) size: u64,
+    /// First byte of these contents.
+    pub(crate) offset: u64,
+    /// Bytes of the file that these contents are.
+    pub(crate) bytes_read: u64,
+    /// There is more of what was asked for.
+    pub(crate) truncated: bool,
+    /// Where to read on; null when there is no more of what was asked for.
+    pub(crate) next_offset: Option<u64>,
+    /// First line in these contents; null unless lines were asked for.
+    pub(crate) start_line: Option<u64>,
+    /// Last line in these contents, perhaps cut.
+    pub(crate) end_line: Option<u64>,
+    /// Type of the image that comes with this reply.
+    pub(crate) image: Option<&'static str>,
+}
+
+/// `write_file`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct WrittenFile {
+    /// Relative to the workspace.
+    pub(crate) path: String,
+    /// Absolute.
+    pub(crate) full_path: String,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+/// `delete_file`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct DeletedFile {
+    /// True.
+    pub(crate) deleted: bool,
+    /// True.
+    pub(crate) success: bool,
+    /// Relative to the workspace.
+    pub(crate) path: String,
+}
+
+/// `save_script`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SavedScript {
+    /// Relative to the workspace.
+    pub(crate) script: String,
+    /// Absolute.
+    pub(crate) full_path: String,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+pub(crate) async fn list(server: &Server, call: &Call, asked: ListFiles) -> Result<Reply<FilesPage>, ToolError> {
     let max_depth = asked.max_depth.unwrap_or(DEFAULT_DEPTH);
     if !(1..=MAX_DEPTH).contains(&max_depth) {
         return refuse(format!("`max_depth` is {max_depth} and must be 1 to {MAX_DEPTH}"));
     }
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if limit == 0 {
-        return refuse("`limit` is 0 and must be at least 1".to_owned());
+        return refuse("`limit` is 0 and must be at least 1");
     }
     let offset = asked.offset.unwrap_or(0);
     let tree = asked.tree.unwrap_or(false);
@@ -54,13 +218,12 @@ pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<
     let (files, cancel) = (server.files.clone(), call.context.ct.clone());
     let listing = blocking(move || files.list(&survey, &cancel)).await?;
     let drawing = tree.then(|| Drawing::new(server.files.root(), &listing.root));
-    reply(&page(listing, offset, recursive, drawing))
+    Ok(Reply::of(page(listing, offset, recursive, drawing)))
 }
 
-pub(in crate::server) async fn read(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ReadFile = call.read("read_file")?;
+pub(crate) async fn read(server: &Server, call: &Call, asked: ReadFile) -> Result<Reply<FilePiece>, ToolError> {
     if asked.max_bytes == Some(0) {
-        return refuse("`max_bytes` is 0 and must be at least 1".to_owned());
+        return refuse("`max_bytes` is 0 and must be at least 1");
     }
     let selection = Selection {
         lines: lines(&asked)?,
@@ -69,57 +232,39 @@ pub(in crate::server) async fn read(server: &Server, call: &mut Call) -> Result<
         max_bytes: asked.max_bytes,
     };
     let (files, cancel) = (server.files.clone(), call.context.ct.clone());
-    blocking(move || Ok(piece(asked.path, files.read(&selection, &cancel)?))).await?
+    let found = blocking(move || files.read(&selection, &cancel)).await?;
+    piece(asked.path, found)
 }
 
-pub(in crate::server) async fn write(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let WriteFile { path, content, binary_base64, encoding } = call.read("write_file")?;
+pub(crate) async fn write(server: &Server, _: &Call, asked: WriteFile) -> Result<Reply<WrittenFile>, ToolError> {
+    let WriteFile { path, content, binary_base64, encoding } = asked;
     let body = Body { content, base64: binary_base64.unwrap_or(false), encoding };
     let files = server.files.clone();
     let written = blocking(move || files.write(&path, &body)).await?;
     let full_path = written.full_path.to_string_lossy().into_owned();
-    let reply = reply(&WrittenFile { path: written.path.clone(), full_path, size: written.size })?;
-    Ok(linked(server, call, reply, &written.path))
+    let file = written.path.clone();
+    Ok(Reply::of(WrittenFile { path: written.path, full_path, size: written.size }).files([&file]))
 }
 
-pub(in crate::server) async fn delete(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: DeleteFile = call.read("delete_file")?;
+pub(crate) async fn delete(server: &Server, _: &Call, asked: DeleteFile) -> Result<Reply<DeletedFile>, ToolError> {
     let path = match (asked.path, asked.filename) {
         (Some(path), Some(filename)) if path != filename => {
-            return refuse("`path` and `filename` are two names for the same argument: give one of them".to_owned());
+            return refuse("`path` and `filename` are two names for the same argument: give one of them");
         }
         (Some(path), _) | (None, Some(path)) => path,
         (None, None) => return refuse("`path` is missing: which file is to be deleted?".to_owned()),
     };
     let (files, recursive) = (server.files.clone(), asked.recursive.unwrap_or(false));
     let path = blocking(move || files.delete(&path, recursive)).await?;
-    reply(&DeletedFile { deleted: true, success: true, path })
+    Ok(Reply::of(DeletedFile { deleted: true, success: true, path }))
 }
 
-pub(in crate::server) async fn save_script(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: SaveScript = call.read("save_script")?;
+pub(crate) async fn save_script(server: &Server, _: &Call, asked: SaveScript) -> Result<Reply<SavedScript>, ToolError> {
     let files = server.files.clone();
     let written = blocking(move || files.save_script(&asked.name, &asked.content)).await?;
     let full_path = written.full_path.to_string_lossy().into_owned();
-    let reply = reply(&SavedScript { script: written.path.clone(), full_path, size: written.size })?;
-    Ok(linked(server, call, reply, &written.path))
-}
-
-/// A result with a link to the file it is about.
-fn linked(server: &Server, call: &Call, mut result: CallToolResult, path: &str) -> CallToolResult {
-    links::add(&mut result, &call.context, server.files.root(), [path]);
-    result
-}
-
-/// The server's one thread waits for no disk.
-pub(in crate::server) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
-) -> Result<T, ToolError> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(FileError::Lost)??)
-}
-
-fn refuse<T>(words: String) -> Result<T, ToolError> {
-    Err(ToolError::Argument(words))
+    let file = written.path.clone();
+    Ok(Reply::of(SavedScript { script: written.path, full_path, size: written.size }).files([&file]))
 }
 
 fn lines(asked: &ReadFile) -> Result<Option<(u64, Option<u64>)>, ToolError> {
@@ -127,13 +272,11 @@ fn lines(asked: &ReadFile) -> Result<Option<(u64, Option<u64>)>, ToolError> {
         return Ok(None);
     }
     if asked.offset.is_some() {
-        return refuse(
-            "`offset` counts bytes and `start_line`, `end_line` count lines: give one or the other".to_owned(),
-        );
+        return refuse("`offset` counts bytes and `start_line`, `end_line` count lines: give one or the other");
     }
     let first = asked.start_line.unwrap_or(1);
     if first == 0 {
-        return refuse("`start_line` is 0: lines are counted from 1".to_owned());
+        return refuse("`start_line` is 0: lines are counted from 1");
     }
     match asked.end_line {
         Some(last) if last < first => {
@@ -179,7 +322,7 @@ fn page(listing: Listing, offset: u64, recursive: bool, mut drawing: Option<Draw
     }
 }
 
-fn piece(path: String, piece: Piece) -> Result<CallToolResult, ToolError> {
+fn piece(path: String, piece: Piece) -> Result<Reply<FilePiece>, ToolError> {
     let Piece { content, size, offset, length, truncated, lines, image } = piece;
     let (text, base64) = match content {
         Content::Text(text) => (Some(text), None),
@@ -200,12 +343,10 @@ fn piece(path: String, piece: Piece) -> Result<CallToolResult, ToolError> {
         end_line: lines.map(|(_, last)| last),
         image: image.as_ref().map(|image| image.mime),
     };
-    let Some(image) = image else { return reply(&value) };
+    let Some(image) = image else { return Ok(Reply::of(value)) };
     // The picture itself is in its own block: the text need not repeat it.
     let base64 = value.base64.take();
     let text = serde_json::to_string(&value)?;
     value.base64 = base64;
-    let mut result = reply_with_text(&value, text, false)?;
-    result.content.push(ContentBlock::image(STANDARD.encode(image.bytes), image.mime));
-    Ok(result)
+    Ok(Reply::of(value).text(text).pictures([ContentBlock::image(STANDARD.encode(image.bytes), image.mime)]))
 }

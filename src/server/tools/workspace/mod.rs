@@ -1,4 +1,4 @@
-//! Tools for what is in the workspace: files, scripts, packages, notebooks.
+//! Tools for the workspace: where it is, files, scripts, packages, notebooks.
 //!
 //! Runs in: server.
 
@@ -6,4 +6,5 @@ mod drawing;
 pub(crate) mod files;
 pub(crate) mod notebooks;
 pub(crate) mod packages;
+pub(crate) mod place;
 pub(crate) mod scripts;

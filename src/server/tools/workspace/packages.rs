@@ -2,29 +2,137 @@
 //!
 //! Runs in: server.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rmcp::model::CallToolResult;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     protocol::WorkerExit,
     server::{
         environment::packages::{Change, InstallOrder, InstallOutcome},
         output::streams::Course,
-        tools::{
-            Call, ToolError,
-            arguments::{InstallDependencies, ListPackages},
-            call::{progress, server::Server},
-            cells::reply,
-            reply, reply_with_text,
-            results::{Installed, PackageChange, PackageEntry, PackageList, StalePackage},
+        tools::call::{
+            arguments::seconds,
+            error::ToolError,
+            progress,
+            reply::Reply,
+            request::Call,
+            server::Server,
+            texts::{fit_texts, section},
         },
         workers::zygote::Stage,
     },
+    settings::bounds::MAX_SECONDS,
 };
 
-pub(in crate::server) async fn install(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let asked: InstallDependencies = call.read("install_dependencies")?;
+const DEFAULT_LIMIT: Duration = Duration::from_secs(600);
+
+/// `install_dependencies`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct InstallDependencies {
+    /// One requirement each: `numpy`, `numpy>=2,<3`, `requests[socks]`, a wheel in the workspace (`dist/x-1.0-py3-none-any.whl`),
+    /// `-r requirements.txt` of the workspace. Also `--upgrade`, `--pre`, `--no-deps`, `--force-reinstall`.
+    pub(crate) packages: Vec<String>,
+    /// Seconds it may take. Default 600.
+    pub(crate) timeout: Option<f64>,
+}
+
+/// `list_packages`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ListPackages {
+    /// Only packages with this in their name.
+    pub(crate) filter: Option<String>,
+}
+
+impl InstallDependencies {
+    /// The time limit.
+    ///
+    /// # Errors
+    /// When it is no sensible time.
+    pub(crate) fn limit(&self) -> Result<Duration, ToolError> {
+        Ok(seconds(self.timeout, MAX_SECONDS)?.unwrap_or(DEFAULT_LIMIT))
+    }
+}
+
+/// `install_dependencies`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Installed {
+    /// `ok`, `error` (the tool failed, see stderr), `timeout`, `cancelled`.
+    pub(crate) status: &'static str,
+    /// Exit code of the tool; -N when signal N ended it.
+    pub(crate) returncode: Option<i32>,
+    /// What the tool wrote to standard output.
+    pub(crate) stdout: String,
+    /// What it wrote to standard error.
+    pub(crate) stderr: String,
+    /// Packages that were asked for and are there now, as `name==version`.
+    pub(crate) installed_packages: Vec<String>,
+    /// All that is not as it was before, dependencies included.
+    pub(crate) changes: Vec<PackageChange>,
+    /// Sessions that have imported a package which has changed: they keep the old one until restart_kernel.
+    pub(crate) stale: Vec<StalePackage>,
+    /// `uv` or `pip`.
+    pub(crate) tool: &'static str,
+    /// Seconds the tool ran.
+    pub(crate) execution_time: f64,
+    /// What to know about it, in sentences.
+    pub(crate) notice: Option<String>,
+    /// File with the whole standard output, relative to the workspace, when `stdout` is not all of it.
+    pub(crate) stdout_file: Option<String>,
+    /// File with the whole standard error, when `stderr` is not all of it.
+    pub(crate) stderr_file: Option<String>,
+}
+
+/// One package that has changed.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct PackageChange {
+    /// Its name.
+    pub(crate) name: String,
+    /// Version before; null when it was not there.
+    pub(crate) before: Option<String>,
+    /// Version now; null when it is gone.
+    pub(crate) after: Option<String>,
+}
+
+/// One session that has imported an older version.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct StalePackage {
+    /// The session.
+    pub(crate) session_id: String,
+    /// The package.
+    pub(crate) package: String,
+    /// The version that the session has.
+    pub(crate) imported: Option<String>,
+    /// The version that is installed.
+    pub(crate) installed: Option<String>,
+}
+
+/// `list_packages`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct PackageList {
+    /// By name.
+    pub(crate) packages: Vec<PackageEntry>,
+    /// How many there are.
+    pub(crate) total: u64,
+    /// `sys.executable` of sessions.
+    pub(crate) python: Option<String>,
+}
+
+/// One installed package.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct PackageEntry {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: String,
+}
+
+pub(crate) async fn install(
+    server: &Server,
+    call: &Call,
+    asked: InstallDependencies,
+) -> Result<Reply<Installed>, ToolError> {
     let limit = asked.limit()?;
     let began = Instant::now();
     let live = progress::live(&call.context);
@@ -34,11 +142,10 @@ pub(in crate::server) async fn install(server: &Server, mut call: Call) -> Resul
     let reply = shape(outcome);
     let text = text(&reply);
     let failed = matches!(reply.status, "timeout" | "cancelled");
-    reply_with_text(&reply, text, failed)
+    Ok(Reply::of(reply).text(text).failed(failed))
 }
 
-pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<CallToolResult, ToolError> {
-    let asked: ListPackages = call.read("list_packages")?;
+pub(crate) async fn list(server: &Server, _: &Call, asked: ListPackages) -> Result<Reply<PackageList>, ToolError> {
     let filter = asked.filter.unwrap_or_default().to_lowercase();
     let found = server.packages.list().await?.into_iter();
     let packages: Vec<PackageEntry> = found
@@ -49,7 +156,7 @@ pub(in crate::server) async fn list(server: &Server, call: &mut Call) -> Result<
         Stage::Warm { executable, .. } => Some(executable),
         Stage::Starting | Stage::Failed(_) => None,
     };
-    reply(&PackageList { total: packages.len() as u64, packages, python })
+    Ok(Reply::of(PackageList { total: packages.len() as u64, packages, python }))
 }
 
 fn shape(outcome: InstallOutcome) -> Installed {
@@ -92,7 +199,7 @@ fn shape(outcome: InstallOutcome) -> Installed {
         stdout_file: outcome.stdout.file,
         stderr_file: outcome.stderr.file,
     };
-    reply::fit_texts(&mut [&mut reply.stdout, &mut reply.stderr]);
+    fit_texts(&mut [&mut reply.stdout, &mut reply.stderr]);
     reply
 }
 
@@ -133,14 +240,14 @@ fn notice(outcome: &InstallOutcome) -> Vec<String> {
 fn text(reply: &Installed) -> String {
     let mut text = reply.stdout.clone();
     if !reply.stderr.is_empty() {
-        reply::section(&mut text, "stderr", &reply.stderr);
+        section(&mut text, "stderr", &reply.stderr);
     }
     if !reply.installed_packages.is_empty() {
-        reply::section(&mut text, "installed", &reply.installed_packages.join("\n"));
+        section(&mut text, "installed", &reply.installed_packages.join("\n"));
     }
     let code = reply.returncode.filter(|code| *code != 0).map(|code| format!("{} ended with {code}", reply.tool));
     if let Some(words) = reply.notice.as_ref().or(code.as_ref()) {
-        reply::section(&mut text, reply.status, words);
+        section(&mut text, reply.status, words);
     }
     text
 }

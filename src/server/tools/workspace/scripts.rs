@@ -2,9 +2,10 @@
 //!
 //! Runs in: server.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rmcp::model::CallToolResult;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     protocol::WorkerExit,
@@ -12,25 +13,109 @@ use crate::{
         output::streams::Course,
         scripts::{ScriptOrder, ScriptOutcome},
         sessions::outcome::signal_name,
-        tools::{
-            Call, ToolError,
-            arguments::RunScript,
-            call::{links, progress, server::Server},
-            cells::reply,
-            reply_with_text,
-            results::ScriptRun,
+        tools::call::{
+            arguments::seconds,
+            error::{ToolError, refuse},
+            progress,
+            reply::Reply,
+            request::Call,
+            server::{Server, blocking},
+            texts::{fit_texts, section},
         },
-        workspace::handle::FileError,
     },
+    settings::bounds::MAX_SECONDS,
 };
 
-pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<CallToolResult, ToolError> {
-    let mut asked: RunScript = call.read("run_script")?;
+const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of all arguments together; they travel in one frame.
+const MAX_ARGS: usize = 64 << 10;
+
+/// `run_script`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct RunScript {
+    /// File, relative to the workspace; a script in scripts/ also by its name alone.
+    pub(crate) path: String,
+    /// Arguments, in sys.argv after the script's name.
+    pub(crate) args: Option<Vec<String>>,
+    /// Seconds it may run before it is interrupted, and killed when that does not end it. Default 120.
+    pub(crate) timeout: Option<f64>,
+}
+
+impl RunScript {
+    /// The time limit.
+    ///
+    /// # Errors
+    /// When it is no sensible time.
+    pub(crate) fn limit(&self) -> Result<Duration, ToolError> {
+        Ok(seconds(self.timeout, MAX_SECONDS)?.unwrap_or(DEFAULT_LIMIT))
+    }
+
+    /// The arguments, if a process can have them.
+    ///
+    /// # Errors
+    /// In words for whoever sent them.
+    pub(crate) fn checked_args(&mut self) -> Result<Vec<String>, ToolError> {
+        let args = self.args.take().unwrap_or_default();
+        if let Some(place) = args.iter().position(|arg| arg.contains('\0')) {
+            let words = format!("`args[{place}]` holds a NUL character, which no argument can");
+            return refuse(words);
+        }
+        let size: usize = args.iter().map(|arg| arg.len() + 1).sum();
+        if size > MAX_ARGS {
+            let words = format!(
+                "`args` has {size} bytes and may have {MAX_ARGS}: write the data to a file in the workspace and pass its name"
+            );
+            return refuse(words);
+        }
+        Ok(args)
+    }
+}
+
+/// `run_script`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct ScriptRun {
+    /// `ok` (exit code 0), `error` (another exit code: it raised, or called sys.exit), `died` (a signal ended it),
+    /// `timeout`, `cancelled`.
+    pub(crate) status: &'static str,
+    /// Exit code; 1 after an exception; -N when signal N ended it; null when it never began or nobody could read it.
+    pub(crate) returncode: Option<i32>,
+    /// The script, relative to the workspace.
+    pub(crate) script: String,
+    /// What it wrote to standard output; head and tail when that was too much.
+    pub(crate) stdout: String,
+    /// What it wrote to standard error, the traceback of an exception included.
+    pub(crate) stderr: String,
+    /// Seconds it ran.
+    pub(crate) execution_time: f64,
+    /// Seconds it waited for other scripts to end.
+    pub(crate) queued_time: f64,
+    /// Files that appeared in the workspace while it ran, relative to it.
+    pub(crate) new_files: Vec<String>,
+    /// New files that are not listed, because there were too many.
+    pub(crate) new_files_omitted: u64,
+    /// New files may be missing from the list.
+    pub(crate) new_files_incomplete: bool,
+    /// Its time was over.
+    pub(crate) timed_out: bool,
+    /// Name of the signal that ended it, `SIGSEGV` say.
+    pub(crate) signal: Option<String>,
+    /// What to know about its end, in a sentence.
+    pub(crate) notice: Option<String>,
+    /// Bytes written to standard output in all.
+    pub(crate) stdout_bytes: u64,
+    /// Bytes written to standard error in all.
+    pub(crate) stderr_bytes: u64,
+    /// File with the whole standard output, relative to the workspace, when `stdout` is not all of it.
+    pub(crate) stdout_file: Option<String>,
+    /// File with the whole standard error, when `stderr` is not all of it.
+    pub(crate) stderr_file: Option<String>,
+}
+
+pub(crate) async fn run(server: &Server, call: &Call, mut asked: RunScript) -> Result<Reply<ScriptRun>, ToolError> {
     let limit = asked.limit()?;
     let args = asked.checked_args()?;
     let files = server.files.clone();
-    let opened = tokio::task::spawn_blocking(move || files.open_script(&asked.path));
-    let script = opened.await.map_err(FileError::Lost)??;
+    let script = blocking(move || files.open_script(&asked.path)).await?;
     let path = script.path.clone();
     let began = Instant::now();
     let live = progress::live(&call.context);
@@ -40,10 +125,9 @@ pub(in crate::server) async fn run(server: &Server, mut call: Call) -> Result<Ca
     let reply = shape(path.clone(), outcome);
     let text = text(&reply);
     let failed = matches!(reply.status, "died" | "timeout" | "cancelled");
-    let mut result = reply_with_text(&reply, text, failed)?;
-    let whole = reply.stdout_file.iter().chain(&reply.stderr_file);
-    links::add(&mut result, &call.context, server.files.root(), whole.chain(&reply.new_files).map(String::as_str));
-    Ok(result)
+    let files: Vec<String> =
+        reply.stdout_file.iter().chain(&reply.stderr_file).chain(&reply.new_files).cloned().collect();
+    Ok(Reply::of(reply).text(text).failed(failed).files(&files))
 }
 
 fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
@@ -79,7 +163,7 @@ fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
         stdout_file: outcome.stdout.file,
         stderr_file: outcome.stderr.file,
     };
-    reply::fit_texts(&mut [&mut reply.stdout, &mut reply.stderr]);
+    fit_texts(&mut [&mut reply.stdout, &mut reply.stderr]);
     reply
 }
 
@@ -101,14 +185,14 @@ fn notice(outcome: &ScriptOutcome) -> Option<String> {
 fn text(reply: &ScriptRun) -> String {
     let mut text = reply.stdout.clone();
     if !reply.stderr.is_empty() {
-        reply::section(&mut text, "stderr", &reply.stderr);
+        section(&mut text, "stderr", &reply.stderr);
     }
     if !reply.new_files.is_empty() {
-        reply::section(&mut text, "new files", &reply.new_files.join("\n"));
+        section(&mut text, "new files", &reply.new_files.join("\n"));
     }
     let code = reply.returncode.filter(|code| *code != 0).map(|code| format!("exit code {code}"));
     if let Some(words) = reply.notice.as_ref().or(code.as_ref()) {
-        reply::section(&mut text, reply.status, words);
+        section(&mut text, reply.status, words);
     }
     if text.is_empty() {
         text.push_str("(no output)");

@@ -282,11 +282,11 @@ fn execution(cell: &Recorded) -> Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     /// Its place among all cells, from 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Its code.
-    pub code: String,
+    pub(crate) code: String,
     /// An exception is what it is there for.
-    pub may_raise: bool,
+    pub(crate) may_raise: bool,
 }
 
 fn check_cell(cell: &mut Value) -> Result<(), String> {

@@ -1,0 +1,104 @@
+//! What a tool gives back, and how it becomes a result of the protocol.
+//!
+//! Runs in: server. A tool says what came of a call (a value, its text, pictures, files); what of it a client gets, and in
+//! which form, is decided here and nowhere else.
+
+use jiff::Timestamp;
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{error::ToolError, links, request::Call, server::Server};
+
+/// What came of a call.
+#[derive(Debug)]
+pub(crate) struct Reply<R> {
+    value: R,
+    /// For people and models; the value's JSON when left out.
+    text: Option<String>,
+    is_error: bool,
+    pictures: Vec<ContentBlock>,
+    /// Files of the workspace that the reply is about.
+    files: Vec<String>,
+}
+
+impl<R: Serialize> Reply<R> {
+    /// A reply whose text is its JSON.
+    pub(crate) fn of(value: R) -> Self {
+        Self { value, text: None, is_error: false, pictures: Vec::new(), files: Vec::new() }
+    }
+
+    /// With a text of its own.
+    pub(crate) fn text(mut self, text: String) -> Self {
+        self.text = Some(text);
+        self
+    }
+
+    /// Whether the call did not do what was asked.
+    pub(crate) fn failed(mut self, is_error: bool) -> Self {
+        self.is_error = is_error;
+        self
+    }
+
+    pub(crate) fn pictures(mut self, pictures: impl IntoIterator<Item = ContentBlock>) -> Self {
+        self.pictures.extend(pictures);
+        self
+    }
+
+    /// Files that a client may want to open, the most important first.
+    pub(crate) fn files<'a>(mut self, paths: impl IntoIterator<Item = &'a String>) -> Self {
+        self.files.extend(paths.into_iter().take(links::MAX_LINKS).cloned());
+        self
+    }
+
+    fn result(self, server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
+        let text = match self.text {
+            Some(text) => text,
+            None => serde_json::to_string(&self.value)?,
+        };
+        let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
+        result.structured_content = Some(serde_json::to_value(&self.value)?);
+        result.is_error = Some(self.is_error);
+        result.content.extend(self.pictures);
+        links::add(&mut result, &call.context, server.files.root(), self.files.iter().map(String::as_str));
+        Ok(result)
+    }
+}
+
+/// A reply, or a question that the client must answer before there is one.
+pub(crate) enum Answer<R> {
+    Done(Reply<R>),
+    Asks(InputRequiredResult),
+}
+
+/// What the function of a tool may return.
+pub(crate) trait Respond {
+    /// What its output schema is made from.
+    type Value: JsonSchema;
+
+    fn respond(self, server: &Server, call: &Call) -> Result<CallToolResponse, ToolError>;
+}
+
+impl<R: Serialize + JsonSchema> Respond for Reply<R> {
+    type Value = R;
+
+    fn respond(self, server: &Server, call: &Call) -> Result<CallToolResponse, ToolError> {
+        self.result(server, call).map(Into::into)
+    }
+}
+
+impl<R: Serialize + JsonSchema> Respond for Answer<R> {
+    type Value = R;
+
+    fn respond(self, server: &Server, call: &Call) -> Result<CallToolResponse, ToolError> {
+        match self {
+            Self::Done(reply) => reply.respond(server, call),
+            Self::Asks(question) => Ok(question.into()),
+        }
+    }
+}
+
+/// The time, as replies have it.
+pub(crate) fn now() -> String {
+    Timestamp::now().to_string()
+}

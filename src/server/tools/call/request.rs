@@ -1,0 +1,56 @@
+//! One call of a tool: who asks, what for, and how to reach them meanwhile.
+//!
+//! Runs in: server.
+
+use rmcp::{
+    RoleServer,
+    model::{InputResponses, JsonObject, Tool},
+    service::RequestContext,
+};
+use serde::de::DeserializeOwned;
+
+use super::{arguments, error::ToolError, notices};
+use crate::server::sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate};
+
+/// One call.
+pub(crate) struct Call {
+    /// What is called, as it was listed.
+    pub(crate) tool: &'static Tool,
+    /// Who calls.
+    pub(crate) client: Client,
+    /// The arguments as sent.
+    pub(crate) arguments: Option<JsonObject>,
+    /// Cancellation and progress.
+    pub(crate) context: RequestContext<RoleServer>,
+    /// What it brings if it is the second call for a question (protocol 2026-07-28).
+    pub(crate) again: Again,
+}
+
+/// What a client sends along when a call needed its input, see `asking.rs`.
+#[derive(Debug, Default)]
+pub(crate) struct Again {
+    /// The name that it was given.
+    pub(crate) request_state: Option<String>,
+    /// Its answers.
+    pub(crate) input_responses: Option<InputResponses>,
+}
+
+impl Call {
+    /// Takes and reads the arguments.
+    pub(crate) fn read<T: DeserializeOwned>(&mut self) -> Result<T, ToolError> {
+        arguments::read(&self.tool.name, &self.tool.input_schema, self.arguments.take())
+    }
+
+    /// Who waits for what a session is asked for.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller { client: self.client.clone(), cancel: self.context.ct.clone() }
+    }
+
+    /// What this client has not been told of a session yet, for a reply to something else than a cell: how things stand
+    /// with its variables if they are not simply there, and all of it in words.
+    pub(crate) fn news_of(&self, session: &Session) -> (Option<&'static str>, Option<String>) {
+        let news = session.life.news(&self.client);
+        let fate = news.fate();
+        ((fate != Fate::Kept).then(|| fate.word()), notices::news(&session.id, &news.events))
+    }
+}

@@ -1,0 +1,94 @@
+//! A tool: what is listed of it, and the function that answers its calls.
+//!
+//! Runs in: server. Schemas are made from the function's types, so that they cannot differ from what it takes and gives.
+
+use futures::future::BoxFuture;
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, ToolAnnotations};
+use schemars::JsonSchema;
+
+use super::{error::ToolError, reply::Respond, request::Call, schema, server::Server};
+
+/// What a tool does to the world, for its annotations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Effect {
+    Reads,
+    Changes,
+    /// Replaces what was there; twice is as once.
+    Overwrites,
+    Destroys,
+    /// Runs anything at all.
+    Open,
+}
+
+type Work<'a> = BoxFuture<'a, Result<CallToolResponse, ToolError>>;
+
+/// A tool.
+pub(crate) struct Tool {
+    /// As clients see it.
+    pub(crate) listed: rmcp::model::Tool,
+    work: for<'a> fn(&'a Server, Call) -> Work<'a>,
+}
+
+impl Tool {
+    /// A tool whose schemas are those of what `function` takes and gives; `work` calls it. Made by [`tool!`](tool).
+    pub(crate) fn new<'a, A, R, W, F>(
+        name: &'static str,
+        effect: Effect,
+        about: &'static str,
+        _function: F,
+        work: for<'b> fn(&'b Server, Call) -> Work<'b>,
+    ) -> Self
+    where
+        A: JsonSchema,
+        R: Respond,
+        W: Future<Output = Result<R, ToolError>>,
+        F: Fn(&'a Server, &'a Call, A) -> W,
+    {
+        let listed = rmcp::model::Tool::new(name, about, schema::input::<A>())
+            .with_raw_output_schema(schema::output::<R::Value>())
+            .with_annotations(annotations(effect));
+        Self { listed, work }
+    }
+
+    /// Answers a call; a refusal is an answer too.
+    pub(crate) async fn answer(&self, server: &Server, call: Call) -> CallToolResponse {
+        (self.work)(server, call).await.unwrap_or_else(|error| refusal(&error).into())
+    }
+}
+
+/// One row of the table of tools.
+macro_rules! tool {
+    ($name:literal, $effect:ident, $function:path, $about:literal) => {
+        $crate::server::tools::call::tool::Tool::new(
+            $name,
+            $crate::server::tools::call::tool::Effect::$effect,
+            $about,
+            $function,
+            |server, mut call| {
+                Box::pin(async move {
+                    let asked = call.read()?;
+                    $crate::server::tools::call::reply::Respond::respond(
+                        $function(server, &call, asked).await?,
+                        server,
+                        &call,
+                    )
+                })
+            },
+        )
+    };
+}
+pub(crate) use tool;
+
+fn annotations(effect: Effect) -> ToolAnnotations {
+    let annotations = ToolAnnotations::new().open_world(matches!(effect, Effect::Open));
+    match effect {
+        Effect::Reads => annotations.read_only(true).destructive(false).idempotent(true),
+        Effect::Changes => annotations.read_only(false).destructive(false).idempotent(true),
+        Effect::Overwrites => annotations.read_only(false).destructive(true).idempotent(true),
+        Effect::Destroys | Effect::Open => annotations.read_only(false).destructive(true).idempotent(false),
+    }
+}
+
+fn refusal(error: &ToolError) -> CallToolResult {
+    CallToolResult::error(vec![ContentBlock::text(error.to_string())])
+}

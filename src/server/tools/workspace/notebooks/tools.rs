@@ -1,0 +1,377 @@
+//! `export_notebook` and `run_notebook`.
+//!
+//! Runs in: server. Brings sessions, files and the notebook format together; what may be large is read and written on
+//! blocking threads.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use rmcp::model::JsonObject;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    document::{Document, NotebookError, Step},
+    html, upgrade,
+};
+use crate::{
+    protocol::NotebookCell,
+    server::{
+        sessions::{
+            orders::{CellOrder, SessionError},
+            outcome::{CellOutcome, Ending, Fate},
+            outputs::{self, Output},
+        },
+        tools::{
+            call::{
+                arguments,
+                error::ToolError,
+                notices, progress,
+                reply::Reply,
+                request::Call,
+                server::{Server, blocking},
+                texts::section,
+            },
+            cells::{reply, result::CellException},
+        },
+        workers::zygote::Stage,
+        workspace::{
+            handle::Files,
+            write::{Body, Written},
+        },
+    },
+    settings::bounds::MAX_CODE,
+};
+
+/// Largest notebook that is read.
+const MAX_NOTEBOOK: u64 = 64 << 20;
+
+/// Bytes of outputs that are kept of one run; pictures and displays beyond them are left out.
+const MAX_OUTPUTS: usize = 64 << 20;
+
+/// Failures that a reply names.
+const MAX_FAILURES: usize = 20;
+
+/// `export_notebook`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ExportNotebook {
+    /// File to write, relative to the workspace; replaced when it exists. Default `outputs/SESSION.ipynb`.
+    pub(crate) path: Option<String>,
+    /// Session whose cells are written; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// `ipynb`, or `html` for a page that needs nothing else. By the ending of path when left out, else ipynb.
+    pub(crate) format: Option<Format>,
+}
+
+/// Of an exported notebook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// nbformat 4.5.
+    Ipynb,
+    /// One page.
+    Html,
+}
+
+/// `run_notebook`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct RunNotebook {
+    /// Notebook (.ipynb), relative to the workspace.
+    pub(crate) path: String,
+    /// Session to run it in; the active one when left out.
+    pub(crate) session_id: Option<String>,
+    /// Values by name, set in a cell behind the one tagged `parameters`, or at the beginning.
+    pub(crate) parameters: Option<JsonObject>,
+    /// What to do when a cell raises: `stop` (default), or `continue` with the next.
+    pub(crate) on_error: Option<OnError>,
+    /// Where the notebook is written with its outputs. Default: over itself.
+    pub(crate) output_path: Option<String>,
+    /// Seconds each cell may run. The server's default when left out.
+    pub(crate) timeout: Option<f64>,
+}
+
+/// What a cell that raises means for those after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnError {
+    /// They are not run.
+    Stop,
+    /// They are.
+    Continue,
+}
+
+/// `export_notebook`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct ExportedNotebook {
+    /// Relative to the workspace.
+    pub(crate) path: String,
+    /// Absolute.
+    pub(crate) full_path: String,
+    /// `ipynb` or `html`.
+    pub(crate) format: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// Cells in it.
+    pub(crate) cells: u64,
+    /// Older cells of the session that are no longer kept.
+    pub(crate) cells_left_out: u64,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+/// `run_notebook`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct NotebookRun {
+    /// `ok`: all cells were run; `error`: one raised (the first, unless on_error is `continue`); else how the last cell
+    /// ended: `exited`, `timeout`, `died`, `cancelled`, `interrupted`, `refused`.
+    pub(crate) status: &'static str,
+    /// The notebook.
+    pub(crate) path: String,
+    /// Where it was written with its outputs, relative to the workspace.
+    pub(crate) output_path: String,
+    /// The session it ran in.
+    pub(crate) session_id: String,
+    /// Code cells that were run.
+    pub(crate) executed: u64,
+    /// Code cells that there were to run.
+    pub(crate) total: u64,
+    /// Cells that did not end well, in order; at most 20.
+    pub(crate) failures: Vec<NotebookFailure>,
+    /// Seconds.
+    pub(crate) execution_time: f64,
+    /// What to know about it, in sentences.
+    pub(crate) notice: Option<String>,
+}
+
+/// One cell of a notebook that did not end well.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct NotebookFailure {
+    /// Its place among all cells of the notebook, from 0.
+    pub(crate) index: u64,
+    /// How it ended, as in run_python_code.
+    pub(crate) status: &'static str,
+    /// The exception.
+    pub(crate) error: Option<CellException>,
+}
+
+pub(crate) async fn export(
+    server: &Server,
+    call: &Call,
+    asked: ExportNotebook,
+) -> Result<Reply<ExportedNotebook>, ToolError> {
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let ends_in_html = asked.path.as_ref().is_some_and(|path| path.ends_with(".html") || path.ends_with(".htm"));
+    let format = asked.format.unwrap_or(if ends_in_html { Format::Html } else { Format::Ipynb });
+    let word = if format == Format::Html { "html" } else { "ipynb" };
+    let path = asked.path.unwrap_or_else(|| format!("outputs/{}.{word}", session.id));
+    let python = match server.around.zygote.stage() {
+        Stage::Warm { python, .. } => Some(python),
+        Stage::Starting | Stage::Failed(_) => None,
+    };
+    let (cells, left_out) = session.history.cells();
+    let count = cells.len() as u64;
+    let (files, id) = (server.files.clone(), session.id.clone());
+    let written = blocking(move || {
+        let document = Document::new(&id, python.as_deref(), &cells, left_out);
+        let text = match format {
+            Format::Ipynb => document.text(),
+            Format::Html => html::page(&id, &document),
+        };
+        write(&files, &path, text)
+    })
+    .await?;
+    let file = written.path.clone();
+    let reply = Reply::of(ExportedNotebook {
+        full_path: written.full_path.to_string_lossy().into_owned(),
+        format: word,
+        session_id: session.id.to_string(),
+        cells: count,
+        cells_left_out: left_out,
+        size: written.size,
+        path: written.path,
+    });
+    Ok(reply.files([&file]))
+}
+
+pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Result<Reply<NotebookRun>, ToolError> {
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
+    let (files, path) = (server.files.clone(), asked.path.clone());
+    let parameters = asked.parameters.unwrap_or_default();
+    let (read, place) = (files.clone(), path.clone());
+    let content = blocking(move || read.text(&place, MAX_NOTEBOOK)).await?;
+    let content = upgrade::upgraded(server, content).await;
+    let (document, steps) = blocking(move || {
+        let mut document = Document::read(&path, &content)?;
+        document.inject(&parameters)?;
+        let steps = document.begin();
+        if let Some(step) = steps.iter().find(|step| step.code.len() > MAX_CODE || step.code.contains('\0')) {
+            let reason = format!("cell {}: its code is too long, or holds a NUL character", step.index);
+            return Err(ToolError::from(NotebookError::Shape { path, reason }));
+        }
+        Ok((document, steps))
+    })
+    .await?;
+    let total = steps.len();
+    let directory = directory_of(server, &asked.path);
+    let live = progress::live(&call.context);
+    let mut run = Run { document, goes_on: asked.on_error == Some(OnError::Continue), ..Run::default() };
+    let at = AtomicUsize::new(0);
+    let doing = || format!("notebook {:?}: cell {} of {total}", asked.path, at.load(Ordering::Relaxed));
+    let began = Instant::now();
+    let work = async {
+        for step in steps {
+            at.fetch_add(1, Ordering::Relaxed);
+            let order = CellOrder {
+                code: step.code.clone(),
+                client: call.client.clone(),
+                timeout,
+                cancel: call.context.ct.clone(),
+                asked: Instant::now(),
+                live: live.clone(),
+                on_error: Default::default(),
+                questions: None,
+                notebook: Some(NotebookCell { directory: directory.clone(), first: at.load(Ordering::Relaxed) == 1 }),
+                max_output: Some(server.around.settings.max_notebook_output),
+            };
+            let deleted = || SessionError::Deleted(session.id.to_string());
+            let outcome = match session.run(order) {
+                Ok(answer) => answer.await.map_err(|_| deleted()),
+                Err(error) => Err(error),
+            };
+            if !run.take(&session.id, &step, outcome) {
+                break;
+            }
+        }
+    };
+    progress::told(&call.context, doing, live.clone(), work).await;
+    let execution_time = began.elapsed().as_secs_f64();
+    let output = asked.output_path.unwrap_or_else(|| asked.path.clone());
+    let (document, files) = (run.document, server.files.clone());
+    let written = blocking(move || write(&files, &output, document.text())).await?;
+    let value = NotebookRun {
+        status: run.status.unwrap_or("ok"),
+        path: asked.path,
+        output_path: written.path,
+        session_id: session.id.to_string(),
+        executed: run.executed,
+        total: total as u64,
+        failures: run.failures,
+        execution_time,
+        notice: (!run.notices.is_empty()).then(|| run.notices.join(" ")),
+    };
+    let failed = run.stopped_by_tool;
+    let (text, output) = (text(&value), value.output_path.clone());
+    Ok(Reply::of(value).text(text).failed(failed).files([&output]))
+}
+
+/// A notebook that is being run.
+#[derive(Default)]
+struct Run {
+    document: Document,
+    goes_on: bool,
+    executed: u64,
+    /// How the first cell ended that did not end well.
+    status: Option<&'static str>,
+    failures: Vec<NotebookFailure>,
+    notices: Vec<String>,
+    /// Bytes of outputs so far.
+    kept: usize,
+    /// It ended by something else than the code's own doing.
+    stopped_by_tool: bool,
+}
+
+impl Run {
+    /// Takes over what came of a cell; false when no further one is to be run.
+    fn take(&mut self, session: &str, step: &Step, outcome: Result<CellOutcome, SessionError>) -> bool {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.note(error.to_string());
+                self.fail(step.index, "refused", None);
+                self.stopped_by_tool = true;
+                return false;
+            }
+        };
+        let mut outputs = outputs::of(&outcome);
+        self.document.replace_shown(&mut outputs);
+        self.bound(&mut outputs);
+        self.document.set(step.index, outcome.cell, &outputs);
+        self.executed += u64::from(outcome.cell > 0);
+        if let Some(words) = notices::words(session, &outcome.notices, outcome.cell > 0) {
+            self.note(words);
+        }
+        let status = outcome.ending.status();
+        let is_own = matches!(outcome.ending, Ending::Raised);
+        if status == "ok" || (is_own && step.may_raise) {
+            return true;
+        }
+        if let Ending::Refused { reason } = &outcome.ending {
+            self.note(reason.clone());
+        }
+        self.stopped_by_tool |= outcome.ending.is_tool_error();
+        let number = outcome.cell;
+        self.fail(step.index, status, outcome.error.map(|error| reply::exception(error, number)));
+        // Whoever goes on after errors does not go on in a session that has lost everything, or after a cancellation.
+        self.goes_on
+            && matches!(
+                outcome.ending,
+                Ending::Raised
+                    | Ending::Exited(_)
+                    | Ending::Interrupted
+                    | Ending::TimedOut { .. }
+                    | Ending::CpuUsedUp { .. }
+            )
+            && outcome.fate == Fate::Kept
+    }
+
+    fn fail(&mut self, index: usize, status: &'static str, error: Option<CellException>) {
+        self.status.get_or_insert(status);
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(NotebookFailure { index: index as u64, status, error });
+        }
+    }
+
+    fn note(&mut self, words: String) {
+        if self.notices.len() < MAX_FAILURES && !self.notices.contains(&words) {
+            self.notices.push(words);
+        }
+    }
+
+    /// Leaves out displays beyond what one notebook is to hold.
+    fn bound(&mut self, outputs: &mut [Output]) {
+        for output in outputs {
+            if self.kept + output.size() > MAX_OUTPUTS && output.leave_out_data() {
+                self.note(format!("Displays and text beyond {} MiB are not in the notebook.", MAX_OUTPUTS >> 20));
+            }
+            self.kept += output.size();
+        }
+    }
+}
+
+fn text(run: &NotebookRun) -> String {
+    let mut text = format!(
+        "{}: {} of {} code cells of {} were run in session {:?}; written to {}",
+        run.status, run.executed, run.total, run.path, run.session_id, run.output_path
+    );
+    for failure in &run.failures {
+        let words = failure.error.as_ref().map_or_else(String::new, |error| error.traceback.clone());
+        section(&mut text, &format!("cell {}: {}", failure.index, failure.status), &words);
+    }
+    if let Some(notice) = &run.notice {
+        section(&mut text, "notice", notice);
+    }
+    text
+}
+
+/// Where a notebook is.
+fn directory_of(server: &Server, path: &str) -> String {
+    let path = server.files.root().join(path);
+    path.parent().unwrap_or(server.files.root()).to_string_lossy().into_owned()
+}
+
+fn write(files: &Files, path: &str, content: String) -> Result<Written, ToolError> {
+    Ok(files.write(path, &Body { content, base64: false, encoding: None })?)
+}
