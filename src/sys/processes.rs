@@ -214,7 +214,7 @@ fn kill_exactly(process: &Process) {
 }
 
 /// From now on this process runs only where no other wants the processor.
-pub fn yield_to_all() {
+pub(crate) fn yield_to_all() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads the structure and changes how this process is scheduled; one that is refused changes nothing.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };

@@ -10,7 +10,7 @@ use super::fork;
 use crate::sys::{descriptors, forks::Bystanders, processes, signals};
 
 /// Begins it if it is wanted, and gives the child's number; nobody waits for it.
-pub fn begin(py: Python<'_>, bystanders: &mut Bystanders) -> Option<i32> {
+pub(super) fn begin(py: Python<'_>, bystanders: &mut Bystanders) -> Option<i32> {
     let ready = py.import("forkpy_worker.lookup.ready").ok()?;
     if !ready.call_method0("is_cold").ok()?.extract::<bool>().ok()? {
         return None;
