@@ -2,9 +2,12 @@
 //!
 //! Runs in: the test binary.
 
-use std::{process::Command as Blocking, sync::Mutex};
+use std::{fs, process::Command as Blocking, sync::Mutex};
+
+use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::server::environment::place::MARKER;
 
 /// A machine of its own below a temporary directory: fake tools that write down how they were called.
 struct Machine {
@@ -23,7 +26,7 @@ impl Machine {
                        mkdir -p $site/$name-1.0.dist-info;; esac; done";
         let uv = format!(
             "case $1 in venv) {make};; pip) [ -e offline ] && echo 'error: no route to host' && exit 2; \
-             site=${{5%/bin/python}}/lib/python3.11/site-packages; {install};; esac"
+             site=${{4%/bin/python}}/lib/python3.11/site-packages; {install};; esac"
         );
         machine.script("bin/uv", &uv);
         machine.script("base", &format!("[ \"$3\" = venv ] && {make}"));

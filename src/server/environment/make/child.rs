@@ -1,0 +1,104 @@
+//! Runs one program to its end, within a time, for those who make environments.
+//!
+//! Runs in: server. Owns the child, also when the work on it is abandoned: it and its own children end then.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::time::timeout;
+
+use crate::sys::signals;
+
+/// Told of every child process this module starts: `(pid, true)` in the same breath as the start, with no await between,
+/// and `(pid, false)` once it has been waited for or given up. In between nobody else may reap it.
+pub(crate) type ChildHook<'a> = &'a (dyn Fn(u32, bool) + Send + Sync);
+
+/// Runs a command to its end with its output appended to `output`, never to ours. What it said, or why it failed.
+pub(super) async fn run(
+    command: Command,
+    limit: Duration,
+    stdin: Stdio,
+    output: &File,
+    children: ChildHook<'_>,
+) -> Result<String, String> {
+    let mut command = tokio::process::Command::from(command);
+    let words = |error: io::Error| error.to_string();
+    if limit.is_zero() {
+        return Err("no time was left for it".to_owned());
+    }
+    let begin = output.metadata().map_err(words)?.len();
+    let streams = (output.try_clone().map_err(words)?, output.try_clone().map_err(words)?);
+    command.stdin(stdin).stdout(streams.0).stderr(streams.1).kill_on_drop(true).process_group(0);
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let live_no_longer = move || match signals::die_with_parent(own) {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and neither allocates nor locks.
+    unsafe { command.pre_exec(live_no_longer) };
+    let mut child = command.spawn().map_err(words)?;
+    let Some(pid) = child.id() else { return Err("it has no process id".to_owned()) };
+    let mut started = Started { pid, over: false, children };
+    children(pid, true);
+    let waited = timeout(limit, child.wait()).await;
+    if waited.is_err() {
+        started.kill();
+        let _ = child.wait().await;
+    }
+    started.over = true;
+    drop(started);
+    let text = text_from(output, begin);
+    match waited {
+        Err(_) => Err(format!("it took longer than {} s", limit.as_secs_f64().ceil())),
+        Ok(Err(error)) => Err(words(error)),
+        Ok(Ok(status)) if status.success() => Ok(text),
+        Ok(Ok(status)) => match text.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+            Some(line) => Err(line.to_owned()),
+            None => Err(status.to_string()),
+        },
+    }
+}
+/// A child that the hook has been told of; also when the work on it is abandoned, it and its own children end.
+struct Started<'a> {
+    pid: u32,
+    over: bool,
+    children: ChildHook<'a>,
+}
+
+impl Started<'_> {
+    fn kill(&self) {
+        if let Ok(group) = i32::try_from(self.pid) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.kill();
+        }
+        (self.children)(self.pid, false);
+    }
+}
+
+/// What was appended since `begin`; of much, the end.
+fn text_from(output: &File, begin: u64) -> String {
+    const MOST: u64 = 64 << 10;
+    let end = output.metadata().map_or(begin, |found| found.len());
+    let from = begin.max(end.saturating_sub(MOST));
+    let mut bytes = vec![0; usize::try_from(end.saturating_sub(from)).unwrap_or(0)];
+    match output.read_exact_at(&mut bytes, from) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}

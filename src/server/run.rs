@@ -1,0 +1,245 @@
+//! A server's life: its parts are made, set to work, and ended.
+//!
+//! Runs in: server. Owns the order of start and end; each part is of its own room.
+//!
+//! Start: children's register → spawner thread → environment and zygote, behind → sessions → transport, which answers at
+//! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
+//! whatever is left.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    protocol::ZygoteSettings,
+    server::{
+        counters,
+        environment::{self, kinds::Environment, make::Wish, packages::Packages},
+        events::Changes,
+        health::alerts::Book,
+        mcp::{
+            error::ServerError,
+            fronts, http,
+            resources::{self, Resources, workspace as files_as_resources},
+            stdio,
+        },
+        scripts::Scripts,
+        sessions::{
+            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, oom::OomCounter,
+            registry::Registry,
+        },
+        tools::call::{asking::Waiting, server::Server},
+        watch::{
+            self, cleaner, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager, supervisor,
+        },
+        workers::{
+            children::Children,
+            spares::Spares,
+            zygote::{Spawner, Zygote},
+        },
+        workspace::{announce, handle::Files, watch::Watcher},
+    },
+    settings::{host::Host, options::Transport, resolve::Settings},
+    sys::{
+        descriptors, memory_group, processes,
+        scratch::{self, Scratch},
+        signals,
+    },
+};
+
+/// Clients kill a server that has not ended two seconds after they closed its input.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// Serves until the client goes or a signal comes. One thread: a cell's way through the server then needs no hand-over, and
+/// children whose life is tied to the thread that made them live as long as the server.
+///
+/// # Errors
+/// [`ServerError`]; whatever was started has been ended.
+pub(crate) fn serve(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServerError::Start)?;
+    let served = runtime.block_on(run(settings, host));
+    runtime.shutdown_background();
+    served
+}
+
+async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
+    counters::begin();
+    signals::become_subreaper();
+    signals::bear_file_size_limit();
+    descriptors::raise_open_files();
+    let stop = stop_on_signals()?;
+    let scratch = Scratch::make()?;
+    tokio::task::spawn_blocking(scratch::remove_left_behind);
+    let around = surroundings(&settings, &scratch)?;
+    let registry = Arc::new(Registry::new(Arc::clone(&around)));
+    if let Some((record, end)) = host.as_ref().and_then(fronts::predecessor) {
+        registry.succeed(&record.sessions, end);
+    }
+    let metrics = Arc::new(Metrics::start()?);
+    let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
+    let (serving, serves) = oneshot::channel();
+    let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
+    let (server, resources) = front_room(&settings, &around, &registry, &metrics)?;
+    let (scripts, packages) = (Arc::clone(&server.scripts), Arc::clone(&server.packages));
+    let served = match (host, settings.transport) {
+        (Some(host), _) => {
+            let _ = serving.send(());
+            fronts::serve(server, resources, host, stop).await.map_err(ServerError::from)
+        }
+        (None, Transport::Http) => http::serve((server, resources), readiness, &settings.http, serving, stop).await,
+        (None, Transport::Stdio) => {
+            let _ = serving.send(());
+            stdio::serve(server, resources, stop).await;
+            Ok(())
+        }
+    };
+    watching.iter().for_each(JoinHandle::abort);
+    service_manager::stopping().await;
+    around.spares.renew();
+    let ended = futures::future::join3(registry.shut_down(), scripts.shut_down(), packages.shut_down());
+    let _ = tokio::time::timeout(FAREWELL, ended).await;
+    // Whatever is still there: the zygote, and workers whose farewell took too long.
+    processes::kill_children();
+    memory_group::end();
+    served
+}
+
+/// What sessions live in: the zygote and its workers, what is watched, what is kept of all of them.
+fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<Arc<Surroundings>> {
+    let children = Children::default();
+    let zygote = start_zygote(settings, &children)?;
+    let changes = Changes::default();
+    let watcher = Watcher::start_observed(&settings.workspace.root, announce::announcer(changes.clone()))?;
+    let kept = settings.sessions.limits.kept_by_kernel();
+    let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone());
+    Ok(Arc::new(Surroundings {
+        zygote,
+        children,
+        spares,
+        settings: settings.sessions.clone(),
+        outputs: settings.workspace.outputs(),
+        scratch: scratch.path().to_owned(),
+        files: Arc::new(watcher),
+        oom: OomCounter::start(),
+        health: settings.health,
+        alerts: Book::default(),
+        changes,
+        crashes: Crashes::new(&settings.workspace.outputs()),
+        checkpoints: Checkpoints::new(settings.sessions.checkpoints),
+    }))
+}
+
+/// The tasks that look after sessions and tell the service manager, until they are aborted.
+fn watch_over(
+    registry: &Arc<Registry>,
+    metrics: &Arc<Metrics>,
+    readiness: &Arc<Readiness>,
+    around: &Arc<Surroundings>,
+    serves: oneshot::Receiver<()>,
+) -> [JoinHandle<()>; 6] {
+    let zygote = around.zygote.clone();
+    [
+        tokio::spawn(supervisor::watch(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around))),
+        tokio::spawn(guard::watch(Arc::clone(registry), around.checkpoints.clone())),
+        tokio::spawn(cleaner::watch(Arc::clone(registry))),
+        tokio::spawn(watch::checkpoints::watch(around.checkpoints.clone())),
+        tokio::spawn(around.spares.clone().keep()),
+        tokio::spawn(service_manager::keep_informed(Arc::clone(readiness), Arc::clone(registry), zygote, serves)),
+    ]
+}
+
+/// What clients reach: the tools' server and the resources.
+fn front_room(
+    settings: &Settings,
+    around: &Arc<Surroundings>,
+    registry: &Arc<Registry>,
+    metrics: &Arc<Metrics>,
+) -> io::Result<(Arc<Server>, Arc<Resources>)> {
+    let scripts = Arc::new(Scripts::new(Arc::clone(around), settings.max_scripts));
+    let files = Files::open(&settings.workspace)?;
+    let shown = files_as_resources::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
+    let ward = Ward::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around));
+    let told = resources::health::HealthOfSessions::new(ward.clone());
+    let resources = Resources::new(vec![Box::new(shown), Box::new(told)], around.changes.clone());
+    let packages = Packages::new(
+        Arc::clone(around),
+        Arc::clone(&scripts),
+        Arc::clone(registry),
+        files.clone(),
+        settings.allow_install_options,
+    );
+    let server = Server {
+        registry: Arc::clone(registry),
+        active: ActiveSessions::default(),
+        scripts,
+        waiting: Waiting::default(),
+        packages: Arc::new(packages),
+        around: Arc::clone(around),
+        metrics: Arc::clone(metrics),
+        health: ward,
+        files,
+        workspace: settings.workspace.clone(),
+    };
+    Ok((Arc::new(server), Arc::new(resources)))
+}
+
+/// A token that SIGTERM, SIGINT and SIGHUP cancel.
+fn stop_on_signals() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signal = signal(kind)?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signal.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+/// Starts the zygote's owner at once and prepares the environment behind it.
+fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> {
+    let (ready, wanted) = oneshot::channel();
+    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?);
+    let wish = Wish {
+        venv: settings.venv.clone(),
+        python: settings.python.clone(),
+        managed_roots: settings.env_dirs.clone(),
+        virtual_env: settings.virtual_env.clone(),
+    };
+    let (settings, children) = (settings.clone(), children.clone());
+    tokio::spawn(async move {
+        let hook = |pid: u32, begins: bool| {
+            let pid = i32::try_from(pid).unwrap_or(0);
+            if begins { children.add(pid) } else { children.remove(pid) }
+        };
+        let prepared = environment::make::prepare(&wish, &hook).await;
+        let _ = ready.send(match prepared {
+            Ok(environment) => {
+                tracing::info!("{}", environment.note);
+                Ok(zygote_settings(&settings, &environment))
+            }
+            Err(error) => Err(error.to_string()),
+        });
+    });
+    Ok(zygote)
+}
+
+fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSettings {
+    let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    ZygoteSettings {
+        python: words(&environment.python),
+        library: environment.library.clone(),
+        virtual_env: environment.root.as_deref().map(words),
+        python_path: settings.python_path.iter().map(|path| words(path)).collect(),
+        preload: settings.preload.clone(),
+        workspace: words(&settings.workspace.root),
+        outputs: words(&settings.workspace.outputs()),
+        cookie: uuid::Uuid::new_v4().simple().to_string(),
+    }
+}
