@@ -311,7 +311,7 @@ async fn where_venv_cannot_bring_pip_the_base_lends_its_own() {
     assert!(calls[1].starts_with("base -I -m venv --without-pip /envs/3.11-"), "{calls:?}");
     assert!(calls[2].starts_with("base -I -m pip --python /envs/3.11-"), "{calls:?}");
     assert!(calls[2].ends_with(
-        " install --quiet --no-input --disable-pip-version-check --progress-bar=off --retries=1 pip psutil jedi cloudpickle"
+        " install --no-input --disable-pip-version-check --progress-bar=off --retries=1 --quiet pip psutil jedi cloudpickle"
     ));
     assert!(!found.missing.contains(&"jedi".to_owned()), "{:?}", found.missing);
 }
