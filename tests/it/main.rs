@@ -10,6 +10,7 @@ mod checkpoints;
 mod clients;
 mod clock;
 mod command_line;
+mod cookieless;
 mod copies;
 #[cfg(target_arch = "x86_64")]
 mod cost;

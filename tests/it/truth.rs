@@ -187,7 +187,8 @@ fn a_checkpoint_made_after_going_back_says_which_cell_it_is_of() {
     forkpy.call("checkpoint_session", json!({"name": "early"}));
     forkpy.run("x = 2");
     forkpy.run("x = 3");
-    assert!(!forkpy.call("restore_checkpoint", json!({"name": "early"})).is_error);
+    let restored = forkpy.call("restore_checkpoint", json!({"name": "early"}));
+    assert!(!restored.is_error, "{restored:?}");
     let reply = forkpy.run("os._exit(1)");
     assert_eq!((&reply["state"], &reply["recovered_from"]), (&json!("restored"), &json!(1)), "{reply}");
     assert_eq!(reply["lost_cells"], json!([4, 4]), "{reply}");

@@ -20,6 +20,15 @@ pub(super) fn cookie_in(headers: &HeaderMap) -> Option<String> {
     })
 }
 
+/// The number of the connection that a request has come over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Connection(pub u64);
+
+/// A proxy has sent it, over a connection on which others come too.
+fn is_relayed(headers: &HeaderMap) -> bool {
+    ["forwarded", "via", "x-forwarded-for", "x-real-ip"].into_iter().any(|name| headers.contains_key(name))
+}
+
 /// What an HTTP request's sender can be recognised by.
 #[must_use]
 pub(super) fn client_of(parts: &Parts) -> Client {
@@ -27,6 +36,9 @@ pub(super) fn client_of(parts: &Parts) -> Client {
     match (session, cookie_in(&parts.headers)) {
         (Some(session), _) => Client::HttpSession(session.to_owned()),
         (None, Some(cookie)) => Client::Cookie(cookie),
-        (None, None) => Client::Unknown,
+        (None, None) => match parts.extensions.get::<Connection>() {
+            Some(Connection(number)) if !is_relayed(&parts.headers) => Client::Connection(*number),
+            _ => Client::Unknown,
+        },
     }
 }

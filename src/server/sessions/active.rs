@@ -21,8 +21,18 @@ pub enum Client {
     HttpSession(String),
     /// Our cookie: all that tells two clients of the stateless 2026-07-28 protocol apart.
     Cookie(String),
-    /// Nothing. Such a client works in `default` and names other sessions in each call.
+    /// Its connection, as long as that lasts: it sends neither of both.
+    Connection(u64),
+    /// Nothing: others may come over the same connection. Such a client, as the one before, works in `default` and names
+    /// other sessions in each call.
     Unknown,
+}
+
+impl Client {
+    /// It may be one that was here before, and cannot be recognised.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Connection(_) | Self::Unknown)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +62,7 @@ impl ActiveSessions {
     /// Makes another session the active one. False when the client cannot be recognised again.
     #[must_use]
     pub(crate) fn switch(&self, client: &Client, choice: Choice) -> bool {
-        if *client == Client::Unknown {
+        if client.is_passing() {
             return false;
         }
         let mut inner = self.0.lock();
@@ -98,8 +108,10 @@ mod tests {
     #[test]
     fn a_client_that_cannot_be_recognised_is_told_so() {
         let active = ActiveSessions::default();
-        assert!(!active.switch(&Client::Unknown, choice("a")));
-        assert_eq!(active.of(&Client::Unknown), None);
+        for client in [Client::Unknown, Client::Connection(7)] {
+            assert!(!active.switch(&client, choice("a")));
+            assert_eq!(active.of(&client), None);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! when a session ended never reaches the next one of that name.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,16 +17,14 @@ use parking_lot::Mutex;
 use super::{
     active::Client,
     death::{Death, DeathReason, Fate, Recovered},
+    readers::{Readers, Reading},
 };
 use crate::server::workers::checkpoint::Incarnation;
 
 /// Events of one session that are kept; of older ones only what they came to.
 const MAX_EVENTS: usize = 64;
-/// Clients of one session that are remembered; the one that was away longest is forgotten first.
-const MAX_READERS: usize = 512;
-
-/// A client that could not be recognised may come with a cookie within this time.
-const UNKNOWN_FOR: Duration = Duration::from_secs(600);
+/// So long a client that cannot be recognised is reminded of what another may have been told in its place.
+const REMINDED_FOR: Duration = Duration::from_secs(600);
 
 /// One session from its making to its end. Cheap to copy.
 #[derive(Debug, Clone)]
@@ -46,6 +44,7 @@ pub struct Event {
     /// The client that ordered it, and whose order was carried out: it knows.
     pub by: Option<Client>,
     pub what: What,
+    pub at: Instant,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +175,8 @@ pub(crate) fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
 pub(crate) struct News {
     /// Oldest first; without what it knows because it ordered it.
     pub events: Vec<Event>,
+    /// Perhaps it has: it cannot be recognised, and somebody has been told, or has ordered it, who cannot be either.
+    pub doubtful: Vec<Event>,
     /// Number of the newest event that was looked at.
     pub up_to: u64,
 }
@@ -207,16 +208,7 @@ struct Log {
     forgotten: (u64, Fate),
     /// The newest event that a reply to a cell has told anybody.
     told: u64,
-    readers: BTreeMap<Client, Reader>,
-    uses: u64,
-}
-
-/// How far one client has been told.
-#[derive(Debug, Clone, Copy)]
-struct Reader {
-    told: u64,
-    used: u64,
-    seen: Instant,
+    readers: Readers,
 }
 
 impl Life {
@@ -233,7 +225,7 @@ impl Life {
         {
             let mut log = life.0.log.lock();
             for client in ended.readers {
-                log.read_by(&client, 0);
+                log.readers.read_by(&client, 0, 0);
             }
         }
         life.happened(What::MadeAnew { ended: ended.why }, Some(by));
@@ -262,7 +254,7 @@ impl Life {
     /// The session has been deleted, or is about to end: nothing of it is kept from now on.
     pub(crate) fn end(&self, why: DeathReason) -> Ended {
         self.0.incarnation.end();
-        let readers = self.0.log.lock().readers.keys().cloned().collect();
+        let readers = self.0.log.lock().readers.clients();
         Ended { session: Arc::clone(self.session()), life: self.number(), why, readers }
     }
 
@@ -277,7 +269,7 @@ impl Life {
         let mut log = self.0.log.lock();
         log.newest += 1;
         let number = log.newest;
-        log.events.push_back(Event { number, by: by.cloned(), what });
+        log.events.push_back(Event { number, by: by.cloned(), what, at: Instant::now() });
         if log.events.len() > MAX_EVENTS
             && let Some(oldest) = log.events.pop_front()
         {
@@ -294,32 +286,39 @@ impl Life {
     /// This client uses the session.
     pub(crate) fn used_by(&self, client: &Client) {
         let mut log = self.0.log.lock();
-        let told = log.told;
-        log.read_by(client, told);
+        let (told, newest) = (log.told, log.newest);
+        log.readers.read_by(client, told, newest);
     }
 
     /// This client uses the session, and counts on what was there before anything that its log holds.
     pub(in crate::server) fn relied_on_by(&self, client: &Client) {
-        self.0.log.lock().read_by(client, 0);
+        self.0.log.lock().readers.read_by(client, 0, 0);
     }
 
     /// What this client has not been told.
     #[must_use]
     pub(crate) fn news(&self, client: &Client) -> News {
         let mut log = self.0.log.lock();
-        let told = log.told;
-        let told = log.read_by(client, told);
-        let up_to = log.newest;
-        if told == up_to {
-            return News { events: Vec::new(), up_to };
+        let (told, up_to) = (log.told, log.newest);
+        let Reading { told, doubt, joined } = log.readers.read_by(client, told, up_to);
+        let since = doubt.map_or(told, |doubt| doubt.min(told));
+        if since == up_to {
+            return News { up_to, ..News::default() };
         }
+        let young = |event: &&Event| event.at.elapsed() < REMINDED_FOR && event.what.fate() != Fate::Kept;
+        let perhaps_told = |event: &&Event| since < event.number && event.number <= told;
+        let mut doubtful: Vec<Event> = log.events.iter().filter(perhaps_told).filter(young).cloned().collect();
         let (forgotten, fate) = log.forgotten;
         let lump = (told < forgotten).then(|| {
             let what = What::Forgotten { count: forgotten - told, fate };
-            Event { number: forgotten, by: None, what }
+            Event { number: forgotten, by: None, what, at: Instant::now() }
         });
         let untold = lump.into_iter().chain(log.events.iter().filter(|event| event.number > told).cloned());
-        let is_own = |event: &Event| event.by.as_ref() == Some(client);
+        let is_own = |event: &Event| event.by.as_ref() == Some(client) && *client != Client::Unknown;
+        // Before its connection was made, it may have ordered it over another.
+        let perhaps_own = |event: &Event| {
+            client.is_passing() && event.number <= joined && event.by.as_ref().is_some_and(Client::is_passing)
+        };
         let mut events: Vec<Event> = untold.collect();
         if let Some(place) = events.iter().rposition(|event| is_own(event) && event.what.makes_plain()) {
             let later = events.split_off(place);
@@ -327,41 +326,17 @@ impl Life {
             events.extend(later);
         }
         events.retain(|event| !is_own(event));
-        News { events, up_to }
+        doubtful.retain(|event| !is_own(event));
+        let (perhaps, events) = events.into_iter().partition(perhaps_own);
+        doubtful.extend(Vec::<Event>::from(perhaps));
+        News { events, doubtful, up_to }
     }
 
     /// A reply has told this client of all up to that event.
     pub(crate) fn told(&self, client: &Client, number: u64) {
         let mut log = self.0.log.lock();
         log.told = log.told.max(number);
-        if let Some(reader) = log.readers.get_mut(client) {
-            reader.told = reader.told.max(number);
-        }
-    }
-}
-
-impl Log {
-    /// How far the client has been told; one that is new begins at `from`.
-    fn read_by(&mut self, client: &Client, from: u64) -> u64 {
-        self.uses += 1;
-        let used = self.uses;
-        if let Some(reader) = self.readers.get_mut(client) {
-            (reader.used, reader.seen) = (used, Instant::now());
-            return reader.told;
-        }
-        if self.readers.len() >= MAX_READERS
-            && let Some(longest) = self.readers.iter().min_by_key(|(_, reader)| reader.used).map(|(key, _)| key.clone())
-        {
-            self.readers.remove(&longest);
-        }
-        // It may have been here a moment ago, before it was given its cookie.
-        let before = self.readers.get(&Client::Unknown).filter(|reader| reader.seen.elapsed() < UNKNOWN_FOR);
-        let told = match (client, before) {
-            (Client::Cookie(_), Some(unknown)) => unknown.told.min(from),
-            _ => from,
-        };
-        self.readers.insert(client.clone(), Reader { told, used, seen: Instant::now() });
-        told
+        log.readers.told(client, number);
     }
 }
 
@@ -432,6 +407,42 @@ mod tests {
     }
 
     #[test]
+    fn a_client_without_a_cookie_is_told_by_connection_and_what_is_not_sure_is_told_too() {
+        let (life, one, two, new) =
+            (Life::new("a".into()), Client::Connection(1), Client::Connection(2), Client::Connection(3));
+        life.used_by(&one);
+        life.used_by(&two);
+        life.happened(lost(0), None);
+        life.told(&one, life.news(&one).up_to);
+        assert_eq!((life.news(&one).fate(), life.news(&two).fate()), (Fate::Kept, Fate::Lost));
+        // It may be the first one, over a new connection, or one that was not told.
+        let news = life.news(&new);
+        assert_eq!((news.fate(), news.doubtful.len()), (Fate::Kept, 1));
+        life.told(&new, news.up_to);
+        assert_eq!(life.news(&new).doubtful.len(), 0, "once for each connection");
+        // Behind a proxy not even connections are told apart.
+        for _ in 0..2 {
+            let news = life.news(&Client::Unknown);
+            assert_eq!((news.fate(), news.doubtful.len()), (Fate::Kept, 1));
+            life.told(&Client::Unknown, news.up_to);
+        }
+        assert_eq!(life.news(&two).fate(), Fate::Lost, "and nobody has taken it from this one");
+        assert!(life.news(&cookie("new")).doubtful.is_empty());
+    }
+
+    #[test]
+    fn who_ordered_it_may_come_by_another_connection() {
+        let (life, one, two, old) =
+            (Life::new("a".into()), Client::Connection(1), Client::Connection(2), Client::Connection(3));
+        life.used_by(&one);
+        life.used_by(&old);
+        life.happened(What::Restarted { carried: None, newest: 0 }, Some(&one));
+        assert_eq!(life.news(&old).fate(), Fate::Lost, "it was here, and did not order it");
+        let news = life.news(&two);
+        assert_eq!((news.fate(), news.doubtful.len()), (Fate::Kept, 1));
+    }
+
+    #[test]
     fn what_nobody_was_told_is_news_for_who_comes_new() {
         let life = Life::new("a".into());
         life.happened(lost(0), None);
@@ -451,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_and_its_readers_are_bounded_and_what_fell_out_is_still_said() {
+    fn the_log_is_bounded_and_what_fell_out_is_still_said() {
         let (life, away) = (Life::new("a".into()), cookie("away"));
         life.used_by(&away);
         life.happened(lost(0), None);
@@ -460,9 +471,5 @@ mod tests {
         }
         let news = life.news(&away);
         assert_eq!((news.events.len(), news.fate()), (MAX_EVENTS + 1, Fate::Lost));
-        for number in 0..2 * MAX_READERS {
-            life.used_by(&cookie(&number.to_string()));
-        }
-        assert_eq!(life.0.log.lock().readers.len(), MAX_READERS);
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod oom;
 pub(crate) mod orders;
 pub(crate) mod outcome;
 pub(crate) mod outputs;
+mod readers;
 pub(crate) mod registry;
 pub(crate) mod status;
 pub(crate) mod task;

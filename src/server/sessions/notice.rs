@@ -9,6 +9,8 @@ use super::life::Event;
 pub enum Notice {
     /// It happened before the cell, and this client has not been told.
     Before(Event),
+    /// The same, and this client cannot be recognised: it may have been told, or have ordered it.
+    Perhaps(Vec<Event>),
     /// It happened while the cell ran, or by it.
     Meanwhile {
         event: Event,

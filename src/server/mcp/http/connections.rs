@@ -37,7 +37,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::settings::http_bounds::Bounds;
+use crate::{server::mcp::identity::Connection, settings::http_bounds::Bounds};
 
 /// How many may stand.
 const STANDING: usize = 32;
@@ -110,7 +110,8 @@ async fn attend(stream: TcpStream, app: Router, place: Place, time: Duration) {
         .max_buf_size(BUFFER)
         .keep_alive(!place.standing);
     let app = TowerToHyperService::new(app);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Connection(place.number));
         let busy = Busy::begin(&place);
         let turned_away = place.standing && !PROBES.contains(&request.uri().path());
         let answer = (!turned_away).then(|| app.call(request.map(Body::new)));

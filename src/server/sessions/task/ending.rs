@@ -136,6 +136,9 @@ impl Task {
                 false => Notice::Before(event),
             })
             .collect();
+        if !news.doubtful.is_empty() {
+            notices.insert(0, Notice::Perhaps(news.doubtful));
+        }
         notices.extend(rollback);
         Told { fate: if rolled_back { fate.or_worse(Fate::RolledBack) } else { fate }, recovered, notices, up_to }
     }

@@ -3,7 +3,7 @@
 //! Runs in: server. Pure: facts in (`sessions/life.rs`, `sessions/notice.rs`), sentences out, and nowhere else.
 
 use crate::server::sessions::{
-    life::{Event, Gone, What},
+    life::{Event, Gone, News, What},
     notice::{NextWorker, Notice},
     outcome::{Death, Fate, Recovered},
 };
@@ -33,14 +33,17 @@ pub(crate) fn words(session: &str, notices: &[Notice], ran: bool) -> Option<Stri
 
 /// What a client has not been told yet, for a reply to something else than a cell.
 #[must_use]
-pub(crate) fn news(session: &str, events: &[Event]) -> Option<String> {
-    let notices: Vec<Notice> = events.iter().cloned().map(Notice::Before).collect();
+pub(crate) fn news(session: &str, news: News) -> Option<String> {
+    let News { events, doubtful, .. } = news;
+    let perhaps = (!doubtful.is_empty()).then_some(Notice::Perhaps(doubtful));
+    let notices: Vec<Notice> = perhaps.into_iter().chain(events.into_iter().map(Notice::Before)).collect();
     words(session, &notices, false)
 }
 
 fn one(session: &str, notice: &Notice, ran: bool) -> String {
     match notice {
         Notice::Before(event) => before(session, &event.what, ran),
+        Notice::Perhaps(events) => perhaps(session, events),
         Notice::Meanwhile { event, next } => meanwhile(session, &event.what, *next),
         Notice::RolledBack { cell } => format!(
             "Session {session:?} is as before cell {cell} (on_error: \"rollback\"); files and the outside world are not \
@@ -53,6 +56,16 @@ fn one(session: &str, notice: &Notice, ran: bool) -> String {
         }
         Notice::OfTheCell(words) => words.clone(),
     }
+}
+
+fn perhaps(session: &str, events: &[Event]) -> String {
+    let skipped = events.len().saturating_sub(TOLD);
+    let told: Vec<String> = events[skipped..].iter().map(|event| before(session, &event.what, false)).collect();
+    format!(
+        "Perhaps you know this already (a client that sends no cookie cannot be told from others, so it is said again): {} \
+         End of what you may know.",
+        told.join(" ")
+    )
 }
 
 fn before(session: &str, what: &What, ran: bool) -> String {

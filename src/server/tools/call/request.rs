@@ -51,6 +51,6 @@ impl Call {
     pub(crate) fn news_of(&self, session: &Session) -> (Option<&'static str>, Option<String>) {
         let news = session.life.news(&self.client);
         let fate = news.fate();
-        ((fate != Fate::Kept).then(|| fate.word()), notices::news(&session.id, &news.events))
+        ((fate != Fate::Kept).then(|| fate.word()), notices::news(&session.id, news))
     }
 }
