@@ -73,7 +73,7 @@ pub(crate) struct SessionSummary {
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum ServerEnd {
+pub enum ServerEnd {
     /// It was killed, or it crashed: nobody wrote why.
     Killed,
     /// `forkpy stop`, or a signal that asks for the end.

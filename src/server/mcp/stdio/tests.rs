@@ -1,18 +1,21 @@
-//! Tests of `server/mcp/stdio/mod.rs`.
+//! Tests of `server/mcp/stdio/transport.rs` and what it is made of.
 //!
 //! Runs in: the test binary.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use rmcp::{
     ServerHandler,
-    model::{ErrorData, ServerCapabilities, ServerConfig},
+    model::{ErrorData, RequestId, ServerCapabilities, ServerConfig},
     service::{serve_directly, serve_server},
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines as ClientLines, duplex};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines as ClientLines, duplex};
 
-use super::*;
+use super::{
+    super::outgoing::{KEEP, MUCH, StdioError},
+    *,
+};
 
 type Server = StdioTransport<DuplexStream, DuplexStream>;
 
