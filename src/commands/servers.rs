@@ -108,7 +108,7 @@ pub(crate) fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Serve
             continue;
         };
         match ask(stream, &place, Wants::Status) {
-            Ok((welcome, _)) => all.push((place, Some(welcome))),
+            Ok(answer) => all.push((place, answer.map(|(welcome, _)| welcome))),
             Err(error) => silent = Some(error),
         }
     }
@@ -146,7 +146,10 @@ pub(crate) fn stop(args: &StopArgs, out: &mut dyn Write) -> Result<(), ServersEr
     }
     for Found { place, stream } in running {
         let Some(stream) = stream else { continue };
-        let (welcome, mut stream) = ask(stream, &place, Wants::Stop)?;
+        let Some((welcome, mut stream)) = ask(stream, &place, Wants::Stop)? else {
+            writeln!(out, "the server {:?} has ended by itself", place.name())?;
+            continue;
+        };
         stream.set_read_timeout(Some(FAREWELL))?;
         // It holds the connection to its very end.
         let (name, pid) = (place.name().to_owned(), welcome.pid);
@@ -184,7 +187,8 @@ fn unknown(name: &str) -> Result<ServersError, ServersError> {
     Ok(ServersError::Unknown { name: name.to_owned(), known: names(&running) })
 }
 
-fn ask(mut stream: UnixStream, place: &Place, wants: Wants) -> Result<(Welcome, UnixStream), ServersError> {
+/// What the server answers; nothing when it ends at this moment.
+fn ask(mut stream: UnixStream, place: &Place, wants: Wants) -> Result<Option<(Welcome, UnixStream)>, ServersError> {
     let silent = || {
         let record = std::fs::read(place.record()).ok();
         let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
@@ -192,11 +196,18 @@ fn ask(mut stream: UnixStream, place: &Place, wants: Wants) -> Result<(Welcome, 
     };
     let hello = Hello { wants, version: env!("CARGO_PKG_VERSION").to_owned(), after: None };
     stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(&attach::line(&hello)).map_err(|_| silent())?;
+    if stream.write_all(&attach::line(&hello)).is_err() {
+        return Ok(None);
+    }
     let mut line = Vec::new();
-    BufReader::new((&stream).take(MAX_LINE as u64)).read_until(b'\n', &mut line).map_err(|_| silent())?;
+    match BufReader::new((&stream).take(MAX_LINE as u64)).read_until(b'\n', &mut line) {
+        Ok(0) => return Ok(None),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        Err(_) => return Err(silent()),
+    }
     let welcome = serde_json::from_slice(&line).map_err(|_| silent())?;
-    Ok((welcome, stream))
+    Ok(Some((welcome, stream)))
 }
 
 fn entry(place: &Place, welcome: Option<&Welcome>) -> serde_json::Value {

@@ -33,7 +33,7 @@ use crate::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, oom::OomCounter,
             registry::Registry,
         },
-        tools::call::{asking::Waiting, server::Server},
+        tools::call::{asking::Waiting, flights::Flights, server::Server},
         watch::{
             self, cleaner, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager, supervisor,
         },
@@ -178,6 +178,7 @@ fn front_room(
         active: ActiveSessions::default(),
         scripts,
         waiting: Waiting::default(),
+        flights: Flights::default(),
         packages: Arc::new(packages),
         around: Arc::clone(around),
         metrics: Arc::clone(metrics),

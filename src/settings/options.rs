@@ -105,6 +105,17 @@ pub(crate) struct ServeOptions {
           value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Sessions")]
     pub queue: u32,
 
+    /// How long a call waits for its cell before it answers "running" and the cell goes on without it: as long as the client
+    /// can wait (auto), to the end of the cell (none), or so many seconds
+    #[arg(long, value_name = "auto|none|SECONDS", env = "FORKPY_WAIT", default_value = "auto", value_parser = wait,
+          help_heading = "Sessions")]
+    pub wait: Wait,
+
+    /// Time for which the reply to a cell is kept for wait_for_cell, in seconds; at most 100 replies a session
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_KEEP_REPLIES", default_value_t = 3600.0, value_parser = seconds,
+          help_heading = "Sessions")]
+    pub keep_replies: f64,
+
     /// Most workers that are forked ahead, for sessions to come; one as a rule, more when sessions come faster
     #[arg(long, value_name = "N", env = "FORKPY_MAX_SPARES", default_value_t = 4,
           value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Sessions")]
@@ -236,6 +247,27 @@ pub(crate) enum Transport {
     Stdio,
     /// Streamable HTTP at /mcp
     Http,
+}
+
+/// How long a call waits for its cell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Wait {
+    /// As long as the client can.
+    Auto,
+    /// To the end of the cell.
+    ToTheEnd,
+    /// So long.
+    Seconds(f64),
+}
+
+pub(crate) fn wait(text: &str) -> Result<Wait, String> {
+    match text {
+        "auto" => Ok(Wait::Auto),
+        "none" => Ok(Wait::ToTheEnd),
+        other => seconds(other)
+            .map(Wait::Seconds)
+            .map_err(|error| format!("must be auto, none, or a number of seconds: {error}")),
+    }
 }
 
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {

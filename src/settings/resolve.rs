@@ -13,7 +13,7 @@ use crate::settings::{
     http_bounds::Bounds as HttpBounds,
     limits::Limits,
     logging,
-    options::{CheckpointOptions, HealthOptions, ServeOptions, Transport},
+    options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
     policy::{Bounds, HealthPolicy},
 };
 
@@ -67,6 +67,10 @@ pub(crate) struct SessionSettings {
     pub max_output: usize,
     /// Bytes of each stream of a cell in a notebook that is written.
     pub max_notebook_output: usize,
+    /// How long a call waits for its cell.
+    pub(crate) wait: Wait,
+    /// How long the replies to cells are kept.
+    pub(crate) keep_replies: Duration,
     /// Limits of every session that has no tighter ones.
     pub limits: Limits,
     pub checkpoints: Bounds,
@@ -146,6 +150,8 @@ impl Settings {
                 max_notebook_output: cli.max_notebook_output as usize,
                 limits: cli.limits.into(),
                 checkpoints: bounds(&cli.checkpoints),
+                wait: cli.wait,
+                keep_replies: Duration::from_secs_f64(cli.keep_replies),
                 max_spares: cli.max_spares as usize,
             },
             health: health_policy(&cli.health, &cli.checkpoints),

@@ -33,6 +33,7 @@ mod interrupts;
 mod layers;
 mod limits;
 mod live;
+mod longer;
 mod lookup;
 mod notebooks;
 mod operators;

@@ -196,7 +196,8 @@ impl Room {
             Ok(transport) => transport,
             Err(error) => return tracing::warn!("failed to serve a connection: {error}"),
         };
-        let handler = Handler::for_front(Arc::clone(&self.server), Arc::clone(&self.resources), client, greeting);
+        let (server, resources) = (Arc::clone(&self.server), Arc::clone(&self.resources));
+        let handler = Handler::for_front(server, resources, client, greeting, transport.ended());
         let running = rmcp::service::serve_directly_with_ct(handler, transport, None, self.closing.child_token());
         let _ = running.waiting().await;
     }

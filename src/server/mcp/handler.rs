@@ -21,6 +21,7 @@ use rmcp::{
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::greeting::{self, Greeting};
 use super::identity;
@@ -39,7 +40,8 @@ use crate::server::{
 
 const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a process of its own. Use run_python_code; \
      variables stay between calls. Files are read and written in the workspace, the working directory of every session. \
-     A cell that takes too long is interrupted and its session keeps its variables; when a worker process dies, the reply \
+     A reply with status running or queued is no failure: the code goes on by itself, wait_for_cell has its end, and \
+     it must not be sent again. A cell that takes too long is interrupted and its session keeps its variables; when a worker process dies, the reply \
      says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
      sessions with create_session and pass session_id.";
 
@@ -66,6 +68,8 @@ pub(crate) struct Handler {
     resources: Arc<Resources>,
     /// Who calls, where no header says it.
     client: Client,
+    /// Cancelled when its connection has ended.
+    gone: CancellationToken,
     /// What the first reply says besides.
     greeting: Greeting,
     /// What this connection listens to; made at the first wish. Clients of 2026-07-28 have streams instead.
@@ -78,8 +82,8 @@ impl Handler {
     /// A handler for a new connection.
     #[must_use]
     pub(crate) fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
-        let (client, greeting) = (Client::Process, Greeting::default());
-        Self { server, resources, client, greeting, listener: Arc::default(), prepared: Arc::default() }
+        let (client, greeting, gone) = (Client::Process, Greeting::default(), CancellationToken::new());
+        Self { server, resources, client, greeting, gone, listener: Arc::default(), prepared: Arc::default() }
     }
 
     /// A handler for the connection of a front.
@@ -88,8 +92,9 @@ impl Handler {
         resources: Arc<Resources>,
         client: Client,
         greeting: Greeting,
+        gone: CancellationToken,
     ) -> Self {
-        Self { client, greeting, ..Self::new(server, resources) }
+        Self { client, greeting, gone, ..Self::new(server, resources) }
     }
 }
 
@@ -168,7 +173,8 @@ impl ServerHandler for Handler {
         };
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
         let client = self.client_of(&context);
-        let call = Call { tool: &tool.listed, client, arguments: request.arguments, context, again };
+        let gone = self.gone.clone();
+        let call = Call { tool: &tool.listed, client, arguments: request.arguments, context, gone, again };
         let mut answer = tool.answer(&self.server, call).await;
         if let CallToolResponse::Complete(result) = &mut answer
             && let Some(words) = self.greeting.take().await

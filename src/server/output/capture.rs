@@ -117,6 +117,22 @@ impl Capture {
         }
     }
 
+    /// What has come beyond the first `from` bytes, as far as memory holds it, and how many there are now. The line that
+    /// may still change is part of the text and not of the number.
+    pub(in crate::server) fn since(&self, from: u64) -> (String, u64) {
+        let Kept { head, tail, total, .. } = &self.kept;
+        let tail_begin = total - tail.len() as u64;
+        let after = |begin: u64, len: usize| usize::try_from(from.saturating_sub(begin)).unwrap_or(len).min(len);
+        let mut bytes = head[after(0, head.len())..].to_vec();
+        let gap = tail_begin.saturating_sub(from.max(head.len() as u64));
+        if gap > 0 {
+            bytes.extend_from_slice(format!("\n[... {gap} bytes left out ...]\n").as_bytes());
+        }
+        bytes.extend(tail.iter().skip(after(tail_begin, tail.len())));
+        bytes.extend_from_slice(&self.screen.tail().text);
+        (String::from_utf8_lossy(trim_start(&bytes)).into_owned(), *total)
+    }
+
     /// The text for a reply, when the file is written.
     pub(crate) async fn finish(mut self) -> CapturedText {
         let rest = self.filter.rest();

@@ -12,8 +12,9 @@ use super::{
     death::DeathReason,
     history::History,
     life::Life,
-    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
+    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Look, Order, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
+    runs::{Reply, Run, Runs},
     status::Shared,
     task::{Seat, Task},
 };
@@ -39,6 +40,8 @@ pub(crate) struct Session {
     pub limits: Limits,
     /// What it has run.
     pub history: Arc<History>,
+    /// Cells that calls have sent.
+    pub(in crate::server) runs: Arc<Runs>,
     cells: mpsc::Sender<Order>,
     urgent: mpsc::UnboundedSender<Urgent>,
 }
@@ -68,9 +71,12 @@ impl Session {
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();
+        let last = first.as_ref().map_or(0, |(_, cell)| *cell);
+        let runs = Arc::new(Runs::new(around.settings.keep_replies, last));
         let task = Task::new(Seat {
             life: life.clone(),
             history: Arc::clone(&history),
+            runs: Arc::clone(&runs),
             shared: shared.clone(),
             limits,
             around,
@@ -79,7 +85,7 @@ impl Session {
             first,
         });
         tokio::spawn(task.live());
-        Self { id, life, shared, limits, history, cells, urgent }
+        Self { id, life, shared, limits, history, runs, cells, urgent }
     }
 
     /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.
@@ -88,8 +94,27 @@ impl Session {
     /// [`SessionError`] when it was not accepted.
     pub(crate) fn run(&self, cell: CellOrder) -> Result<oneshot::Receiver<CellOutcome>, SessionError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Order::Cell { cell, reply })?;
-        Ok(answer)
+        let number = self.runs.number();
+        let accepted = self.put(Order::Cell { cell, number, reply: Reply::Once(reply) });
+        accepted.inspect_err(|_| self.runs.withdraw(number)).map(|()| answer)
+    }
+
+    /// The same for a cell that need not end before its call does: what comes of it is kept for whoever asks.
+    ///
+    /// # Errors
+    /// [`SessionError`] when it was not accepted.
+    pub(in crate::server) fn submit(&self, cell: CellOrder) -> Result<Arc<Run>, SessionError> {
+        let number = self.runs.number();
+        let (run, reply) = self.runs.begin(number, cell.client.clone(), cell.cancel.clone());
+        let accepted = self.put(Order::Cell { cell, number, reply });
+        accepted.inspect_err(|_| self.runs.withdraw(number)).map(|()| run)
+    }
+
+    /// What the running cell has written beyond these bytes of its two streams, if one runs.
+    pub(in crate::server) async fn look(&self, from: [u64; 2]) -> Option<Look> {
+        let (reply, answer) = oneshot::channel();
+        self.urgent.send(Urgent::Look { from, reply }).ok()?;
+        answer.await.ok()
     }
 
     /// Lists variables when its turn comes.

@@ -18,5 +18,6 @@ pub(crate) mod outcome;
 pub(crate) mod outputs;
 mod readers;
 pub(crate) mod registry;
+pub(crate) mod runs;
 pub(crate) mod status;
 pub(crate) mod task;

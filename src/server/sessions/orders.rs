@@ -15,7 +15,8 @@ use super::{
     active::Client,
     checkpoints::{Checkpoint, StoreError},
     death::{DeathReason, Recovered},
-    outcome::{CellOutcome, OnError},
+    outcome::OnError,
+    runs::Reply,
 };
 use crate::{
     protocol::{Answer, NotebookCell, StateReport, Variable},
@@ -109,7 +110,9 @@ pub(crate) struct Caller {
 pub(super) enum Order {
     Cell {
         cell: CellOrder,
-        reply: oneshot::Sender<CellOutcome>,
+        /// Its number in the session.
+        number: u64,
+        reply: Reply,
     },
     Variables {
         caller: Caller,
@@ -162,6 +165,20 @@ pub(super) enum Urgent {
     Heal(Step),
     /// The policy has changed.
     Reconsider,
+    /// What the running cell has written beyond these bytes of its two streams; dropped when none runs.
+    Look {
+        from: [u64; 2],
+        reply: oneshot::Sender<Look>,
+    },
+}
+
+/// What a cell that runs has written since the last look.
+#[derive(Debug)]
+pub(in crate::server) struct Look {
+    pub(in crate::server) stdout: String,
+    pub(in crate::server) stderr: String,
+    /// Up to where that goes.
+    pub(in crate::server) up_to: [u64; 2],
 }
 
 /// A cell to run.
@@ -239,7 +256,7 @@ impl Urgent {
     /// Why a worker is ended for it.
     pub(super) fn reason(&self) -> DeathReason {
         match self {
-            Self::Restart { .. } | Self::Heal(_) | Self::Reconsider => DeathReason::Restart,
+            Self::Restart { .. } | Self::Heal(_) | Self::Reconsider | Self::Look { .. } => DeathReason::Restart,
             Self::Delete { why, .. } => *why,
         }
     }

@@ -46,6 +46,19 @@ pub struct CellOutcome {
 }
 
 impl CellOutcome {
+    /// Bytes that it takes.
+    pub(super) fn size(&self) -> usize {
+        let shown = |display: &Display| {
+            let data: usize = display.data.iter().map(|data| data.bytes.len() + data.mime.len() + 64).sum();
+            display.text.len() + display.metadata.len() + data
+        };
+        let error = self.error.as_ref().map_or(0, |error| error.traceback.len() + error.message.len());
+        let streams = self.stdout.text.len() + self.stderr.text.len() + self.background.len();
+        let results: usize = self.results.iter().map(String::len).sum();
+        let files: usize = self.new_files.paths.iter().map(String::len).sum();
+        1024 + error + streams + results + files + self.displays.iter().map(shown).sum::<usize>()
+    }
+
     /// What is counted of it; taken before the outcome goes to its client.
     #[must_use]
     pub fn measured(&self) -> Ended {

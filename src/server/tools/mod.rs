@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use self::{
     call::tool::{Tool, tool},
-    cells::{branches, lookup, run, variables},
+    cells::{branches, kept, lookup, run, variables},
     sessions::{checkpoints, health, lifecycle, saved},
     workspace::{files, notebooks::tools as notebooks, packages, place, scripts},
 };
@@ -30,7 +30,19 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "run_python_code",
             Open,
             run::run,
-            "Runs Python code in a persistent session and returns what it printed, the value of its last expression, and any exception. Variables, imports and definitions stay for later calls. Code that raises is a normal result (`status: \"error\"`, traceback in `stderr`). Long work is fine: give a `timeout`; an interrupted cell keeps the session's variables. Calls to one session queue in order, sessions run side by side."
+            "Runs Python code in a persistent session and returns what it printed, the value of its last expression, and any exception. Variables, imports and definitions stay for later calls. Code that raises is a normal result (`status: \"error\"`, traceback in `stderr`). Long work is fine: give a `timeout`; an interrupted cell keeps the session's variables. A reply with status `running` or `queued` is no failure: the code goes on, wait_for_cell has its end; do not send it again. Calls to one session queue in order, sessions run side by side."
+        ),
+        tool!(
+            "wait_for_cell",
+            Reads,
+            kept::wait_for,
+            "Waits for a cell that run_python_code left running or queued, and returns its whole reply, pictures included; while it runs, what it has written since the last look. Also gives the reply again that a client missed: replies are kept for an hour."
+        ),
+        tool!(
+            "interrupt_cell",
+            Destroys,
+            kept::interrupt,
+            "Interrupts a running cell (KeyboardInterrupt; variables survive), or takes a queued one back, and returns what it came to. Its worker is killed only when no interrupt reaches it."
         ),
         tool!(
             "list_variables",

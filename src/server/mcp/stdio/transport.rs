@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
 };
-use tokio_util::either::Either;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 use super::{
     held::{Held, MANY},
@@ -38,6 +38,8 @@ pub(crate) struct StdioTransport<R, W> {
     replies: JoinSet<()>,
     opening: Opening,
     held: Held,
+    /// Cancelled when nothing more comes from the client.
+    ended: CancellationToken,
 }
 
 impl StdioTransport<Either<SocketReader, StdioReader>, Either<SocketWriter, StdioWriter>> {
@@ -76,6 +78,53 @@ where
             replies: JoinSet::new(),
             opening: Opening::Awaited,
             held: Held::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Is cancelled when nothing more comes from the client.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    async fn next_message(&mut self) -> Option<ClientJsonRpcMessage> {
+        loop {
+            while self.replies.join_next().await.is_some() {}
+            if self.outgoing.is_closed() {
+                return None;
+            }
+            if self.held.is_any() && !self.outgoing.is_behind() {
+                if self.is_busy() {
+                    // rmcp drops this future when it has an answer to send: then that goes first, and is counted.
+                    tokio::task::yield_now().await;
+                }
+                if !self.outgoing.is_behind() {
+                    return self.held.pop();
+                }
+            }
+            let has_ended = self.lines.has_ended();
+            if has_ended && !self.held.is_any() {
+                return None;
+            }
+            let line = tokio::select! {
+                biased;
+                line = self.lines.next(), if !has_ended && !self.held.is_full() => line,
+                () = self.outgoing.closing.notified() => return None,
+                () = self.outgoing.caught_up(), if self.held.is_any() => continue,
+                () = tokio::time::sleep(PATIENCE), if has_ended => return None,
+            };
+            let Some(line) = line else { continue };
+            let size = line.size();
+            let Some(reading) = line.read() else { continue };
+            match reading.and_then(|message| self.opening.admit(message)) {
+                Ok(message) => {
+                    if let Some(message) = self.pass(message, size) {
+                        return Some(message);
+                    }
+                }
+                Err(Some(refusal)) => self.refuse(&refusal),
+                Err(None) => {}
+            }
         }
     }
 
@@ -133,44 +182,11 @@ where
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
-        loop {
-            while self.replies.join_next().await.is_some() {}
-            if self.outgoing.is_closed() {
-                return None;
-            }
-            if self.held.is_any() && !self.outgoing.is_behind() {
-                if self.is_busy() {
-                    // rmcp drops this future when it has an answer to send: then that goes first, and is counted.
-                    tokio::task::yield_now().await;
-                }
-                if !self.outgoing.is_behind() {
-                    return self.held.pop();
-                }
-            }
-            let has_ended = self.lines.has_ended();
-            if has_ended && !self.held.is_any() {
-                return None;
-            }
-            let line = tokio::select! {
-                biased;
-                line = self.lines.next(), if !has_ended && !self.held.is_full() => line,
-                () = self.outgoing.closing.notified() => return None,
-                () = self.outgoing.caught_up(), if self.held.is_any() => continue,
-                () = tokio::time::sleep(PATIENCE), if has_ended => return None,
-            };
-            let Some(line) = line else { continue };
-            let size = line.size();
-            let Some(reading) = line.read() else { continue };
-            match reading.and_then(|message| self.opening.admit(message)) {
-                Ok(message) => {
-                    if let Some(message) = self.pass(message, size) {
-                        return Some(message);
-                    }
-                }
-                Err(Some(refusal)) => self.refuse(&refusal),
-                Err(None) => {}
-            }
+        let received = self.next_message().await;
+        if received.is_none() {
+            self.ended.cancel();
         }
+        received
     }
 
     /// Does not wait: a client that reads nothing must not stop us. The streams go with the transport.

@@ -22,6 +22,7 @@ use crate::server::{
         notice::Notice,
         orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError},
         outcome::{CellOutcome, Ending, OnError, refusal},
+        runs::Reply,
     },
 };
 
@@ -33,14 +34,20 @@ pub(super) struct Done {
 }
 
 impl Task {
-    pub(super) async fn run_cell(&mut self, order: CellOrder, queued: Duration) -> Done {
+    pub(super) async fn run_cell(
+        &mut self,
+        order: CellOrder,
+        (number, reply): (u64, &Reply),
+        queued: Duration,
+    ) -> Done {
         let anchor = match self.make_ready(&order, queued).await {
             Ok(anchor) => anchor,
             Err(outcome) => return self.not_run(&order.client, outcome),
         };
         let before = self.life.newest();
         let since = Instant::now();
-        let cell = self.begin_cell(since);
+        let cell = self.begin_cell(number, since);
+        reply.started(since);
         let background = std::mem::take(&mut self.background);
         let mark = self.around.files.mark();
         let mut running = self.captures(cell, &order);
@@ -133,8 +140,9 @@ impl Task {
         }
     }
 
-    fn begin_cell(&mut self, since: Instant) -> u64 {
-        self.last_cell += 1;
+    fn begin_cell(&mut self, number: u64, since: Instant) -> u64 {
+        // It was given when the cell was asked for; since then the session may have gone on from elsewhere.
+        self.last_cell = number.max(self.last_cell + 1);
         let cell = self.last_cell;
         self.tip = cell;
         self.holds = true;

@@ -168,7 +168,11 @@ impl Task {
             tokio::select! {
                 biased;
                 urgent = self.interventions.recv() => match urgent {
-                    Some(Urgent::Reconsider | Urgent::Heal(Step::Collect | Step::Restart | Step::Recreate)) => {}
+                    Some(
+                        Urgent::Reconsider
+                        | Urgent::Look { .. }
+                        | Urgent::Heal(Step::Collect | Step::Restart | Step::Recreate),
+                    ) => {}
                     Some(Urgent::Heal(Step::Interrupt)) => {
                         hung = true;
                         next_step = Some(now());
@@ -246,7 +250,7 @@ pub(super) async fn unless_called<T>(
         tokio::select! {
             biased;
             urgent = interventions.recv() => match urgent {
-                Some(Urgent::Heal(_) | Urgent::Reconsider) => {}
+                Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
                 Some(urgent) => {
                     later.push_back(urgent);
                     return None;

@@ -20,7 +20,7 @@ use crate::{
         output::{capture::Capture, live::Stream, marks, screen},
         sessions::{
             death::DeathReason,
-            orders::{CellOrder, Order, SessionError, Urgent},
+            orders::{CellOrder, Look, Order, SessionError, Urgent},
         },
         workers::{link::Worker, stacks},
     },
@@ -133,6 +133,12 @@ impl Running {
         }
     }
 
+    /// What was written beyond these places.
+    fn look(&self, [out, err]: [u64; 2]) -> Look {
+        let ((stdout, out), (stderr, err)) = (self.stdout.since(out), self.stderr.since(err));
+        Look { stdout, stderr, up_to: [out, err] }
+    }
+
     fn recent(&mut self) -> String {
         let recent = self.recent.as_mut().map(std::mem::take).unwrap_or_default();
         String::from_utf8_lossy(&screen::settled(&marks::stripped(&recent))).trim_start_matches('\u{fffd}').to_owned()
@@ -195,6 +201,11 @@ impl Task {
                     running.recall(stream, count);
                     running.stdout.pause().await;
                     running.stderr.pause().await;
+                    None
+                }
+                Heard::Urgent(Some(Urgent::Look { from, reply })) => {
+                    running.drain(worker);
+                    let _ = reply.send(running.look(from));
                     None
                 }
                 Heard::Urgent(urgent) => course.heed(urgent, &mut self.later).map(Verdict::Killed),
@@ -334,7 +345,7 @@ impl Course<'_> {
     fn heed(&mut self, urgent: Option<Urgent>, later: &mut VecDeque<Urgent>) -> Option<DeathReason> {
         let Some(urgent) = urgent else { return Some(DeathReason::Delete) };
         match urgent {
-            Urgent::Reconsider => None,
+            Urgent::Reconsider | Urgent::Look { .. } => None,
             // Collecting waits for an idle session; the supervisor asks again.
             Urgent::Heal(step) => {
                 if step == Step::Interrupt {

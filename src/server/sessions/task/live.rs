@@ -118,16 +118,16 @@ impl Task {
 
     async fn serve(&mut self, order: Order) {
         match order {
-            Order::Cell { cell, reply } => {
+            Order::Cell { cell, number, reply } => {
                 let queued = cell.asked.elapsed();
                 let (code, client, cancel) = (cell.code.clone(), cell.client.clone(), cell.cancel.clone());
-                let Done { outcome, told } = self.run_cell(cell, queued).await;
+                let Done { outcome, told } = self.run_cell(cell, (number, &reply), queued).await;
                 self.settle();
                 let ended = outcome.measured();
                 let went_well = matches!(outcome.ending, Ending::Finished);
                 let recorded = Recorded::new(code, &outcome);
                 // Told is what has gone to somebody who waits for it.
-                if reply.send(outcome).is_ok() && !cancel.is_cancelled() {
+                if reply.send(outcome, told) && !cancel.is_cancelled() {
                     self.life.told(&client, told);
                 }
                 if let Some(recorded) = recorded {
@@ -188,6 +188,8 @@ impl Task {
                 self.plan_revival();
                 false
             }
+            // No cell runs.
+            Urgent::Look { .. } => false,
             Urgent::Reconsider => {
                 self.plan_revival();
                 false

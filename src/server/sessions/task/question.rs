@@ -121,10 +121,10 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, session: &str, 
     shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
     let error = || SessionError::Worker { session: session.to_owned(), reason: words.clone() };
     match order {
-        Order::Cell { cell, reply } => {
+        Order::Cell { cell, reply, .. } => {
             let outcome = CellOutcome { fate, ..refusal(words, cell.asked.elapsed()) };
             counters::cell_ended(outcome.measured());
-            drop(reply.send(outcome));
+            reply.send(outcome, 0);
         }
         Order::Variables { reply, .. } => drop(reply.send(Err(error()))),
         Order::Checkpoint { reply, .. } => drop(reply.send(Err(error()))),

@@ -184,6 +184,7 @@ impl Task {
         self.refuse_waiting(DeathReason::Restart, Fate::Lost);
         self.background.clear();
         self.last_cell = 0;
+        self.runs.go_on_from(None);
         self.shared.update(|status| status.executed = 0);
     }
 
@@ -336,7 +337,7 @@ impl Task {
 async fn next_wish(interventions: &mut mpsc::UnboundedReceiver<Urgent>) -> Option<Urgent> {
     loop {
         match interventions.recv().await {
-            Some(Urgent::Heal(_) | Urgent::Reconsider) => {}
+            Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
             Some(other) => return Some(other),
             None => return std::future::pending().await,
         }

@@ -194,6 +194,7 @@ impl Task {
         self.take_over();
         let recovered = self.recovered_by(from);
         self.last_cell = self.last_cell.max(from.cell);
+        self.runs.go_on_from(Some(from.cell));
         (self.holds, self.tip, self.base) = (true, from.cell, Some((from.cell, self.last_cell + 1)));
         Ok(recovered)
     }
@@ -327,7 +328,7 @@ impl Task {
             tokio::select! {
                 biased;
                 urgent = self.interventions.recv() => match urgent {
-                    Some(Urgent::Heal(_) | Urgent::Reconsider) => {}
+                    Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
                     // Carried out when we are back; the holder then finds nobody to answer.
                     Some(urgent) => {
                         self.later.push_back(urgent);

@@ -26,6 +26,7 @@ use crate::{
             history::History,
             life::Life,
             orders::{Order, SessionError, Urgent},
+            runs::Runs,
             status::Shared,
         },
         workers::link::Worker,
@@ -44,6 +45,7 @@ const CHUNK: usize = 64 << 10;
 pub(in crate::server::sessions) struct Seat {
     pub(in crate::server::sessions) life: Life,
     pub(in crate::server::sessions) history: Arc<History>,
+    pub(in crate::server::sessions) runs: Arc<Runs>,
     pub(in crate::server::sessions) shared: Shared,
     pub(in crate::server::sessions) limits: Limits,
     pub(in crate::server::sessions) around: Arc<Surroundings>,
@@ -57,6 +59,7 @@ pub(in crate::server::sessions) struct Task {
     pub(super) id: Arc<str>,
     pub(super) life: Life,
     pub(super) history: Arc<History>,
+    pub(super) runs: Arc<Runs>,
     pub(super) shared: Shared,
     pub(super) limits: Limits,
     pub(super) around: Arc<Surroundings>,
@@ -113,12 +116,13 @@ pub(super) struct Obituary {
 
 impl Task {
     pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
-        let Seat { life, history, shared, limits, around, orders, interventions, first } = seat;
+        let Seat { life, history, runs, shared, limits, around, orders, interventions, first } = seat;
         let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
         Self {
             id: Arc::clone(life.session()),
             life,
             history,
+            runs,
             shared,
             limits,
             around,

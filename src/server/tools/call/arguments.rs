@@ -67,6 +67,18 @@ pub(crate) fn seconds(value: Option<f64>, most: f64) -> Result<Option<Duration>,
     }
 }
 
+/// How long a call is to wait, as a client gave it.
+///
+/// # Errors
+/// When it is below 0, or longer than any wait.
+pub(crate) fn wait(name: &str, value: Option<f64>) -> Result<Option<Duration>, ToolError> {
+    match value {
+        None => Ok(None),
+        Some(value) if (0.0..=MAX_SECONDS).contains(&value) => Ok(Some(Duration::from_secs_f64(value))),
+        Some(value) => refuse(format!("`{name}` is {value} and must be at least 0 and at most {MAX_SECONDS} seconds")),
+    }
+}
+
 /// The limit of a cell.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,15 +21,14 @@ use rmcp::{
     service::{PeerRequestOptions, RequestContext, RequestHandle},
 };
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     protocol::Answer,
     server::sessions::{
         handle::Session,
         orders::{Question, SessionError},
-        outcome::CellOutcome,
+        runs::{Ended, Run, Stage},
     },
 };
 
@@ -61,13 +61,17 @@ pub(crate) fn way(context: &RequestContext<RoleServer>) -> Option<Way> {
     Some(if stateless { Way::Result } else { Way::Request })
 }
 
-/// A cell under way, as its calls see it. Dropped, it is taken back.
+/// A cell under way, as its calls see it. Dropped by the call that it belongs to, it is taken back.
 #[derive(Debug)]
 pub(crate) struct Flight {
     session: Session,
-    outcome: oneshot::Receiver<CellOutcome>,
-    questions: mpsc::UnboundedReceiver<Question>,
-    cancel: CancellationToken,
+    run: Arc<Run>,
+    /// To hear of its end; none while nobody follows it.
+    stage: Option<watch::Receiver<Stage>>,
+    /// What it asks; another has that who follows it too.
+    questions: Option<mpsc::UnboundedReceiver<Question>>,
+    /// The cell ends with the call that follows it.
+    is_own: bool,
     open: Option<Question>,
     sent: Option<Sent>,
 }
@@ -81,45 +85,89 @@ struct Sent {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.cancel.cancel();
+        if self.is_own {
+            self.run.cancel.cancel();
+        }
     }
 }
 
 impl Flight {
-    pub(crate) fn new(
-        session: Session,
-        outcome: oneshot::Receiver<CellOutcome>,
-        questions: mpsc::UnboundedReceiver<Question>,
-        cancel: CancellationToken,
-    ) -> Self {
-        Self { session, outcome, questions, cancel, open: None, sent: None }
+    /// By the call that has sent the cell.
+    pub(crate) fn new(session: Session, run: Arc<Run>, questions: mpsc::UnboundedReceiver<Question>) -> Self {
+        let stage = Some(run.watch());
+        Self { session, run, stage, questions: Some(questions), is_own: true, open: None, sent: None }
+    }
+
+    /// By another one, which answers no questions.
+    pub(crate) fn beside(session: Session, run: Arc<Run>) -> Self {
+        let stage = Some(run.watch());
+        Self { session, run, stage, questions: None, is_own: false, open: None, sent: None }
     }
 
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Waits for the end, or for a question (`None`), which is the open one then. When the call is cancelled, so is the
-    /// cell.
-    pub(crate) async fn step(&mut self, call: &CancellationToken) -> Result<Option<CellOutcome>, SessionError> {
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+
+    /// What tells it from all others.
+    pub(super) fn key(&self) -> (u64, u64) {
+        (self.session.life.number(), self.run.cell)
+    }
+
+    /// Whether somebody may have to answer what the cell asks.
+    pub(super) fn answers(&self) -> bool {
+        self.questions.is_some()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.run.is_over()
+    }
+
+    /// The call goes, and the cell stays.
+    pub(super) fn let_go(&mut self) {
+        (self.stage, self.is_own) = (None, false);
+    }
+
+    /// Another call follows it.
+    pub(super) fn take_up(&mut self) {
+        self.stage = Some(self.run.watch());
+    }
+
+    /// Has the cell end, if it belongs to the call.
+    pub(crate) fn take_back_run(&self) -> bool {
+        if self.is_own {
+            self.run.cancel.cancel();
+        }
+        self.is_own
+    }
+
+    /// Waits for the end, or for a question (`None`), which is the open one then. Cancel-safe.
+    pub(crate) async fn step(&mut self) -> Result<Option<Arc<Ended>>, SessionError> {
+        if self.is_open() {
+            return Ok(None);
+        }
+        let stage = self.stage.get_or_insert_with(|| self.run.watch());
         loop {
             tokio::select! {
                 biased;
-                outcome = &mut self.outcome => {
-                    self.take_back("the cell has ended").await;
-                    return outcome.map(Some).map_err(|_| SessionError::Deleted(self.session.id.to_string()));
+                ended = Run::ended(stage) => {
+                    let ended = ended.ok_or_else(|| SessionError::Deleted(self.session.id.to_string()))?;
+                    withdraw(&mut self.sent, "the cell has ended").await;
+                    return Ok(Some(ended));
                 }
-                () = call.cancelled(), if !self.cancel.is_cancelled() => self.cancel.cancel(),
-                Some(question) = self.questions.recv() => {
-                    self.take_back("the code asks something else now").await;
+                Some(question) = next(&mut self.questions) => {
                     self.open = Some(question);
+                    withdraw(&mut self.sent, "the code asks something else now").await;
                     return Ok(None);
                 }
                 answer = answer_to(&mut self.sent) => match (answer, self.sent.take()) {
                     (Some(answer), Some(sent)) => drop(sent.answer.send(answer)),
                     (_, sent) => {
                         self.sent = sent;
-                        self.take_back("nobody answered in time").await;
+                        withdraw(&mut self.sent, "nobody answered in time").await;
                     }
                 },
             }
@@ -137,11 +185,9 @@ impl Flight {
         }
     }
 
-    /// Tells the client that its answer is not wanted any more, if it has been asked.
-    async fn take_back(&mut self, reason: &str) {
-        if let Some(sent) = self.sent.take() {
-            let _ = sent.handle.cancel(Some(reason.to_owned())).await;
-        }
+    /// The client is not to answer any more: nobody follows the cell.
+    pub(crate) async fn stop_asking(&mut self) {
+        withdraw(&mut self.sent, "the call has been answered").await;
     }
 
     /// The open question as a form of one field, which may stay empty: so may a line of input.
@@ -157,6 +203,20 @@ impl Flight {
             message: message(&self.session.id, question),
             requested_schema: ElicitationSchema::new([(FIELD.to_owned(), field)].into()),
         })
+    }
+}
+
+/// Tells the client that its answer is not wanted any more, if it has been asked.
+async fn withdraw(sent: &mut Option<Sent>, reason: &str) {
+    if let Some(sent) = sent.take() {
+        let _ = sent.handle.cancel(Some(reason.to_owned())).await;
+    }
+}
+
+async fn next(questions: &mut Option<mpsc::UnboundedReceiver<Question>>) -> Option<Question> {
+    match questions {
+        Some(questions) => questions.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -213,7 +273,7 @@ impl Waiting {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let request = flight.form().map(|params| InputRequest::Elicitation(ElicitRequest::new(params)));
         let mut cells = self.0.lock();
-        cells.retain(|_, (since, flight)| since.elapsed() < KEEP || flight.outcome.is_empty());
+        cells.retain(|_, (since, flight)| since.elapsed() < KEEP || !flight.is_over());
         if cells.len() >= MAX_WAITING
             && let Some(oldest) = cells.iter().min_by_key(|(_, (since, _))| *since).map(|(name, _)| name.clone())
         {

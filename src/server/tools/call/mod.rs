@@ -4,7 +4,9 @@
 
 pub(crate) mod arguments;
 pub(crate) mod asking;
+pub(crate) mod clients;
 pub(crate) mod error;
+pub(crate) mod flights;
 pub(crate) mod links;
 pub(crate) mod notices;
 pub(crate) mod progress;

@@ -8,6 +8,7 @@ use rmcp::{
     service::RequestContext,
 };
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::{arguments, error::ToolError, notices};
 use crate::server::sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate};
@@ -22,6 +23,8 @@ pub(crate) struct Call {
     pub(crate) arguments: Option<JsonObject>,
     /// Cancellation and progress.
     pub(crate) context: RequestContext<RoleServer>,
+    /// Cancelled when the client's connection has ended: its calls are then not taken back, but left.
+    pub(crate) gone: CancellationToken,
     /// What it brings if it is the second call for a question (protocol 2026-07-28).
     pub(crate) again: Again,
 }

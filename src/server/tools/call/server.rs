@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{asking::Waiting, error::ToolError};
+use super::{asking::Waiting, error::ToolError, flights::Flights};
 use crate::{
     server::{
         environment::packages::Packages,
@@ -40,6 +40,8 @@ pub(crate) struct Server {
     pub(crate) scripts: Arc<Scripts>,
     /// Cells whose client is to call again with an answer.
     pub(crate) waiting: Waiting,
+    /// Cells that go on without a call.
+    pub(crate) flights: Flights,
     /// The directories.
     pub(crate) workspace: Workspace,
     /// What is in them.

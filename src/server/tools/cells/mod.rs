@@ -3,6 +3,8 @@
 //! Runs in: server.
 
 pub(crate) mod branches;
+pub(crate) mod following;
+pub(crate) mod kept;
 pub(crate) mod lookup;
 pub(crate) mod pictures;
 pub(crate) mod reply;

@@ -2,14 +2,17 @@
 //!
 //! Runs in: server. Pure.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use super::result::{Cell, CellException, Shown};
 use crate::{
     protocol::{CellError, Display},
     server::{
         output::captured::{CapturedText, Method},
-        sessions::outcome::{CellOutcome, Ending},
+        sessions::{
+            death::Fate,
+            outcome::{CellOutcome, Ending},
+        },
         tools::call::{
             notices,
             texts::{self, section},
@@ -63,6 +66,38 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         stderr_file,
     };
     fit(&mut reply, texts::MAX_REPLY.saturating_sub(pictures));
+    reply
+}
+
+/// A cell that has not ended.
+pub(super) struct Unfinished<'a> {
+    pub(super) status: &'static str,
+    pub(super) session: &'a str,
+    pub(super) cell: u64,
+    /// New output of both streams.
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) ran: Duration,
+    pub(super) notice: String,
+}
+
+/// The structured reply to it.
+pub(super) fn unfinished(seen: Unfinished<'_>) -> Cell {
+    let Unfinished { status, session, cell, stdout, stderr, ran, notice } = seen;
+    let mut reply = Cell {
+        status,
+        session_id: session.to_owned(),
+        cell: Some(cell),
+        stdout_bytes: stdout.len() as u64,
+        stderr_bytes: stderr.len() as u64,
+        stdout,
+        stderr,
+        execution_time: ran.as_secs_f64(),
+        state: Fate::Kept.word(),
+        notice: Some(notice),
+        ..Cell::default()
+    };
+    fit(&mut reply, texts::MAX_REPLY);
     reply
 }
 

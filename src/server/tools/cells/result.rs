@@ -13,7 +13,8 @@ use crate::server::watch::shapes::Exit;
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Cell {
     /// `ok`, `error` (the code raised), `exited` (`sys.exit`), `interrupted`, `timeout`, `cancelled`, `died` (the worker
-    /// process ended), `refused` (not run).
+    /// process ended), `refused` (not run). `running` and `queued`: it goes on without this call, see `notice`; what it has
+    /// written since the last look is there, the rest comes with wait_for_cell.
     pub status: &'static str,
     /// The session it ran in.
     pub session_id: String,

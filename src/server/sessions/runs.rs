@@ -1,0 +1,368 @@
+//! The cells that a session has been given by calls: which wait, which runs, and what came of those that have ended, kept for
+//! whoever asks later.
+//!
+//! Runs in: server. The session's task writes what happened; calls wait and look. A call is not a cell: it may be gone before
+//! the cell has ended, and another may ask for what came of it. Bounded in number, age and size.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{active::Client, outcome::CellOutcome};
+
+/// Most ended cells whose outcome is kept.
+const MAX_KEPT: usize = 100;
+/// Most bytes that these outcomes take.
+const MAX_BYTES: usize = 32 << 20;
+/// Cells of which it is remembered that their outcome was dropped.
+const MAX_DROPPED: usize = 1000;
+
+/// One cell, as calls see it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Its number in the session, given when it was asked for.
+    pub(crate) cell: u64,
+    /// Who sent it.
+    pub(crate) client: Client,
+    /// Cancelled when it is to end.
+    pub(crate) cancel: CancellationToken,
+    /// What it is doing.
+    stage: watch::Receiver<Stage>,
+    /// Bytes of each stream that have been shown.
+    shown: Mutex<[u64; 2]>,
+}
+
+/// How far a cell is.
+#[derive(Debug, Clone)]
+pub(crate) enum Stage {
+    /// It waits for its turn.
+    Queued,
+    /// It runs, since then.
+    Running(Instant),
+    /// It has ended.
+    Ended(Arc<Ended>),
+}
+
+/// What came of a cell.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// All of it.
+    pub(crate) outcome: CellOutcome,
+    /// Who is given this has been told of all events of the session up to that number.
+    pub(crate) told: u64,
+    at: Instant,
+    when: Timestamp,
+    size: usize,
+}
+
+/// Where a cell of some number is.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Here it is.
+    Here(Arc<Run>),
+    /// Its outcome was there, and is not kept any more.
+    Dropped(Dropped),
+    /// There is, or was, no such cell that a call has sent.
+    Never,
+}
+
+/// An outcome that is not kept any more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dropped {
+    /// The cell.
+    pub(crate) cell: u64,
+    /// When it ended.
+    pub(crate) ended: Timestamp,
+    /// When it was dropped.
+    pub(crate) when: Timestamp,
+    /// Why.
+    pub(crate) why: WhyDropped,
+}
+
+/// Why an outcome is not kept any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhyDropped {
+    /// It was kept as long as such are.
+    Old,
+    /// There were too many.
+    TooMany,
+    /// They took too much memory.
+    TooLarge,
+}
+
+/// All of them, oldest first.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    keep: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of the cell that was asked for last.
+    last: u64,
+    runs: VecDeque<Arc<Run>>,
+    bytes: usize,
+    dropped: VecDeque<Dropped>,
+}
+
+/// Where the outcome of a cell goes.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// To one who waits for it.
+    Once(oneshot::Sender<CellOutcome>),
+    /// To all who wait, and it is kept.
+    Kept(watch::Sender<Stage>, Arc<Runs>),
+}
+
+impl Run {
+    /// How far it is.
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// To wait for the next stage.
+    pub(crate) fn watch(&self) -> watch::Receiver<Stage> {
+        self.stage.clone()
+    }
+
+    /// What came of it, once it has ended. `None` when the session ended without a word on it. Cancel-safe.
+    pub(crate) async fn ended(stage: &mut watch::Receiver<Stage>) -> Option<Arc<Ended>> {
+        match &*stage.wait_for(|stage| matches!(stage, Stage::Ended(_))).await.ok()? {
+            Stage::Ended(ended) => Some(Arc::clone(ended)),
+            Stage::Queued | Stage::Running(_) => None,
+        }
+    }
+
+    /// Up to where each stream has been shown.
+    pub(crate) fn shown(&self) -> [u64; 2] {
+        *self.shown.lock()
+    }
+
+    /// Notes up to where each stream has been shown.
+    pub(crate) fn show(&self, up_to: [u64; 2]) {
+        *self.shown.lock() = up_to;
+    }
+
+    /// Whether nothing more is to come of it.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(*self.stage.borrow(), Stage::Ended(_)) || self.stage.has_changed().is_err()
+    }
+}
+
+impl Runs {
+    /// None yet. Outcomes are kept so long.
+    pub(super) fn new(keep: Duration, last: u64) -> Self {
+        Self { keep, state: Mutex::new(State { last, ..State::default() }) }
+    }
+
+    /// The number of a cell that is asked for now.
+    pub(super) fn number(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.last += 1;
+        state.last
+    }
+
+    /// A cell that is asked for now, of that number.
+    pub(super) fn begin(self: &Arc<Self>, cell: u64, client: Client, cancel: CancellationToken) -> (Arc<Run>, Reply) {
+        let (sender, stage) = watch::channel(Stage::Queued);
+        let run = Arc::new(Run { cell, client, cancel, stage, shown: Mutex::default() });
+        self.state.lock().runs.push_back(Arc::clone(&run));
+        (run, Reply::Kept(sender, Arc::clone(self)))
+    }
+
+    /// The newest one was not accepted.
+    pub(super) fn withdraw(&self, cell: u64) {
+        let mut state = self.state.lock();
+        state.runs.retain(|run| run.cell != cell || run.is_over());
+        if state.last == cell {
+            state.last -= 1;
+        }
+    }
+
+    /// Numbers go on behind this one; with `None` they begin anew.
+    pub(super) fn go_on_from(&self, cell: Option<u64>) {
+        let mut state = self.state.lock();
+        state.last = cell.map_or(0, |cell| state.last.max(cell));
+    }
+
+    /// The newest cell of this number.
+    pub(crate) fn find(&self, cell: u64) -> Found {
+        let mut state = self.state.lock();
+        state.tidy(self.keep);
+        if let Some(run) = state.runs.iter().rev().find(|run| run.cell == cell) {
+            return Found::Here(Arc::clone(run));
+        }
+        match state.dropped.iter().rev().find(|dropped| dropped.cell == cell) {
+            Some(dropped) => Found::Dropped(*dropped),
+            None => Found::Never,
+        }
+    }
+
+    /// The newest cell of this client's, else the newest of all.
+    pub(crate) fn newest(&self, client: &Client) -> Option<Arc<Run>> {
+        let mut state = self.state.lock();
+        state.tidy(self.keep);
+        let own = state.runs.iter().rev().find(|run| run.client == *client);
+        own.or(state.runs.back()).cloned()
+    }
+
+    /// The cell that runs, of those that calls have sent.
+    pub(crate) fn running(&self) -> Option<Arc<Run>> {
+        let state = self.state.lock();
+        state.runs.iter().rev().find(|run| matches!(*run.stage.borrow(), Stage::Running(_))).cloned()
+    }
+
+    /// How many cells are to be run before this one, the one that runs included.
+    pub(crate) fn before(&self, cell: u64) -> usize {
+        let state = self.state.lock();
+        state.runs.iter().rev().skip_while(|run| run.cell != cell).skip(1).take_while(|run| !run.is_over()).count()
+    }
+
+    /// The number of the cell that was asked for last.
+    pub(crate) fn last(&self) -> u64 {
+        self.state.lock().last
+    }
+
+    fn keep(&self, size: usize) {
+        let mut state = self.state.lock();
+        state.bytes += size;
+        state.tidy(self.keep);
+    }
+}
+
+impl State {
+    /// Drops what is too old, too much or too large; never what has not ended, and the newest only for its age.
+    fn tidy(&mut self, keep: Duration) {
+        loop {
+            let ended = |run: &Arc<Run>| match &*run.stage.borrow() {
+                Stage::Ended(ended) => Some(Arc::clone(ended)),
+                Stage::Queued | Stage::Running(_) => None,
+            };
+            let mut over = self.runs.iter().enumerate().filter_map(|(place, run)| Some((place, ended(run)?)));
+            let Some((place, oldest)) = over.next() else { return };
+            let others = over.count();
+            let why = match () {
+                () if oldest.at.elapsed() >= keep => WhyDropped::Old,
+                () if others >= MAX_KEPT => WhyDropped::TooMany,
+                () if self.bytes > MAX_BYTES && others > 0 => WhyDropped::TooLarge,
+                () => return,
+            };
+            let Some(run) = self.runs.remove(place) else { return };
+            self.bytes -= oldest.size;
+            self.dropped.push_back(Dropped { cell: run.cell, ended: oldest.when, when: Timestamp::now(), why });
+            if self.dropped.len() > MAX_DROPPED {
+                self.dropped.pop_front();
+            }
+        }
+    }
+}
+
+impl Reply {
+    /// The cell runs from now on.
+    pub(super) fn started(&self, since: Instant) {
+        if let Self::Kept(stage, _) = self {
+            stage.send_replace(Stage::Running(since));
+        }
+    }
+
+    /// The cell has ended. Whether somebody was there to hear it.
+    pub(super) fn send(self, outcome: CellOutcome, told: u64) -> bool {
+        match self {
+            Self::Once(reply) => reply.send(outcome).is_ok(),
+            Self::Kept(stage, runs) => {
+                let size = outcome.size();
+                let ended = Ended { outcome, told, at: Instant::now(), when: Timestamp::now(), size };
+                // One receiver is the run's own.
+                let heard = stage.receiver_count() > 1;
+                stage.send_replace(Stage::Ended(Arc::new(ended)));
+                runs.keep(size);
+                heard
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::sessions::outcome::refusal;
+
+    fn runs(keep: Duration) -> Arc<Runs> {
+        Arc::new(Runs::new(keep, 0))
+    }
+
+    fn begin(runs: &Arc<Runs>) -> (Arc<Run>, Reply) {
+        let number = runs.number();
+        runs.begin(number, Client::Process, CancellationToken::new())
+    }
+
+    fn end(reply: Reply, text: usize) {
+        let mut outcome = refusal(String::new(), Duration::ZERO);
+        outcome.stdout.text = "x".repeat(text);
+        reply.send(outcome, 0);
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn cells_are_numbered_when_they_are_asked_for_and_know_how_many_come_before() {
+        let runs = runs(HOUR);
+        let (one, first) = begin(&runs);
+        let (two, _second) = begin(&runs);
+        let (three, _third) = begin(&runs);
+        first.started(Instant::now());
+        assert_eq!([one.cell, two.cell, three.cell], [1, 2, 3]);
+        assert_eq!((runs.before(1), runs.before(3)), (0, 2));
+        assert_eq!(runs.running().map(|run| run.cell), Some(1));
+        end(first, 1);
+        assert_eq!((runs.before(3), runs.running().is_none()), (1, true));
+        runs.withdraw(3);
+        assert_eq!(runs.number(), 3);
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_it_is_remembered_why() {
+        let runs = runs(HOUR);
+        let (waits, _kept) = begin(&runs);
+        for _ in 0..MAX_KEPT + 5 {
+            let (_, reply) = begin(&runs);
+            end(reply, 1);
+        }
+        assert!(matches!(runs.find(waits.cell), Found::Here(_)), "what has not ended is never dropped");
+        let Found::Dropped(dropped) = runs.find(3) else { panic!("it is dropped") };
+        assert_eq!(dropped.why, WhyDropped::TooMany);
+        assert!(matches!(runs.find(900), Found::Never));
+        let (large, reply) = begin(&runs);
+        end(reply, MAX_BYTES + 1);
+        assert!(matches!(runs.find(large.cell), Found::Here(_)), "the newest stays");
+        assert!(matches!(runs.find(large.cell - 1), Found::Dropped(Dropped { why: WhyDropped::TooLarge, .. })));
+    }
+
+    #[test]
+    fn nothing_is_kept_longer_than_it_may_be() {
+        let runs = runs(Duration::ZERO);
+        let (run, reply) = begin(&runs);
+        let watch = run.watch();
+        end(reply, 1);
+        assert!(matches!(*watch.borrow(), Stage::Ended(_)), "who waits hears of it");
+        assert!(matches!(runs.find(run.cell), Found::Dropped(Dropped { why: WhyDropped::Old, .. })));
+    }
+
+    #[test]
+    fn a_client_finds_its_own_newest_cell() {
+        let runs = runs(HOUR);
+        let (own, _reply) = begin(&runs);
+        let number = runs.number();
+        let (other, _other) = runs.begin(number, Client::Front(1), CancellationToken::new());
+        assert_eq!(runs.newest(&Client::Process).map(|run| run.cell), Some(own.cell));
+        assert_eq!(runs.newest(&Client::Front(2)).map(|run| run.cell), Some(other.cell));
+    }
+}

@@ -1,0 +1,203 @@
+//! Following a cell for a call: to its end, to a question, or as long as the call may wait.
+//!
+//! Runs in: server. A call is not a cell: the call may be answered "running" while the cell goes on, and another call follows
+//! it then (`kept.rs`).
+
+use std::{sync::Arc, time::Duration};
+
+use rmcp::model::ContentBlock;
+
+use super::{
+    pictures::{self, Picture},
+    reply,
+    result::Cell,
+};
+use crate::{
+    protocol::{asynchronous::sleep_until, attach::span},
+    server::{
+        output::live::Live,
+        sessions::{
+            handle::Session,
+            runs::{Ended, Run, Stage},
+        },
+        tools::call::{
+            asking::{self, Flight, Way},
+            clients,
+            error::ToolError,
+            progress,
+            reply::{Answer, Reply},
+            request::Call,
+            server::Server,
+        },
+    },
+    settings::options::Wait,
+};
+
+/// How long a call waits for what it began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience(Option<tokio::time::Instant>);
+
+/// How following ended.
+enum Followed {
+    Ended(Arc<Ended>),
+    /// The client must answer a question, with another call.
+    Asks,
+    /// The call has waited long enough, or nobody waits for it.
+    Left,
+}
+
+impl Patience {
+    /// As the call says; else as the server's options, or what is known of the client.
+    pub(crate) fn of(server: &Server, call: &Call, asked: Option<Duration>) -> Self {
+        let limit = asked.or_else(|| match server.around.settings.wait {
+            Wait::Auto => clients::patience(&call.context),
+            Wait::ToTheEnd => None,
+            Wait::Seconds(seconds) => Some(Duration::from_secs_f64(seconds)),
+        });
+        Self(limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit)))
+    }
+
+    async fn is_over(self) {
+        sleep_until(self.0).await;
+    }
+}
+
+/// Follows a cell for a call, and says what came of that.
+pub(crate) async fn follow(
+    server: &Server,
+    call: &Call,
+    mut flight: Flight,
+    live: Option<Arc<Live>>,
+    patience: Patience,
+) -> Result<Answer<Cell>, ToolError> {
+    if flight.is_open() && asking::way(&call.context) == Some(Way::Result) {
+        return Ok(Answer::Asks(server.waiting.put(flight)));
+    }
+    let (session, run) = (flight.session().clone(), Arc::clone(flight.run()));
+    let context = &call.context;
+    let followed = progress::of_session(context, &session, live, steps(call, &mut flight, patience)).await?;
+    match followed {
+        Followed::Ended(ended) => {
+            if run.client == call.client {
+                session.life.told(&call.client, ended.told);
+            }
+            Ok(Answer::Done(whole(&session, &ended).await))
+        }
+        Followed::Asks => Ok(Answer::Asks(server.waiting.put(flight))),
+        Followed::Left => {
+            flight.stop_asking().await;
+            // Before the call is answered, so that the next one finds it.
+            server.flights.leave(flight);
+            Ok(Answer::Done(so_far(server, &session, &run).await))
+        }
+    }
+}
+
+async fn steps(call: &Call, flight: &mut Flight, patience: Patience) -> Result<Followed, ToolError> {
+    let context = &call.context;
+    let mut taken_back = false;
+    loop {
+        tokio::select! {
+            biased;
+            stepped = flight.step() => match (stepped?, asking::way(context)) {
+                (Some(ended), _) => return Ok(Followed::Ended(ended)),
+                (None, Some(Way::Result)) => return Ok(Followed::Asks),
+                (None, Some(Way::Request)) => flight.send(&context.peer).await,
+                // The call's client has nobody to ask.
+                (None, None) => return Ok(Followed::Left),
+            },
+            () = context.ct.cancelled(), if !taken_back => {
+                // A client that goes away does not take back what it asked for.
+                if call.gone.is_cancelled() || !flight.take_back_run() {
+                    return Ok(Followed::Left);
+                }
+                taken_back = true;
+            }
+            () = patience.is_over(), if !taken_back => return Ok(Followed::Left),
+        }
+    }
+}
+
+/// The reply to a cell that has ended.
+pub(super) async fn whole(session: &Session, ended: &Arc<Ended>) -> Reply<Cell> {
+    let pictures = pictures_of(ended).await;
+    let outcome = ended.outcome.clone();
+    let is_error = outcome.ending.is_tool_error();
+    let cell = reply::cell(&session.id, outcome, pictures.iter().map(|picture| picture.base64.len() + 64).sum());
+    let text = reply::text(&cell);
+    let whole = cell.stdout_file.iter().chain(&cell.stderr_file);
+    let made: Vec<String> = cell.outputs.iter().chain(whole).chain(&cell.new_files).cloned().collect();
+    let pictures = pictures.into_iter().map(|picture| ContentBlock::image(picture.base64, picture.mime));
+    Reply::of(cell).text(text).failed(is_error).pictures(pictures).files(&made)
+}
+
+/// The reply to a cell that has not ended: what it has written since the last look, and what to do next.
+async fn so_far(server: &Server, session: &Session, run: &Arc<Run>) -> Reply<Cell> {
+    let look = match run.stage() {
+        Stage::Running(_) => session.look(run.shown()).await,
+        Stage::Queued | Stage::Ended(_) => None,
+    };
+    let (stdout, stderr) = match look {
+        Some(look) => {
+            run.show(look.up_to);
+            (look.stdout, look.stderr)
+        }
+        None => Default::default(),
+    };
+    let ran = match run.stage() {
+        Stage::Running(since) => since.elapsed(),
+        Stage::Queued | Stage::Ended(_) => Duration::ZERO,
+    };
+    let keep = server.around.settings.keep_replies;
+    let (status, notice) = match run.stage() {
+        Stage::Queued => ("queued", queued(session, run)),
+        Stage::Running(_) | Stage::Ended(_) => ("running", running(session, run, ran, keep)),
+    };
+    let cell = reply::unfinished(reply::Unfinished {
+        status,
+        session: &session.id,
+        cell: run.cell,
+        stdout,
+        stderr,
+        ran,
+        notice,
+    });
+    let text = reply::text(&cell);
+    Reply::of(cell).text(text)
+}
+
+fn running(session: &Session, run: &Run, ran: Duration, keep: Duration) -> String {
+    let (cell, id) = (run.cell, &session.id);
+    let kept = match keep.as_secs() {
+        0 => "Its reply is not kept (--keep-replies 0): whoever waits when it ends gets it.".to_owned(),
+        _ => format!("Its reply is kept for {}.", span(keep.as_secs_f64())),
+    };
+    format!(
+        "Cell {cell} of session {id:?} still runs, for {} s, and goes on. wait_for_cell(cell: {cell}) waits for the rest, \
+         interrupt_cell(cell: {cell}) ends it; do not send the code again. {kept}",
+        ran.as_secs()
+    )
+}
+
+fn queued(session: &Session, run: &Run) -> String {
+    let (cell, id) = (run.cell, &session.id);
+    let place = session.runs.before(cell).max(1);
+    let ahead = match session.shared.get().phase.cell() {
+        Some((other, since)) => format!("cell {other} runs, for {} s", since.elapsed().as_secs()),
+        None => "the session is at something else".to_owned(),
+    };
+    format!(
+        "Cell {cell} of session {id:?} waits for its turn, as number {place}: {ahead}. It will run by itself. \
+         wait_for_cell(cell: {cell}) waits for it, interrupt_cell(cell: {cell}) takes it back; do not send the code again."
+    )
+}
+
+/// Scaling a picture takes time that the server's one thread has not.
+async fn pictures_of(ended: &Arc<Ended>) -> Vec<Picture> {
+    if !pictures::any(&ended.outcome.displays) {
+        return Vec::new();
+    }
+    let ended = Arc::clone(ended);
+    let scaled = tokio::task::spawn_blocking(move || pictures::prepare(&ended.outcome.displays));
+    scaled.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
