@@ -61,6 +61,46 @@ fn each_copy_reads_a_file_from_where_it_stood() {
     assert_eq!(forkpy.eval(REST), rest, "and the session again, that all of them are copies of");
 }
 
+/// A reader that is laid over a file, and a temporary file, go on in each copy from where they stood.
+#[test]
+fn each_copy_reads_on_through_whatever_is_laid_over_a_file() {
+    let mut forkpy = with_big_file(Setup::new());
+    forkpy.run(
+        "import bz2, csv, gzip, io, lzma, tarfile, tempfile, zipfile\nraw = open('big.txt', 'rb').read()\n\
+         for module, name in (gzip, 'z.gz'), (bz2, 'z.bz2'), (lzma, 'z.xz'):\n    with module.open(name, 'wb') as f: f.write(raw)\n\
+         with zipfile.ZipFile('z.zip', 'w', zipfile.ZIP_DEFLATED) as f: f.write('big.txt')\n\
+         with tarfile.open('z.tar', 'w') as f: f.add('big.txt')\n\
+         def written(file):\n    file.write(raw); file.flush(); file.seek(0); return file\n\
+         archive = zipfile.ZipFile('z.zip'); tar = tarfile.open('z.tar')\n\
+         named = tempfile.NamedTemporaryFile('w+b'); spooled = tempfile.SpooledTemporaryFile(max_size=9, mode='w+b')\n\
+         readers = [gzip.open('z.gz'), bz2.open('z.bz2'), lzma.open('z.xz'), archive.open('big.txt'),\n    \
+         tar.extractfile('big.txt'), csv.reader(open('big.txt')), io.TextIOWrapper(gzip.open('z.gz')),\n    \
+         written(named), written(tempfile.TemporaryFile()), written(spooled), written(tempfile.SpooledTemporaryFile())]\n\
+         def skip(reader): return reader.readline() if hasattr(reader, 'readline') else next(reader)\n\
+         for reader in readers:\n    for _ in range(1000): skip(reader)",
+    );
+    let said = checkpoint(&mut forkpy, "a");
+    assert!(said.contains("a deleted file, as TemporaryFile makes"), "{said}");
+    let rest = format!("'{}'", vec![(LINES - 1000).to_string(); 11].join(" "));
+    let read = "' '.join(str(sum(1 for _ in reader)) for reader in readers)";
+    assert_eq!(forkpy.eval(read), rest, "the session itself");
+    let run = forkpy.call("run_branches", json!({"codes": [read, read], "max_parallel": 2})).data;
+    assert_ne!(
+        run["branches"][0]["outcome"]["results"],
+        json!([rest]),
+        "they are copies of one that has read all: {run}"
+    );
+    for turn in 0..2 {
+        restore(&mut forkpy, "a");
+        assert_eq!(forkpy.eval(read), rest, "restore {turn}");
+    }
+    restore(&mut forkpy, "a");
+    let run = forkpy.call("run_branches", json!({"codes": [read, read, read], "max_parallel": 3})).data;
+    for index in 0..3 {
+        assert_eq!(run["branches"][index]["outcome"]["results"], json!([rest]), "branch {index}: {run}");
+    }
+}
+
 /// Flags come along, nothing is truncated or made, and a file that is deleted or replaced stays the one it was.
 #[test]
 fn a_file_is_the_same_file_in_a_copy() {

@@ -92,6 +92,26 @@ fn a_checkpoint_on_its_way_ends_with_its_session() {
     wait_for("every copy of them to be gone", || forkpy.family().len() == 3);
 }
 
+/// Its branches went on with its variables, to their own end.
+#[test]
+fn branches_end_with_their_session() {
+    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
+    make(&mut forkpy, "b");
+    in_session(&mut forkpy, "b", "secret = 1");
+    let codes = json!([
+        "import time; time.sleep(60); secret",
+        "open('second', 'w'); time = __import__('time'); time.sleep(60)"
+    ]);
+    let run = forkpy.begin_call("run_branches", json!({"session_id": "b", "codes": codes, "max_parallel": 2}));
+    wait_for("the branches to run", || forkpy.file("second").exists());
+    let began = Instant::now();
+    delete(&mut forkpy, "b");
+    let reply = forkpy.reply(run);
+    assert!(reply.is_error && reply.text.contains("has been deleted"), "{reply:?}");
+    assert!(began.elapsed() < AT_ONCE);
+    wait_for("all of it to be gone", || forkpy.family().len() == 3);
+}
+
 #[cfg(debug_assertions)]
 #[test]
 fn a_checkpoint_that_stands_still_at_its_birth_ends_with_its_session() {
@@ -134,6 +154,40 @@ fn a_cell_that_is_undone_after_its_reply_is_told() {
         assert!(notice(&reply).contains(&format!("lost: cell {}", cell + 1)), "{reply}");
         assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "1"));
     }
+}
+
+/// What `load_session` has reported as loaded is not undone without a word.
+#[cfg(debug_assertions)]
+#[test]
+fn variables_that_were_loaded_after_the_checkpoint_are_named_when_it_is_gone_on_from() {
+    let mut forkpy = keeping_last().env("FORKPY_FAULT", "worker.checkpoint:3=kill").start();
+    let kept = |forkpy: &mut Forkpy, cell: u64| {
+        wait_for("the automatic checkpoint", || {
+            forkpy.call("list_checkpoints", json!({})).data["checkpoints"][0]["after_cell"] == cell
+        });
+    };
+    forkpy.run("y = 5");
+    kept(&mut forkpy, 1);
+    assert!(!forkpy.call("save_session", json!({"path": "state"})).is_error);
+    forkpy.run("del y; x = 1");
+    kept(&mut forkpy, 2);
+    let worker = forkpy.pid();
+    let loaded = forkpy.call("load_session", json!({"path": "state"}));
+    assert_eq!(loaded.data["loaded"], json!(["y"]), "{loaded:?}");
+    until_another_worker(&mut forkpy, worker);
+    let reply = forkpy.run("'y' in globals(), x");
+    assert_eq!(said(&reply), ("ok", "restored", "(False, 1)"));
+    assert!(notice(&reply).contains("load_session brought in"), "{reply}");
+}
+
+/// It was gone from the list, and the session still went on from it.
+#[test]
+fn an_automatic_checkpoint_that_was_deleted_is_not_gone_on_from() {
+    let mut forkpy = keeping_last().start();
+    forkpy.run("import os; x = 1");
+    wait_for("the automatic checkpoint", || !forkpy.call("delete_checkpoint", json!({"name": "last"})).is_error);
+    assert_eq!(forkpy.run("os._exit(1)")["state"], "lost");
+    assert_eq!(said(&forkpy.run("'x' in globals()")), ("ok", "lost", "False"));
 }
 
 #[test]

@@ -75,6 +75,9 @@ pub(crate) enum SessionError {
          restart_kernel with preserve_state: false restarts it and loses them"
     )]
     NotPreserved { session: String, reason: String },
+    /// Its turn never came.
+    #[error("{words}")]
+    NotRun { words: String },
     /// The worker could not do it.
     #[error("session {session:?}: {reason}")]
     Worker { session: String, reason: String },

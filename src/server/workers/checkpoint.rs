@@ -63,6 +63,11 @@ impl Incarnation {
         self.over.cancel();
     }
 
+    /// Waits until it is over.
+    pub(crate) async fn ended(&self) {
+        self.over.cancelled().await;
+    }
+
     /// Whether it is over.
     #[must_use]
     pub(crate) fn is_over(&self) -> bool {

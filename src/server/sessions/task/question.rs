@@ -83,7 +83,7 @@ impl Pending {
 
     /// Answers an order that would wait behind the question.
     pub(crate) fn turn_away(&self, order: Order, session: &str, shared: &Shared) {
-        turn_away(order, self.words(session), Fate::Kept, session, shared);
+        turn_away(order, self.words(session), Fate::Kept, shared);
     }
 }
 
@@ -114,12 +114,12 @@ pub(super) fn waiting(phase: Phase, waits: bool) -> Phase {
 }
 
 /// Answers an order that is not carried out; `fate` is what becomes of the variables meanwhile.
-pub(super) fn turn_away(order: Order, words: String, fate: Fate, session: &str, shared: &Shared) {
+pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared) {
     if matches!(order, Order::Rest { .. }) {
         return;
     }
     shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
-    let error = || SessionError::Worker { session: session.to_owned(), reason: words.clone() };
+    let error = || SessionError::NotRun { words: words.clone() };
     match order {
         Order::Cell { cell, reply, .. } => {
             let outcome = CellOutcome { fate, ..refusal(words, cell.asked.elapsed()) };

@@ -96,7 +96,7 @@ impl Task {
 
     /// A worker with nothing in its namespace.
     fn begin_empty(&mut self) {
-        (self.holds, self.tip, self.base, self.owed) = (false, 0, None, None);
+        (self.holds, self.tip, self.base, self.owed, self.loaded) = (false, 0, None, None, None);
         self.take_over();
     }
 

@@ -157,7 +157,9 @@ impl Task {
         };
         match self.ask(errand, (number, request), &[], taken_back(caller)).await? {
             FromWorker::State(report) => {
-                self.holds |= carry == Carry::Load;
+                if carry == Carry::Load {
+                    (self.holds, self.loaded) = (true, Some(newest()));
+                }
                 Ok(report)
             }
             other => Err(self.unexpected(other)),

@@ -120,7 +120,7 @@ impl Task {
         match self.freeze(LAST, false, too_long()).await {
             Ok(checkpoint) => {
                 self.shared.update(|status| status.unkept = None);
-                self.fresh = Some(Arc::clone(&checkpoint));
+                self.fresh = Arc::downgrade(&checkpoint);
                 // The one before is let go when this one is known to be of use.
                 let (store, life) = (self.around.checkpoints.clone(), self.life.clone());
                 tokio::spawn(async move {
@@ -196,6 +196,7 @@ impl Task {
         self.last_cell = self.last_cell.max(from.cell);
         self.runs.go_on_from(Some(from.cell));
         (self.holds, self.tip, self.base) = (true, from.cell, Some((from.cell, self.last_cell + 1)));
+        self.loaded = self.loaded.filter(|before| from.number > *before);
         Ok(recovered)
     }
 
@@ -245,6 +246,7 @@ impl Task {
             return None;
         }
         let last = self.newest().await?;
+        let lacks_loaded = self.loaded.is_some_and(|before| last.number <= before);
         let began = Instant::now();
         // A session that dies again and again is not kept alive for ever.
         let parked = self.shared.record(|record| {
@@ -270,13 +272,16 @@ impl Task {
         self.enter(Step::Restart, promoted.is_ok(), detail, began);
         let recovered = promoted.ok()?;
         self.shared.record(|record| record.ledger.proven(&policy));
-        let unheld = last.hazards().await.unwrap_or_default();
+        let mut unheld = last.hazards().await.unwrap_or_default();
+        if lacks_loaded {
+            unheld.insert(0, "the variables that load_session brought in after it was made are not there".to_owned());
+        }
         Some((recovered, last.number, unheld))
     }
 
     /// The newest checkpoint of policy `last` that is of use.
     async fn newest(&mut self) -> Option<Arc<Checkpoint>> {
-        if let Some(fresh) = self.fresh.take()
+        if let Some(fresh) = std::mem::take(&mut self.fresh).upgrade()
             && fresh.is_valid()
             && let Some(Ok(_)) = unless_called(&mut self.interventions, &mut self.later, fresh.hazards()).await
         {
@@ -297,7 +302,7 @@ impl Task {
 
     /// The same, of which nothing is wanted.
     pub(super) fn drop_copies(&mut self) {
-        if let Some(fresh) = self.fresh.take() {
+        if let Some(fresh) = std::mem::take(&mut self.fresh).upgrade() {
             fresh.revoke();
         }
         if let Ok(last) = self.around.checkpoints.delete(&self.life, LAST) {
@@ -307,7 +312,7 @@ impl Task {
 
     /// Whether policy `last` has, or may have, a checkpoint to go on from.
     pub(super) fn has_copy(&self) -> bool {
-        self.fresh.as_ref().is_some_and(|fresh| fresh.is_valid()) || self.around.checkpoints.last(&self.life).is_some()
+        self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid()) || self.around.checkpoints.last(&self.life).is_some()
     }
 
     /// Stands still for somebody who tries things out on copies.

@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -82,7 +82,9 @@ pub(in crate::server::sessions) struct Task {
     /// The answer to an errand that was broken off and could not be interrupted.
     pub(super) owed: Option<Owed>,
     /// The newest automatic checkpoint, of which it is not known yet whether it is of use.
-    pub(super) fresh: Option<Arc<Checkpoint>>,
+    pub(super) fresh: Weak<Checkpoint>,
+    /// `load_session` has brought variables in, which checkpoints up to this number do not have.
+    pub(super) loaded: Option<u64>,
     pub(super) background: Vec<u8>,
     /// Interventions that came in the middle of something and are still to be carried out.
     pub(super) later: VecDeque<Urgent>,
@@ -137,7 +139,8 @@ impl Task {
             tip: last_cell,
             base: None,
             owed: None,
-            fresh: None,
+            fresh: Weak::new(),
+            loaded: None,
             background: Vec::new(),
             later: VecDeque::new(),
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
@@ -225,7 +228,7 @@ impl Task {
     pub(super) fn refuse_waiting(&mut self, reason: DeathReason, fate: Fate) {
         let words = format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
         while let Ok(order) = self.orders.try_recv() {
-            turn_away(order, words.clone(), fate, &self.id, &self.shared);
+            turn_away(order, words.clone(), fate, &self.shared);
         }
     }
 }

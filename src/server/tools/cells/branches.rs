@@ -139,8 +139,20 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
     let mut notices = warnings(&from, &caller).await?;
     notices.extend(call.news_of(&session).1);
     let context = &call.context;
+    // Copies of a session do not go on when it is over.
+    let caller = Caller { cancel: caller.cancel.child_token(), ..caller };
+    let (over, cancel) = (session.life.incarnation().clone(), caller.cancel.clone());
+    let ending = tokio::spawn(async move {
+        over.ended().await;
+        cancel.cancel();
+    });
     let work = branch_all(server, &session, &from, asked.codes, timeout, at_once, &caller);
     let runs = progress::told(context, || format!("session {:?}: branches run", session.id), None, work).await;
+    ending.abort();
+    if session.life.is_over() {
+        end_all(server, runs).await;
+        return Err(deleted().into());
+    }
 
     let kept = match choose(keep, &runs) {
         Ok(None) => None,
