@@ -6,9 +6,10 @@ pub use crate::{
     protocol::{
         frame::{MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE},
         message::{
-            CellReport, CellStatus, FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose, ToControl,
-            ToWorker, ToZygote, Urgency, WorkerExit, WorkerLimits, ZygoteSettings,
+            FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, Urgency,
+            WorkerExit, WorkerLimits, ZygoteSettings,
         },
+        report::{CellReport, CellStatus},
     },
     server::{
         output::captured::CapturedText,

@@ -160,7 +160,7 @@ fn managed(options: &ServeOptions) -> Finding {
 /// Whether environments can be made there, as far as it exists.
 fn usable(place: &Path) -> Result<(), String> {
     let existing = place.ancestors().find(|path| path.exists()).unwrap_or(place);
-    private::check_above(existing)?;
+    private::check_above(existing).map_err(|error| error.to_string())?;
     let may_write = nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK);
     may_write.map_err(|errno| format!("{} cannot be written: {}", existing.display(), errno.desc()))
 }

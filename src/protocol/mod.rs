@@ -57,10 +57,12 @@ pub(crate) mod blocking;
 pub(crate) mod frame;
 pub(crate) mod message;
 pub(crate) mod outline;
+pub(crate) mod report;
 
 pub(crate) use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub(crate) use message::{
-    Answer, CellError, CellReport, CellStatus, Display, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker,
-    FromZygote, Library, NotebookCell, PROTOCOL_VERSION, Purpose, Question, Representation, Script, StateReport,
-    ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency, Variable, WorkerExit, WorkerLimits, ZygoteSettings,
+    Answer, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker, FromZygote, Library, NotebookCell,
+    PROTOCOL_VERSION, Purpose, Question, Script, ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency, WorkerExit,
+    WorkerLimits, ZygoteSettings,
 };
+pub(crate) use report::{CellError, CellReport, CellStatus, Display, Representation, StateReport, Variable};

@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     ffi::OsString,
     fs::{self, DirBuilder, Metadata},
+    io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Component, Path, PathBuf},
 };
@@ -20,32 +21,49 @@ const STICKY: u32 = 0o1000;
 /// As many as the kernel follows.
 const MOST_LINKS: u32 = 40;
 
+/// Why a directory must not be used, or cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Untrusted {
+    #[error("{0}")]
+    Make(#[source] io::Error),
+    #[error("{}: {source}", path.display())]
+    Look { path: PathBuf, source: io::Error },
+    #[error("{} is one link too many", .0.display())]
+    Links(PathBuf),
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    #[error("{} belongs to user {owner}", path.display())]
+    Foreign { path: PathBuf, owner: u32 },
+    #[error("others may write {} (mode {mode:o})", path.display())]
+    Open { path: PathBuf, mode: u32 },
+}
+
 /// Makes the directory if need be, and those above it, for its user alone.
 ///
 /// # Errors
 /// Why it must not be used, or cannot be, in words.
-pub(crate) fn make(place: &Path) -> Result<(), String> {
+pub(crate) fn make(place: &Path) -> Result<(), Untrusted> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(place);
-    made.map_err(|error| error.to_string())?;
+    made.map_err(Untrusted::Make)?;
     check(place)?;
-    access(place, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| errno.desc().to_owned())
+    access(place, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| Untrusted::Make(errno.into()))
 }
 
 /// Whether a directory that is there keeps the rule.
 ///
 /// # Errors
 /// Where it does not, in words.
-pub(crate) fn check(place: &Path) -> Result<(), String> {
+pub(crate) fn check(place: &Path) -> Result<(), Untrusted> {
     walk(place, true)
 }
 
 /// Whether a directory below which one is to be made keeps the rule.
-pub(crate) fn check_above(place: &Path) -> Result<(), String> {
+pub(crate) fn check_above(place: &Path) -> Result<(), Untrusted> {
     walk(place, false)
 }
 
-fn walk(place: &Path, is_own: bool) -> Result<(), String> {
-    let place = std::path::absolute(place).map_err(|error| error.to_string())?;
+fn walk(place: &Path, is_own: bool) -> Result<(), Untrusted> {
+    let place = std::path::absolute(place).map_err(Untrusted::Make)?;
     let mut left: VecDeque<OsString> = place.components().map(|part| part.as_os_str().to_owned()).collect();
     let mut path = PathBuf::new();
     let mut links = 0;
@@ -55,21 +73,21 @@ fn walk(place: &Path, is_own: bool) -> Result<(), String> {
             continue;
         }
         path.push(part);
-        let found = fs::symlink_metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let found = fs::symlink_metadata(&path).map_err(|source| Untrusted::Look { path: path.clone(), source })?;
         let is_last = is_own && left.is_empty();
         if found.is_symlink() {
             links += 1;
             if links > MOST_LINKS {
-                return Err(format!("{} is one link too many", path.display()));
+                return Err(Untrusted::Links(path));
             }
             owned(&path, &found)?;
-            let target = fs::read_link(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let target = fs::read_link(&path).map_err(|source| Untrusted::Look { path: path.clone(), source })?;
             path.pop();
             target.components().rev().for_each(|part| left.push_front(part.as_os_str().to_owned()));
             continue;
         }
         if !found.is_dir() {
-            return Err(format!("{} is not a directory", path.display()));
+            return Err(Untrusted::NotADirectory(path));
         }
         owned(&path, &found)?;
         unwritable(&path, &found, is_last)?;
@@ -77,22 +95,22 @@ fn walk(place: &Path, is_own: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn owned(path: &Path, found: &Metadata) -> Result<(), String> {
+fn owned(path: &Path, found: &Metadata) -> Result<(), Untrusted> {
     let owner = found.uid();
     if owner == geteuid().as_raw() || owner == 0 || is_unmapped(owner) {
         return Ok(());
     }
-    Err(format!("{} belongs to user {owner}", path.display()))
+    Err(Untrusted::Foreign { path: path.to_owned(), owner })
 }
 
-fn unwritable(path: &Path, found: &Metadata, is_last: bool) -> Result<(), String> {
+fn unwritable(path: &Path, found: &Metadata, is_last: bool) -> Result<(), Untrusted> {
     let mode = found.mode();
     let by_others = mode & 0o002 != 0;
     // A group of the user's own name has nobody else in it; root's has nobody that is not trusted.
     let own_group = found.gid() == getegid().as_raw() && (found.gid() == geteuid().as_raw() || found.gid() == 0);
     let by_group = mode & 0o020 != 0 && !own_group && found.gid() != 0;
     if (by_others || by_group) && (is_last || mode & STICKY == 0) {
-        return Err(format!("others may write {} (mode {:o})", path.display(), mode & 0o7777));
+        return Err(Untrusted::Open { path: path.to_owned(), mode: mode & 0o7777 });
     }
     Ok(())
 }
@@ -118,17 +136,17 @@ mod tests {
     fn what_others_may_write_is_refused_in_every_component() {
         let root = tempfile::tempdir().expect("a directory");
         let place = root.path().join("a/b/envs");
-        assert_eq!(make(&place), Ok(()));
+        make(&place).expect("a place of its own");
         assert_eq!(fs::metadata(&place).expect("made").mode() & 0o777, 0o700);
         for (part, open) in [("a/b/envs", 0o777), ("a/b/envs", 0o1777), ("a/b", 0o777), ("a", 0o702)] {
             let part = root.path().join(part);
             mode(&part, open);
-            let refused = make(&place).expect_err("others may write it");
+            let refused = make(&place).expect_err("others may write it").to_string();
             assert!(refused.contains("others may write"), "{refused}");
             mode(&part, 0o700);
         }
         mode(&root.path().join("a"), 0o1777);
-        assert_eq!(make(&place), Ok(()), "sticky");
+        make(&place).expect("sticky");
     }
 
     #[test]
@@ -136,7 +154,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(root.path().join("far/open")).expect("made");
         symlink("far/open", root.path().join("near")).expect("a link");
-        assert_eq!(make(&root.path().join("near/envs")), Ok(()));
+        make(&root.path().join("near/envs")).expect("through a link of ours");
         mode(&root.path().join("far"), 0o777);
         assert!(check(&root.path().join("near/envs")).is_err());
         symlink("round", root.path().join("round")).expect("a link");
@@ -152,11 +170,11 @@ mod tests {
         }
         let root = tempfile::tempdir().expect("a directory");
         let place = root.path().join("a/envs");
-        assert_eq!(make(&place), Ok(()));
+        make(&place).expect("a place of its own");
         for part in ["a", "a/envs"] {
             let part = root.path().join(part);
             chown(&part, Some(12_345), None).expect("root may");
-            let refused = make(&place).expect_err("it is another's");
+            let refused = make(&place).expect_err("it is another's").to_string();
             assert!(refused.contains("belongs to user 12345"), "{refused}");
             chown(&part, Some(0), None).expect("root may");
         }

@@ -1,7 +1,7 @@
 //! A session environment as it lies on the disk: where a managed one is, its marker, lock and log, and what any
 //! environment's own files tell of it.
 //!
-//! Runs in: server. Starts no process; `environment.rs` decides and runs the tools.
+//! Runs in: server. Starts no process; `make` decides and runs the tools.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     server::environment::kinds::{Environment, EnvironmentError, Kind},
-    sys::private,
+    sys::private::{self, Untrusted},
 };
 
 /// What sessions are promised: `-m pip` for their users, the others for forkpy's own tools.
@@ -113,7 +113,7 @@ impl Place {
 
     /// Sees to it that nobody else may put something into its place: there is an environment that is nobody else's, or room
     /// for one.
-    pub(super) fn claim(&self) -> Result<(), String> {
+    pub(super) fn claim(&self) -> Result<(), Untrusted> {
         if self.directory.symlink_metadata().is_ok() {
             private::check(&self.directory)?;
             if self.record().is_some() {

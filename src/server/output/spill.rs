@@ -32,7 +32,7 @@ const MAX_NAMESAKES: u32 = 10_000;
 pub(crate) struct Spill {
     chunks: mpsc::UnboundedSender<Vec<u8>>,
     level: Arc<Level>,
-    writing: JoinHandle<Result<String, String>>,
+    writing: JoinHandle<io::Result<String>>,
 }
 
 /// How much is on its way.
@@ -78,10 +78,10 @@ impl Spill {
     /// Waits until all is written; the name of the file.
     ///
     /// # Errors
-    /// The first thing that went wrong, in words.
-    pub(crate) async fn finish(self) -> Result<String, String> {
+    /// The first thing that went wrong.
+    pub(crate) async fn finish(self) -> io::Result<String> {
         drop(self.chunks);
-        self.writing.await.unwrap_or_else(|error| Err(error.to_string()))
+        self.writing.await.unwrap_or_else(|error| Err(error.into()))
     }
 }
 
@@ -89,7 +89,7 @@ async fn write_all(
     mut incoming: mpsc::UnboundedReceiver<Vec<u8>>,
     level: Arc<Level>,
     (directory, name): (PathBuf, String),
-) -> Result<String, String> {
+) -> io::Result<String> {
     let mut result = blocking(move || create(&directory, &name)).await;
     let mut batch = Vec::new();
     while incoming.recv_many(&mut batch, MANY).await > 0 {
@@ -109,11 +109,8 @@ async fn write_all(
     result.map(|(_, name)| name)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, String> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.into()))
 }
 
 /// A new file: an earlier server on this workspace numbered its cells alike, and its outputs stay.
@@ -150,7 +147,7 @@ mod tests {
         spill.write(&vec![b'x'; MUCH]);
         assert!(spill.is_behind());
         whole.extend(vec![b'x'; MUCH]);
-        assert_eq!(spill.finish().await.as_deref(), Ok("x.txt"));
+        assert_eq!(spill.finish().await.expect("written"), "x.txt");
         assert!(std::fs::read(directory.path().join("x.txt")).expect("a file") == whole);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -22,6 +22,22 @@ use crate::sys::signals;
 /// and `(pid, false)` once it has been waited for or given up. In between nobody else may reap it.
 pub(crate) type ChildHook<'a> = &'a (dyn Fn(u32, bool) + Send + Sync);
 
+/// Why a program did not do what it was run for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error("no time was left for it")]
+    NoTime,
+    #[error("it took longer than {} s", .0.as_secs_f64().ceil())]
+    Slow(Duration),
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// It said so itself, in its last line.
+    #[error("{0}")]
+    Said(String),
+    #[error("{0}")]
+    Failed(ExitStatus),
+}
+
 /// Runs a command to its end with its output appended to `output`, never to ours. What it said, or why it failed.
 pub(super) async fn run(
     command: Command,
@@ -29,14 +45,13 @@ pub(super) async fn run(
     stdin: Stdio,
     output: &File,
     children: ChildHook<'_>,
-) -> Result<String, String> {
+) -> Result<String, RunError> {
     let mut command = tokio::process::Command::from(command);
-    let words = |error: io::Error| error.to_string();
     if limit.is_zero() {
-        return Err("no time was left for it".to_owned());
+        return Err(RunError::NoTime);
     }
-    let begin = output.metadata().map_err(words)?.len();
-    let streams = (output.try_clone().map_err(words)?, output.try_clone().map_err(words)?);
+    let begin = output.metadata()?.len();
+    let streams = (output.try_clone()?, output.try_clone()?);
     command.stdin(stdin).stdout(streams.0).stderr(streams.1).kill_on_drop(true).process_group(0);
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let live_no_longer = move || match signals::die_with_parent(own) {
@@ -45,8 +60,8 @@ pub(super) async fn run(
     };
     // SAFETY: between fork and exec the closure makes two system calls and neither allocates nor locks.
     unsafe { command.pre_exec(live_no_longer) };
-    let mut child = command.spawn().map_err(words)?;
-    let Some(pid) = child.id() else { return Err("it has no process id".to_owned()) };
+    let mut child = command.spawn()?;
+    let Some(pid) = child.id() else { return Err(io::Error::from_raw_os_error(libc::ESRCH).into()) };
     let mut started = Started { pid, over: false, children };
     children(pid, true);
     let waited = timeout(limit, child.wait()).await;
@@ -58,15 +73,16 @@ pub(super) async fn run(
     drop(started);
     let text = text_from(output, begin);
     match waited {
-        Err(_) => Err(format!("it took longer than {} s", limit.as_secs_f64().ceil())),
-        Ok(Err(error)) => Err(words(error)),
+        Err(_) => Err(RunError::Slow(limit)),
+        Ok(Err(error)) => Err(error.into()),
         Ok(Ok(status)) if status.success() => Ok(text),
         Ok(Ok(status)) => match text.lines().map(str::trim).rfind(|line| !line.is_empty()) {
-            Some(line) => Err(line.to_owned()),
-            None => Err(status.to_string()),
+            Some(line) => Err(RunError::Said(line.to_owned())),
+            None => Err(RunError::Failed(status)),
         },
     }
 }
+
 /// A child that the hook has been told of; also when the work on it is abandoned, it and its own children end.
 struct Started<'a> {
     pid: u32,

@@ -14,7 +14,10 @@ use std::{
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{Workshop, child};
+use super::{
+    Workshop,
+    child::{self, RunError},
+};
 use crate::server::environment::{
     installer::{self, Tool},
     kinds::EnvironmentError,
@@ -118,7 +121,7 @@ impl Workshop<'_> {
             place.clear().map_err(|error| place.error(error))?;
             match self.run_tool(job, command, self.limits.make).await {
                 Ok(()) => return self.verify(job),
-                Err(reason) => trouble = reason,
+                Err(reason) => trouble = reason.to_string(),
             }
         }
         Err(place.error(format!("{trouble} (all of it is in {})", place.log.display())))
@@ -140,12 +143,13 @@ impl Workshop<'_> {
         if wanted.is_empty() {
             return None;
         }
-        let mut trouble = self.install_these(job, &wanted, deadline, u8::from(patient)).await.err();
+        let mut trouble =
+            self.install_these(job, &wanted, deadline, u8::from(patient)).await.err().map(|error| error.to_string());
         if trouble.is_some() && patient && wanted.len() > 1 {
             // One that this machine cannot install must not keep out the others.
             for name in job.place.missing() {
                 if let Err(reason) = self.install_these(job, &[name], deadline, 0).await {
-                    trouble = Some(reason);
+                    trouble = Some(reason.to_string());
                 }
             }
         }
@@ -163,7 +167,7 @@ impl Workshop<'_> {
         names: &[String],
         deadline: Instant,
         retries: u8,
-    ) -> Result<(), String> {
+    ) -> Result<(), RunError> {
         // Without a pip of its own the environment is installed into by the interpreter that it was made from.
         let base = job.place.missing().iter().any(|name| name == "pip").then_some(job.base);
         let mut command = job.tool.install(&job.place.python, base, retries);
@@ -172,14 +176,14 @@ impl Workshop<'_> {
     }
 
     /// One step of making an environment, its command and output in the log.
-    async fn run_tool(&self, job: &Job<'_>, mut command: Command, limit: Duration) -> Result<(), String> {
+    async fn run_tool(&self, job: &Job<'_>, mut command: Command, limit: Duration) -> Result<(), RunError> {
         let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).map(Into::<String>::into).collect();
         let words = format!("{:?} {}", command.get_program(), arguments.join(" "));
         installer::settle(&mut command);
         // A project file in the directory the server was started in must not set the tools' options.
         command.current_dir(&job.place.root);
         let _ = writeln!(&job.log, "$ {words}");
-        let stdin = job.lock.try_clone().map_err(|error| error.to_string())?;
+        let stdin = job.lock.try_clone()?;
         let ran = child::run(command, limit, stdin.into(), &job.log, self.children).await;
         if let Err(reason) = &ran {
             warn!("{words} failed: {reason}");

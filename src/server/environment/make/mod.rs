@@ -204,7 +204,9 @@ impl Workshop<'_> {
         let output = tempfile::tempfile().map_err(|error| fail(error.to_string()))?;
         let mut command = Command::new(python);
         command.args(["-E", "-c", borrowed::ASK]);
-        let text = child::run(command, self.limits.ask, Stdio::null(), &output, self.children).await.map_err(&fail)?;
+        let text = child::run(command, self.limits.ask, Stdio::null(), &output, self.children)
+            .await
+            .map_err(|error| fail(error.to_string()))?;
         let answer = Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))?;
         if answer.version != self.linked {
             let advice = format!("make one with a CPython {}", self.linked);
@@ -225,7 +227,9 @@ impl Workshop<'_> {
         let output = tempfile::tempfile().map_err(|error| fail(error.to_string()))?;
         let mut command = Command::new(executable);
         command.args(["-I", "-S", "-c", ASK]);
-        let text = child::run(command, self.limits.ask, Stdio::null(), &output, self.children).await.map_err(&fail)?;
+        let text = child::run(command, self.limits.ask, Stdio::null(), &output, self.children)
+            .await
+            .map_err(|error| fail(error.to_string()))?;
         Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))
     }
 
