@@ -327,8 +327,8 @@ impl Life {
         }
         events.retain(|event| !is_own(event));
         doubtful.retain(|event| !is_own(event));
-        let (perhaps, events) = events.into_iter().partition(perhaps_own);
-        doubtful.extend(Vec::<Event>::from(perhaps));
+        let (perhaps, events): (Vec<_>, Vec<_>) = events.into_iter().partition(perhaps_own);
+        doubtful.extend(perhaps);
         News { events, doubtful, up_to }
     }
 
