@@ -11,7 +11,7 @@ use std::{
 use nix::{sys::signal::Signal, unistd::geteuid};
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup, http::HttpForkpy, processes, wait_for};
+use crate::support::{Forkpy, PATIENCE, Setup, http::HttpForkpy, processes, wait_for};
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
 const ROUTES: [(&str, &str); 5] = [
@@ -125,12 +125,14 @@ fn probes_in_a_loop_fork_once_a_second_also_when_nobody_waits_for_the_answer() {
     wait_for("readiness", || server.get("/readyz").status == 200);
     let (before, began) = (forks(&server), Instant::now());
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
-    while began.elapsed() < Duration::from_secs(3) {
+    // On a busy machine a probe may be gone before it is read: until one was.
+    while began.elapsed() < Duration::from_secs(3) || forks(&server) == before {
+        assert!(began.elapsed() < PATIENCE, "no probe was heard");
         let mut stream = server.connect();
         stream.write_all(request.as_bytes()).expect("sent");
     }
     let (forked, seconds) = (forks(&server) - before, began.elapsed().as_secs() + 1);
-    assert!((1..=seconds + 1).contains(&forked), "{forked} forks in {seconds} s");
+    assert!(forked <= seconds + 1, "{forked} forks in {seconds} s");
 }
 
 #[test]

@@ -159,12 +159,13 @@ fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
     for number in 100..1000 {
         round(&mut forkpy, number);
     }
-    // Fewer is fine: the first look may have seen the last session on its way out.
+    // Fewer is fine: the first look may have seen the last session on its way out. A few descriptors that the server opens
+    // once, at need, are fine too; one for each session would be hundreds.
     let settled = |now: ([usize; 2], [usize; 3])| {
-        now.0.iter().zip(before.0).all(|(now, before)| *now <= before)
+        now.0.iter().zip(before.0).all(|(now, before)| *now <= before + 4)
             && now.1.iter().zip(before.1).all(|(now, before)| *now <= before)
     };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
     while !settled(look(&forkpy)) {
         let now = look(&forkpy);
         assert!(std::time::Instant::now() < deadline, "before {before:?}, now {now:?}");

@@ -10,7 +10,7 @@ use crate::support::{Forkpy, Setup, browser::Browser, http::HttpForkpy, processe
 /// Races are tried so often.
 const TURNS: usize = 50;
 /// What is answered at once is answered within this, beside other work.
-const AT_ONCE: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_secs(20);
 
 fn in_session(forkpy: &mut Forkpy, session: &str, code: &str) -> Value {
     forkpy.call("run_python_code", json!({"code": code, "session_id": session})).data

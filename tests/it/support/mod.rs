@@ -25,7 +25,7 @@ use std::{
 use serde_json::{Value, json};
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Clients kill a server that has not ended by then.
 const FAREWELL: Duration = Duration::from_secs(10);
 
