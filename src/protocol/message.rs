@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::report::{CellReport, StateReport, Variable};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -400,6 +400,8 @@ pub enum Question {
         /// 0, or 1 for the source too.
         detail: u8,
     },
+    /// Which variables are there, at this moment?
+    Variables,
 }
 
 /// Worker → server, control socket.

@@ -40,6 +40,7 @@ pub(crate) struct Functions {
     ping: Py<PyAny>,
     complete: Py<PyAny>,
     inspect: Py<PyAny>,
+    variables: Py<PyAny>,
     too_slow: Py<PyAny>,
     run_script: Py<PyAny>,
     arm_dump: Py<PyAny>,
@@ -93,6 +94,7 @@ impl Functions {
             ping: find("session.probe", "ping")?,
             complete: find("lookup.answers", "complete")?,
             inspect: find("lookup.answers", "inspect_object")?,
+            variables: find("lookup.answers", "variables")?,
             too_slow: find("lookup.answers", "TooSlow")?,
             run_script: find("session.script", "run")?,
             arm_dump: find("session.stacks", "arm")?,
@@ -223,6 +225,7 @@ impl Functions {
         Answerer {
             complete: self.complete.clone_ref(py),
             inspect: self.inspect.clone_ref(py),
+            variables: self.variables.clone_ref(py),
             too_slow: self.too_slow.clone_ref(py),
         }
     }
@@ -331,10 +334,11 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     }
 }
 
-/// Completion and inspection, in threads of their own.
+/// Completion, inspection and the list of variables, in threads of their own.
 pub(super) struct Answerer {
     complete: Py<PyAny>,
     inspect: Py<PyAny>,
+    variables: Py<PyAny>,
     too_slow: Py<PyAny>,
 }
 
@@ -351,6 +355,7 @@ impl Answerer {
             let answer = match question {
                 Question::Complete { code, cursor } => self.complete.call1(py, (code, *cursor)),
                 Question::Inspect { code, cursor, detail } => self.inspect.call1(py, (code, *cursor, *detail)),
+                Question::Variables => self.variables.call0(py),
             };
             match answer.and_then(|answer| answer.extract::<String>(py)) {
                 Ok(answer) => Ok(Ok(answer)),

@@ -37,9 +37,16 @@ fn notice(reply: &Value) -> &str {
 fn a_cell_goes_on_without_its_call_and_nothing_of_it_is_lost() {
     let mut forkpy = Forkpy::start();
     let code = format!("print('first', flush=True)\n{}\nprint('second')\nx = 42\nx", until_told("go"));
-    let reply = run(&mut forkpy, &code, json!({"wait": 0.5}));
+    let mut reply = run(&mut forkpy, &code, json!({"wait": 0.1}));
+    // Python may still be starting.
+    wait_for("the first output", || {
+        let has_come = reply["stdout"] == "first\n";
+        if !has_come {
+            reply = wait(&mut forkpy, json!({"cell": 1, "timeout": 0.1}));
+        }
+        has_come
+    });
     assert_eq!((reply["status"].as_str(), reply["cell"].as_u64()), (Some("running"), Some(1)), "{reply}");
-    assert_eq!(reply["stdout"], "first\n");
     assert!(notice(&reply).contains("wait_for_cell(cell: 1)") && notice(&reply).contains("do not send the code again"));
     // Only what is new.
     let looked = wait(&mut forkpy, json!({"cell": 1, "timeout": 0}));
@@ -72,6 +79,7 @@ fn a_background_call_is_answered_at_once_with_pictures_later() {
 #[test]
 fn a_call_behind_a_running_cell_says_so_and_has_its_turn() {
     let mut forkpy = Setup::new().args(&["--wait", "0.3"]).start();
+    run(&mut forkpy, "1", json!({"wait": 60}));
     let first = run(&mut forkpy, &until_told("go"), json!({}));
     let second = run(&mut forkpy, "order = ['second']", json!({}));
     let third = run(&mut forkpy, "order.append('third'); order", json!({}));
@@ -79,18 +87,45 @@ fn a_call_behind_a_running_cell_says_so_and_has_its_turn() {
         (&first["status"], &second["status"], &third["status"]),
         (&json!("running"), &json!("queued"), &json!("queued"))
     );
-    assert_eq!((second["cell"].as_u64(), third["cell"].as_u64()), (Some(2), Some(3)));
-    assert!(notice(&second).contains("as number 1: cell 1 runs") && notice(&third).contains("as number 2"), "{third}");
+    assert_eq!((second["cell"].as_u64(), third["cell"].as_u64()), (Some(3), Some(4)));
+    assert!(notice(&second).contains("as number 1: cell 2 runs") && notice(&third).contains("as number 2"), "{third}");
     // What has not begun is taken back without being run.
     let fourth = run(&mut forkpy, "order.append('fourth')", json!({"wait": 0}));
     let taken = forkpy.call("interrupt_cell", json!({"cell": fourth["cell"]}));
     tell(&forkpy, "go");
     assert_eq!((taken.is_error, taken.data["status"].as_str()), (false, Some("queued")), "{taken:?}");
-    let third = wait(&mut forkpy, json!({"cell": 3, "timeout": 60}));
+    let third = wait(&mut forkpy, json!({"cell": 4, "timeout": 60}));
     assert_eq!(third["results"][0], "['second', 'third']");
-    let fourth = forkpy.call("wait_for_cell", json!({"cell": 4, "timeout": 60}));
+    let fourth = forkpy.call("wait_for_cell", json!({"cell": 5, "timeout": 60}));
     assert_eq!(fourth.data["status"], "cancelled", "{fourth:?}");
     assert_eq!(forkpy.eval("order"), "['second', 'third']");
+}
+
+#[test]
+fn variables_are_listed_beside_a_running_cell() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("done = [1, 2]");
+    run(&mut forkpy, &format!("under_way = 'yes'\n{}\ndone = None", until_told("go")), json!({"wait": 0}));
+    forkpy
+        .until("the cell to be at work", |seen| seen["cell_running_for"].as_f64().is_some_and(|seconds| seconds > 0.3));
+    let listed = forkpy.call("list_variables", json!({}));
+    assert_eq!(
+        listed.data["variables"],
+        json!({"done": "list: 2 items, [1, 2]", "under_way": "str: 'yes'"}),
+        "{listed:?}"
+    );
+    assert_eq!(listed.data["details"]["done"]["length"], 2);
+    assert!(notice(&listed.data).contains("Cell 2 runs meanwhile"), "{listed:?}");
+    tell(&forkpy, "go");
+    wait(&mut forkpy, json!({}));
+    assert_eq!(forkpy.call("list_variables", json!({})).data["notice"], Value::Null);
+    // Native code that holds the interpreter.
+    let held = "import ctypes\nctypes.PyDLL(None).usleep(20_000_000)";
+    run(&mut forkpy, held, json!({"wait": 0}));
+    forkpy.until_state("hung");
+    let busy = forkpy.refused("list_variables", json!({}));
+    assert!(busy.contains("is busy: cell 3 runs native code"), "{busy}");
+    forkpy.call("restart_kernel", json!({}));
 }
 
 #[test]

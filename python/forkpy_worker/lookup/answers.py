@@ -1,4 +1,4 @@
-"""Questions from beside the cell: what completes this, what is that.
+"""Questions from beside the cell: what completes this, what is that, which variables are there.
 
 Owns: the exception that breaks an answer off. The answers are in `completion` and `inspection`,
 which are imported by the first question.
@@ -24,3 +24,12 @@ def inspect_object(code: str, cursor: int, detail: int) -> str:
     from forkpy_worker.lookup import inspection
 
     return inspection.inspect_object(code, cursor, detail)
+
+
+def variables() -> str:
+    """Say which variables there are while a cell runs, as JSON: each as `list_variables` has it."""
+    import json
+
+    from forkpy_worker.variables.variables import list_variables
+
+    return json.dumps(list_variables(), ensure_ascii=False, default=int)

@@ -48,7 +48,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "list_variables",
             Reads,
             variables::list,
-            "Lists the variables of a session with type, short value and, where it has them, shape, dtype, length and size in bytes. Waits for a running cell to end."
+            "Lists the variables of a session with type, short value and, where it has them, shape, dtype, length and size in bytes. While a cell runs, those of that moment; an interpreter that native code holds is `busy`."
         ),
         tool!(
             "code_completion",

@@ -117,10 +117,10 @@ pub(crate) struct Found {
 }
 
 /// What came of a question.
-struct Answer<T> {
-    status: &'static str,
-    notice: Option<String>,
-    told: Option<T>,
+pub(super) struct Answer<T> {
+    pub(super) status: &'static str,
+    pub(super) notice: Option<String>,
+    pub(super) told: Option<T>,
 }
 
 pub(crate) async fn complete(
@@ -169,7 +169,12 @@ pub(crate) async fn inspect(
     Ok(Reply::of(Inspection { found, data, metadata, status, notice, session_id }).text(text))
 }
 
-async fn ask<T: DeserializeOwned>(call: &Call, session: &Session, question: Question) -> Result<Answer<T>, ToolError> {
+/// Asks the worker beside the cell that runs.
+pub(super) async fn ask<T: DeserializeOwned>(
+    call: &Call,
+    session: &Session,
+    question: Question,
+) -> Result<Answer<T>, ToolError> {
     if session.shared.get().worker.is_none() {
         // It gets one, as it would for a cell.
         session.variables(call.caller()).await?;
