@@ -122,6 +122,11 @@ fn client_libraries() {
 }
 
 #[test]
+fn client_attach() {
+    pytest("tests/clients", &["test_attach.py"]);
+}
+
+#[test]
 fn client_checkpoints() {
     pytest_with("tests/clients", &["test_checkpoints.py"], &prepared().libraries);
 }
