@@ -35,6 +35,13 @@
 //! 10. `server/tools/cells/reply.rs` makes the structured reply and its text, within what clients accept; `server/tools/cells/pictures.rs` scales
 //!     what was displayed.
 //!
+//! A call may be answered before 9, when it has waited as long as its client can: the cell goes on (`tools/cells/following.rs`), what
+//! comes of it is kept (`server/sessions/runs.rs`), and `wait_for_cell` brings it (`tools/cells/kept.rs`).
+//!
+//! Behind `forkpy attach` the line of step 1 comes from a front (`front/pass.rs`) over a Unix socket (`server/mcp/fronts.rs`): one
+//! connection a client, and a server that outlives them. Where they meet is `sys/rendezvous.rs`, their first words
+//! `protocol/attach.rs`.
+//!
 //! A cell that asks for input is between 8 and 9: its question comes over the cell socket (`worker/input.rs`), goes to the
 //! client (`server/tools/call/asking.rs`), and the answer takes the way back.
 //!
