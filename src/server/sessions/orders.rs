@@ -19,7 +19,7 @@ use super::{
     runs::Reply,
 };
 use crate::{
-    protocol::{Answer, NotebookCell, StateReport, Variable},
+    protocol::{Answer, FrameError, NotebookCell, StateReport, Variable},
     server::{
         health::{errand::Errand, recovery::Step},
         output::live::Live,
@@ -238,6 +238,27 @@ impl From<StoreError> for SessionError {
     }
 }
 
+/// Why a worker that was made does not count.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Unproven {
+    #[error("it has no worker")]
+    NoWorker,
+    #[error("it evaluates 1+1 to {0}")]
+    Wrong(i64),
+    #[error("its interpreter does not answer a ping")]
+    Held,
+    #[error("it does not answer a ping")]
+    Silent,
+    #[error("it answered an evaluation by something else")]
+    OtherAnswer,
+    #[error("it did not evaluate 1+1: {0}")]
+    NoAnswer(#[source] Arc<FrameError>),
+    #[error("it did not evaluate 1+1 within {} s", .0.as_secs())]
+    Late(Duration),
+    #[error("restart_kernel or delete_session was called")]
+    CalledOff,
+}
+
 /// Why a session has no worker.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum NoWorker {
@@ -246,7 +267,7 @@ pub(crate) enum NoWorker {
     Zygote(#[from] ZygoteError),
     /// One was made and did not prove itself.
     #[error("a new worker was made and did not prove itself: {0}")]
-    Unverified(String),
+    Unverified(#[source] Unproven),
     /// It died, and policy `manual` leaves it so.
     #[error("{0}. Its recovery policy is \"manual\": restart_kernel brings a new worker")]
     Manual(String),

@@ -3,7 +3,10 @@
 //! Runs in: server, in the session's task. What is to be done next, and when to give up, is `health/recovery.rs`; here it
 //! is done. A worker other than the session's first counts only when a ping and an evaluation have come back from it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -26,7 +29,7 @@ use crate::{
             checkpoints::newest,
             death::{Death, DeathReason, Fate, Recovered},
             life::What,
-            orders::{NoWorker, Urgent},
+            orders::{NoWorker, Unproven, Urgent},
         },
         workers::{control::PingOutcome, link::Worker, stacks, zygote::ZygoteError},
     },
@@ -128,18 +131,18 @@ impl Task {
     }
 
     /// A ping, which needs the interpreter's lock, and an evaluation by the thread that runs cells.
-    pub(super) async fn verify(&mut self) -> Result<(), String> {
-        let Some(worker) = &mut self.worker else { return Err("it has no worker".to_owned()) };
+    pub(super) async fn verify(&mut self) -> Result<(), Unproven> {
+        let Some(worker) = &mut self.worker else { return Err(Unproven::NoWorker) };
         let proven = unless_called(&mut self.interventions, &mut self.later, Self::prove(worker)).await;
-        proven.unwrap_or_else(|| Err("restart_kernel or delete_session was called".to_owned()))
+        proven.unwrap_or(Err(Unproven::CalledOff))
     }
 
-    async fn prove(worker: &mut Worker) -> Result<(), String> {
+    async fn prove(worker: &mut Worker) -> Result<(), Unproven> {
         match worker.control.ping(PROOF).await {
             PingOutcome::Pong { value: 2, .. } => {}
-            PingOutcome::Pong { value, .. } => return Err(format!("it evaluates 1+1 to {value}")),
-            PingOutcome::HeartbeatOnly { .. } => return Err("its interpreter does not answer a ping".to_owned()),
-            PingOutcome::Silent { .. } => return Err("it does not answer a ping".to_owned()),
+            PingOutcome::Pong { value, .. } => return Err(Unproven::Wrong(value)),
+            PingOutcome::HeartbeatOnly { .. } => return Err(Unproven::Held),
+            PingOutcome::Silent { .. } => return Err(Unproven::Silent),
         }
         let evaluation = async {
             worker.requests.write(&ToWorker::Probe).await?;
@@ -147,9 +150,10 @@ impl Task {
         };
         match tokio::time::timeout(PROOF, evaluation).await {
             Ok(Ok(FromWorker::Probed { value: 2 })) => Ok(()),
-            Ok(Ok(other)) => Err(format!("it answered an evaluation by {other:?}")),
-            Ok(Err(error)) => Err(format!("it did not evaluate 1+1: {error}")),
-            Err(_) => Err(format!("it did not evaluate 1+1 within {} s", PROOF.as_secs())),
+            Ok(Ok(FromWorker::Probed { value })) => Err(Unproven::Wrong(value)),
+            Ok(Ok(_)) => Err(Unproven::OtherAnswer),
+            Ok(Err(error)) => Err(Unproven::NoAnswer(Arc::new(error))),
+            Err(_) => Err(Unproven::Late(PROOF)),
         }
     }
 
@@ -251,7 +255,7 @@ impl Task {
             Err(error) => Err(error.to_string()),
         };
         let proven = match &collected {
-            Ok(_) => self.verify().await,
+            Ok(_) => self.verify().await.map_err(|unproven| unproven.to_string()),
             Err(reason) => Err(reason.clone()),
         };
         let after = memory(pid);

@@ -1,13 +1,15 @@
-//! Tests of `server/workspace/watch/mod.rs`.
+//! Tests of `server/workspace/watch`.
 //!
 //! Runs in: the test binary.
 
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::{ffi::OsStrExt, fs::symlink},
     time::{Duration, Instant},
 };
 
+use inotify::{Event, EventMask};
 use tempfile::TempDir;
 
 use super::*;
