@@ -86,7 +86,7 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<(), AttachError> {
     front::run(&Meeting::new(&name, words)?)
 }
 
-/// Becomes a server in the background, of which whoever started it need not know any more.
+/// Becomes a server in the background, of which the process that started it need not know any more.
 ///
 /// # Errors
 /// When the system refuses, or the log cannot be written.

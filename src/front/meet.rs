@@ -243,7 +243,7 @@ pub(super) fn introduce(server: &mut Server, opening: &Opening, to_client: &mut 
     server.stream.set_nonblocking(true).map_err(fail)
 }
 
-/// For whoever reads the client's log.
+/// For the person who reads the client's log.
 #[expect(clippy::print_stderr, reason = "standard error is the only way to a person")]
 pub(super) fn tell(words: &str) {
     eprintln!("{words}");

@@ -67,7 +67,7 @@ struct ProcessMeters {
     uptime: Gauge<f64, AtomicU64>,
 }
 
-/// Has what is measured, not what is only known when somebody asks.
+/// Has what is measured, not what is looked up on request.
 impl Default for Meters {
     fn default() -> Self {
         let short = || Histogram::new(SHORT_SECONDS);
@@ -210,7 +210,7 @@ pub(crate) fn limit_hit(which: &'static str) {
     METERS.limits.get_or_create(&[("limit", which)]).inc();
 }
 
-/// What is looked up at the moment somebody asks.
+/// What is looked up on request.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub sessions: Vec<(&'static str, i64)>,

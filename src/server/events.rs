@@ -188,7 +188,7 @@ impl Subscriber {
         if spellings >= MAX_WISHES {
             return Err(TooMany);
         }
-        // `hold` is let go of after the lock, here and below: it may call into whoever watches, who may be announcing.
+        // `hold` is let go of after the lock, here and below: it may call into a subscriber, which may be announcing.
         match state.wanted.get_mut(&subject) {
             Some(wanted) => {
                 wanted.spellings.insert(spelling.to_owned());

@@ -1,7 +1,7 @@
 //! Scripts: one process each, forked from the zygote, followed from its fork to its end and that of all it started.
 //!
 //! Runs in: server, one task a script. Owns the limit on how many run at a time and those that wait. Touches no session:
-//! a script starts while every session is busy. Whoever asked may go away at any await; the script then ends.
+//! a script starts while every session is busy. The caller may go away at any await; the script then ends.
 
 use std::{
     io::{Seek, Write},

@@ -1,6 +1,6 @@
 //! The log: to standard error, because standard output carries JSON-RPC and nothing else; and without secrets.
 //!
-//! Runs in: server. Every line goes through [`Discreet`], whoever wrote it: this program, rmcp, or what they print of a
+//! Runs in: server. Every line goes through [`Discreet`], its source does not matter: this program, rmcp, or what they print of a
 //! request. Hidden are the server's token, bearer tokens, the ids by which HTTP clients are known, and what stands before
 //! the `@` of a URL.
 

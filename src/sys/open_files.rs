@@ -124,7 +124,7 @@ fn reopen(position: Position, file: File) -> io::Result<OwnedFd> {
 fn put_in_place(new: &OwnedFd, number: RawFd) -> io::Result<()> {
     let closes = FdFlag::from_bits_retain(fcntl(borrow(number), FcntlArg::F_GETFD)?).contains(FdFlag::FD_CLOEXEC);
     let flags = if closes { libc::O_CLOEXEC } else { 0 };
-    // SAFETY: the number stays open and goes on naming the same file: whoever owns it does not notice.
+    // SAFETY: the number stays open and goes on naming the same file: its owner does not notice.
     match unsafe { libc::dup3(new.as_raw_fd(), number, flags) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -169,7 +169,7 @@ pub(crate) fn kill_children_but(spare: &HashSet<i32>) {
 
 /// Kills what `roots` selects and all that descends from it, except `spare`, until no new one shows up.
 ///
-/// Nothing is stopped first: whoever kills may be killed itself at any moment, and what it had stopped would then stand for
+/// Nothing is stopped first: the killing process may be killed itself at any moment, and what it had stopped would then stand for
 /// ever. Descendants go before those they descend from: a worker that is still there, when we are not any more, ends the
 /// rest of its own. What a process forks before its end falls to a subreaper among those we look at, and is met in the
 /// next round.

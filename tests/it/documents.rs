@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     process::Command,
     sync::LazyLock,
 };
@@ -212,4 +213,18 @@ fn readme_tells_thresholds_of_alerts_as_they_are() {
         compared += 1;
     }
     assert!(compared >= 4, "the table of alerts is no longer found: {compared}");
+}
+
+/// A name in backticks that looks like a file or folder of the source is one.
+#[test]
+fn the_map_names_files_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is part of the sources");
+    let is_path =
+        |name: &&str| name.contains('/') && !name.starts_with('/') && !name.contains(|c: char| c.is_whitespace());
+    let named: Vec<&str> = map.lines().flat_map(code).filter(is_path).collect();
+    assert!(named.len() > 30, "{named:?}");
+    let is_there = |name: &&str| [root.to_owned(), root.join("src")].iter().any(|place| place.join(name).exists());
+    let gone: Vec<_> = named.iter().filter(|name| !is_there(name)).collect();
+    assert!(gone.is_empty(), "ARCHITECTURE.md names what is not there: {gone:?}");
 }

@@ -2,7 +2,7 @@
 //! stays our own.
 //!
 //! Runs in: server, before the zygote starts. An interpreter belongs to its standard library: what one has compiled in
-//! (`math`, `_struct`) another loads from a file. So a session of a bundle in somebody's virtual environment, or of a
+//! (`math`, `_struct`) another loads from a file. So a session of a bundle in a user's virtual environment, or of a
 //! forkpy that is linked with one Python 3.11 in the environment of another one, has the library of the linked Python, and
 //! `site-packages` of the environment. Starts no process; `make/mod.rs` asks the interpreters.
 

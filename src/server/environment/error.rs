@@ -34,7 +34,7 @@ pub(crate) enum PackageError {
     Tool { tool: &'static str, source: io::Error },
     #[error("there is no session environment to install into: {0}")]
     NoEnvironment(String),
-    /// Somebody stopped it before it began.
+    /// It was stopped before it began.
     #[error("nothing was installed: the call was cancelled, or the server is shutting down")]
     Stopped,
 }

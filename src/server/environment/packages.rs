@@ -124,7 +124,7 @@ pub(crate) struct Packages {
 }
 
 impl Packages {
-    /// Nothing is looked at before somebody asks.
+    /// Nothing is looked at before the first call.
     #[must_use]
     pub(crate) fn new(
         around: Arc<Surroundings>,
@@ -182,7 +182,7 @@ impl Packages {
         let directory = tempfile::tempdir_in(&self.around.scratch).map_err(fail)?;
         let mut command = tool.command(&python, &wanted, directory.path()).map_err(fail)?;
         if self.free {
-            // Whoever may name source trees names them from here.
+            // A caller who may name source trees names them from here.
             command.current_dir(self.files.root());
         }
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };

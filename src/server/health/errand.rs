@@ -1,4 +1,4 @@
-//! What a session does for somebody beside running cells.
+//! What a session does for callers beside running cells.
 //!
 //! Runs in: server. Pure.
 

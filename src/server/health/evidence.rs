@@ -31,7 +31,7 @@ pub(crate) enum Phase {
         /// Since when it runs; its time limit counts the waiting too.
         since: Instant,
     },
-    /// Doing something else for somebody; no cell runs meanwhile.
+    /// Doing something else for a caller; no cell runs meanwhile.
     Serving {
         /// What.
         errand: Errand,

@@ -1,6 +1,6 @@
 //! What a session was like: the last minutes sample by sample, the last day in buckets of five minutes. Bounded.
 //!
-//! Runs in: server. Pure: whoever adds a sample brings its time.
+//! Runs in: server. Pure: the caller that adds a sample gives its time.
 
 use std::{
     collections::VecDeque,

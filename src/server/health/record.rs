@@ -33,7 +33,7 @@ pub(crate) struct Record {
     pub examined: Option<Instant>,
     /// Deep readings that somebody asked for between two of the supervisor's.
     pub glimpse: Option<(Instant, Deep)>,
-    /// Stacks of a worker, taken by whoever else is about to end it.
+    /// Stacks of a worker, taken by another part that is about to end it.
     pub last_sight: Option<(i32, Stacks)>,
     /// When the session's task was last asked to see to a hung worker.
     pub wished: Option<Instant>,

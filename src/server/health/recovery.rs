@@ -128,7 +128,7 @@ impl Ledger {
         self.restarts.push_back(now);
     }
 
-    /// The restart just made has proven itself. Where each restart is somebody's wish, it no longer counts: a loop is what
+    /// The restart just made has proven itself. Where each restart was asked for, it no longer counts: a loop is what
     /// the budget is against.
     pub(crate) fn proven(&mut self, policy: &HealthPolicy) {
         if policy.recovery != RecoveryPolicy::Auto {

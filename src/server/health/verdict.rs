@@ -1,6 +1,6 @@
 //! Verdicts on a session's health: a pure function from what was seen.
 //!
-//! Runs in: server. No I/O, no clock: whoever asks brings the evidence (`metrics.rs`, `worker_link.rs`, `status.rs`).
+//! Runs in: server. No I/O, no clock: the caller brings the evidence (`metrics.rs`, `worker_link.rs`, `status.rs`).
 //!
 //! | status | when | pid | metrics |
 //! |---|---|---|---|
@@ -71,7 +71,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// Every one, for whoever counts.
+    /// Every one, for counters.
     pub(crate) const ALL: [Self; 9] = [
         Self::Starting,
         Self::Idle,

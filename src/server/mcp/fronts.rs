@@ -99,7 +99,7 @@ pub(in crate::server) async fn serve(
             }
         }
     };
-    // Under the lock nobody starts another server, and whoever connects finds this one or none.
+    // Under the lock nobody starts another server, and a new front finds this one or none.
     if let (Ok(held), Some(identity)) = (room.host.place.lock(), identity) {
         room.host.place.leave(&held, identity);
         room.write_record(Some(end));

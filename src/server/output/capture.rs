@@ -70,7 +70,7 @@ impl Capture {
         Self { filter: Filter::default(), screen: Screen::default(), live: None, written: 0, turn: 0, kept }
     }
 
-    /// Lets somebody hear of it while it comes in.
+    /// Lets a listener hear of it while it comes in.
     pub(crate) fn tell(&mut self, live: Arc<Live>, stream: Stream) {
         self.live = Some((live, stream));
     }

@@ -48,7 +48,7 @@ impl Live {
         }
     }
 
-    /// Notes the lines that may still change, and wakes whoever waits.
+    /// Notes the lines that may still change, and wakes the waiting task.
     pub(crate) fn settle(&self, stream: Stream, tail: Tail) {
         self.state.lock().tails[stream as usize] = tail;
         self.changed.notify_one();

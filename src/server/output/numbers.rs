@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// How a marked string begins: a character of nobody's, and a name.
+/// How a marked string begins: a private-use character, and a name.
 const MARK: &str = "\u{f8ff}forkpy-number:";
 /// Integers of fewer digits are the same in `serde_json`.
 const SMALL: usize = 18;

@@ -1,7 +1,7 @@
 //! A process that is followed from its start to its end: output read, time kept, interrupted, killed.
 //!
 //! Runs in: server. Used for scripts and for the tools that install packages; sessions have workers instead. Owns no
-//! process: whoever made it sees to its reaping.
+//! process: its maker reaps it.
 
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
@@ -66,7 +66,7 @@ pub(crate) struct Followed {
     buffers: [Box<[u8]>; 2],
 }
 
-/// How its output is kept: at most this much, the whole under `outputs/` by a name, and told to somebody.
+/// How its output is kept: at most this much, the whole under `outputs/` by a name, and told to a listener.
 pub(crate) struct Keeping<'a> {
     /// Bytes of each stream.
     pub cap: usize,

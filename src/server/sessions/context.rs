@@ -40,6 +40,6 @@ pub(crate) struct Surroundings {
     pub crashes: Crashes,
     /// Frozen copies of sessions.
     pub checkpoints: Checkpoints,
-    /// Workers that are ready and nobody's.
+    /// Workers that are ready and belong to no session.
     pub spares: Spares,
 }

@@ -18,7 +18,7 @@ pub struct Death {
     pub exit: WorkerExit,
     /// The cell that was running.
     pub cell: Option<u64>,
-    /// What the session did for somebody, when no cell ran.
+    /// What the session did for a caller, when no cell ran.
     pub during: Option<Errand>,
     /// The crash report, relative to the workspace.
     pub report: Option<String>,

@@ -99,7 +99,7 @@ impl Session {
         accepted.inspect_err(|_| self.runs.withdraw(number)).map(|()| answer)
     }
 
-    /// The same for a cell that need not end before its call does: what comes of it is kept for whoever asks.
+    /// The same for a cell that need not end before its call does: what comes of it is kept for later calls.
     ///
     /// # Errors
     /// [`SessionError`] when it was not accepted.

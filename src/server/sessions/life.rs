@@ -143,7 +143,7 @@ impl What {
         }
     }
 
-    /// Whoever ordered this knows what the session holds since, whatever was before.
+    /// The client that ordered this knows what the session holds since, whatever was before.
     fn makes_plain(&self) -> bool {
         matches!(self, Self::Restarted { carried: None, .. } | Self::WentBack { .. } | Self::BranchKept)
     }

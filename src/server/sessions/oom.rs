@@ -24,7 +24,7 @@ impl OomCounter {
         std::mem::replace(&mut *self.0.lock(), (now, now)).0 < now
     }
 
-    /// A look in passing: what was risen two looks ago is nobody's death any more.
+    /// A quick sample: a rise older than two samples is no longer blamed for a death.
     pub(crate) fn look(&self) {
         if let Some(now) = read() {
             let mut looks = self.0.lock();

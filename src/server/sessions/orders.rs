@@ -293,7 +293,7 @@ pub(crate) struct CheckpointWish {
     pub name: Option<String>,
     /// Although there are threads that it will not have.
     pub force: bool,
-    /// Kept in the table, or in nobody's hands but the caller's.
+    /// Kept in the table, or by the caller alone.
     pub kept: bool,
 }
 

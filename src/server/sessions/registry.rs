@@ -75,7 +75,7 @@ pub(crate) enum RegistryError {
     /// A copy must have a name of its own.
     #[error("session {0:?} exists already; choose another name, or delete_session it first")]
     Taken(String),
-    /// A checkpoint that wakes nobody.
+    /// A checkpoint that cannot start a worker.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The one that stays.
@@ -118,7 +118,7 @@ impl Registry {
         Self { branches: RwLock::default(), sessions, ended: RwLock::default(), around }
     }
 
-    /// The server before this one has ended, with these sessions: whoever comes for them is to learn it.
+    /// The server before this one has ended, with these sessions: the next client that uses them is to learn it.
     pub(in crate::server) fn succeed(&self, sessions: &[String], end: ServerEnd) {
         let reason = DeathReason::Server { end };
         for name in sessions.iter().filter(|name| **name != *DEFAULT && is_name(name)) {
@@ -254,7 +254,7 @@ impl Registry {
     /// Makes a session as a copy of another.
     ///
     /// # Errors
-    /// [`RegistryError`]; also when the checkpoint wakes nobody.
+    /// [`RegistryError`]; also when the checkpoint cannot start a worker.
     pub(crate) async fn fork(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
         // Asked again, in one step with the making: the waking took its time.
@@ -275,7 +275,7 @@ impl Registry {
     /// The same for a branch: no entry of the table, and no checkpoints of its own.
     ///
     /// # Errors
-    /// When the checkpoint wakes nobody.
+    /// When the checkpoint cannot start a worker.
     pub(crate) async fn branch(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
         let Fork { id, description, source, from, .. } = fork;

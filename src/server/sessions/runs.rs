@@ -1,5 +1,5 @@
 //! The cells that a session has been given by calls: which wait, which runs, and what came of those that have ended, kept for
-//! whoever asks later.
+//! a caller that asks later.
 //!
 //! Runs in: server. The session's task writes what happened; calls wait and look. A call is not a cell: it may be gone before
 //! the cell has ended, and another may ask for what came of it. Bounded in number, age and size.

@@ -1,4 +1,4 @@
-//! Looking at a session: the evidence is gathered here, for the supervisor and for whoever asks, and judged.
+//! Looking at a session: the evidence is gathered here, for the supervisor and for callers, and judged.
 //!
 //! Runs in: server. Reads `/proc`; waits for nothing. The deep look walks page tables and the whole process table and is
 //! for blocking threads.

@@ -10,7 +10,7 @@
 //! between two looks is not seen then.
 //!
 //!  Stacks are taken first; the kill then is one step with a status just read: the pid cannot
-//! have gone to somebody else meanwhile, for a dead worker stays a zombie until its session's task has buried it. The
+//! have gone to another process meanwhile, for a dead worker stays a zombie until its session's task has buried it. The
 //! reason is left in the status, where the task finds it.
 
 use std::{

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, for whoever runs this server: is it up, and can it make a session.
+//! `/healthz` and `/readyz`, for the person who runs this server: is it up, and can it make a session.
 //!
 //! Runs in: server. Open to callers without the token: it tells nothing but yes or no, and why not. `/healthz` is open to
 //! every Host and Origin too.
@@ -106,7 +106,7 @@ async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
             }
         };
     let took = began.elapsed();
-    // Whoever probes waits for that too: a system in which processes do not end is not ready.
+    // The caller waits for that too: a system in which processes do not end is not ready.
     let _ = tokio::time::timeout(LIMIT, worker.retire(around.zygote.endings())).await;
     Ok(took)
 }

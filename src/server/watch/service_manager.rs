@@ -1,4 +1,4 @@
-//! What systemd, or whoever speaks its notification protocol, hears from us: ready, status, watchdog, stopping.
+//! What systemd, or another program that speaks its notification protocol, hears from us: ready, status, watchdog, stopping.
 //!
 //! Runs in: server, one task; nothing of it runs without `NOTIFY_SOCKET`. Sessions do not see that variable
 //! (`zygote_client.rs` takes it away): a cell must not speak for the server.

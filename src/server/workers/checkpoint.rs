@@ -35,7 +35,7 @@ use crate::{
 /// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Why a checkpoint of a session that is over serves nobody.
+/// Why a checkpoint of a session that has ended cannot be used.
 const OVER: &str = "its session has been deleted";
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -81,7 +81,7 @@ pub(crate) fn newest() -> u64 {
     NUMBERS.load(Ordering::Relaxed) - 1
 }
 
-/// Why a checkpoint is none, or wakes nobody.
+/// Why a checkpoint cannot be used to start a worker.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckpointError {
     /// Its process has ended.

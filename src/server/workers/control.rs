@@ -1,6 +1,6 @@
 //! The control socket of one worker: pings, interrupts, stacks, questions beside a cell.
 //!
-//! Runs in: server. Shared by the session's task and whoever asks for health, so that a ping never waits behind a cell.
+//! Runs in: server. Shared by the session's task and by callers that ask for health, so that a ping never waits behind a cell.
 
 use std::{
     collections::BTreeMap,
@@ -44,10 +44,10 @@ pub(crate) struct Control {
     next: AtomicU64,
 }
 
-/// A request under way. Dropped without an answer, whoever waits hears that the worker is gone.
+/// A request under way. Dropped without an answer, the waiting caller hears that the worker is gone.
 #[derive(Debug)]
 enum Pending {
-    /// It stays until it is answered, also when whoever asked has stopped waiting: how long the oldest has waited is what
+    /// It stays until it is answered, also when the caller has stopped waiting: how long the oldest has waited is what
     /// tells a hung worker from a busy one.
     Ping {
         asked: Instant,
@@ -146,7 +146,7 @@ impl Control {
         self.open.lock().remove(&nonce);
     }
 
-    /// Writes in a task of its own: whoever asks may stop waiting, and half a frame would be the end of the channel.
+    /// Writes in a task of its own: the caller may stop waiting, and half a frame would be the end of the channel.
     fn write_apart(self: &Arc<Self>, message: ToControl) {
         let control = Arc::clone(self);
         tokio::spawn(async move {

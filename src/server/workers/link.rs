@@ -98,7 +98,7 @@ impl Worker {
         }
     }
 
-    /// Ends it, and all it started, behind: it is nobody's any more. Who waits for that may stop waiting.
+    /// Ends it, and all it started, behind: no session owns it any more. A caller that waits for that may stop waiting.
     pub(crate) fn retire(self, endings: &Endings) -> JoinHandle<()> {
         let endings = endings.clone();
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Workers that are ready and nobody's yet: a session that begins takes one, and need not wait for a fork.
+//! Workers that are ready and belong to no session yet: a session that begins takes one, and need not wait for a fork.
 //!
 //! Runs in: server, one task that forks them, and one for each that hears its end. They are made with the limits of the
 //! server; a session with limits of its own has its own fork. Their number follows the need: one at first, twice as many
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Whoever has just taken one has something to do, and shall not share the processor with a fork.
+/// The session that has just taken one has something to do, and shall not share the processor with a fork.
 const PAUSE: Duration = Duration::from_millis(20);
 /// After a fork that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);

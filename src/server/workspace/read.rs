@@ -122,7 +122,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// Opens a file that has contents, without ever waiting for whoever is at the other end of something that has none.
+    /// Opens a file that has contents, without ever waiting for the other end of something that has none.
     ///
     /// # Errors
     /// [`FileError`]; anything but a regular file is refused.

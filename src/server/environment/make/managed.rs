@@ -63,7 +63,7 @@ impl Workshop<'_> {
         })
     }
 
-    /// The lock, unless another process holds it. Somebody's child between fork and exec may hold it for a moment too,
+    /// The lock, unless another process holds it. A child of another part of this program, between fork and exec, may hold it for a moment too,
     /// with a copy of a descriptor of ours.
     async fn lock_at_once(&self, place: &Place) -> Option<File> {
         let file = place.open_lock().ok()?;

@@ -62,10 +62,10 @@ impl Door {
     }
 }
 
-/// Headers that must not be there twice: whoever reads the other one of the two would be told something else.
+/// Headers that must not be there twice: a program that reads the other one of the two would be told something else.
 const SINGLE: [header::HeaderName; 3] = [header::HOST, header::ORIGIN, header::AUTHORIZATION];
 
-/// Turns away requests that say one thing twice, and marks what is nobody's business to show.
+/// Turns away requests that say one thing twice, and marks what must not be shown.
 pub(crate) async fn one_of_each(mut request: Request, next: Next) -> Response {
     for name in SINGLE {
         if request.headers().get_all(&name).iter().nth(1).is_some() {

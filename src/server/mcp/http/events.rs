@@ -2,7 +2,7 @@
 //! rest of it: while its request runs, and for a minute and more after the reply.
 //!
 //! Runs in: server. Owns the events; which client may read them is `clients.rs`'s question. Every stream is served from
-//! here, also at first: a client that reads slowly holds up nobody.
+//! here, also at first: a client that reads slowly holds up no other.
 //!
 //! An event's id is `STREAM-NUMBER`. A request's stream ends with its reply; a client's common stream ends with the client.
 

@@ -195,7 +195,7 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
     given.is_some_and(|given| given.as_bytes().ct_eq(token.as_bytes()).into())
 }
 
-/// Gives a cookie to whoever has none.
+/// Gives a cookie to a client that has none.
 async fn give_cookie(request: Request, next: Next) -> Response<Body> {
     let known = cookie_in(request.headers()).is_some();
     let mut response = next.run(request).await;

@@ -1,4 +1,4 @@
-//! Refusals at `/mcp` in the words of JSON-RPC, whoever refuses: the door, the token, rmcp, or the intake of bodies.
+//! Refusals at `/mcp` in the words of JSON-RPC, whichever part refuses: the door, the token, rmcp, or the intake of bodies.
 //!
 //! Runs in: server. Pure. Owns which code goes with which status.
 

@@ -75,7 +75,7 @@ impl Task {
         Some(death)
     }
 
-    /// The true reason, where the death itself tells more than whoever buries it knows.
+    /// The true reason, where the death itself tells more than the code that buries it knows.
     fn cause(&self, reason: DeathReason, exit: WorkerExit, worker: &WorkerView) -> (DeathReason, OutOfMemory) {
         let no = |evidence: &str| OutOfMemory { happened: false, evidence: evidence.to_owned() };
         let condemned = self.shared.update(|status| status.condemned.take());

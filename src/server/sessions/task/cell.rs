@@ -159,7 +159,7 @@ impl Task {
         Done { outcome: CellOutcome { fate, recovered, notices, ..outcome }, told: 0 }
     }
 
-    /// What a cell is told of the interrupt that somebody else had sent it.
+    /// What a cell is told of the interrupt that another caller had sent it.
     async fn told_of_wish(&mut self, cell: u64, wish: Wish, since: Instant) -> Option<Notice> {
         match wish {
             Wish::Yield => Some(Notice::MadeWay),

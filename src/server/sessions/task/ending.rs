@@ -124,7 +124,7 @@ impl Task {
         let (fate, recovered) = came_to(&news.events);
         let rolled_back = matches!(rollback, Some(Notice::RolledBack { .. }));
         let next = self.what_next();
-        // A loss by this very cell is said now, and once more with the first cell of the new worker: whoever runs that
+        // A loss by this very cell is said now, and once more with the first cell of the new worker: the client that runs that
         // one may have asked before this reply was there.
         let lost = news.events.iter().find(|event| event.number > before && matches!(event.what, What::Lost { .. }));
         let up_to = lost.map_or(news.up_to, |event| event.number - 1);

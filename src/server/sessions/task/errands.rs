@@ -2,7 +2,7 @@
 //!
 //! Runs in: server, in the session's task. Nothing that a worker is asked for may hold its session beyond reach: an errand
 //! listens to restarts and deletion (which kill), to its caller's cancellation and to a limit (which interrupt). A worker
-//! that an interrupt does not reach is left at it, with all its variables: the answer is *owed* then, whoever comes next
+//! that an interrupt does not reach is left at it, with all its variables: the answer is *owed* then, the next caller
 //! waits for it, and listens in the same way.
 
 use std::{
@@ -130,7 +130,7 @@ impl Task {
         }
     }
 
-    /// The worker is gone: buried, mourned, and in words for whoever asked.
+    /// The worker is gone: buried, mourned, and in words for the caller.
     async fn worker_gone(&mut self, reason: DeathReason, errand: Errand) -> SessionError {
         self.kill();
         let death = self.bury(reason, None, Some(errand)).await;
@@ -141,7 +141,7 @@ impl Task {
         };
         let how = format!("its worker {}", death.describe());
         if reason.is_ordered() {
-            // What becomes of its variables is for whoever gave the order.
+            // What becomes of its variables is decided by the order.
             return SessionError::Worker { session, reason: how };
         }
         match self.mourn(death).await {

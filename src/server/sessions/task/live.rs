@@ -160,7 +160,7 @@ impl Task {
         }
     }
 
-    /// Lets the worker go. Whoever has called meanwhile keeps it.
+    /// Lets the worker go. A call that came meanwhile keeps it.
     async fn rest(&mut self, why: DeathReason) {
         if self.orders.is_empty() && self.worker.is_some() {
             // What it was is over: no later death brings it back.

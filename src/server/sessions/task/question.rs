@@ -46,7 +46,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Hands a question to whoever answers for this cell's client; without `output` to nobody: a cell that is to end gets no
+    /// Hands a question to the task that answers for this cell's client; without `output` to none: a cell that is to end gets no
     /// answer but that.
     pub(crate) fn pose(asked: Asked, order: &CellOrder, output: Option<String>, limit: Option<Duration>) -> Self {
         let Asked { cell, question, prompt } = asked;

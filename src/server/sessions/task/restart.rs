@@ -107,7 +107,7 @@ impl Task {
         self.drop_copies();
         self.end(DeathReason::Restart, Fate::Restored).await;
         self.begin_anew().await?;
-        // Broken off by nobody: the old worker is gone, and this is all there is.
+        // Not broken off: the old worker is gone, and this is all there is.
         let loads = Caller { client: caller.client.clone(), cancel: CancellationToken::new() };
         match self.carry(Carry::Load, path.to_string_lossy().into_owned(), &loads).await {
             Ok(StateReport { names, skipped, .. }) => {

@@ -42,7 +42,7 @@ use crate::{
     sys::fault,
 };
 
-/// Name of a checkpoint that nobody is to find: it is dropped when its purpose is over.
+/// Name of a temporary checkpoint, which is never listed: it is dropped when its purpose is over.
 const UNNAMED: &str = "-";
 
 /// An automatic checkpoint may take so long: nobody asked for it, and the next call may be waiting.
@@ -315,7 +315,7 @@ impl Task {
         self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid()) || self.around.checkpoints.last(&self.life).is_some()
     }
 
-    /// Stands still for somebody who tries things out on copies.
+    /// Stands still for a call that tries things out on copies.
     pub(super) async fn hold(&mut self, hold: Hold) {
         let held = self.freeze(UNNAMED, false, taken_back(&hold.caller)).await;
         let ready = held.is_ok();

@@ -38,7 +38,7 @@ pub(crate) fn checked_description(given: Option<String>) -> Result<String, ToolE
 /// Whether code can be run at all.
 ///
 /// # Errors
-/// In words for whoever wrote it.
+/// In words for the caller.
 pub(crate) fn checked_code(code: &str) -> Result<(), ToolError> {
     if code.trim().is_empty() {
         return refuse("`code` is empty: there is nothing to run");

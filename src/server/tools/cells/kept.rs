@@ -89,7 +89,7 @@ pub(crate) async fn interrupt(server: &Server, call: &Call, asked: InterruptCell
     })
 }
 
-/// Follows the cell as its own call did, or beside whoever does.
+/// Follows the cell as its own call did, or beside the call that does.
 fn flight(server: &Server, session: Session, run: Arc<Run>) -> Flight {
     let key = (session.life.number(), run.cell);
     server.flights.follow(key).unwrap_or_else(|| Flight::beside(session, run))

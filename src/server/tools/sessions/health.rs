@@ -132,7 +132,7 @@ pub(crate) async fn check(
     }))
 }
 
-/// Comes back when the session has no worker any more: there is nobody left to answer.
+/// Comes back when the session has no worker any more: there is no process left to answer.
 async fn death(session: &Session) {
     while session.shared.get().worker.is_some() {
         tokio::time::sleep(GLANCE).await;

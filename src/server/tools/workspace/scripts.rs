@@ -53,7 +53,7 @@ impl RunScript {
     /// The arguments, if a process can have them.
     ///
     /// # Errors
-    /// In words for whoever sent them.
+    /// In words for the caller.
     pub(crate) fn checked_args(&mut self) -> Result<Vec<String>, ToolError> {
         let args = self.args.take().unwrap_or_default();
         if let Some(place) = args.iter().position(|arg| arg.contains('\0')) {

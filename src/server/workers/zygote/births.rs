@@ -50,7 +50,7 @@ impl From<io::Error> for ZygoteError {
     }
 }
 
-/// A worker that somebody must take over: dropped before [`Lease::take`], it is ended and reaped. Whoever waits for a
+/// A worker that a session must take over: dropped before [`Lease::take`], it is ended and reaped. A task that waits for a
 /// worker may be called away (a restart, a deletion) at any await between the fork and the worker's hello.
 #[derive(Debug)]
 pub(crate) struct Lease {

@@ -1,6 +1,6 @@
 //! How workers ended, as the zygote reports it, and the word that lets it reap one.
 //!
-//! Runs in: server. The owner task writes; whoever sees to a process' end (`workers/process.rs`) reads.
+//! Runs in: server. The owner task writes; the code that ends a process (`workers/process.rs`) reads.
 
 use std::collections::BTreeMap;
 

@@ -42,7 +42,7 @@ use crate::{
 
 /// Pause before another start after one that failed.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
-/// Failed starts in a row after which no other is tried until somebody asks for a worker.
+/// Failed starts in a row after which no other is tried until a session needs a worker.
 const MAX_FAILED_STARTS: u32 = 3;
 
 struct Process {
@@ -282,7 +282,7 @@ impl Owner {
     }
 }
 
-/// Gives the answer to whoever asked; a lease that nobody waits for any more sees to its worker itself.
+/// Gives the answer to the caller; a lease that nobody waits for any more sees to its worker itself.
 fn answer(process: &mut Process, worker: u64, result: Result<Lease, ZygoteError>) {
     if let Some(place) = process.pending.iter().position(|(asked, _)| *asked == worker)
         && let Some((_, reply)) = process.pending.remove(place)

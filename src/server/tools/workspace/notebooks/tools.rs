@@ -314,7 +314,7 @@ impl Run {
         self.stopped_by_tool |= outcome.ending.is_tool_error();
         let number = outcome.cell;
         self.fail(step.index, status, outcome.error.map(|error| reply::exception(error, number)));
-        // Whoever goes on after errors does not go on in a session that has lost everything, or after a cancellation.
+        // A run that goes on after errors does not go on in a session that has lost everything, or after a cancellation.
         self.goes_on
             && matches!(
                 outcome.ending,
