@@ -35,7 +35,7 @@ pub struct NewFiles {
     pub incomplete: bool,
 }
 
-/// What happened to a path, for whoever watches over all of them.
+/// What happened to a path, for an observer of all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Happening {
     /// A file came, or another took its name.

@@ -19,7 +19,7 @@ pub(crate) struct Mark(pub(super) Arc<u64>);
 pub(super) struct Log {
     /// Number of the last thing that happened.
     pub(super) now: u64,
-    /// Whoever marked before this number may have missed something.
+    /// A mark before this number may have missed something.
     pub(super) gap: u64,
     pub(super) by_time: BTreeMap<u64, Arc<Path>>,
     pub(super) by_path: BTreeMap<Arc<Path>, u64>,

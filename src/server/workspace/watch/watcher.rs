@@ -4,7 +4,7 @@
 //! never opens a file, never writes, never follows a link.
 //!
 //! The kernel queues an event before the call that caused it returns, so reading the queue until it is empty shows all
-//! that a cell did before it ended. Whoever reads, a caller or the thread, holds the one lock until it is empty.
+//! that a cell did before it ended. The reader, a caller or the thread, holds the one lock until it is empty.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -94,7 +94,7 @@ impl Watcher {
         Self::start_with(root, MAX_DIRECTORIES, MAX_LOG, None)
     }
 
-    /// The same, telling somebody of everything that happens: on the thread or in a caller of this, and it must be quick.
+    /// The same, telling an observer of everything that happens: on the thread or in a caller of this, and it must be quick.
     pub(crate) fn start_observed(
         root: &Path,
         observer: impl Fn(&Path, Happening) + Send + 'static,
