@@ -1,6 +1,6 @@
 //! All sessions by name. `default` is made at the start and stays.
 //!
-//! Runs in: server. Owns the table and the rules for names; a session itself is `session.rs`. The lock is held for
+//! Runs in: server. Owns the table and the rules for names; a session itself is `handle.rs`. The lock is held for
 //! look-ups only, never across an await, and no cell waits for it.
 
 use std::{

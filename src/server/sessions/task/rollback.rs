@@ -1,6 +1,6 @@
 //! A session goes back, or on in another process: checkpoints made, restored, and promoted when the worker is gone.
 //!
-//! Runs in: server, in the session's task. What a checkpoint is and who keeps it: `server/checkpoints`. Whichever way a
+//! Runs in: server, in the session's task. What a checkpoint is and who keeps it: `sessions/checkpoints.rs`. Whichever way a
 //! session comes by a worker from a checkpoint, that worker counts when a ping and an evaluation have come back from it;
 //! until then the old one, where there is one, is left as it is.
 

@@ -1,6 +1,6 @@
 //! `run_branches`: one session copied once for each candidate, all run from the same state, one kept or none.
 //!
-//! Runs in: server. The session stands still meanwhile (`session/rollback.rs`, `Hold`); each branch is a session of its own
+//! Runs in: server. The session stands still meanwhile (`sessions/task/rollback.rs`, `Hold`); each branch is a session of its own
 //! that only `Registry::branches` knows, so that guard and shutdown see it.
 
 use std::{
