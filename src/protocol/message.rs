@@ -256,6 +256,39 @@ pub enum Answer {
     Failed(String),
 }
 
+/// What a fork of a worker would not have, and calls for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Missed {
+    /// A thread that `threading` knows.
+    Thread { name: String },
+    /// Threads that Python's code has started past `threading`.
+    Unnamed { count: usize },
+    /// Threads of a native library: calls into it would wait for them.
+    Library { library: String, count: usize },
+    /// A native thread of which nothing else is known.
+    Native { name: String },
+    /// A process that holds objects of the session's.
+    Process { what: String },
+}
+
+impl std::fmt::Display for Missed {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Thread { name } => write!(out, "Python thread {name:?}"),
+            Self::Unnamed { count } => write!(out, "{count} started by Python's _thread"),
+            Self::Library { library, count: 1 } => write!(out, "a thread of {library}"),
+            Self::Library { library, count } => write!(out, "{count} threads of {library}"),
+            Self::Native { name } => write!(out, "native thread {name:?}"),
+            Self::Process { what } => out.write_str(what),
+        }
+    }
+}
+
+/// All of it, in a sentence's middle.
+pub(crate) fn list_missed(missed: &[Missed]) -> String {
+    missed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Worker → server, cell socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
@@ -284,11 +317,11 @@ pub enum FromWorker {
     /// A checkpoint exists and waits for [`ToCheckpoint::Settle`].
     Checkpointed {
         pid: i32,
-        /// Threads of this worker that it has not, in words.
-        missing: Vec<String>,
+        /// What this worker has and it has not.
+        missing: Vec<Missed>,
     },
-    /// No checkpoint was made, because of threads that would be missing in it, in words.
-    Threaded(Vec<String>),
+    /// No checkpoint was made, because of what would be missing in it.
+    Threaded(Vec<Missed>),
     Probed {
         /// 2.
         value: i64,

@@ -220,8 +220,18 @@ pub(crate) struct HealthOptions {
 #[command(next_help_heading = "Checkpoints")]
 pub(crate) struct CheckpointOptions {
     /// Checkpoints that are made without being asked for
-    #[arg(long, value_enum, env = "FORKPY_CHECKPOINTS", default_value = "off")]
+    #[arg(long, value_enum, env = "FORKPY_CHECKPOINTS", default_value = "auto")]
     pub checkpoints: Automatic,
+
+    /// Milliseconds that a session is at rest before policy `auto` keeps a checkpoint of it
+    #[arg(long, value_name = "MS", env = "FORKPY_CHECKPOINT_AFTER", default_value_t = 200,
+          value_parser = clap::value_parser!(u64).range(0..=86_400_000))]
+    pub checkpoint_after: u64,
+
+    /// MB that a session may hold alone for policy `auto` to keep a checkpoint of it
+    #[arg(long, value_name = "MB", env = "FORKPY_CHECKPOINT_AUTO_MEMORY", default_value_t = 256,
+          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub checkpoint_auto_memory: u64,
 
     /// Checkpoints that may be asked for in one session
     #[arg(long, value_name = "N", env = "FORKPY_MAX_CHECKPOINTS", default_value_t = 16,

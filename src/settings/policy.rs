@@ -71,6 +71,7 @@ pub(crate) struct PolicyChange {
     /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
     /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
     pub recovery: Option<RecoveryPolicy>,
+    /// `auto`: as `last`, but once the session has been at rest for a moment, and unless it holds too much.
     /// `last`: after each cell that ended well a checkpoint replaces the one before, and when the worker dies the session
     /// goes on from it, with its variables. `off`: no checkpoint is made without being asked for.
     pub checkpoints: Option<Automatic>,
@@ -131,6 +132,8 @@ pub(crate) enum Automatic {
     Off,
     /// After each cell that ended well one replaces the one before; a session whose worker dies goes on from it
     Last,
+    /// The same, once the session has been at rest for a moment, and of what is not too large
+    Auto,
 }
 
 /// How many there may be, and how large they may grow.
@@ -142,6 +145,10 @@ pub(crate) struct Bounds {
     pub all: usize,
     /// Bytes that all of them hold alone, and half of it those of one session.
     pub memory: u64,
+    /// How long a session is at rest before policy `auto` copies it.
+    pub after: Duration,
+    /// Bytes that a session may hold for that.
+    pub of_auto: u64,
 }
 
 #[cfg(test)]

@@ -207,6 +207,8 @@ fn bounds(cli: &CheckpointOptions) -> Bounds {
     Bounds {
         per_session: cli.max_checkpoints as usize,
         all: cli.max_checkpoints_total as usize,
+        after: Duration::from_millis(cli.checkpoint_after),
+        of_auto: cli.checkpoint_auto_memory << 20,
         memory: cli.checkpoint_memory.map_or_else(quarter, |megabytes| megabytes << 20),
     }
 }

@@ -39,7 +39,7 @@ const fn row(file: &'static str, directory: Option<&'static str>, fate: Fate, be
 }
 
 /// What is not here is lost in a fork: polars (rayon's pool), jax, gRPC, TensorFlow, threads of Python.
-const TABLE: [Row; 8] = [
+const TABLE: [Row; 10] = [
     row(
         "openblas",
         None,
@@ -65,6 +65,13 @@ const TABLE: [Row; 8] = [
         Fate::Renewed,
         "it compares the process id before each evaluation and starts its threads anew",
     ),
+    row(
+        "_duckdb.",
+        None,
+        Fate::Renewed,
+        "the calling thread works a query off too: seen to count and sum in forks, in tables from before",
+    ),
+    row("cv2.", Some("cv2"), Fate::Renewed, "seen to blur and scale large pictures in forks, as before"),
     row("libgomp", None, Fate::Dismissed, "GNU OpenMP"),
     row("libomp", None, Fate::Dismissed, "LLVM's OpenMP"),
     row("libiomp", None, Fate::Dismissed, "Intel's OpenMP"),
@@ -77,6 +84,18 @@ pub(crate) fn fate(path: &str) -> Option<Fate> {
     let (directory, file) = (directory.rsplit('/').next().unwrap_or_default(), file.to_lowercase());
     let fits = |row: &&Row| file.contains(row.file) && row.directory.is_none_or(|wanted| wanted == directory);
     TABLE.iter().find(fits).map(|row| row.fate)
+}
+
+/// What people call the library at `path`: the folder of `site-packages` that it lies in, or its file.
+#[must_use]
+pub(crate) fn library_of(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').collect();
+    let installed = parts.iter().rposition(|part| matches!(*part, "site-packages" | "dist-packages"));
+    let file = parts.last().copied().unwrap_or_default();
+    let folder = installed.and_then(|place| parts.get(place + 1).copied()).unwrap_or(file);
+    let known = [("_polars", "polars"), ("jaxlib", "jax")];
+    let known = known.iter().find(|(begins, _)| folder.starts_with(begins)).map(|(_, name)| *name);
+    known.unwrap_or_else(|| folder.split('.').next().unwrap_or(folder)).to_owned()
 }
 
 /// How long threads that were told to end may take, and one just started to get so far that its stack shows its code.
@@ -93,13 +112,15 @@ impl Bystanders {
     /// Threads that a fork now would lose, in words. Those that can be are dismissed. Cheap when there is none, or no new one.
     pub(crate) fn lost(&mut self) -> Vec<String> {
         let began = Instant::now();
+        let mut looks = 0;
         loop {
+            looks += 1;
             let unknown: Vec<i32> = others().filter(|tid| !self.harmless.contains(tid)).collect();
             if unknown.is_empty() {
                 return Vec::new();
             }
             let lost = self.examine(&unknown);
-            if lost.is_empty() || began.elapsed() > PATIENCE {
+            if lost.is_empty() || (looks > 2 && began.elapsed() > PATIENCE) {
                 return lost;
             }
             thread::sleep(LOOK_AGAIN);

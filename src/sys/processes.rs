@@ -85,6 +85,13 @@ pub(crate) fn proportional_memory(pid: i32) -> Option<(u64, u64)> {
     Some((kilobytes(&rollup, "Pss:")?, kilobytes(&rollup, "SwapPss:").unwrap_or(0)))
 }
 
+/// Memory of a process that is no file's, shared with forks or not, bytes. Cheap: the kernel keeps the count.
+#[must_use]
+pub(crate) fn anonymous_memory(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(kilobytes(&status, "RssAnon:")? + kilobytes(&status, "VmSwap:").unwrap_or(0))
+}
+
 /// Memory of a process that no other shares, bytes; swapped out or not.
 #[must_use]
 pub(crate) fn private_memory(pid: i32) -> Option<u64> {

@@ -11,6 +11,8 @@ use std::{
 
 /// Most bytes of a stack that are looked at, from its outer end.
 const LOOKED_AT: usize = 64 << 10;
+/// Most bytes above a stack pointer among which the record of the thread is looked for.
+const SEARCHED: usize = 1 << 20;
 /// How long a thread that runs may take to stand still. Pools spin for some milliseconds before they sleep.
 const STANDING: Duration = Duration::from_millis(150);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -46,9 +48,23 @@ impl Mappings {
 
     /// The file whose code lies at an address, if that is code, and not everybody's.
     fn library_at(&self, address: usize) -> Option<&str> {
-        let mapping = self.at(address).filter(|mapping| mapping.executable)?;
-        let name = mapping.path.rsplit('/').next().filter(|name| !name.is_empty() && !name.starts_with('['))?;
-        (!BELOW.iter().any(|below| name.starts_with(below))).then_some(&mapping.path)
+        let mapping = self.at(address).filter(|mapping| mapping.is_code())?;
+        (!mapping.is_everybodys()).then_some(&mapping.path)
+    }
+}
+
+impl Mapping {
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Code of a file.
+    fn is_code(&self) -> bool {
+        self.executable && !self.name().is_empty() && !self.name().starts_with('[')
+    }
+
+    fn is_everybodys(&self) -> bool {
+        BELOW.iter().any(|below| self.name().starts_with(below))
     }
 }
 
@@ -65,14 +81,66 @@ fn mapping(line: &str) -> Option<Mapping> {
 /// The path of the library whose function a thread was started with; `None` when it does not show.
 #[must_use]
 pub(crate) fn code_of(tid: i32, mappings: &Mappings) -> Option<String> {
-    let stack = mappings.at(stack_pointer(tid)?)?;
+    let pointer = stack_pointer(tid)?;
+    let stack = mappings.at(pointer)?;
     let memory = File::open("/proc/self/mem").ok()?;
-    let begin = stack.begin.max(stack.end.saturating_sub(LOOKED_AT));
-    let mut bytes = vec![0; stack.end - begin];
+    // The C library keeps the function that a thread was started with in its record of the thread. What a stack held
+    // before, when it was another thread's, lies below, and is asked only where the record says nothing.
+    let begun = record_of(pointer, stack, &memory).and_then(|record| begun_in(&record, &memory, mappings));
+    let calls = || outer_end(stack, &memory)?.iter().rev().find_map(|word| mappings.library_at(*word));
+    begun.or_else(calls).map(str::to_owned)
+}
+
+/// Whose function a thread was started with: the last in its record but for the C library's own. Its argument is behind it.
+fn begun_in<'a>(record: &[usize], memory: &File, mappings: &'a Mappings) -> Option<&'a str> {
+    (0..record.len()).rev().find_map(|place| {
+        // `std::thread` of C++ begins in its own library, and its argument is an object of the one that made it.
+        let of_cpp = || {
+            let mapping = mappings.at(record[place]).filter(|mapping| mapping.is_code())?;
+            mapping.name().starts_with("libstdc++").then(|| class_of(*record.get(place + 1)?, memory, mappings))?
+        };
+        mappings.library_at(record[place]).or_else(of_cpp)
+    })
+}
+
+/// The C library's record of a thread, which lies above its stack and holds its own address twice; what is mapped above
+/// that may be anything.
+#[cfg(target_arch = "x86_64")]
+fn record_of(pointer: usize, stack: &Mapping, memory: &File) -> Option<Vec<usize>> {
+    /// Words from the record's begin to the function that the thread was started with, and some.
+    const WORDS: usize = 0x900 / size_of::<usize>();
+    let begin = pointer.next_multiple_of(size_of::<usize>());
+    let words = read(begin, stack.end.min(begin + SEARCHED), memory)?;
+    let address = |place: usize| begin + place * size_of::<usize>();
+    let is_record = |place: &usize| words[*place] == address(*place) && words.get(place + 2) == Some(&address(*place));
+    let place = (0..words.len()).find(is_record)?;
+    Some(words[place..words.len().min(place + WORDS)].to_vec())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn record_of(_pointer: usize, _stack: &Mapping, _memory: &File) -> Option<Vec<usize>> {
+    None
+}
+
+/// The outer end of a stack, where such a record is not found.
+fn outer_end(stack: &Mapping, memory: &File) -> Option<Vec<usize>> {
+    read(stack.begin.max(stack.end.saturating_sub(LOOKED_AT)), stack.end, memory)
+}
+
+fn read(begin: usize, end: usize, memory: &File) -> Option<Vec<usize>> {
+    let mut bytes = vec![0; end.checked_sub(begin)?];
     memory.read_exact_at(&mut bytes, u64::try_from(begin).ok()?).ok()?;
-    let words = bytes.as_chunks::<{ size_of::<usize>() }>().0.iter().rev();
-    // The C library keeps the function that a thread was started with above its stack, and the calls follow below.
-    words.map(|word| usize::from_ne_bytes(*word)).find_map(|word| mappings.library_at(word)).map(str::to_owned)
+    let words = bytes.as_chunks::<{ size_of::<usize>() }>().0;
+    Some(words.iter().map(|word| usize::from_ne_bytes(*word)).collect())
+}
+
+/// The file that the table of virtual functions of an object of C++ lies in.
+fn class_of<'a>(object: usize, memory: &File, mappings: &'a Mappings) -> Option<&'a str> {
+    let mut table = [0; size_of::<usize>()];
+    mappings.at(object)?;
+    memory.read_exact_at(&mut table, u64::try_from(object).ok()?).ok()?;
+    let mapping = mappings.at(usize::from_ne_bytes(table))?;
+    (mapping.path.starts_with('/') && !mapping.is_everybodys()).then_some(&mapping.path)
 }
 
 fn stack_pointer(tid: i32) -> Option<usize> {

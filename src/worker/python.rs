@@ -48,6 +48,7 @@ pub(crate) struct Functions {
     collect: Py<PyAny>,
     refresh: Py<PyAny>,
     threads: Py<PyAny>,
+    keepers: Py<PyAny>,
     before_checkpoint: Py<PyAny>,
     hazards: Py<PyAny>,
     renewed: Py<PyAny>,
@@ -102,6 +103,7 @@ impl Functions {
             collect: find("session.probe", "collect")?,
             refresh: find("session.packages", "refresh")?,
             threads: find("session.checkpoint", "threads")?,
+            keepers: find("session.checkpoint", "keepers")?,
             before_checkpoint: find("session.checkpoint", "before")?,
             hazards: find("session.checkpoint", "hazards")?,
             renewed: find("session.checkpoint", "renewed")?,
@@ -233,6 +235,11 @@ impl Functions {
     /// Names of Python threads that a fork would not have and that would be missed, and how many Python knows.
     pub(super) fn threads(&self, py: Python<'_>) -> (Vec<String>, usize) {
         self.threads.call0(py).and_then(|found| found.extract(py)).unwrap_or_default()
+    }
+
+    /// Processes that hold objects of the session's, in words.
+    pub(super) fn keepers(&self, py: Python<'_>) -> Vec<String> {
+        self.keepers.call0(py).and_then(|found| found.extract(py)).unwrap_or_default()
     }
 
     /// What a checkpoint must remember and the fork's hooks would overwrite.

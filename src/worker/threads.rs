@@ -5,6 +5,7 @@
 //! (`sys/forks.rs`) are no loss either.
 
 use std::{
+    collections::BTreeMap,
     fs, thread,
     time::{Duration, Instant},
 };
@@ -12,9 +13,12 @@ use std::{
 use pyo3::Python;
 
 use super::python::Functions;
-use crate::sys::{
-    forks::{self, Fate},
-    stacks::{self, Mappings},
+use crate::{
+    protocol::Missed,
+    sys::{
+        forks::{self, Fate},
+        stacks::{self, Mappings},
+    },
 };
 
 /// Threads that forkpy has in a worker.
@@ -23,31 +27,35 @@ const OURS: [&str; 4] = ["control", "pinger", "answers", "answer"];
 /// How long a thread may take to get its name, and one of the session's to be over.
 const NAMING: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Looks before a copy is refused: one may take all of that time, where a pool still spins, and tells its threads to end.
+const LOOKS: u32 = 3;
 
-/// Those threads, in words; empty when a fork has all there is.
-pub(crate) fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<String> {
+/// Those threads, and processes that hold objects of the session's; empty when a fork has all there is.
+pub(crate) fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<Missed> {
     let began = Instant::now();
+    let mut looks = 0;
     loop {
+        looks += 1;
         let found = look(py, functions);
         // One of ours that has just been started has no name before its first turn on a processor.
-        if found.is_empty() || began.elapsed() > NAMING {
+        if found.is_empty() || (looks >= LOOKS && began.elapsed() > NAMING) {
             return found;
         }
         py.detach(|| thread::sleep(LOOK_AGAIN));
     }
 }
 
-fn look(py: Python<'_>, functions: &Functions) -> Vec<String> {
-    let foreign = foreign();
-    if foreign.is_empty() {
-        return Vec::new();
+fn look(py: Python<'_>, functions: &Functions) -> Vec<Missed> {
+    let mut missed: Vec<Missed> = functions.keepers(py).into_iter().map(|what| Missed::Process { what }).collect();
+    if foreign().is_empty() {
+        return missed;
     }
     let (python, known) = functions.threads(py);
-    let mut words: Vec<String> = python.iter().map(|name| format!("Python thread {name:?}")).collect();
+    missed.extend(python.into_iter().map(|name| Missed::Thread { name }));
     let mappings = Mappings::of_this_process();
     let mut unknown = 0;
-    for tid in foreign {
-        let name = name_of(tid);
+    let mut libraries = BTreeMap::<String, usize>::new();
+    for tid in foreign() {
         match stacks::code_of(tid, &mappings) {
             Some(path) if forks::fate(&path) == Some(Fate::Renewed) => {}
             Some(path) if is_python(&path) => unknown += 1,
@@ -56,16 +64,17 @@ fn look(py: Python<'_>, functions: &Functions) -> Vec<String> {
                     // It is gone when we look again.
                     forks::dismiss(&path);
                 }
-                words.push(format!("native thread {name:?} of {}", file_name(&path)));
+                *libraries.entry(forks::library_of(&path)).or_default() += 1;
             }
-            None => words.push(format!("native thread {name:?}")),
+            None => missed.push(Missed::Native { name: name_of(tid) }),
         }
     }
     let unnamed = unknown.max(known) - known;
     if unnamed > 0 {
-        words.push(format!("{unnamed} started by Python's _thread"));
+        missed.push(Missed::Unnamed { count: unnamed });
     }
-    words
+    missed.extend(libraries.into_iter().map(|(library, count)| Missed::Library { library, count }));
+    missed
 }
 
 /// Threads of Python begin in the interpreter: a library, or this program itself.

@@ -302,7 +302,7 @@ fn branches_run_from_one_state_and_one_is_kept() {
 
 #[test]
 fn fifty_branches_leave_nothing_but_the_best() {
-    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
+    let mut forkpy = Setup::new().args(&["--max-spares", "0", "--checkpoints", "off"]).start();
     forkpy.run("big = bytearray(10_000_000)");
     let before = forkpy.family().len();
     let codes: Vec<String> = (0..50).map(|n| format!("mine = {n}\n-abs(mine - 33)")).collect();
@@ -498,7 +498,7 @@ mod faults {
 /// Several calls for one new name: one of them makes the session, and the workers of the others do not stay behind.
 #[test]
 fn a_lost_race_for_a_name_leaves_no_process() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("x = 1");
     let server = forkpy.server_pid();
     let before = processes::children(server).len();

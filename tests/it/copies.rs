@@ -295,6 +295,14 @@ fn nothing_is_invented_of_the_children_of_another_process() {
             .as_str()
             .is_some_and(|words| words.contains("not known here"))
     });
+    // Going back ended what ran: that is known.
+    forkpy.run("later = subprocess.Popen(['sleep', '300'])");
+    checkpoint(&mut forkpy, "b");
+    restore(&mut forkpy, "b");
+    wait_for("the end of a child of the worker before", || {
+        in_session(&mut forkpy, "default", "later.poll()") == json!("-9")
+    });
+    assert_eq!(in_session(&mut forkpy, "default", "later.wait()"), json!("-9"));
 }
 
 /// A session that has taken nearly all the descriptors it is allowed has copies with files of their own too.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{Forkpy, Setup, processes, wait_for};
 
 fn watched() -> Forkpy {
-    Setup::new().args(&["--health-interval", "0.2"]).start()
+    Setup::new().args(&["--checkpoints", "off", "--health-interval", "0.2"]).start()
 }
 
 fn cancel(forkpy: &mut Forkpy, cell: u64) {

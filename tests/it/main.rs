@@ -30,6 +30,7 @@ mod http;
 mod http_files;
 mod input;
 mod interrupts;
+mod keeping;
 mod layers;
 mod limits;
 mod live;

@@ -375,7 +375,7 @@ fn begin_held(forkpy: &mut Forkpy, session: &str, held: &Held) -> u64 {
 
 #[test]
 fn whatever_a_session_is_asked_for_a_restart_and_a_deletion_end_it_at_once() {
-    let mut forkpy = Setup::new().args(&["--grace", "0.6", "--max-spares", "0"]).start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off", "--grace", "0.6", "--max-spares", "0"]).start();
     for held in HELD {
         let tool = held.tool;
         make(&mut forkpy, "a");
@@ -397,7 +397,7 @@ fn whatever_a_session_is_asked_for_a_restart_and_a_deletion_end_it_at_once() {
 
 #[test]
 fn whatever_a_session_is_asked_for_ends_when_its_caller_takes_it_back() {
-    let mut forkpy = Setup::new().args(&["--grace", "0.6"]).start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off", "--grace", "0.6"]).start();
     for held in HELD {
         make(&mut forkpy, "a");
         let call = begin_held(&mut forkpy, "a", &held);
@@ -412,7 +412,8 @@ fn whatever_a_session_is_asked_for_ends_when_its_caller_takes_it_back() {
 
 #[test]
 fn whatever_a_session_is_asked_for_has_a_limit_and_costs_no_variable() {
-    let mut forkpy = Setup::new().args(&["--grace", "0.6"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
+    let mut forkpy =
+        Setup::new().args(&["--checkpoints", "off", "--grace", "0.6"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
     for held in HELD {
         let tool = held.tool;
         make(&mut forkpy, "a");
@@ -455,7 +456,8 @@ fn a_checkpoint_whose_process_does_not_come_up_is_none() {
 
 #[test]
 fn a_checkpoint_that_cannot_be_used_is_not_listed() {
-    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
+    let mut forkpy =
+        Setup::new().args(&["--checkpoints", "off", "--max-spares", "0"]).env("FORKPY_ERRAND_LIMIT", "0.5").start();
     forkpy.run(SLEEPING_COPY);
     let refused = forkpy.refused("checkpoint_session", json!({"name": "a"}));
     assert!(refused.contains("cannot be used"), "{refused}");
@@ -478,7 +480,8 @@ fn an_automatic_checkpoint_does_not_hold_the_next_cell() {
 
 #[test]
 fn a_session_held_by_an_errand_that_no_interrupt_reaches_says_so_and_is_within_reach() {
-    let mut forkpy = Setup::new().args(&["--grace", "0.3"]).env("FORKPY_ERRAND_LIMIT", "0.3").start();
+    let mut forkpy =
+        Setup::new().args(&["--checkpoints", "off", "--grace", "0.3"]).env("FORKPY_ERRAND_LIMIT", "0.3").start();
     forkpy.run(
         "import ctypes, threading, time\nx = 7\ndef hold():\n    time.sleep(0.3); ctypes.PyDLL(None).sleep(60)\n\
          threading.Thread(target=hold, daemon=True).start()",

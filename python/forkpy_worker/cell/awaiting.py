@@ -165,6 +165,20 @@ def paused() -> list[str]:
     return sorted(task.get_name()[:60] for task in asyncio.all_tasks(loop) if not task.done())
 
 
+def end_idle_threads() -> None:
+    """End the threads of `asyncio.to_thread` if they have nothing to do: the next call starts new ones."""
+    loop: Any = place.loop
+    executor = None if loop is None else getattr(loop, "_default_executor", None)
+    threads = getattr(executor, "_threads", None)
+    queue, idle = getattr(executor, "_work_queue", None), getattr(executor, "_idle_semaphore", None)
+    if not threads or queue is None or idle is None:
+        return
+    # As many are idle as there are: none has work, nor will get some, since whoever gives it is here.
+    if queue.qsize() == 0 and idle._value >= len(threads):
+        loop._default_executor = None
+        executor.shutdown(wait=True)
+
+
 def renew() -> None:
     """Give the loop of a forked session a selector of its own: it shared one with the original.
 

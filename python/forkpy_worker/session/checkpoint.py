@@ -36,6 +36,9 @@ def threads() -> tuple[list[str], int]:
     threading = sys.modules.get("threading")
     if threading is None:
         return [], 0
+    awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
+    if awaiting is not None:
+        awaiting.end_idle_threads()
     main = threading.main_thread()
     # Ours (pings, completion) show up as dummies as soon as Python code in them asks for itself.
     known = [
@@ -45,6 +48,19 @@ def threads() -> tuple[list[str], int]:
     ]
     missed = [thread.name for thread in known if type(thread).__module__ not in _WATCHERS]
     return missed, len(known)
+
+
+def keepers() -> list[str]:
+    """Name processes that hold objects of the session's, which a copy would share with it and lose at its end."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or "multiprocessing.managers" not in sys.modules:
+        return []
+    managers = [
+        child
+        for child in list(process._children)
+        if getattr(child._target, "__qualname__", "") == "BaseManager._run_server"
+    ]
+    return [f"the process of a multiprocessing.Manager ({child.name})" for child in managers]
 
 
 def before() -> None:

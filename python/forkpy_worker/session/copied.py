@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 # Who made it: the name of a session for files, the number of a process for children.
 _MARK = "_forkpy_made_by"
 
+_SIGKILL = 9
+
 # The session in which everything was made that has no mark.
 _home: str | None = None
 # Clock ticks since the machine's start, at the last checkpoint: a process that began later is a stranger.
 _moment = 0
+# The process whose checkpoint that was.
+_worker = 0
+# Children that were alive when this session went back or on: they ended with the worker that had them.
+_ended_with_it: set[int] = set()
 # Folders of sessions other than this one.
 _foreign_folders: set[str] = set()
 _done: set[str] = set()
@@ -36,7 +42,8 @@ _done: set[str] = set()
 
 def remember() -> None:
     """Note the moment of a checkpoint."""
-    global _moment
+    global _moment, _worker
+    _worker = os.getpid()
     _moment = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
@@ -51,6 +58,8 @@ def arrive(session_id: str) -> None:
             adapt(sys.modules[module])
     if "tempfile" in sys.modules:
         _note_folders(session_id)
+    if session_id == place.session_id and "subprocess" in sys.modules:
+        _ended_with_it.update(pid for pid in _children(_worker) if _lives(pid))
     # Neither joined nor ended at exit: they are children of another process.
     process = sys.modules.get("multiprocessing.process")
     if process is not None:
@@ -137,6 +146,9 @@ def _adapt_subprocess(subprocess: Any) -> None:
     def poll_own(self: Any, _deadstate: Any = None, *args: Any, **options: Any) -> Any:
         # With a state for the dead it is the clean-up that asks, which nobody hears.
         if _deadstate is None and _is_foreign(self):
+            if self.pid in _ended_with_it and not _lives(self.pid):
+                self.returncode = -_SIGKILL
+                return self.returncode
             return _poll_foreign(self.pid)
         return poll(self, _deadstate, *args, **options)
 
@@ -145,6 +157,8 @@ def _adapt_subprocess(subprocess: Any) -> None:
             return wait(self, timeout)
         if not _wait_foreign(self.pid, timeout):
             raise subprocess.TimeoutExpired(self.args, timeout)
+        if self.poll() is not None:
+            return self.returncode
         raise _unknown(self.pid)
 
     def send_own(self: Any, sig: int) -> None:
@@ -186,6 +200,19 @@ def _unknown(pid: int) -> ChildProcessError:
         f"process {pid} was started by another process, before this session was copied or restored from it: it has "
         "ended, and its exit status is not known here",
     )
+
+
+def _children(parent: int) -> list[int]:
+    """List what a process has started that is still its child."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except (OSError, ValueError):
+        # It has ended, or the system does not tell.
+        pass
+    return found
 
 
 def _lives(pid: int) -> bool:

@@ -110,7 +110,9 @@ impl Checkpoints {
     pub(crate) fn admit_automatic(&self, life: &Life) -> bool {
         self.clear_dead();
         let table = self.0.table.lock();
-        table.contains_key(&key(life, LAST)) || table.len() < self.0.bounds.all
+        let has_room = table.contains_key(&key(life, LAST)) || table.len() < self.0.bounds.all;
+        drop(table);
+        has_room || self.drop_oldest_automatic(Gone::TooMany)
     }
 
     /// Keeps it, in the place of an older automatic one of the same session if it is one itself; unless the session is
@@ -224,6 +226,11 @@ impl Checkpoints {
         lives
     }
 
+    /// The system is short of memory: what nobody asked for goes at once.
+    pub(in crate::server) fn drop_automatic(&self) {
+        while self.drop_oldest_automatic(Gone::Memory) {}
+    }
+
     fn drop_oldest_automatic(&self, why: Gone) -> bool {
         self.drop_oldest(|held| held.is_automatic(), why)
     }
@@ -276,6 +283,10 @@ fn of<'a>(table: &'a Table, life: &Life) -> impl Iterator<Item = &'a Held> {
 /// Nobody ordered it, so the clients of its session are to learn it.
 fn tell_gone(held: &Held, why: Gone) {
     let (life, Checkpoint { name, cell, .. }) = (&held.life, &*held.checkpoint);
+    if held.quiet {
+        tracing::debug!(session = %life.session(), cell, ?why, "a copy that nobody asked for is gone");
+        return;
+    }
     tracing::warn!(session = %life.session(), checkpoint = %name, cell, ?why, "a checkpoint is gone");
     life.happened(What::CheckpointGone { checkpoint: Arc::clone(name), cell: *cell, why }, None);
 }

@@ -47,6 +47,15 @@ pub struct Event {
     pub at: Instant,
 }
 
+/// Why policy `auto` has no copy of a session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Uncopied {
+    #[error("threads do not survive a fork, and it has {0}")]
+    Threads(String),
+    #[error("it holds {} MiB, and copies are kept of up to {} MiB (--checkpoint-auto-memory)", held >> 20, limit >> 20)]
+    Large { held: u64, limit: u64 },
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// An earlier session of this name had ended, and this one was made.
@@ -90,6 +99,8 @@ pub enum What {
     },
     /// What the checkpoint that it has just gone on from does not hold.
     CopyLacks { lacks: Vec<String> },
+    /// It has no copy to go on from, whatever the policy.
+    Uncopied { why: Uncopied },
     /// So much that not all of it is remembered.
     Forgotten {
         count: u64,
@@ -120,7 +131,7 @@ impl What {
             | Self::WentBack { .. }
             | Self::BranchKept
             | Self::Restarted { carried: Some(_), .. } => Fate::Restored,
-            Self::CheckpointGone { .. } | Self::CopyLacks { .. } => Fate::Kept,
+            Self::CheckpointGone { .. } | Self::CopyLacks { .. } | Self::Uncopied { .. } => Fate::Kept,
             Self::Forgotten { fate, .. } => *fate,
         }
     }

@@ -13,6 +13,17 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// A look that took long is followed by a pause so many times as long.
 const SHARE: u32 = 50;
 
+/// Part of the memory that is to be available, in hundredths; the container's, where it has a limit.
+const AVAILABLE: u64 = 6;
+
+fn is_short_of_memory() -> bool {
+    let ram = sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram());
+    let Ok(system) = sysinfo::System::new_with_specifics(ram) else { return false };
+    let short = |free: u64, all: u64| all > 0 && free < all / 100 * AVAILABLE;
+    short(system.available_memory(), system.total_memory())
+        || system.cgroup_limits().is_some_and(|limits| short(limits.free_memory, limits.total_memory))
+}
+
 /// Runs until the task is dropped.
 pub(crate) async fn watch(checkpoints: Checkpoints) {
     loop {
@@ -29,6 +40,9 @@ pub(crate) async fn watch(checkpoints: Checkpoints) {
             })
             .await;
             checkpoints.relieve();
+            if is_short_of_memory() {
+                checkpoints.drop_automatic();
+            }
         }
         counters::checkpoints(count, checkpoints.memory());
         tokio::time::sleep(PAUSE.max(began.elapsed() * SHARE)).await;

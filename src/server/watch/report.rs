@@ -190,6 +190,8 @@ impl Ward {
             memory: held.iter().map(|checkpoint| checkpoint.memory()).sum(),
             last: held.iter().find(|checkpoint| checkpoint.is_automatic()).map(|checkpoint| checkpoint.cell),
             unkept: status.unkept.clone(),
+            can: status.unkept.is_none(),
+            why: status.unkept.clone(),
         }
     }
 

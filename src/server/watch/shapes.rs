@@ -92,6 +92,10 @@ pub(crate) struct HeldCheckpoints {
     pub last: Option<u64>,
     /// Why policy `last` could make none after the latest cell.
     pub unkept: Option<String>,
+    /// Whether what there is now can be copied, as far as it was tried.
+    pub can: bool,
+    /// Why it cannot; null when it can, or was not tried.
+    pub why: Option<String>,
 }
 
 /// What is being done about a session.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     protocol::{
-        FrameError, FromCheckpoint, MAX_ZYGOTE, PROTOCOL_VERSION, ToCheckpoint,
+        FrameError, FromCheckpoint, MAX_ZYGOTE, Missed, PROTOCOL_VERSION, ToCheckpoint,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     server::workers::{
@@ -122,7 +122,7 @@ impl Making {
     ///
     /// # Errors
     /// When its process is not there, or the server is out of descriptors.
-    pub(crate) fn born(self, of: Birth<'_>, pid: i32, missing: Vec<String>) -> io::Result<Arc<Checkpoint>> {
+    pub(crate) fn born(self, of: Birth<'_>, pid: i32, missing: Vec<Missed>) -> io::Result<Arc<Checkpoint>> {
         self.children.add(pid);
         let killer = PidFd::open(pid).inspect_err(|_| self.children.remove(pid))?;
         let ended = watch(pid)?;
@@ -142,6 +142,7 @@ impl Making {
             name: Arc::from(of.name),
             of: of.of.clone(),
             cell: of.cell,
+            quiet: of.quiet,
             made: Timestamp::now(),
             made_at: Instant::now(),
             pid,
@@ -163,6 +164,8 @@ pub(crate) struct Birth<'a> {
     pub of: &'a Incarnation,
     /// The last cell that had run.
     pub cell: u64,
+    /// Nobody asked for it, so nobody is told when it gives way.
+    pub quiet: bool,
 }
 
 /// A frozen copy of a session. Dropped, its process ends.
@@ -170,6 +173,8 @@ pub(crate) struct Birth<'a> {
 pub(crate) struct Checkpoint {
     /// Number within the server: older ones have lower ones.
     pub number: u64,
+    /// See [`Birth::quiet`].
+    pub quiet: bool,
     /// Its name within the session.
     pub name: Arc<str>,
     /// Whose it is: of this session, and of no other that will bear its name.
@@ -182,7 +187,7 @@ pub(crate) struct Checkpoint {
     pub made_at: Instant,
     pub pid: i32,
     /// Threads that it has not.
-    pub missing: Vec<String>,
+    pub missing: Vec<Missed>,
     children: Children,
     link: Mutex<Link>,
     killer: PidFd,

@@ -33,6 +33,8 @@ enum Event {
     DebtPaid,
     /// Time for the next restart, under policy `auto`.
     RevivalDue,
+    /// It has been at rest long enough for a copy.
+    AtRest,
     Nothing,
     NobodyLeft,
 }
@@ -77,6 +79,13 @@ impl Task {
                     let _ = self.revive().await;
                     self.plan_revival();
                 }
+                Event::AtRest => {
+                    self.keep_at_rest().await;
+                    // The worker may have died of it.
+                    if self.worker.is_none() {
+                        self.plan_revival();
+                    }
+                }
                 Event::Nothing => {}
                 Event::NobodyLeft => {
                     self.end(DeathReason::Delete, Fate::Lost).await;
@@ -99,6 +108,7 @@ impl Task {
                 order = self.orders.recv() => order.map_or(Event::NobodyLeft, Event::Order),
             };
         };
+        let due = self.keeping.due.map(Into::into);
         let mut first = [0; 4 << 10];
         let mut second = [0; 4 << 10];
         tokio::select! {
@@ -111,6 +121,7 @@ impl Task {
                 Ok(_) if self.owed.is_some() => Event::DebtPaid,
                 _ => Event::WorkerSpoke,
             },
+            () = sleep_until(due) => Event::AtRest,
             Ok(count) = worker.stdout.read(&mut first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
             Ok(count) = worker.stderr.read(&mut second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
         }
@@ -124,7 +135,7 @@ impl Task {
                 let Done { outcome, told } = self.run_cell(cell, (number, &reply), queued).await;
                 self.settle();
                 let ended = outcome.measured();
-                let went_well = matches!(outcome.ending, Ending::Finished);
+                let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
                 let recorded = Recorded::new(code, &outcome);
                 // Told is what has gone to somebody who waits for it.
                 if reply.send(outcome, told) && !cancel.is_cancelled() {
@@ -135,8 +146,8 @@ impl Task {
                 }
                 counters::cell_ended(ended);
                 self.around.spares.begin();
-                if went_well {
-                    self.keep_last().await;
+                if kept {
+                    self.keep_state().await;
                 }
                 self.plan_revival();
             }
@@ -145,7 +156,7 @@ impl Task {
                 let changed = carry == Carry::Load && carried.is_ok();
                 let _ = reply.send(carried);
                 if changed {
-                    self.keep_last().await;
+                    self.keep_state().await;
                 }
             }
             order @ (Order::Checkpoint { .. } | Order::Restore { .. } | Order::Hold(_)) => {

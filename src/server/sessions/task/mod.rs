@@ -8,6 +8,7 @@ mod cpu_budget;
 mod ending;
 mod errands;
 mod follow;
+mod keeping;
 mod live;
 mod question;
 mod recover;

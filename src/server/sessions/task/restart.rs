@@ -91,7 +91,7 @@ impl Task {
         self.life.happened(what, Some(&caller.client));
         self.shared.record(|record| record.ledger.succeed());
         let result = self.tell_restored(kept.cell, caller).await;
-        self.keep_last().await;
+        self.keep_now().await;
         Ok(result)
     }
 
@@ -122,7 +122,7 @@ impl Task {
             }
         }
         self.settle();
-        self.keep_last().await;
+        self.keep_now().await;
         Ok(result)
     }
 

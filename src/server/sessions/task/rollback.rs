@@ -4,12 +4,7 @@
 //! session comes by a worker from a checkpoint, that worker counts when a ping and an evaluation have come back from it;
 //! until then the old one, where there is one, is left as it is.
 
-use std::{
-    future::pending,
-    os::fd::AsFd,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::pending, os::fd::AsFd, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -18,7 +13,7 @@ use super::{
     state::Task,
 };
 use crate::{
-    protocol::{FromWorker, ToWorker},
+    protocol::{FromWorker, ToWorker, list_missed},
     server::{
         counters,
         health::{
@@ -45,15 +40,6 @@ use crate::{
 /// Name of a temporary checkpoint, which is never listed: it is dropped when its purpose is over.
 const UNNAMED: &str = "-";
 
-/// An automatic checkpoint may take so long: nobody asked for it, and the next call may be waiting.
-const AUTOMATIC: Duration = Duration::from_secs(5);
-
-async fn too_long() -> BrokenOff {
-    let limit = fault::limit(AUTOMATIC);
-    tokio::time::sleep(limit).await;
-    BrokenOff::Limit(limit)
-}
-
 impl Task {
     /// Makes a checkpoint that was asked for.
     pub(super) async fn make_checkpoint(
@@ -79,7 +65,7 @@ impl Task {
     }
 
     /// Forks the worker into a checkpoint.
-    async fn freeze(
+    pub(super) async fn freeze(
         &mut self,
         name: &str,
         force: bool,
@@ -96,46 +82,18 @@ impl Task {
         let answer = self.ask(Errand::Checkpoint, asked, &[theirs.as_fd()], gone).await;
         if let Ok(FromWorker::Checkpointed { pid, missing }) = answer {
             counters::checkpoint_made(began.elapsed());
-            let birth = Birth { name, of: self.life.incarnation(), cell: self.tip };
+            let policy = self.shared.record(|record| record.policy.checkpoints);
+            let quiet = name == LAST && policy == Automatic::Auto;
+            let birth = Birth { name, of: self.life.incarnation(), cell: self.tip, quiet };
             return making.born(birth, pid, missing).map_err(|error| fail(&self.id, error));
         }
         making.give_up();
         match answer? {
             FromWorker::Threaded(threads) => {
-                Err(SessionError::Threads { session: self.id.to_string(), threads: threads.join(", ") })
+                Err(SessionError::Threads { session: self.id.to_string(), threads: list_missed(&threads) })
             }
             other => Err(self.unexpected(other)),
         }
-    }
-
-    /// After a cell that ended well, and its reply: policy `last` keeps what there is now.
-    pub(super) async fn keep_last(&mut self) {
-        if self.shared.record(|record| record.policy.checkpoints) != Automatic::Last || self.worker.is_none() {
-            return;
-        }
-        if !self.around.checkpoints.admit_automatic(&self.life) {
-            self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
-            return;
-        }
-        match self.freeze(LAST, false, too_long()).await {
-            Ok(checkpoint) => {
-                self.shared.update(|status| status.unkept = None);
-                self.fresh = Arc::downgrade(&checkpoint);
-                // The one before is let go when this one is known to be of use.
-                let (store, life) = (self.around.checkpoints.clone(), self.life.clone());
-                tokio::spawn(async move {
-                    if checkpoint.hazards().await.is_ok() {
-                        store.keep(&life, checkpoint);
-                    }
-                });
-            }
-            Err(error) => self.unkept(error.to_string()),
-        }
-    }
-
-    fn unkept(&self, reason: String) {
-        tracing::debug!(session = %self.id, reason, "no checkpoint after this cell");
-        self.shared.update(|status| status.unkept = Some(reason));
     }
 
     /// Goes on from a checkpoint; the worker there was is ended, once the new one has proven itself.
@@ -353,7 +311,7 @@ impl Task {
             let _ = answer.send(gone_on);
             if done {
                 self.drop_copies();
-                self.keep_last().await;
+                self.keep_now().await;
             }
         }
     }
@@ -372,7 +330,7 @@ impl Task {
                     let what = What::WentBack { checkpoint, recovered: *recovered, copy };
                     self.life.happened(what, Some(&caller.client));
                     self.drop_copies();
-                    self.keep_last().await;
+                    self.keep_now().await;
                 }
                 let _ = reply.send(restored.map(drop));
             }

@@ -85,10 +85,25 @@ pub(in crate::server::sessions) struct Task {
     pub(super) fresh: Weak<Checkpoint>,
     /// `load_session` has brought variables in, which checkpoints up to this number do not have.
     pub(super) loaded: Option<u64>,
+    /// Copies to come.
+    pub(super) keeping: Keeping,
     pub(super) background: Vec<u8>,
     /// Interventions that came in the middle of something and are still to be carried out.
     pub(super) later: VecDeque<Urgent>,
     pub(super) buffers: [Box<[u8]>; 2],
+}
+
+/// What is known of the copies to come.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// When the session has been at rest long enough.
+    pub(super) due: Option<Instant>,
+    /// Attempts in a row that failed.
+    pub(super) misses: u32,
+    /// It was told that it has no copy.
+    pub(super) told: bool,
+    /// It was given longer, for its last cell rewrote most of what it holds.
+    pub(super) waited: bool,
 }
 
 /// An answer that the worker still owes.
@@ -141,6 +156,7 @@ impl Task {
             owed: None,
             fresh: Weak::new(),
             loaded: None,
+            keeping: Keeping::default(),
             background: Vec::new(),
             later: VecDeque::new(),
             buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],

@@ -112,6 +112,10 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
         What::CopyLacks { lacks } => {
             format!("The copy that it went on from does not hold everything: {}.", lacks.join("; "))
         }
+        What::Uncopied { why } => format!(
+            "Session {session:?}: forkpy keeps no copy of what it has now ({why}), so that a crash would cost its \
+             variables; save_session writes them to a file."
+        ),
         What::CheckpointGone { checkpoint, cell, why } => gone(checkpoint, *cell, *why),
         What::Forgotten { count, fate } => {
             let came_to = match fate {

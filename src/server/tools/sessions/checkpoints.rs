@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    protocol::{Missed, list_missed},
     server::{
         health::errand::Errand,
         sessions::{
@@ -328,8 +329,13 @@ pub(in crate::server) async fn unless_taken_back<T>(
 pub(in crate::server) async fn warnings(checkpoint: &Checkpoint, caller: &Caller) -> Result<Vec<String>, ToolError> {
     let mut warnings = unless_taken_back(&checkpoint.of.session, caller, checkpoint.hazards()).await??;
     if !checkpoint.missing.is_empty() {
-        let threads = checkpoint.missing.join(", ");
+        let threads = list_missed(&checkpoint.missing);
         warnings.insert(0, format!("threads do not survive a fork, and the copy has none of these: {threads}"));
+        for missed in &checkpoint.missing {
+            if let Missed::Library { library, .. } = missed {
+                warnings.push(format!("calls into {library} will hang in the copy"));
+            }
+        }
     }
     Ok(warnings)
 }

@@ -1,0 +1,97 @@
+//! What a session keeps of itself without being asked: policy `auto`, the default.
+
+use serde_json::{Value, json};
+
+use crate::support::{Forkpy, Setup, wait_for};
+
+fn held(forkpy: &mut Forkpy) -> Value {
+    forkpy.call("get_kernel_health", json!({})).data["checkpoints"].clone()
+}
+
+/// Waits until the cell with this number is in the copy.
+fn until_kept(forkpy: &mut Forkpy, cell: u64) {
+    wait_for("the copy of a session at rest", || held(forkpy)["last"] == cell);
+}
+
+/// The first segfault cost everything, unless somebody had thought of it before.
+#[test]
+fn a_crash_of_any_kind_keeps_the_variables_with_default_settings() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import itertools\ncount = itertools.count(5)\nnext(count)\ndef double(x): return 2 * x");
+    until_kept(&mut forkpy, 1);
+    let crashes = [
+        "import ctypes; ctypes.string_at(0)",
+        "import os; os._exit(3)",
+        "import os; os.abort()",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    ];
+    for crash in crashes {
+        let died = forkpy.run(crash);
+        assert_eq!((&died["status"], &died["state"]), (&json!("died"), &json!("restored")), "{crash}: {died}");
+        assert_eq!(forkpy.eval("double(6), next(count) > 5"), "(12, True)", "{crash}");
+    }
+}
+
+/// Cells in a burst pay nothing: a copy after each made the next one copy what it writes to.
+#[test]
+fn a_session_that_is_not_at_rest_is_not_copied() {
+    let mut forkpy = Setup::new().args(&["--checkpoint-after", "86400000"]).start();
+    forkpy.run("x = 1");
+    for _ in 0..20 {
+        forkpy.run("x += 1");
+    }
+    assert_eq!(held(&mut forkpy)["count"], 0);
+    let mut forkpy = Forkpy::start();
+    assert_eq!(held(&mut forkpy)["count"], 0, "nothing has run, so there is nothing to keep");
+    forkpy.run("x = 1\n1/0");
+    until_kept(&mut forkpy, 1);
+    let died = forkpy.run("import os; os._exit(1)");
+    assert_eq!(died["state"], "restored", "{died}");
+    assert_eq!(forkpy.eval("x"), "1", "what a cell that failed has left is kept too");
+}
+
+/// It was never said that policy `last` had made nothing.
+#[test]
+fn a_session_that_cannot_be_copied_says_so_once() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import threading, time\nbee = threading.Thread(target=time.sleep, args=(600,), name='bee', daemon=True)\nbee.start()");
+    wait_for("the attempt", || held(&mut forkpy)["can"] == false);
+    let told = held(&mut forkpy);
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("Python thread \"bee\"")), "{told}");
+    let first = forkpy.run("1");
+    let notice = first["notice"].as_str().expect("a notice");
+    assert!(notice.contains("keeps no copy") && notice.contains("\"bee\""), "{notice}");
+    assert_eq!(forkpy.run("2")["notice"], Value::Null, "once");
+}
+
+#[test]
+fn what_is_large_is_not_copied_without_being_asked() {
+    let mut forkpy = Setup::new().args(&["--checkpoint-auto-memory", "32"]).start();
+    forkpy.run("small = bytearray(1 << 20)");
+    until_kept(&mut forkpy, 1);
+    forkpy.run("large = bytearray(64 << 20)");
+    wait_for("the attempt", || held(&mut forkpy)["can"] == false);
+    let told = held(&mut forkpy);
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("--checkpoint-auto-memory")), "{told}");
+    assert_eq!(told["last"], 1, "the copy from before is better than none");
+    forkpy.run("del large");
+    until_kept(&mut forkpy, 3);
+    assert_eq!(held(&mut forkpy)["can"], true);
+}
+
+/// Sessions at rest are many: the oldest copies make room, and nobody who never asked for one hears of it.
+#[test]
+fn copies_give_way_to_each_other_quietly() {
+    let mut forkpy = Setup::new().args(&["--max-checkpoints-total", "2"]).start();
+    for name in ["a", "b", "c"] {
+        forkpy.call("create_session", json!({"session_id": name}));
+        forkpy.call("run_python_code", json!({"code": format!("x = {name:?}"), "session_id": name}));
+        let kept = |forkpy: &mut Forkpy| {
+            forkpy.call("get_kernel_health", json!({"session_id": name})).data["checkpoints"]["last"] == 1
+        };
+        wait_for("its copy", || kept(&mut forkpy));
+    }
+    let of_a = forkpy.call("get_kernel_health", json!({"session_id": "a"})).data;
+    assert_eq!(of_a["checkpoints"]["count"], 0, "{of_a}");
+    assert_eq!(forkpy.call("run_python_code", json!({"code": "x", "session_id": "a"})).data["notice"], Value::Null);
+}
