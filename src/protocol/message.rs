@@ -359,6 +359,8 @@ pub(crate) enum FromCheckpoint {
         version: u32,
         /// What it shares with the world and so does not hold, in words.
         hazards: Vec<String>,
+        /// What it keeps open although the session may close it: others wait for that end.
+        binding: Vec<String>,
     },
     /// Answer to [`ToCheckpoint::Wake`]: a worker exists.
     Woken { pid: i32 },

@@ -105,9 +105,9 @@ fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64, m
         leave(super::EXIT_START_FAILED);
     }
     let left = Left { worker: bench.pid, shared, timers: &moment.timers, link: reader.stream().as_raw_fd() };
-    let hazards = hazards::all(py, bench.functions, &left);
+    let (hazards, binding) = hazards::all(py, bench.functions, &left);
     let _ = fault::at("checkpoint.frozen", number);
-    let code = match serve(py, bench, &mut reader, hazards, number) {
+    let code = match serve(py, bench, &mut reader, (hazards, binding), number) {
         Ok(()) | Err(FrameError::Closed) => 0,
         Err(_) => super::EXIT_CHANNEL_LOST,
     };
@@ -152,11 +152,11 @@ fn serve(
     py: Python<'_>,
     bench: &Workbench<'_>,
     reader: &mut FrameReader,
-    hazards: Vec<String>,
+    (hazards, binding): (Vec<String>, Vec<String>),
     number: u64,
 ) -> Result<(), FrameError> {
     let say = |reader: &FrameReader, message: &FromCheckpoint| blocking::write(reader.stream(), message, MAX_ZYGOTE);
-    say(reader, &FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards })?;
+    say(reader, &FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards, binding })?;
     let mut wakes = 0;
     loop {
         let ToCheckpoint::Wake { session, keep_random } = reader.read()? else { continue };

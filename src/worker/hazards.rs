@@ -45,8 +45,8 @@ pub(crate) struct Left<'a> {
     pub link: RawFd,
 }
 
-/// All of it, a sentence each.
-pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> Vec<String> {
+/// All of it, a sentence each; and what binds others.
+pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> (Vec<String>, Vec<String>) {
     let mut found = Found::default();
     let mut renewed = functions.renewed(py);
     renewed.extend(lifeline::number());
@@ -58,6 +58,7 @@ pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> Vec
     }
     found.look_at_mappings();
     found.look_at_record_locks(left.worker);
+    let binding = found.binding();
     let mut words = found.words();
     if !left.timers.is_empty() {
         words.push(format!("a timer is set ({}): a copy has none, and gets no signal from it", few(left.timers)));
@@ -67,7 +68,7 @@ pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> Vec
     }
     words.extend(children(left.worker));
     words.extend(functions.hazards(py));
-    words
+    (words, binding)
 }
 
 /// What is open, by what there is to say of it.
@@ -182,6 +183,19 @@ impl Found {
                 push_once(&mut self.locked, &told);
             }
         }
+    }
+
+    /// What stays locked or connected for others as long as a copy has it, whatever the session does with it.
+    fn binding(&self) -> Vec<String> {
+        let kinds = [
+            (&self.locked, "a file lock"),
+            (&self.sockets, "a socket"),
+            (&self.pairs, "a socket pair"),
+            (&self.pipes, "a pipe"),
+            (&self.terminals, "a terminal"),
+        ];
+        let held = kinds.into_iter().filter(|(names, _)| !names.is_empty());
+        held.map(|(names, what)| format!("{what} ({})", few(names))).collect()
     }
 
     fn words(&self) -> Vec<String> {

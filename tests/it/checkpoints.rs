@@ -46,7 +46,7 @@ fn until_kept(forkpy: &mut Forkpy, after: u64) {
 
 #[test]
 fn a_session_goes_back_to_the_same_point_ten_times() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run(
         "class Point:\n    def __init__(self, x): self.x = x\ndef counter():\n    n = 0\n    def up():\n        nonlocal n\n\
          \x20       n += 1\n        return n\n    return up\nup, squares, p = counter(), (n * n for n in range(9)), Point(5)\n\

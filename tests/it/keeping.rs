@@ -95,3 +95,19 @@ fn copies_give_way_to_each_other_quietly() {
     assert_eq!(of_a["checkpoints"]["count"], 0, "{of_a}");
     assert_eq!(forkpy.call("run_python_code", json!({"code": "x", "session_id": "a"})).data["notice"], Value::Null);
 }
+
+/// A copy has what the session had open, and its end of a pipe kept a child waiting that the session had long let go.
+#[test]
+fn what_others_wait_for_is_in_no_copy() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import subprocess\nx = 1");
+    until_kept(&mut forkpy, 1);
+    forkpy.run("child = subprocess.Popen(['cat'], stdin=subprocess.PIPE)");
+    wait_for("the attempt", || held(&mut forkpy)["can"] == false);
+    let told = held(&mut forkpy);
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("a pipe")), "{told}");
+    let ended = forkpy.eval("child.stdin.close(); child.wait(timeout=20)");
+    assert_eq!(ended, "0");
+    until_kept(&mut forkpy, 3);
+    assert_eq!(held(&mut forkpy)["can"], true);
+}

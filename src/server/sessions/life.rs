@@ -52,6 +52,8 @@ pub struct Event {
 pub enum Uncopied {
     #[error("threads do not survive a fork, and it has {0}")]
     Threads(String),
+    #[error("a copy would keep {0} open when the session closes it")]
+    Binding(String),
     #[error("it holds {} MiB, and copies are kept of up to {} MiB (--checkpoint-auto-memory)", held >> 20, limit >> 20)]
     Large { held: u64, limit: u64 },
 }

@@ -207,7 +207,10 @@ struct Link {
 enum State {
     Settling,
     /// Ready; what it does not hold, in words.
-    Frozen(Vec<String>),
+    Frozen {
+        hazards: Vec<String>,
+        binding: Vec<String>,
+    },
     Broken(String),
 }
 
@@ -269,6 +272,14 @@ impl Checkpoint {
             settled = settled => settled,
         };
         settled.map_err(|reason| self.broken(reason))
+    }
+
+    /// What it keeps from others as long as it is there ([`FromCheckpoint::Frozen`]); known once it has looked.
+    pub(crate) async fn binding(&self) -> Vec<String> {
+        match &self.link.lock().await.state {
+            State::Frozen { binding, .. } => binding.clone(),
+            State::Settling | State::Broken(_) => Vec::new(),
+        }
     }
 
     /// Has it fork a worker for `session`. Not broken off when the caller stops waiting: the worker is then ended.
@@ -363,13 +374,15 @@ impl Link {
     async fn settled(&mut self) -> Result<Vec<String>, String> {
         if matches!(self.state, State::Settling) {
             self.state = match self.read().await {
-                Ok(FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards }) => State::Frozen(hazards),
+                Ok(FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards, binding }) => {
+                    State::Frozen { hazards, binding }
+                }
                 Ok(_) => State::Broken("it did not speak our protocol version".to_owned()),
                 Err(reason) => State::Broken(reason),
             };
         }
         match &self.state {
-            State::Frozen(hazards) => Ok(hazards.clone()),
+            State::Frozen { hazards, .. } => Ok(hazards.clone()),
             State::Broken(reason) => Err(reason.clone()),
             State::Settling => Err("it is not ready".to_owned()),
         }

@@ -5,7 +5,10 @@
 //! session goes on from one is `rollback.rs`.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,8 +16,9 @@ use super::state::Task;
 use crate::{
     server::{
         sessions::{
-            life::{Uncopied, What},
+            life::{Life, Uncopied, What},
             orders::{BrokenOff, SessionError},
+            status::Shared,
         },
         workers::{checkpoint::LAST, zygote::Stage},
     },
@@ -38,6 +42,13 @@ async fn too_long() -> BrokenOff {
     let limit = fault::limit(AUTOMATIC);
     tokio::time::sleep(limit).await;
     BrokenOff::Limit(limit)
+}
+
+fn cannot_be_kept(shared: &Shared, life: &Life, told: &AtomicBool, why: Uncopied) {
+    shared.update(|status| status.unkept = Some(why.to_string()));
+    if !told.swap(true, Ordering::Relaxed) {
+        life.happened(What::Uncopied { why }, None);
+    }
 }
 
 impl Task {
@@ -97,14 +108,24 @@ impl Task {
         }
         match self.freeze(LAST, false, too_long()).await {
             Ok(checkpoint) => {
-                (self.keeping.misses, self.keeping.told) = (0, false);
+                self.keeping.misses = 0;
                 self.shared.update(|status| status.unkept = None);
                 self.fresh = Arc::downgrade(&checkpoint);
                 // The one before is let go when this one is known to be of use.
                 let (store, life) = (self.around.checkpoints.clone(), self.life.clone());
+                let (shared, told) = (self.shared.clone(), Arc::clone(&self.keeping.told));
                 tokio::spawn(async move {
-                    if checkpoint.hazards().await.is_ok() {
+                    if checkpoint.hazards().await.is_err() {
+                        return;
+                    }
+                    let binding = if checkpoint.quiet { checkpoint.binding().await } else { Vec::new() };
+                    if binding.is_empty() {
+                        told.store(false, Ordering::Relaxed);
                         store.keep(&life, checkpoint);
+                    } else {
+                        // Whoever waits for the end of a pipe, or for a lock, waited for the copy's too.
+                        checkpoint.revoke();
+                        cannot_be_kept(&shared, &life, &told, Uncopied::Binding(binding.join(", ")));
                     }
                 });
             }
@@ -120,11 +141,8 @@ impl Task {
     }
 
     /// Noted for health, and told once: whoever counts on a copy must know that there is none.
-    fn cannot_be_kept(&mut self, why: Uncopied) {
-        self.unkept(why.to_string());
-        if !std::mem::replace(&mut self.keeping.told, true) {
-            self.life.happened(What::Uncopied { why }, None);
-        }
+    fn cannot_be_kept(&self, why: Uncopied) {
+        cannot_be_kept(&self.shared, &self.life, &self.keeping.told, why);
     }
 
     fn unkept(&self, reason: String) {

@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -101,7 +101,7 @@ pub(super) struct Keeping {
     /// Attempts in a row that failed.
     pub(super) misses: u32,
     /// It was told that it has no copy.
-    pub(super) told: bool,
+    pub(super) told: Arc<AtomicBool>,
     /// It was given longer, for its last cell rewrote most of what it holds.
     pub(super) waited: bool,
 }
