@@ -76,7 +76,7 @@ def test_what_code_defines_is_inspected_by_jedi() -> None:
 def test_a_cached_tree_that_is_only_half_written_is_no_error(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two sessions that completed for the first time at once: one read what the other was writing, and offered nothing."""
+    """Two sessions completed for the first time at once: one read what the other wrote, and offered nothing."""
     import jedi
     import parso.cache
 

@@ -131,7 +131,7 @@ fn a_client_gone_in_the_middle_of_a_cell_leaves_nothing() {
 #[test]
 fn a_thousand_sessions_made_and_deleted_leave_no_trace() {
     // One spare worker, there before and after: more would come and go with the need.
-    let mut forkpy = Setup::new().args(&["--max-spares", "1"]).start();
+    let mut forkpy = Setup::new().args(&["--max-spares", "1", "--checkpoints", "off"]).start();
     let round = |forkpy: &mut Forkpy, number: usize| {
         let session = format!("s{number}");
         forkpy.call("create_session", json!({"session_id": session}));

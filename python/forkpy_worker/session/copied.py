@@ -146,10 +146,7 @@ def _adapt_subprocess(subprocess: Any) -> None:
     def poll_own(self: Any, _deadstate: Any = None, *args: Any, **options: Any) -> Any:
         # With a state for the dead it is the clean-up that asks, which nobody hears.
         if _deadstate is None and _is_foreign(self):
-            if self.pid in _ended_with_it and not _lives(self.pid):
-                self.returncode = -_SIGKILL
-                return self.returncode
-            return _poll_foreign(self.pid)
+            return _poll_child(self)
         return poll(self, _deadstate, *args, **options)
 
     def wait_own(self: Any, timeout: float | None = None) -> Any:
@@ -157,9 +154,7 @@ def _adapt_subprocess(subprocess: Any) -> None:
             return wait(self, timeout)
         if not _wait_foreign(self.pid, timeout):
             raise subprocess.TimeoutExpired(self.args, timeout)
-        if self.poll() is not None:
-            return self.returncode
-        raise _unknown(self.pid)
+        return _poll_child(self)
 
     def send_own(self: Any, sig: int) -> None:
         if not _is_foreign(self) or _lives(self.pid):
@@ -186,6 +181,15 @@ def _is_foreign(child: Any) -> bool:
         and getattr(child, "pid", None) is not None
         and getattr(child, _MARK, None) != os.getpid()
     )
+
+
+def _poll_child(child: Any) -> int | None:
+    """Poll a `Popen` of another process."""
+    if child.pid in _ended_with_it and not _lives(child.pid):
+        child.returncode = -_SIGKILL
+        return -_SIGKILL
+    _poll_foreign(child.pid)
+    return None
 
 
 def _poll_foreign(pid: int) -> None:
