@@ -168,7 +168,7 @@ def paused() -> list[str]:
 def end_idle_threads() -> None:
     """End the threads of `asyncio.to_thread` if they have nothing to do: the next call starts new ones."""
     loop: Any = place.loop
-    executor = None if loop is None else getattr(loop, "_default_executor", None)
+    executor: Any = None if loop is None else getattr(loop, "_default_executor", None)
     threads = getattr(executor, "_threads", None)
     queue, idle = getattr(executor, "_work_queue", None), getattr(executor, "_idle_semaphore", None)
     if not threads or queue is None or idle is None:

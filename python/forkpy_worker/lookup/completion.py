@@ -284,9 +284,10 @@ def interpreter(code: str) -> Any:
 
 def _bear_half_files() -> None:
     """Let jedi parse a file anew whose cached tree cannot be read: others may just be writing it."""
-    import parso.cache
+    from importlib import import_module
 
-    load = getattr(parso.cache, "_load_from_file_system", None)
+    cache: Any = import_module("parso.cache")
+    load = getattr(cache, "_load_from_file_system", None)
     if load is None or load.__module__ == __name__:
         return
 
@@ -296,7 +297,7 @@ def _bear_half_files() -> None:
         except Exception:
             return None
 
-    parso.cache._load_from_file_system = load_whole
+    cache._load_from_file_system = load_whole
 
 
 def _have_a_cache(settings: Any) -> None:
