@@ -52,15 +52,16 @@ def threads() -> tuple[list[str], int]:
 
 def keepers() -> list[str]:
     """Name processes that hold objects of the session's, which a copy would share with it and lose at its end."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or "multiprocessing.managers" not in sys.modules:
+    util = sys.modules.get("multiprocessing.util")
+    if util is None or "multiprocessing.managers" not in sys.modules:
         return []
-    managers = [
-        child
-        for child in list(process._children)
-        if getattr(child._target, "__qualname__", "") == "BaseManager._run_server"
-    ]
-    return [f"the process of a multiprocessing.Manager ({child.name})" for child in managers]
+    ends = list(util._finalizer_registry.values())
+    managers = [end._args[0] for end in ends if _name_of(end) == "_finalize_manager" and end._args]
+    return [f"the process of a multiprocessing.Manager ({manager.name})" for manager in managers]
+
+
+def _name_of(finalizer: Any) -> str:
+    return str(getattr(finalizer._callback, "__name__", ""))
 
 
 def before() -> None:
