@@ -28,6 +28,8 @@ pub struct ZygoteSettings {
     pub workspace: String,
     /// Where files made on behalf of a session go.
     pub outputs: String,
+    /// Tables and the like get a file with their HTML.
+    pub keep_html: bool,
     /// Value of `FORKPY_SERVER` in every worker and all it starts: how stray processes are recognised.
     pub cookie: String,
 }

@@ -33,7 +33,10 @@ use crate::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, oom::OomCounter,
             registry::Registry,
         },
-        tools::call::{asking::Waiting, flights::Flights, server::Server},
+        tools::{
+            self,
+            call::{asking::Waiting, flights::Flights, server::Server},
+        },
         watch::{
             self, cleaner, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager, supervisor,
         },
@@ -68,6 +71,7 @@ pub(crate) fn serve(settings: Settings, host: Option<Host>) -> Result<(), Server
 }
 
 async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
+    let listed = tools::catalogue::of(&settings.replies.tools)?;
     counters::begin();
     signals::become_subreaper();
     signals::bear_file_size_limit();
@@ -84,7 +88,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
     let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
-    let (server, resources) = front_room(&settings, &around, &registry, &metrics)?;
+    let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics)?;
     let (scripts, packages) = (Arc::clone(&server.scripts), Arc::clone(&server.packages));
     let served = match (host, settings.transport) {
         (Some(host), _) => {
@@ -156,6 +160,7 @@ fn watch_over(
 /// What clients reach: the tools' server and the resources.
 fn front_room(
     settings: &Settings,
+    listed: tools::catalogue::Listed,
     around: &Arc<Surroundings>,
     registry: &Arc<Registry>,
     metrics: &Arc<Metrics>,
@@ -184,6 +189,8 @@ fn front_room(
         metrics: Arc::clone(metrics),
         health: ward,
         files,
+        listed,
+        structured: settings.replies.structured,
         workspace: settings.workspace.clone(),
     };
     Ok((Arc::new(server), Arc::new(resources)))
@@ -241,6 +248,7 @@ fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSett
         preload: settings.preload.clone(),
         workspace: words(&settings.workspace.root),
         outputs: words(&settings.workspace.outputs()),
+        keep_html: settings.replies.keep_html,
         cookie: uuid::Uuid::new_v4().simple().to_string(),
     }
 }

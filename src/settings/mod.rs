@@ -10,4 +10,5 @@ pub(crate) mod limits;
 pub(crate) mod logging;
 pub(crate) mod options;
 pub(crate) mod policy;
+pub(crate) mod replies;
 pub(crate) mod resolve;

@@ -6,6 +6,7 @@ use crate::settings::{
     http_bounds::BoundArgs,
     limits::LimitArgs,
     policy::{Automatic, RecoveryPolicy},
+    replies::ReplyOptions,
 };
 use clap::{Args, ValueEnum};
 use std::{
@@ -140,6 +141,10 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "FORKPY_ALLOW_INSTALL_OPTIONS", value_parser = clap::builder::BoolishValueParser::new(),
           num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "Packages")]
     pub allow_install_options: bool,
+
+    /// What clients are shown.
+    #[command(flatten)]
+    pub replies: ReplyOptions,
 
     /// How sessions are watched.
     #[command(flatten)]

@@ -60,20 +60,17 @@ pub(crate) struct HealthPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicyChange {
-    /// MB of resident memory from which an alert is raised; 0 is never.
+    /// MB from which an alert is raised; 0 is never.
     pub memory_alert: Option<f64>,
-    /// MB of resident memory from which garbage is collected and freed memory returned to the system; 0 is never.
+    /// MB from which garbage is collected; 0 is never.
     pub memory_cleanup: Option<f64>,
-    /// Percent of one processor, as a mean over the interval, from which an alert is raised; 0 is never.
+    /// Percent of a processor for an alert; 0 is never.
     pub cpu_alert: Option<f64>,
-    /// Seconds that a ping may go unanswered before the interpreter counts as hung.
+    /// Seconds without an answer that count as hung.
     pub hung_after: Option<f64>,
-    /// `manual`: a dead session stays dead until restart_kernel. `on-demand`: the next cell gets a fresh worker.
-    /// `auto`: a fresh worker at once, and hung sessions are interrupted, then restarted.
+    /// Who gives a dead session a fresh worker: restart_kernel, the next cell, or `auto` at once (hung ones too).
     pub recovery: Option<RecoveryPolicy>,
-    /// `auto`: as `last`, but once the session has been at rest for a moment, and unless it holds too much.
-    /// `last`: after each cell that ended well a checkpoint replaces the one before, and when the worker dies the session
-    /// goes on from it, with its variables. `off`: no checkpoint is made without being asked for.
+    /// A checkpoint after each good cell, from which a dead session goes on: `last` at once, `auto` when it rests.
     pub checkpoints: Option<Automatic>,
 }
 

@@ -15,6 +15,7 @@ use crate::settings::{
     logging,
     options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
     policy::{Bounds, HealthPolicy},
+    replies::ReplyOptions,
 };
 
 /// Variables that sessions do not see: the key to the HTTP door, and what lets a process speak to the service manager in the
@@ -112,6 +113,8 @@ pub(crate) struct Settings {
     pub health: HealthPolicy,
     /// Clients may name indexes, URLs and source trees to install from.
     pub allow_install_options: bool,
+    /// What clients are shown.
+    pub replies: ReplyOptions,
 }
 
 impl Settings {
@@ -163,6 +166,7 @@ impl Settings {
             preload: cli.preload.into_iter().filter(|name| !name.is_empty()).collect(),
             max_scripts: cli.max_scripts as usize,
             allow_install_options: cli.allow_install_options,
+            replies: cli.replies,
         })
     }
 }

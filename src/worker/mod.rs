@@ -133,9 +133,7 @@ fn live(
     let calls = (ask, gate::function(py, Arc::clone(&gate)).map_err(std::io::Error::other)?);
     match &from {
         None => {
-            functions
-                .start(py, &session, &settings.workspace, &settings.outputs, calls)
-                .map_err(std::io::Error::other)?;
+            functions.start(py, &session, settings, calls).map_err(std::io::Error::other)?;
             crash::install(control.as_raw_fd(), |signal, stack_overflow| {
                 frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
             })?;

@@ -12,6 +12,7 @@ use pyo3::{
 
 use crate::protocol::{
     CellError, CellReport, CellStatus, Display, NotebookCell, Question, Representation, Script, StateReport, Variable,
+    ZygoteSettings,
 };
 use crate::sys::reserve;
 
@@ -117,11 +118,12 @@ impl Functions {
         &self,
         py: Python<'_>,
         session: &str,
-        workspace: &str,
-        outputs: &str,
+        settings: &ZygoteSettings,
         (ask, interrupts): (Py<PyAny>, Py<PyAny>),
     ) -> PyResult<()> {
-        self.start.call1(py, (session, workspace, outputs, ask, interrupts)).map(drop)
+        self.start
+            .call1(py, (session, &settings.workspace, &settings.outputs, ask, interrupts, settings.keep_html))
+            .map(drop)
     }
 
     /// Lets what has arrived between two requests be raised, and keeps it: a signal's handler, an asynchronous exception.

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::Forkpy;
+use crate::support::Setup;
 
 /// README, read when the tests run: a word changed in it compiles nothing.
 static README: LazyLock<String> = LazyLock::new(|| {
@@ -99,7 +99,7 @@ fn about_forkpy() -> BTreeSet<&'static str> {
 
 #[test]
 fn readme_names_the_tools_that_there_are_with_their_arguments() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--tools", "all,get_health_report"]).start();
     let listed = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
     let tools: BTreeMap<&str, &Value> = listed
         .as_array()

@@ -4,6 +4,7 @@ mod attach;
 mod bad_input;
 mod bench;
 mod between;
+mod bill;
 mod cells;
 mod chaos;
 mod checkpoints;

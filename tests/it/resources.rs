@@ -281,7 +281,14 @@ fn results_link_to_files_within_bounds_and_only_where_the_protocol_has_links() {
     let call = |forkpy: &mut Forkpy, tool: &str, arguments: Value| {
         forkpy.request("tools/call", json!({"name": tool, "arguments": arguments}))
     };
-    let mut forkpy = Forkpy::start();
+    let met = |version: &str, client: &str| {
+        let mut forkpy = Setup::new().spawn();
+        let client = json!({"name": client, "version": "1"});
+        forkpy.request("initialize", json!({"protocolVersion": version, "capabilities": {}, "clientInfo": client}));
+        forkpy.notify("notifications/initialized", json!({}));
+        forkpy
+    };
+    let mut forkpy = met("2025-11-25", "mcp-inspector");
     let answer = call(&mut forkpy, "write_file", json!({"path": "a b.json", "content": "{}"}));
     let link = json!({"type": "resource_link", "uri": uri(&forkpy, "a%20b.json"), "name": "a b.json",
                       "mimeType": "application/json"});
@@ -295,12 +302,10 @@ fn results_link_to_files_within_bounds_and_only_where_the_protocol_has_links() {
     let first = links(&answer)[0]["uri"].as_str().expect("a URI").to_owned();
     assert_eq!(read(&mut forkpy, &first)["text"], "");
     assert!(links(&call(&mut forkpy, "run_python_code", json!({"code": "1+1"}))).is_empty());
-    let mut old = Setup::new().spawn();
-    let hello =
-        json!({"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
-    old.request("initialize", hello);
-    old.notify("notifications/initialized", json!({}));
+    let mut old = met("2025-03-26", "mcp-inspector");
     assert!(links(&call(&mut old, "write_file", json!({"path": "a", "content": ""}))).is_empty());
+    let mut unknown = met("2025-11-25", "somebody");
+    assert!(links(&call(&mut unknown, "write_file", json!({"path": "a", "content": ""}))).is_empty());
 }
 
 /// Health is read and listened to like a file; what it says is what the tools say.

@@ -29,6 +29,8 @@ pid = 0
 # The thread that runs cells; none where there is no session.
 thread = 0
 outputs = ""
+# Tables and the like get a file with their HTML.
+keep_html = False
 
 # Number of the cell that runs, or ran last.
 cell = 0

@@ -265,7 +265,8 @@ def publish(
     data = {str(mime): content for mime, content in data.items() if content is not None}
     identity = None if display_id is None else clean(str(display_id))[:200]
     text = cut(clean(readable.text(data)), MAX_RESULT)
-    represented = [_representation(mime, content) for mime, content in data.items()]
+    shadow = None if place.keep_html or not _is_text_enough(data) else "text/html"
+    represented = [_representation(mime, content, shadow) for mime, content in data.items()]
     # Neither here nor in a file: the disk is full. An empty one is kept, some libraries look for its name.
     represented = [
         shown for shown in represented if shown[1] or shown[2] or not data.get(shown[0], b"x")
@@ -310,15 +311,25 @@ def _metadata(metadata: Metadata | None) -> str:
     return clean(text) if len(text) <= MAX_METADATA else "{}"
 
 
-def _representation(mime: str, content: Any) -> Representation:
-    """Turn one into bytes, in a file unless it is plain text."""
+def _is_text_enough(data: Data) -> bool:
+    """Whether the HTML says nothing that the text does not: tables, estimators. `HTML(...)` was asked for."""
+    plain = data.get("text/plain")
+    return (
+        set(data) == {"text/plain", "text/html"}
+        and isinstance(plain, str)
+        and not plain.startswith("<IPython.")
+    )
+
+
+def _representation(mime: str, content: Any, shadow: str | None = None) -> Representation:
+    """Turn one into bytes, in a file unless it is plain text or the shadow of it."""
     global _bytes
     mime = clean(mime)[:200]
     raw = _raw(mime, content)
-    file = None if mime in _READ or not raw else _save(mime, raw)
+    file = None if mime in _READ or mime == shadow or not raw else _save(mime, raw)
     fits = len(raw) <= MAX_BYTES and _bytes + len(raw) <= MAX_TOTAL
     if not fits:
-        return mime, file or _save(mime, raw), b""
+        return mime, file or (None if mime == shadow else _save(mime, raw)), b""
     _bytes += len(raw)
     return mime, file, raw
 

@@ -32,11 +32,13 @@ def start(
     outputs: str,
     ask: Callable[..., Any],
     interrupts: Callable[[], int],
+    keep_html: bool = False,
 ) -> None:
     """Make this process the session's."""
     place.session_id = session_id
     begin(interrupts)
     place.outputs = outputs
+    place.keep_html = keep_html
     _fresh_main()
     os.chdir(workspace)
     sys.argv = [""]

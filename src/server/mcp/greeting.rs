@@ -77,9 +77,12 @@ async fn words(server: &Server, client: Client) -> Option<String> {
 
 /// Says it in a reply: to people and models in the text, to programs as the reply's notice, where it has one.
 pub(super) fn add(result: &mut CallToolResult, words: String) {
-    if let Some(notice) = result.structured_content.as_mut().and_then(|structured| structured.get_mut("notice")) {
-        let earlier = notice.as_str().map(|notice| format!("{notice} ")).unwrap_or_default();
-        *notice = format!("{earlier}{words}").into();
+    // A reply to a cell has a place for it, empty or not there yet.
+    let reply = result.structured_content.as_mut().and_then(|structured| structured.as_object_mut());
+    if let Some(reply) = reply.filter(|reply| reply.contains_key("notice") || reply.contains_key("execution_time")) {
+        let earlier = reply.get("notice").and_then(|notice| notice.as_str());
+        let notice = earlier.map_or_else(|| words.clone(), |earlier| format!("{earlier} {words}"));
+        reply.insert("notice".to_owned(), notice.into());
     }
     result.content.insert(1.min(result.content.len()), ContentBlock::text(words));
 }

@@ -32,6 +32,7 @@ use crate::server::{
     tools::{
         self,
         call::{
+            clients,
             request::{Again, Call},
             server::Server,
         },
@@ -156,9 +157,14 @@ impl ServerHandler for Handler {
     async fn list_tools(
         &self,
         _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools::TOOLS.iter().map(|tool| tool.listed.clone()).collect()))
+        let manner = clients::manner(&context, self.server.structured);
+        let mut listed = self.server.listed.clone();
+        if !manner.structure {
+            listed.iter_mut().for_each(|tool| tool.output_schema = None);
+        }
+        Ok(ListToolsResult::with_all_items(listed))
     }
 
     async fn call_tool(

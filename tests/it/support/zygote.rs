@@ -60,6 +60,7 @@ impl Zygote {
             preload: Vec::new(),
             outputs: format!("{path}/outputs"),
             workspace: path,
+            keep_html: false,
             cookie: "test".to_owned(),
         };
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings };

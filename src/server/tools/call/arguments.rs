@@ -22,7 +22,7 @@ pub(crate) struct Nothing {}
 /// For tools that are about one session.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct OfSession {
-    /// Session to look at; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 

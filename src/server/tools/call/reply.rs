@@ -8,7 +8,7 @@ use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredR
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{error::ToolError, links, request::Call, server::Server};
+use super::{clients, error::ToolError, links, request::Call, server::Server};
 
 /// What came of a call.
 #[derive(Debug)]
@@ -57,10 +57,15 @@ impl<R: Serialize> Reply<R> {
             None => serde_json::to_string(&self.value)?,
         };
         let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
-        result.structured_content = Some(serde_json::to_value(&self.value)?);
+        let manner = clients::manner(&call.context, server.structured);
+        if manner.structure {
+            result.structured_content = Some(serde_json::to_value(&self.value)?);
+        }
         result.is_error = Some(self.is_error);
         result.content.extend(self.pictures);
-        links::add(&mut result, &call.context, server.files.root(), self.files.iter().map(String::as_str));
+        if manner.links {
+            links::add(&mut result, server.files.root(), self.files.iter().map(String::as_str));
+        }
         Ok(result)
     }
 }

@@ -12,30 +12,57 @@ use rmcp::model::JsonObject;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
-/// Schema of a tool's arguments: closed, every property described.
+/// The argument that says which session is meant, and by which header balancers see it (SEP-2243).
+const SESSION: &str = "session_id";
+const HEADER: &str = "x-mcp-header";
+
+/// For fields that say nothing when they are 0.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+pub(crate) fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// For fields that say nothing when they are false.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+pub(crate) fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Schema of a tool's arguments: closed, every property described. What may be left out may also be null; saying so would
+/// cost a model more than it tells.
 ///
 /// # Panics
 /// When `T` is no struct, which the first listing of tools would show.
 #[must_use]
 pub(crate) fn input<T: JsonSchema>() -> JsonObject {
-    let mut schema = plain::<T>();
+    let mut schema = plain::<T>(SchemaSettings::draft2020_12());
+    // The words of the struct, which are for readers of the code.
+    schema.remove("description");
     schema.insert("type".to_owned(), json!("object"));
-    schema.entry("properties").or_insert_with(|| json!({}));
+    let properties = schema.entry("properties").or_insert_with(|| json!({}));
+    if let Some(properties) = properties.as_object_mut() {
+        properties.values_mut().for_each(not_null);
+        if let Some(session) = properties.get_mut(SESSION).and_then(Value::as_object_mut) {
+            session.insert(HEADER.to_owned(), json!("Session-Id"));
+        }
+    }
     schema.insert("additionalProperties".to_owned(), json!(false));
     schema
 }
 
-/// Schema of a tool's result.
+/// Schema of a tool's result, without words: it is for programs.
 #[must_use]
 pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
+    let mut schema = Value::Object(plain::<T>(SchemaSettings::draft2020_12().for_serialize()));
+    without_words(&mut schema);
     let mut root = JsonObject::new();
     root.insert("type".to_owned(), json!("object"));
-    root.insert("allOf".to_owned(), json!([plain::<T>()]));
+    root.insert("allOf".to_owned(), json!([schema]));
     Arc::new(root)
 }
 
-fn plain<T: JsonSchema>() -> JsonObject {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
+fn plain<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
+    let settings = settings.with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
@@ -47,7 +74,7 @@ fn plain<T: JsonSchema>() -> JsonObject {
     }
 }
 
-/// Takes out what no client needs and some do not know.
+/// Takes out what no client needs and some do not know, and makes choices of words plain lists.
 fn strip(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -56,10 +83,89 @@ fn strip(schema: &mut Value) {
                     object.remove(key);
                 }
             }
+            // That a count is not negative.
+            if object.get("minimum") == Some(&json!(0)) {
+                object.remove("minimum");
+            }
             object.values_mut().for_each(strip);
+            flatten(object);
         }
         Value::Array(items) => items.iter_mut().for_each(strip),
         _ => {}
+    }
+}
+
+/// `oneOf` of single words becomes `enum`.
+fn flatten(object: &mut JsonObject) {
+    for key in ["oneOf", "anyOf"] {
+        let Some(choices) = object.get(key).and_then(Value::as_array) else { continue };
+        let words: Option<Vec<Value>> = choices.iter().map(word).collect();
+        if let Some(words) = words {
+            object.remove(key);
+            object.insert("type".to_owned(), json!("string"));
+            object.insert("enum".to_owned(), Value::Array(words));
+        }
+    }
+}
+
+fn word(choice: &Value) -> Option<Value> {
+    let is_plain = choice.get("type") == Some(&json!("string"));
+    choice.get("const").filter(|_| is_plain).cloned()
+}
+
+/// Of a property that may be left out: what it is when it is there.
+fn not_null(property: &mut Value) {
+    let Some(object) = property.as_object_mut() else { return };
+    let null = json!("null");
+    if let Some(Value::Array(kinds)) = object.get_mut("type") {
+        kinds.retain(|kind| *kind != null);
+        if let [kind] = kinds.as_slice() {
+            let kind = kind.clone();
+            object.insert("type".to_owned(), kind);
+        }
+    }
+    if let Some(Value::Array(values)) = object.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
+        choices.retain(|choice| choice.get("type") != Some(&null));
+        if choices.len() == 1
+            && let Some(Value::Object(only)) = choices.pop()
+        {
+            object.remove("anyOf");
+            for (key, value) in only {
+                object.entry(key).or_insert(value);
+            }
+        }
+    }
+    if let Some(Value::Object(properties)) = object.get_mut("properties") {
+        properties.values_mut().for_each(not_null);
+    }
+}
+
+fn without_words(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if object.get("description").is_some_and(Value::is_string) {
+                object.remove("description");
+            }
+            // Properties may have such a name.
+            object.values_mut().for_each(without_words);
+            left_out_is_not_null(object);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_words),
+        _ => {}
+    }
+}
+
+/// What is left out when there is nothing to say is never null.
+fn left_out_is_not_null(object: &mut JsonObject) {
+    let required = object.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (name, property) in properties {
+        if !required.iter().any(|known| known == name) {
+            not_null(property);
+        }
     }
 }
 
@@ -76,7 +182,9 @@ mod tests {
         let schema = input::<run::RunPythonCode>();
         assert_eq!(schema["required"], json!(["code"]));
         assert_eq!(schema["additionalProperties"], json!(false));
-        assert_eq!(schema["properties"]["timeout"]["type"], json!(["number", "null"]));
+        assert_eq!(schema["properties"]["timeout"]["type"], json!("number"));
+        assert_eq!(schema["properties"]["on_error"]["enum"], json!(["keep", "rollback"]));
+        assert_eq!(schema["properties"]["session_id"]["x-mcp-header"], json!("Session-Id"));
         assert!(schema["properties"]["session_id"]["description"].is_string());
         assert_eq!(input::<arguments::Nothing>()["properties"], json!({}));
     }

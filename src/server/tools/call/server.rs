@@ -19,7 +19,7 @@ use crate::{
         watch::{readings::Metrics, report::Ward},
         workspace::handle::{FileError, Files},
     },
-    settings::resolve::Workspace,
+    settings::{replies::Structured, resolve::Workspace},
 };
 
 /// What all connections share.
@@ -46,6 +46,10 @@ pub(crate) struct Server {
     pub(crate) workspace: Workspace,
     /// What is in them.
     pub(crate) files: Files,
+    /// The tools that clients are told of.
+    pub(crate) listed: Vec<rmcp::model::Tool>,
+    /// Whether replies hold structured content.
+    pub(crate) structured: Structured,
 }
 
 impl Server {

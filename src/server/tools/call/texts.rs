@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 /// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
 pub(crate) const MAX_REPLY: usize = 900_000;
 
+/// Most bytes of a text for a model: clients cut or store away what is longer (Claude Code: 25,000 tokens).
+pub(crate) const MOST_SHOWN: usize = 50_000;
+
 /// A part of the text, under a title.
 pub(crate) fn section(text: &mut String, title: &str, body: &str) {
     if !text.is_empty() && !text.ends_with('\n') {

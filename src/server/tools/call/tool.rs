@@ -3,10 +3,11 @@
 //! Runs in: server. Schemas are made from the function's types, so that they cannot differ from what it takes and gives.
 
 use futures::future::BoxFuture;
-use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, ToolAnnotations};
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, MetaObject, ToolAnnotations};
 use schemars::JsonSchema;
+use serde_json::json;
 
-use super::{error::ToolError, reply::Respond, request::Call, schema, server::Server};
+use super::{error::ToolError, reply::Respond, request::Call, schema, server::Server, texts::MOST_SHOWN};
 
 /// What a tool does to the world, for its annotations.
 #[derive(Debug, Clone, Copy)]
@@ -20,18 +21,33 @@ pub(crate) enum Effect {
     Open,
 }
 
+/// In which lists a tool stands; a smaller one is part of each larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Set {
+    /// What a model needs to work with Python.
+    Core,
+    /// What clients of forkpy and of its ancestor know, and what only forkpy has.
+    Standard,
+    /// Whatever there is.
+    All,
+    /// In none: another tool has taken its work over, and it can be called until the next release.
+    Former,
+}
+
 type Work<'a> = BoxFuture<'a, Result<CallToolResponse, ToolError>>;
 
 /// A tool.
 pub(crate) struct Tool {
     /// As clients see it.
     pub(crate) listed: rmcp::model::Tool,
+    pub(crate) set: Set,
     work: for<'a> fn(&'a Server, Call) -> Work<'a>,
 }
 
 impl Tool {
     /// A tool whose schemas are those of what `function` takes and gives; `work` calls it. Made by [`tool!`](tool).
     pub(crate) fn new<'a, A, R, W, F>(
+        set: Set,
         name: &'static str,
         effect: Effect,
         about: &'static str,
@@ -47,7 +63,8 @@ impl Tool {
         let listed = rmcp::model::Tool::new(name, about, schema::input::<A>())
             .with_raw_output_schema(schema::output::<R::Value>())
             .with_annotations(annotations(effect));
-        Self { listed, work }
+        let listed = if set == Set::Core { listed.with_meta(size()) } else { listed };
+        Self { listed, set, work }
     }
 
     /// Answers a call; a refusal is an answer too.
@@ -58,8 +75,9 @@ impl Tool {
 
 /// One row of the table of tools.
 macro_rules! tool {
-    ($name:literal, $effect:ident, $function:path, $about:literal) => {
+    ($set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
         $crate::server::tools::call::tool::Tool::new(
+            $crate::server::tools::call::tool::Set::$set,
             $name,
             $crate::server::tools::call::tool::Effect::$effect,
             $about,
@@ -78,6 +96,13 @@ macro_rules! tool {
     };
 }
 pub(crate) use tool;
+
+/// For Claude Code, which takes longer texts from tools that say so.
+fn size() -> MetaObject {
+    let mut meta = MetaObject::new();
+    meta.0.insert("anthropic/maxResultSizeChars".to_owned(), json!(MOST_SHOWN));
+    meta
+}
 
 fn annotations(effect: Effect) -> ToolAnnotations {
     let annotations = ToolAnnotations::new().open_world(matches!(effect, Effect::Open));

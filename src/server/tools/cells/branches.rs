@@ -13,7 +13,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{reply, result::Cell};
+use super::{
+    reply,
+    result::{Cell, CellException},
+};
 use crate::server::{
     sessions::{
         checkpoints::Checkpoint,
@@ -36,22 +39,24 @@ use crate::server::{
     },
 };
 
+/// Bytes of what a branch came to, in its line.
+const MOST_IN_SHORT: usize = 500;
 /// Most branches of one call.
 const MAX_BRANCHES: usize = 256;
 
 /// `run_branches`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RunBranches {
-    /// Code of each branch. All begin from the session as it is now, and none sees another.
+    /// Code of each branch.
     pub(crate) codes: Vec<String>,
-    /// Which one the session goes on from: `none` (default), `first` (the first that ended well), `max` or `min` (the one
-    /// whose last expression is the largest or smallest number), or a number, counted from 0.
+    /// Which one the session goes on from: `none` (default), `first` that ended well, `max` or `min` (number of its last
+    /// expression), or its index from 0.
     pub(crate) keep: Option<Keep>,
-    /// Session to branch; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Seconds each branch may run. The server's default when left out.
+    /// Seconds each may run.
     pub(crate) timeout: Option<f64>,
-    /// Branches that run at a time. The number of processors when left out.
+    /// Branches at a time. Default: processors.
     pub(crate) max_parallel: Option<u32>,
 }
 
@@ -89,6 +94,7 @@ pub(crate) struct Branches {
     /// The one that the session goes on from, counted from 0; null when it is as before.
     pub(crate) kept: Option<u64>,
     /// Why none was kept although one was to be, and what the branches shared; a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) notices: Vec<String>,
 }
 
@@ -97,10 +103,57 @@ pub(crate) struct Branches {
 pub(crate) struct Branch {
     /// Counted from 0.
     pub(crate) index: u64,
-    /// What its code came to, as run_python_code has it; null when it could not be run, see `refused`.
-    pub(crate) outcome: Option<Cell>,
+    /// What its code came to; left out when it could not be run, see `refused`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outcome: Option<Tried>,
     /// Why it could not be run.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) refused: Option<String>,
+}
+
+/// What the code of a branch came to: as run_python_code has it, what says nothing left out.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Tried {
+    /// As run_python_code has it.
+    status: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    stdout: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    stderr: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    results: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outputs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    new_files: Vec<String>,
+    execution_time: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<CellException>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<String>,
+}
+
+impl Tried {
+    fn of(cell: Cell) -> Self {
+        let Cell {
+            status, stdout, stderr, results, outputs, new_files, execution_time, error, exit_code, notice, ..
+        } = cell;
+        Self { status, stdout, stderr, results, outputs, new_files, execution_time, error, exit_code, notice }
+    }
+
+    /// Its last value or line in short; what went wrong, if something did.
+    fn in_short(&self) -> String {
+        let last = self.results.last().map(String::as_str).or_else(|| self.stdout.trim_end().lines().last());
+        let words = match (&self.error, &self.notice) {
+            (Some(error), _) => format!("{}: {}", error.kind, error.message),
+            (None, Some(notice)) if self.status != "ok" => format!("{}: {notice}", self.status),
+            _ => last.map_or_else(|| self.status.to_owned(), str::to_owned),
+        };
+        let end = words.floor_char_boundary(MOST_IN_SHORT);
+        if end < words.len() { format!("{} ...", &words[..end]) } else { words }
+    }
 }
 
 /// A branch that has run.
@@ -176,7 +229,8 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
         }
     };
     let branches = end_all(server, runs).await;
-    Ok(Reply::of(Branches { session_id: session.id.to_string(), branches, kept, notices }))
+    let text = text(&branches, kept, &notices);
+    Ok(Reply::of(Branches { session_id: session.id.to_string(), branches, kept, notices }).text(text))
 }
 
 async fn branch_all(
@@ -270,10 +324,26 @@ async fn end_all(server: &Server, runs: Vec<Result<Run, String>>) -> Vec<Branch>
                 session.end(DeathReason::Delete).await;
                 server.registry.end_branch(&session.id);
                 let cell = reply::cell(&session.id, outcome, 0);
-                Branch { index, outcome: Some(cell), refused: None }
+                Branch { index, outcome: Some(Tried::of(cell)), refused: None }
             }
             Err(reason) => Branch { index, outcome: None, refused: Some(reason) },
         }
     });
     futures::future::join_all(ended).await
+}
+
+/// One line a branch: its number, what it came to, and whether it was kept.
+fn text(branches: &[Branch], kept: Option<u64>, notices: &[String]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for branch in branches {
+        let result = match (&branch.outcome, &branch.refused) {
+            (Some(tried), _) => tried.in_short(),
+            (None, Some(reason)) => format!("not run: {reason}"),
+            (None, None) => "not run".to_owned(),
+        };
+        let fate = if kept == Some(branch.index) { ", kept" } else { "" };
+        lines.push(format!("{}: {result}{fate}", branch.index));
+    }
+    lines.extend(notices.iter().cloned());
+    lines.join("\n")
 }

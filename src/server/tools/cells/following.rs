@@ -28,6 +28,7 @@ use crate::{
             reply::{Answer, Reply},
             request::Call,
             server::Server,
+            texts,
         },
     },
     settings::options::Wait,
@@ -81,7 +82,7 @@ pub(crate) async fn follow(
             if run.client == call.client {
                 session.life.told(&call.client, ended.told);
             }
-            Ok(Answer::Done(whole(&session, &ended).await))
+            Ok(Answer::Done(whole(&session, &ended, server.around.settings.max_output).await))
         }
         Followed::Asks => Ok(Answer::Asks(server.waiting.put(flight))),
         Followed::Left => {
@@ -119,14 +120,19 @@ async fn steps(call: &Call, flight: &mut Flight, patience: Patience) -> Result<F
 }
 
 /// The reply to a cell that has ended.
-pub(super) async fn whole(session: &Session, ended: &Arc<Ended>) -> Reply<Cell> {
+pub(super) async fn whole(session: &Session, ended: &Arc<Ended>, max_output: usize) -> Reply<Cell> {
     let pictures = pictures_of(ended).await;
     let outcome = ended.outcome.clone();
     let is_error = outcome.ending.is_tool_error();
     let cell = reply::cell(&session.id, outcome, pictures.iter().map(|picture| picture.base64.len() + 64).sum());
-    let text = reply::text(&cell);
-    let whole = cell.stdout_file.iter().chain(&cell.stderr_file);
-    let made: Vec<String> = cell.outputs.iter().chain(whole).chain(&cell.new_files).cloned().collect();
+    let mut text = reply::text(&cell);
+    if !pictures.is_empty() {
+        texts::section(&mut text, "pictures", &pictures::lines(&pictures).join("\n"));
+    }
+    texts::shorten(&mut text, texts::MOST_SHOWN.max(max_output));
+    // What was displayed is in the reply already.
+    let files = cell.stdout_file.iter().chain(&cell.stderr_file);
+    let made: Vec<String> = cell.new_files.iter().chain(files).cloned().collect();
     let pictures = pictures.into_iter().map(|picture| ContentBlock::image(picture.base64, picture.mime));
     Reply::of(cell).text(text).failed(is_error).pictures(pictures).files(&made)
 }

@@ -35,20 +35,20 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// `wait_for_cell`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct WaitForCell {
-    /// Number of the cell, as a reply gave it; the newest one of this client when left out.
+    /// Its number. Default: this client's newest.
     pub(crate) cell: Option<u64>,
-    /// Session it was sent to; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Seconds to wait for its end; 0 only looks. As long as the client can wait when left out.
+    /// Seconds to wait; 0 only looks.
     pub(crate) timeout: Option<f64>,
 }
 
 /// `interrupt_cell`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct InterruptCell {
-    /// Number of the cell; the one that runs when left out.
+    /// Its number. Default: the one that runs.
     pub(crate) cell: Option<u64>,
-    /// Its session; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 

@@ -17,11 +17,14 @@ use crate::{
             error::{ToolError, refuse},
             reply::Reply,
             request::Call,
+            schema::is_zero,
             server::Server,
         },
     },
 };
 
+/// Matches in one reply.
+const MOST_MATCHES: usize = 50;
 /// Longest code that is looked at, bytes; it travels in one frame.
 const MAX_LOOKED_AT: usize = 400 << 10;
 
@@ -34,25 +37,24 @@ const FIRST_LIMIT: Duration = Duration::from_secs(32);
 /// `code_completion`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CodeCompletion {
-    /// The code as far as it is written; it is not run.
+    /// The code as far as it is written.
     pub(crate) code: String,
-    /// Where the cursor is: the number of characters (Unicode code points) before it.
+    /// Characters (code points) before the cursor.
     pub(crate) cursor_pos: u64,
-    /// Session whose names are known; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 
 /// `inspect_object`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct InspectObject {
-    /// The code that names the object; it is not run.
+    /// The code that names the object.
     pub(crate) code: String,
-    /// Where the cursor is, in or behind the name or within the parentheses of its call: the number of characters
-    /// (Unicode code points) before it.
+    /// Characters before the cursor, which is in or behind the name, or in its call.
     pub(crate) cursor_pos: u64,
     /// 0, or 1 for the source too. Default 0.
     pub(crate) detail_level: Option<u8>,
-    /// Session to look in; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 
@@ -61,6 +63,9 @@ pub(crate) struct InspectObject {
 pub(crate) struct Completion {
     /// What could stand between `cursor_start` and `cursor_end`, public names first.
     pub(crate) matches: Vec<String>,
+    /// Matches that are left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) more: u64,
     /// Where the text to be replaced begins, in characters.
     pub(crate) cursor_start: u64,
     /// Where it ends, in characters.
@@ -133,17 +138,25 @@ pub(crate) async fn complete(
     let cursor = cursor_in(&code, cursor_pos)?;
     let Answer { status, notice, told } = ask(call, &session, Question::Complete { code, cursor }).await?;
     let nothing = Matches { cursor_start: cursor, cursor_end: cursor, ..Matches::default() };
-    let Matches { matches, cursor_start, cursor_end, metadata } = told.unwrap_or(nothing);
+    let Matches { mut matches, cursor_start, cursor_end, mut metadata } = told.unwrap_or(nothing);
+    let more = matches.len().saturating_sub(MOST_MATCHES) as u64;
+    matches.truncate(MOST_MATCHES);
+    for kinds in metadata.values_mut().filter_map(Value::as_array_mut) {
+        kinds.truncate(MOST_MATCHES);
+    }
     let hint = metadata.get("hint").and_then(|hint| hint.as_str()).map(str::to_owned);
     let notice = notice.or(hint);
     let mut text = matches.join("\n");
+    if more > 0 {
+        text = format!("{text}\n... and {more} more: write a letter of the name");
+    }
     if let Some(notice) = &notice {
         text = format!("{text}\n{notice}").trim_start().to_owned();
     } else if text.is_empty() {
         "(no completions)".clone_into(&mut text);
     }
     let session_id = session.id.to_string();
-    let result = Completion { matches, cursor_start, cursor_end, metadata, status, notice, session_id };
+    let result = Completion { matches, more, cursor_start, cursor_end, metadata, status, notice, session_id };
     Ok(Reply::of(result).text(text))
 }
 

@@ -30,8 +30,18 @@ const TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 pub(crate) struct Picture {
     /// Its type, which need not be the original's.
     pub(crate) mime: &'static str,
+    /// Width and height, pixels.
+    pub(crate) size: (u32, u32),
     /// Its bytes.
     pub(crate) base64: String,
+}
+
+/// What the pictures are, a line each, for those who cannot see them.
+pub(crate) fn lines(pictures: &[Picture]) -> Vec<String> {
+    let line = |(index, picture): (usize, &Picture)| {
+        format!("{}: {}, {} x {} pixels", index + 1, picture.mime, picture.size.0, picture.size.1)
+    };
+    pictures.iter().enumerate().map(line).collect()
 }
 
 /// Whether there is anything for [`prepare`] to do.
@@ -59,7 +69,7 @@ fn fitted(bytes: &[u8], most: usize) -> Option<Picture> {
     let mut decoder = reader.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();
     if width.max(height) <= MOST_EDGE && bytes.len() <= most {
-        return Some(picture(mime(format)?, bytes));
+        return Some(picture(mime(format)?, (width, height), bytes));
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(DECODED_EDGE);
@@ -88,13 +98,13 @@ fn smallest(image: &DynamicImage, is_photo: bool, most: usize) -> Option<Picture
     if !is_photo {
         image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).ok()?;
         if bytes.len() <= most {
-            return Some(picture("image/png", &bytes));
+            return Some(picture("image/png", (image.width(), image.height()), &bytes));
         }
         bytes.clear();
     }
     let flat = on_white(image);
     flat.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, QUALITY)).ok()?;
-    (bytes.len() <= most).then(|| picture("image/jpeg", &bytes))
+    (bytes.len() <= most).then(|| picture("image/jpeg", (image.width(), image.height()), &bytes))
 }
 
 /// JPEG knows no transparency; black letters on what was transparent would be lost on black.
@@ -119,8 +129,8 @@ fn mime(format: ImageFormat) -> Option<&'static str> {
     TYPES.into_iter().find(|known| *known == mime)
 }
 
-fn picture(mime: &'static str, bytes: &[u8]) -> Picture {
-    Picture { mime, base64: STANDARD.encode(bytes) }
+fn picture(mime: &'static str, size: (u32, u32), bytes: &[u8]) -> Picture {
+    Picture { mime, size, base64: STANDARD.encode(bytes) }
 }
 
 #[cfg(test)]
@@ -167,7 +177,7 @@ mod tests {
     fn a_small_picture_stays_as_it_is() {
         let bytes = encoded(&noise(40, 30), ImageFormat::Png);
         let pictures = prepare(&[shown("image/png", bytes.clone())]);
-        assert_eq!(pictures, [picture("image/png", &bytes)]);
+        assert_eq!(pictures, [picture("image/png", (40, 30), &bytes)]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// A shorter wait for its turn is not told.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 /// The structured reply, beside pictures that take `pictures` bytes of JSON.
 #[must_use]
 pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
@@ -34,23 +37,22 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         Ending::Died(death) => (exit_code(death.exit), Some(exit(death, None))),
         _ => (None, None),
     };
-    let error = outcome.error.map(|error| exception(error, number));
+    // Its traceback stands in `stderr`.
+    let error = outcome.error.map(|error| CellException { traceback: None, ..exception(error) });
     let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file, .. } = outcome.stdout;
     let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file, .. } = outcome.stderr;
     let mut reply = Cell {
         status: outcome.ending.status(),
         session_id: session.to_owned(),
         cell: (number > 0).then_some(number),
-        stdout,
-        stderr,
         results: outcome.displays.iter().filter_map(words).chain(outcome.results).collect(),
         outputs: outcome.displays.iter().flat_map(files).map(|(_, file)| file).collect(),
-        displays: outcome.displays.iter().map(shown).collect(),
+        displays: outcome.displays.iter().map(shown).filter(says_something).collect(),
         new_files: outcome.new_files.paths,
         new_files_omitted: outcome.new_files.omitted as u64,
         new_files_incomplete: outcome.new_files.incomplete,
-        execution_time: outcome.ran.as_secs_f64(),
-        queued_time: outcome.queued.as_secs_f64(),
+        execution_time: in_microseconds(outcome.ran),
+        queued_time: (outcome.queued >= A_MOMENT).then(|| in_microseconds(outcome.queued)),
         error,
         exit_code,
         death,
@@ -60,8 +62,10 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         notice,
         alerts: outcome.alerts,
         background: (!outcome.background.is_empty()).then_some(outcome.background),
-        stdout_bytes,
-        stderr_bytes,
+        stdout_bytes: (stdout_bytes != stdout.len() as u64).then_some(stdout_bytes),
+        stderr_bytes: (stderr_bytes != stderr.len() as u64).then_some(stderr_bytes),
+        stdout,
+        stderr,
         stdout_file,
         stderr_file,
     };
@@ -88,11 +92,9 @@ pub(super) fn unfinished(seen: Unfinished<'_>) -> Cell {
         status,
         session_id: session.to_owned(),
         cell: Some(cell),
-        stdout_bytes: stdout.len() as u64,
-        stderr_bytes: stderr.len() as u64,
         stdout,
         stderr,
-        execution_time: ran.as_secs_f64(),
+        execution_time: in_microseconds(ran),
         state: Fate::Kept.word(),
         notice: Some(notice),
         ..Cell::default()
@@ -101,11 +103,21 @@ pub(super) fn unfinished(seen: Unfinished<'_>) -> Cell {
     reply
 }
 
-/// An exception, with the number of its cell.
+/// An exception, with its traceback.
 #[must_use]
-pub(crate) fn exception(error: CellError, cell: u64) -> CellException {
+pub(crate) fn exception(error: CellError) -> CellException {
     let CellError { kind, message, line, traceback, hint } = error;
-    CellException { kind, message, line, cell, traceback, hint }
+    CellException { kind, message, line, traceback: Some(traceback), hint }
+}
+
+/// Seconds, no finer than a clock that anybody reads.
+fn in_microseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
+}
+
+/// Its text is among the results.
+fn says_something(shown: &Shown) -> bool {
+    shown.update || shown.display_id.is_some() || !shown.files.is_empty()
 }
 
 fn words(display: &Display) -> Option<String> {
@@ -207,7 +219,7 @@ fn fit(reply: &mut Cell, most: usize) {
         texts.extend(&mut reply.results);
         texts.extend(&mut reply.background);
         if let Some(error) = &mut reply.error {
-            texts.extend([&mut error.traceback, &mut error.message]);
+            texts.push(&mut error.message);
         }
         texts.into_iter().for_each(|text| texts::shorten(text, keep));
         keep /= 2;
@@ -218,8 +230,7 @@ fn fit(reply: &mut Cell, most: usize) {
 fn weight(reply: &Cell) -> usize {
     let shown = [&reply.stdout, &reply.stderr].into_iter().chain(&reply.results).chain(&reply.background);
     let twice: usize = shown.map(|text| texts::json_length(text)).sum();
-    let once: usize =
-        reply.error.iter().map(|error| texts::json_length(&error.traceback) + texts::json_length(&error.message)).sum();
+    let once: usize = reply.error.iter().map(|error| texts::json_length(&error.message)).sum();
     let paths: usize = reply.new_files.iter().chain(&reply.outputs).map(|path| 3 * path.len() + 40).sum();
     2 * twice + once + paths + 200 * reply.displays.len() + 2048
 }

@@ -29,20 +29,17 @@ use crate::server::{
 /// `run_python_code`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RunPythonCode {
-    /// Python source. Variables, imports and functions of earlier calls in the same session are there. The value of a
-    /// last expression comes back in `results`; `await` works at top level.
+    /// Python source; `await` works at top level.
     pub(crate) code: String,
-    /// Seconds the code may run before it is interrupted (variables survive). The server's default when left out.
+    /// Seconds until it is interrupted.
     pub(crate) timeout: Option<f64>,
-    /// Session to run in; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// `rollback`: when the code raises, times out or kills its worker, the session is as before it; files and the outside
-    /// world are not rolled back. `keep` (default): it stays as the code left it.
+    /// `rollback`: when the code fails, the session is as before it (files are not). Default keep.
     pub(crate) on_error: Option<OnCellError>,
-    /// Seconds to wait for the end; then the reply says `running`, with the output so far, and the code goes on:
-    /// wait_for_cell has the rest. As long as the client can wait when left out.
+    /// Seconds to wait; then the reply says `running`, and wait_for_cell has the rest.
     pub(crate) wait: Option<f64>,
-    /// Answer at once, and let the code run in the background. Default false.
+    /// Answer at once; the code runs on.
     pub(crate) background: Option<bool>,
 }
 

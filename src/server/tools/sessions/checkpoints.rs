@@ -31,11 +31,11 @@ use crate::{
 /// `checkpoint_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CheckpointSession {
-    /// Session to copy; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Name of the checkpoint within the session: up to 64 letters, digits, '_', '-', '.'. Made up when left out.
+    /// Its name. Made up when left out.
     pub(crate) name: Option<String>,
-    /// Make it although threads run that it will not have. Default false.
+    /// Although threads run, which it will not have.
     pub(crate) force: Option<bool>,
 }
 
@@ -49,26 +49,26 @@ pub(crate) struct ListCheckpoints {
 /// `restore_checkpoint`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RestoreCheckpoint {
-    /// Name of the checkpoint; `last` is the one that policy `last` keeps.
+    /// Its name; `last` is the automatic one.
     pub(crate) name: String,
-    /// Session to roll back; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Let `random` and `numpy.random` draw again what they drew after the checkpoint. Default false: other numbers.
+    /// Let random numbers repeat. Default false.
     pub(crate) keep_random: Option<bool>,
 }
 
 /// `fork_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ForkSession {
-    /// Name of the new session: up to 64 letters, digits, '_', '-', '.'.
+    /// Name of the new session.
     pub(crate) new_session_id: String,
-    /// Session to copy; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Copy this checkpoint of it instead of what it is now.
+    /// Copy this checkpoint of it instead.
     pub(crate) checkpoint: Option<String>,
-    /// What the new session is for, shown by list_sessions.
+    /// What it is for.
     pub(crate) description: Option<String>,
-    /// Copy it although threads run that the copy will not have. Default false.
+    /// Although threads run, which it will not have.
     pub(crate) force: Option<bool>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct ForkSession {
 pub(crate) struct DeleteCheckpoint {
     /// Name of the checkpoint.
     pub(crate) name: String,
-    /// Whose it is; the active session's when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 

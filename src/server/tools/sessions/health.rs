@@ -36,9 +36,9 @@ const MAX_CHECK: f64 = 300.0;
 /// `get_kernel_health`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct GetKernelHealth {
-    /// Session to look at; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Also the series of the past so long: `90s`, `5m`, `24h`. At most 24h.
+    /// Also the past: `90s`, `5m`, up to `24h`.
     pub(crate) history: Option<String>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct ListCrashes {
 /// `configure_health`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ConfigureHealth {
-    /// Session to configure; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
     /// MB of resident memory from which an alert is raised; 0 is never.
     pub(crate) memory_alert: Option<f64>,
@@ -77,9 +77,9 @@ pub(crate) struct ConfigureHealth {
 /// `check_kernel_responsiveness`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CheckResponsiveness {
-    /// Seconds to wait for an answer. Default 5.
+    /// Seconds. Default 5.
     pub(crate) timeout: Option<f64>,
-    /// Session to check; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 

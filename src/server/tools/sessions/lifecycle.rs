@@ -4,19 +4,22 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{Timestamp, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     server::{
-        health::evidence::Phase,
+        health::{HealthStatus, State, evidence::Phase},
         sessions::{active::Choice, handle::Session, names::DEFAULT, orders::Restarted, status::Status},
         tools::call::{
-            arguments::{Nothing, checked_description},
+            arguments::checked_description,
             error::ToolError,
             progress,
             reply::{Reply, now},
             request::Call,
+            schema::is_zero,
             server::Server,
         },
         watch::shapes::{Health, LimitsInForce},
@@ -27,22 +30,22 @@ use crate::{
 /// `restart_kernel`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RestartKernel {
-    /// Carry over every variable that can be pickled; the reply names the others. Default false.
+    /// Carry over what can be pickled; the others are named. Default false.
     pub(crate) preserve_state: Option<bool>,
-    /// Session to restart; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 
 /// `create_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CreateSession {
-    /// Name: up to 64 letters, digits, '_', '-', '.'. Made up when left out.
+    /// Up to 64 letters, digits, '_', '-', '.'. Made up when left out.
     pub(crate) session_id: Option<String>,
-    /// What it is for, shown by list_sessions.
+    /// What it is for.
     pub(crate) description: Option<String>,
-    /// Thresholds and recovery policy of its own; the server's where left out.
+    /// Thresholds of its own.
     pub(crate) health: Option<PolicyChange>,
-    /// Limits of this session; the server's when left out. They can be tighter than the server's, not looser.
+    /// Limits, tighter than the server's.
     pub(crate) limits: Option<SessionLimits>,
 }
 
@@ -50,20 +53,19 @@ pub(crate) struct CreateSession {
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SessionLimits {
-    /// MiB of memory beyond what the interpreter starts with: MemoryError for code that asks for more; killed when all
-    /// processes of the session together take more.
+    /// MiB of memory.
     pub(crate) memory_mb: Option<f64>,
-    /// Seconds of processor time of one cell, which is interrupted then.
+    /// Processor time of a cell.
     pub(crate) cpu_seconds: Option<f64>,
-    /// Processes beside the interpreter; the session is killed when it has more.
+    /// Processes it may start.
     pub(crate) processes: Option<u32>,
-    /// Open files of each process.
+    /// Open files of a process.
     pub(crate) open_files: Option<u32>,
-    /// Longest time of a cell, whatever `timeout` says.
+    /// Longest time of a cell.
     pub(crate) cell_seconds: Option<f64>,
-    /// The session is deleted when nobody has used it for so long.
+    /// Deleted when unused so long.
     pub(crate) idle_seconds: Option<f64>,
-    /// The session is deleted when it is so old and at rest.
+    /// Deleted when so old and at rest.
     pub(crate) age_seconds: Option<f64>,
 }
 
@@ -73,6 +75,13 @@ impl From<SessionLimits> for Wished {
             asked;
         Self { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds }
     }
+}
+
+/// `list_sessions`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ListSessions {
+    /// Health of each session as get_kernel_health gives it. Default false: status and state.
+    pub(crate) detail: Option<bool>,
 }
 
 /// `switch_session` and `delete_session`.
@@ -126,8 +135,10 @@ pub(crate) struct CreatedSession {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Metadata {
     /// Workers it has had beyond the first.
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) restarts: u64,
     /// Calls that wait for their turn.
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) waiting: u64,
 }
 
@@ -179,8 +190,17 @@ pub(crate) struct SessionEntry {
     pub(crate) uptime: f64,
     /// Further facts.
     pub(crate) metadata: Metadata,
-    /// As get_kernel_health.
-    pub(crate) health: Health,
+    /// Its status and state; with `detail` as get_kernel_health gives it.
+    #[schemars(with = "Map<String, Value>")]
+    pub(crate) health: Told,
+}
+
+/// How a session is, in short or whole.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Told {
+    Brief { status: HealthStatus, state: State },
+    Whole(Box<Health>),
 }
 
 /// `delete_session`.
@@ -240,15 +260,16 @@ pub(crate) async fn switch(
     }))
 }
 
-pub(crate) async fn list(server: &Server, call: &Call, _: Nothing) -> Result<Reply<Sessions>, ToolError> {
+pub(crate) async fn list(server: &Server, call: &Call, asked: ListSessions) -> Result<Reply<Sessions>, ToolError> {
     let choice = server.active.of(&call.client);
     let notice = choice.as_ref().and_then(|choice| server.registry.chosen(choice).err()).map(|gone| gone.to_string());
     let active = if notice.is_none() { name_of(choice.as_ref()) } else { "" };
+    let whole = asked.detail.unwrap_or(false);
     let all = server.registry.all();
     Ok(Reply::of(Sessions {
         total_sessions: all.len() as u64,
         max_sessions: server.registry.max_sessions() as u64,
-        sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, active))).collect(),
+        sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, active, whole))).collect(),
         active_session: name_of(choice.as_ref()).to_owned(),
         notice,
     }))
@@ -274,19 +295,29 @@ pub(crate) async fn delete(
     }))
 }
 
-fn entry(server: &Server, session: &Session, active: &str) -> SessionEntry {
+fn entry(server: &Server, session: &Session, active: &str, whole: bool) -> SessionEntry {
     let status = session.shared.get();
+    let health = server.health.report(session, &status);
     SessionEntry {
         active: status.phase != Phase::Dead,
         current: *session.id == *active,
-        created_at: status.created.to_string(),
-        last_activity: status.last_activity.to_string(),
+        created_at: in_seconds(status.created),
+        last_activity: in_seconds(status.last_activity),
         execution_count: status.executed,
-        uptime: status.created_at.elapsed().as_secs_f64(),
+        uptime: (status.created_at.elapsed().as_secs_f64() * 10.0).round() / 10.0,
         metadata: metadata(&status),
-        health: server.health.report(session, &status),
+        health: if whole {
+            Told::Whole(Box::new(health))
+        } else {
+            Told::Brief { status: health.status, state: health.state }
+        },
         description: status.description,
     }
+}
+
+/// A moment, no finer than a list needs.
+fn in_seconds(moment: Timestamp) -> String {
+    moment.round(Unit::Second).unwrap_or(moment).to_string()
 }
 
 /// The session that calls of a client go to.

@@ -32,7 +32,7 @@ use crate::server::{
 pub(crate) struct SaveSession {
     /// File to write, relative to the workspace; replaced when it exists.
     pub(crate) path: String,
-    /// Session whose variables are written; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct SaveSession {
 pub(crate) struct LoadSession {
     /// File that save_session wrote, relative to the workspace. Loading it runs code that is in it.
     pub(crate) path: String,
-    /// Session that gets the variables; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
 }
 

@@ -33,21 +33,21 @@ const PATH_FRAME: usize = 16;
 /// `list_files`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ListFiles {
-    /// Directory, relative to the workspace; the workspace itself when left out.
+    /// Directory. Default: the workspace.
     pub(crate) path: Option<String>,
-    /// Also what lies below, down to max_depth. Default false.
+    /// Also what lies below, to max_depth.
     pub(crate) recursive: Option<bool>,
-    /// A drawing under `tree`, as the program tree makes it, instead of paths under `files`; recursive. Default false.
+    /// A drawing instead of paths; recursive.
     pub(crate) tree: Option<bool>,
     /// Levels of a recursive listing, 1 to 50. Default 3.
     pub(crate) max_depth: Option<u32>,
-    /// List what is no directory. Default true.
+    /// Default true.
     pub(crate) include_files: Option<bool>,
-    /// List directories. Default true.
+    /// Default true.
     pub(crate) include_dirs: Option<bool>,
-    /// Entries to leave out at the beginning. Default 0.
+    /// Entries to leave out.
     pub(crate) offset: Option<u64>,
-    /// Most entries. Default 1000; fewer come when the reply would be too large.
+    /// Most entries. Default 1000.
     pub(crate) limit: Option<u64>,
 }
 
@@ -56,13 +56,13 @@ pub(crate) struct ListFiles {
 pub(crate) struct ReadFile {
     /// File, relative to the workspace.
     pub(crate) path: String,
-    /// Most bytes to read. Default 100000; at most some 400000 (300000 when it is not text).
+    /// Most bytes. Default 30000, at most 400000.
     pub(crate) max_bytes: Option<u64>,
-    /// First byte to read. Default 0.
+    /// First byte.
     pub(crate) offset: Option<u64>,
-    /// First line to read, counted from 1; instead of offset.
+    /// First line, from 1; instead of offset.
     pub(crate) start_line: Option<u64>,
-    /// Last line to read.
+    /// Last line.
     pub(crate) end_line: Option<u64>,
 }
 
@@ -71,11 +71,11 @@ pub(crate) struct ReadFile {
 pub(crate) struct WriteFile {
     /// File, relative to the workspace.
     pub(crate) path: String,
-    /// All of its new content.
+    /// Its whole content.
     pub(crate) content: String,
-    /// The content is base64 of the bytes to write. Default false.
+    /// The content is base64.
     pub(crate) binary_base64: Option<bool>,
-    /// Encoding of text: utf-8, latin-1, ascii, utf-16, utf-16-le, utf-16-be. Default utf-8.
+    /// utf-8 (default), latin-1, ascii, utf-16, utf-16-le, utf-16-be.
     pub(crate) encoding: Option<String>,
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct DeleteFile {
     pub(crate) path: Option<String>,
     /// Another name for path.
     pub(crate) filename: Option<String>,
-    /// Delete a directory with everything in it. Default false.
+    /// A directory with everything in it.
     pub(crate) recursive: Option<bool>,
 }
 
@@ -343,10 +343,30 @@ fn piece(path: String, piece: Piece) -> Result<Reply<FilePiece>, ToolError> {
         end_line: lines.map(|(_, last)| last),
         image: image.as_ref().map(|image| image.mime),
     };
-    let Some(image) = image else { return Ok(Reply::of(value)) };
+    let Some(image) = image else {
+        let text = value.text.as_deref().map(|text| shown(text, &value));
+        let reply = Reply::of(value);
+        return Ok(match text {
+            Some(text) => reply.text(text),
+            None => reply,
+        });
+    };
     // The picture itself is in its own block: the text need not repeat it.
     let base64 = value.base64.take();
     let text = serde_json::to_string(&value)?;
     value.base64 = base64;
     Ok(Reply::of(value).text(text).pictures([ContentBlock::image(STANDARD.encode(image.bytes), image.mime)]))
+}
+
+/// The text itself, and how to go on when there is more.
+fn shown(text: &str, piece: &FilePiece) -> String {
+    match piece.next_offset {
+        Some(next) => format!(
+            "{text}\n[bytes {} to {} of {}; pass offset {next} to read on]",
+            piece.offset,
+            next.saturating_sub(1),
+            piece.size
+        ),
+        None => text.to_owned(),
+    }
 }

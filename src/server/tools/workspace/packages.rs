@@ -31,10 +31,10 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(600);
 /// `install_dependencies`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct InstallDependencies {
-    /// One requirement each: `numpy`, `numpy>=2,<3`, `requests[socks]`, a wheel in the workspace (`dist/x-1.0-py3-none-any.whl`),
-    /// `-r requirements.txt` of the workspace. Also `--upgrade`, `--pre`, `--no-deps`, `--force-reinstall`.
+    /// A requirement each: `numpy>=2,<3`, a wheel or `-r requirements.txt` of the workspace; `--upgrade`, `--pre`,
+    /// `--no-deps`, `--force-reinstall`.
     pub(crate) packages: Vec<String>,
-    /// Seconds it may take. Default 600.
+    /// Seconds. Default 600.
     pub(crate) timeout: Option<f64>,
 }
 

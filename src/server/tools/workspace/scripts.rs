@@ -33,11 +33,11 @@ const MAX_ARGS: usize = 64 << 10;
 /// `run_script`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RunScript {
-    /// File, relative to the workspace; a script in scripts/ also by its name alone.
+    /// File; one in scripts/ also by name alone.
     pub(crate) path: String,
-    /// Arguments, in sys.argv after the script's name.
+    /// For sys.argv.
     pub(crate) args: Option<Vec<String>>,
-    /// Seconds it may run before it is interrupted, and killed when that does not end it. Default 120.
+    /// Seconds. Default 120.
     pub(crate) timeout: Option<f64>,
 }
 

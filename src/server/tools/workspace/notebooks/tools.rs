@@ -57,11 +57,11 @@ const MAX_FAILURES: usize = 20;
 /// `export_notebook`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ExportNotebook {
-    /// File to write, relative to the workspace; replaced when it exists. Default `outputs/SESSION.ipynb`.
+    /// Default `outputs/SESSION.ipynb`.
     pub(crate) path: Option<String>,
-    /// Session whose cells are written; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// `ipynb`, or `html` for a page that needs nothing else. By the ending of path when left out, else ipynb.
+    /// Default: by the ending of path.
     pub(crate) format: Option<Format>,
 }
 
@@ -80,15 +80,15 @@ pub(crate) enum Format {
 pub(crate) struct RunNotebook {
     /// Notebook (.ipynb), relative to the workspace.
     pub(crate) path: String,
-    /// Session to run it in; the active one when left out.
+    /// Default: the active session.
     pub(crate) session_id: Option<String>,
-    /// Values by name, set in a cell behind the one tagged `parameters`, or at the beginning.
+    /// Values by name, set behind the cell tagged `parameters`.
     pub(crate) parameters: Option<JsonObject>,
-    /// What to do when a cell raises: `stop` (default), or `continue` with the next.
+    /// When a cell raises. Default stop.
     pub(crate) on_error: Option<OnError>,
-    /// Where the notebook is written with its outputs. Default: over itself.
+    /// Where it is written. Default: over itself.
     pub(crate) output_path: Option<String>,
-    /// Seconds each cell may run. The server's default when left out.
+    /// Seconds each cell may run.
     pub(crate) timeout: Option<f64>,
 }
 
@@ -312,8 +312,7 @@ impl Run {
             self.note(reason.clone());
         }
         self.stopped_by_tool |= outcome.ending.is_tool_error();
-        let number = outcome.cell;
-        self.fail(step.index, status, outcome.error.map(|error| reply::exception(error, number)));
+        self.fail(step.index, status, outcome.error.map(reply::exception));
         // A run that goes on after errors does not go on in a session that has lost everything, or after a cancellation.
         self.goes_on
             && matches!(
@@ -357,7 +356,8 @@ fn text(run: &NotebookRun) -> String {
         run.status, run.executed, run.total, run.path, run.session_id, run.output_path
     );
     for failure in &run.failures {
-        let words = failure.error.as_ref().map_or_else(String::new, |error| error.traceback.clone());
+        let words =
+            failure.error.as_ref().map_or_else(String::new, |error| error.traceback.clone().unwrap_or_default());
         section(&mut text, &format!("cell {}: {}", failure.index, failure.status), &words);
     }
     if let Some(notice) = &run.notice {

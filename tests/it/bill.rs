@@ -1,0 +1,165 @@
+//! What a model pays: bytes of `tools/list` and of typical replies, and what a client that shows one or the other gets.
+//!
+//! Runs in: the test binary. Prints the bill; fails beyond the figures.
+
+use serde_json::{Value, json};
+
+use crate::support::{Forkpy, Setup};
+
+fn bytes(value: &Value) -> usize {
+    value.to_string().len()
+}
+
+/// A server whose client says this name, or nothing.
+fn met_by(client: &str, args: &[&str]) -> Forkpy {
+    let mut forkpy = Setup::new().args(args).spawn();
+    let hello =
+        json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": client, "version": "1"}});
+    forkpy.request("initialize", hello);
+    forkpy.notify("notifications/initialized", json!({}));
+    forkpy
+}
+
+fn result(forkpy: &mut Forkpy, tool: &str, arguments: Value) -> Value {
+    forkpy.request("tools/call", json!({"name": tool, "arguments": arguments}))["result"].clone()
+}
+
+/// What most coding agents put before their model: the structure as JSON when there is one, else the content.
+fn shown_as_json_first(result: &Value) -> String {
+    match result.get("structuredContent") {
+        Some(structure) => structure.to_string(),
+        None => result["content"].to_string(),
+    }
+}
+
+const TYPICAL: [(&str, &str, Option<usize>); 5] = [
+    ("1+1", "1+1", Some(160)),
+    ("an exception", "1/0", Some(450)),
+    ("a line", "print('hello')", Some(200)),
+    ("a name", "x = 1", Some(160)),
+    ("a list", "[n * n for n in range(10)]", Some(240)),
+];
+
+#[test]
+fn the_bill_stays_within_its_figures() {
+    for (set, shown_most, whole_most, tools_most) in
+        [("standard", 16_000, 40_000, 40), ("core", 6_000, 16_000, 8), ("all", 24_000, 60_000, 60)]
+    {
+        let mut forkpy = met_by("it", &["--tools", set]);
+        let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
+        let listed = tools.as_array().expect("tools");
+        let shown: usize =
+            listed.iter().map(|tool| bytes(&json!([tool["name"], tool["description"], tool["inputSchema"]]))).sum();
+        println!("{set}: {} tools, {shown} bytes before a model, {} in all", listed.len(), bytes(&tools));
+        assert!(shown <= shown_most && bytes(&tools) <= whole_most && listed.len() <= tools_most, "{set}");
+    }
+    let mut forkpy = Forkpy::start();
+    for (what, code, most) in TYPICAL {
+        let structure = result(&mut forkpy, "run_python_code", json!({"code": code}))["structuredContent"].clone();
+        println!("{what}: {} bytes: {structure}", bytes(&structure));
+        assert!(most.is_none_or(|most| bytes(&structure) <= most), "{what}: {structure}");
+        for key in ["stdout", "stderr", "results", "outputs", "new_files", "execution_time"] {
+            assert!(structure.get(key).is_some(), "the ancestor's {key} is always there: {structure}");
+        }
+    }
+    let branches = result(&mut forkpy, "run_branches", json!({"codes": ["0.5", "0.9997", "0.7"], "keep": "max"}));
+    println!("three branches: {} bytes", bytes(&branches["structuredContent"]));
+    assert!(bytes(&branches["structuredContent"]) <= 500, "{branches}");
+    assert_eq!(branches["content"][0]["text"], "0: 0.5\n1: 0.9997, kept\n2: 0.7");
+    result(&mut forkpy, "create_session", json!({"session_id": "other"}));
+    let sessions = result(&mut forkpy, "list_sessions", json!({}))["structuredContent"]["sessions"].clone();
+    for (name, entry) in sessions.as_object().expect("sessions") {
+        println!("session {name}: {} bytes", bytes(entry));
+        assert!(bytes(entry) <= 250, "{entry}");
+    }
+    let whole = result(&mut forkpy, "list_sessions", json!({"detail": true}));
+    assert!(whole["structuredContent"]["sessions"]["default"]["health"]["pid"].is_number(), "{whole}");
+}
+
+#[test]
+fn a_traceback_is_told_once() {
+    let mut forkpy = Forkpy::start();
+    let structure = result(&mut forkpy, "run_python_code", json!({"code": "int('x')"}))["structuredContent"].clone();
+    assert_eq!(structure.to_string().matches("Traceback").count(), 1, "{structure}");
+    assert_eq!(structure["error"]["type"], "ValueError");
+}
+
+#[test]
+fn clients_that_show_json_instead_of_text_get_text_and_pictures() {
+    let plot = "
+import base64
+class Dot:
+    def _repr_png_(self):
+        return base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')
+Dot()";
+    for client in
+        ["claude-code", "codex-mcp-client", "opencode", "Visual Studio Code - Insiders", "github-copilot-developer"]
+    {
+        let mut forkpy = met_by(client, &[]);
+        let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
+        assert!(tools.as_array().expect("tools").iter().all(|tool| tool.get("outputSchema").is_none()), "{client}");
+        let shown = shown_as_json_first(&result(&mut forkpy, "run_python_code", json!({"code": plot})));
+        assert!(shown.contains("\"image/png\"") && shown.contains("1 x 1 pixels"), "{client}: {shown}");
+        let shown = shown_as_json_first(&result(&mut forkpy, "run_python_code", json!({"code": "1/0"})));
+        assert!(shown.contains("ZeroDivisionError") && !shown.contains("execution_time"), "{client}: {shown}");
+        let shown =
+            shown_as_json_first(&result(&mut forkpy, "run_python_code", json!({"code": "import os; os._exit(3)"})));
+        assert!(shown.contains("lost"), "the notice arrives: {client}: {shown}");
+    }
+}
+
+#[test]
+fn everybody_else_gets_both_whatever_the_name_and_structured_decides_for_all() {
+    for client in ["", "nobody knows", "mcp", &"x".repeat(10_000)] {
+        let mut forkpy = met_by(client, &[]);
+        let reply = result(&mut forkpy, "run_python_code", json!({"code": "40+2"}));
+        assert_eq!(
+            (&reply["structuredContent"]["results"][0], &reply["content"][0]["text"]),
+            (&json!("42"), &json!("42"))
+        );
+    }
+    let mut always = met_by("claude-code", &["--structured", "always"]);
+    assert!(result(&mut always, "ping", json!({})).get("structuredContent").is_some());
+    let mut never = met_by("it", &["--structured", "never"]);
+    assert!(result(&mut never, "ping", json!({})).get("structuredContent").is_none());
+}
+
+#[test]
+fn an_unknown_tool_to_list_is_refused_with_those_there_are() {
+    let (code, said) = Setup::new().args(&["--tools", "run_python_code,nope"]).run_to_end();
+    assert!(code != Some(0) && said.contains("\"nope\"") && said.contains("list_variables"), "{said}");
+    let mut forkpy = met_by("it", &["--tools", "list_variables,run_python_code"]);
+    let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
+    let names: Vec<&str> = tools.as_array().expect("tools").iter().filter_map(|tool| tool["name"].as_str()).collect();
+    assert_eq!(names, ["run_python_code", "list_variables"]);
+    let former = result(&mut forkpy, "get_health_report", json!({}));
+    assert_eq!(former["isError"], false, "what was merged can be called under its old name: {former}");
+}
+
+#[test]
+fn schemas_are_flat_and_name_the_header_that_balancers_route_by() {
+    let mut forkpy = met_by("it", &["--tools", "all"]);
+    let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
+    for tool in tools.as_array().expect("tools") {
+        let input = tool["inputSchema"].to_string();
+        assert!(!input.contains("\"null\"") && !input.contains("\"const\""), "{input}");
+        assert!(!tool["outputSchema"].to_string().contains("\"description\":\""), "{}", tool["name"]);
+        let session = &tool["inputSchema"]["properties"]["session_id"];
+        assert!(session.is_null() || session["x-mcp-header"] == "Session-Id", "{session}");
+    }
+}
+
+#[test]
+fn variables_and_completions_come_in_pages() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("globals().update({f'v{n:04}': n for n in range(2000)})");
+    let page = forkpy.call("list_variables", json!({})).data;
+    assert_eq!((page["variables"].as_object().expect("some").len(), &page["total"]), (200, &json!(2000)));
+    assert_eq!(page["next_offset"], 200);
+    let last = forkpy.call("list_variables", json!({"offset": 1990, "limit": 20, "filter": "V"})).data;
+    assert_eq!((last["variables"].as_object().expect("some").len(), &last["next_offset"]), (10, &Value::Null));
+    assert!(forkpy.refused("list_variables", json!({"limit": 0})).contains("`limit`"));
+    let found = forkpy.call("code_completion", json!({"code": "v", "cursor_pos": 1})).data;
+    assert_eq!(found["matches"].as_array().expect("some").len(), 50);
+    assert!(found["more"].as_u64().expect("more") > 0, "{found}");
+}
