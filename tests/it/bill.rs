@@ -2,6 +2,8 @@
 //!
 //! Runs in: the test binary. Prints the bill; fails beyond the figures.
 
+#![expect(clippy::print_stdout, reason = "the bill is to be read")]
+
 use serde_json::{Value, json};
 
 use crate::support::{Forkpy, Setup};

@@ -55,6 +55,9 @@ pub(crate) fn input<T: JsonSchema>() -> JsonObject {
 pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
     let mut schema = Value::Object(plain::<T>(SchemaSettings::draft2020_12().for_serialize()));
     without_words(&mut schema);
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(shallow);
+    }
     let mut root = JsonObject::new();
     root.insert("type".to_owned(), json!("object"));
     root.insert("allOf".to_owned(), json!([schema]));
@@ -154,6 +157,20 @@ fn without_words(schema: &mut Value) {
             left_out_is_not_null(object);
         }
         Value::Array(items) => items.iter_mut().for_each(without_words),
+        _ => {}
+    }
+}
+
+/// Of what lies within a key of a result, only the kind: a schema is for finding the key.
+fn shallow(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            for key in ["properties", "required", "additionalProperties"] {
+                object.remove(key);
+            }
+            object.values_mut().for_each(shallow);
+        }
+        Value::Array(items) => items.iter_mut().for_each(shallow),
         _ => {}
     }
 }
