@@ -151,6 +151,10 @@ impl Task {
     }
 
     /// Waits for the answer to an errand, and for whatever else ends it.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one select over all that can happen meanwhile, in the order of its rank"
+    )]
     async fn wait(
         &mut self,
         owed: Owed,

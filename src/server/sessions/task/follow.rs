@@ -192,6 +192,7 @@ impl Task {
         Followed { verdict, wish: course.wish }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one match over all that can be heard of a running cell")]
     async fn accompany(&mut self, course: &mut Course<'_>, running: &mut Running) -> Verdict {
         loop {
             let Some(worker) = &mut self.worker else { return Verdict::WorkerEnded };

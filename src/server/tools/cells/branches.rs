@@ -163,7 +163,8 @@ struct Run {
     outcome: CellOutcome,
 }
 
-pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Result<Reply<Branches>, ToolError> {
+/// Which branch is to be kept; refuses what cannot be run.
+fn checked(asked: &RunBranches) -> Result<Keep, ToolError> {
     if asked.codes.is_empty() || asked.codes.len() > MAX_BRANCHES {
         return refuse(format!("`codes` must have between 1 and {MAX_BRANCHES} branches"));
     }
@@ -177,6 +178,11 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
         let last = asked.codes.len() - 1;
         return refuse(format!("`keep` is {number}, and the branches are 0 to {last}"));
     }
+    Ok(keep)
+}
+
+pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Result<Reply<Branches>, ToolError> {
+    let keep = checked(&asked)?;
     let session = server.session(&call.client, asked.session_id.as_deref())?;
     let limit = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let timeout = session.limits.cell_limit(limit);
@@ -211,11 +217,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
         Ok(None) => None,
         Ok(Some(index)) => match keep_branch(&runs[index], release, call.caller()).await {
             Ok(()) => {
-                if let Ok(run) = &runs[index]
-                    && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome)
-                {
-                    session.history.add(recorded);
-                }
+                record(&session, &runs[index]);
                 Some(index as u64)
             }
             Err(reason) => {
@@ -231,6 +233,15 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
     let branches = end_all(server, runs).await;
     let text = text(&branches, kept, &notices);
     Ok(Reply::of(Branches { session_id: session.id.to_string(), branches, kept, notices }).text(text))
+}
+
+/// What the session has become by this branch is part of its history.
+fn record(session: &Session, run: &Result<Run, String>) {
+    if let Ok(run) = run
+        && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome)
+    {
+        session.history.add(recorded);
+    }
 }
 
 async fn branch_all(

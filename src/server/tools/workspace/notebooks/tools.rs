@@ -195,15 +195,12 @@ pub(crate) async fn export(
     Ok(reply.files([&file]))
 }
 
-pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Result<Reply<NotebookRun>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
-    let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
-    let (files, path) = (server.files.clone(), asked.path.clone());
-    let parameters = asked.parameters.unwrap_or_default();
-    let (read, place) = (files.clone(), path.clone());
-    let content = blocking(move || read.text(&place, MAX_NOTEBOOK)).await?;
+/// The notebook with its parameters, and what is to be run of it.
+async fn opened(server: &Server, path: String, parameters: JsonObject) -> Result<(Document, Vec<Step>), ToolError> {
+    let (files, place) = (server.files.clone(), path.clone());
+    let content = blocking(move || files.text(&place, MAX_NOTEBOOK)).await?;
     let content = upgrade::upgraded(server, content).await;
-    let (document, steps) = blocking(move || {
+    blocking(move || {
         let mut document = Document::read(&path, &content)?;
         document.inject(&parameters)?;
         let steps = document.begin();
@@ -213,7 +210,13 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Res
         }
         Ok((document, steps))
     })
-    .await?;
+    .await
+}
+
+pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Result<Reply<NotebookRun>, ToolError> {
+    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
+    let (document, steps) = opened(server, asked.path.clone(), asked.parameters.unwrap_or_default()).await?;
     let total = steps.len();
     let directory = directory_of(server, &asked.path);
     let live = progress::live(&call.context);
