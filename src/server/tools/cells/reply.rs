@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A shorter wait for its turn is not told.
-const A_MOMENT: Duration = Duration::from_secs(1);
+const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// The structured reply, beside pictures that take `pictures` bytes of JSON.
 #[must_use]
