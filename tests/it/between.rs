@@ -119,7 +119,7 @@ fn a_timer_that_raises_again_and_again_is_told_once() {
 
 #[test]
 fn a_handler_that_does_not_end_is_interrupted_for_the_cell_that_waits() {
-    let mut forkpy = start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off", "--grace", "0.6"]).start();
     let code = "\
 import signal, time
 keep = 1

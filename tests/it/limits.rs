@@ -6,7 +6,7 @@ use crate::support::{Forkpy, Setup, processes, wait_for, who::Who};
 
 fn limited(args: &[&str]) -> Forkpy {
     // Processes are counted below, and one that waits for a session would be among them.
-    Setup::new().args(&["--max-spares", "0"]).args(args).start()
+    Setup::new().args(&["--max-spares", "0", "--checkpoints", "off"]).args(args).start()
 }
 
 fn in_session(forkpy: &mut Forkpy, session: &str, code: &str) -> Value {
