@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Forkpy;
+use crate::support::{Forkpy, Setup};
 
 /// A handler that raises as soon as the session idles: the timer runs out while the reply is under way, or later.
 const ARM: &str = "\
@@ -119,7 +119,8 @@ fn a_timer_that_raises_again_and_again_is_told_once() {
 
 #[test]
 fn a_handler_that_does_not_end_is_interrupted_for_the_cell_that_waits() {
-    let mut forkpy = Setup::new().args(&["--checkpoints", "off", "--grace", "0.6"]).start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
+    forkpy.call("create_session", json!({"session_id": "clock"}));
     let code = "\
 import signal, time
 keep = 1

@@ -139,7 +139,9 @@ struct Soak {
 
 fn soak(sessions: usize, time: Duration, rounds: u32, seed: u64) {
     say(&format!("seed {seed}, {sessions} sessions, {} s", time.as_secs()));
-    let forkpy = Setup::new().args(&["--checkpoints", "off", "--grace", "0.6", "--max-sessions", "500", "--max-spares", "0"]).start();
+    let forkpy = Setup::new()
+        .args(&["--checkpoints", "off", "--grace", "0.6", "--max-sessions", "500", "--max-spares", "0"])
+        .start();
     let mut soak = Soak {
         forkpy,
         random: fastrand::Rng::with_seed(seed),
