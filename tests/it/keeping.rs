@@ -111,3 +111,51 @@ fn what_others_wait_for_is_in_no_copy() {
     until_kept(&mut forkpy, 3);
     assert_eq!(held(&mut forkpy)["can"], true);
 }
+
+/// A client that watches its health restarts what is dead, and must be able to see it: nothing is brought back unseen. What
+/// uses the session brings it back.
+#[test]
+fn an_idle_worker_that_died_is_seen_dead_and_the_next_use_goes_on_from_the_copy() {
+    let mut forkpy = Forkpy::start();
+    for used in ["cell", "variables"] {
+        forkpy.run("x = 7");
+        let cell = forkpy.call("list_sessions", json!({})).data["sessions"]["default"]["execution_count"].clone();
+        until_kept(&mut forkpy, cell.as_u64().expect("a count"));
+        let pid = forkpy.health()["pid"].as_i64().expect("a worker");
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")),
+            nix::sys::signal::SIGKILL,
+        )
+        .expect("it lives");
+        wait_for("its death to be seen", || forkpy.health()["status"] == "dead");
+        assert_eq!(forkpy.health()["status"], "dead", "it stays dead");
+        if used == "variables" {
+            let variables = forkpy.call("list_variables", json!({})).data;
+            assert!(variables["variables"]["x"].is_string(), "{variables}");
+        }
+        let reply = forkpy.run("x");
+        assert_eq!((&reply["results"][0], &reply["status"]), (&json!("7"), &json!("ok")), "{reply}");
+        if used == "cell" {
+            assert_eq!(reply["state"], "restored", "{reply}");
+        }
+        assert_eq!(forkpy.health()["status"], "healthy");
+    }
+    // Restarted while dead, it begins anew.
+    let pid = forkpy.health()["pid"].as_i64().expect("a worker");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")), nix::sys::signal::SIGKILL)
+        .expect("it lives");
+    wait_for("its death to be seen", || forkpy.health()["status"] == "dead");
+    assert!(!forkpy.call("restart_kernel", json!({})).is_error);
+    assert_eq!(forkpy.eval("'x' in globals()"), "False");
+}
+
+/// The next call waited up to five seconds behind a copy that no one had asked for.
+#[test]
+fn a_copy_that_takes_long_gives_way_to_a_call() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run("import os, time\nx = 7\nos.register_at_fork(before=lambda: time.sleep(60))");
+    wait_for("the copy to begin", || forkpy.health()["state"] != "idle");
+    let reply = forkpy.run("x");
+    assert_eq!((&reply["results"][0], &reply["state"]), (&json!("7"), &json!("kept")), "{reply}");
+    assert!(reply["queued_time"].as_f64().unwrap_or(0.0) < 4.0, "{reply}");
+}

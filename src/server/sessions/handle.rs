@@ -81,6 +81,7 @@ impl Session {
             limits,
             around,
             orders,
+            queue: cells.downgrade(),
             interventions,
             first,
         });

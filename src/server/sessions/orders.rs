@@ -95,6 +95,9 @@ pub(crate) enum BrokenOff {
     /// Something else was wanted meanwhile.
     #[error("restart_kernel was called")]
     Called,
+    /// Nobody asked for it, and a call waits behind it.
+    #[error("another call waits")]
+    GivesWay,
     /// It is still at an earlier one.
     #[error("its worker is still at an errand that was broken off, and an interrupt does not reach it: it {}", .0.doing())]
     StillAt(Errand),

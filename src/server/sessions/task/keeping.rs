@@ -12,12 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::mpsc;
+
 use super::state::Task;
 use crate::{
     server::{
         sessions::{
             life::{Life, Uncopied, What},
-            orders::{BrokenOff, SessionError},
+            orders::{BrokenOff, Order, SessionError},
             status::Shared,
         },
         workers::{checkpoint::LAST, zygote::Stage},
@@ -38,9 +40,22 @@ const PART_OF_LIMIT: u64 = 4;
 /// An automatic checkpoint may take so long: nobody asked for it, and the next call may be waiting.
 const AUTOMATIC: Duration = Duration::from_secs(5);
 
-async fn too_long() -> BrokenOff {
+/// How long a call may wait behind one.
+const GIVES_WAY: Duration = Duration::from_millis(50);
+
+/// A copy takes a millisecond or two. One that takes long is broken off when a call waits behind it, or at its limit.
+async fn too_long(queue: mpsc::WeakSender<Order>) -> BrokenOff {
     let limit = fault::limit(AUTOMATIC);
-    tokio::time::sleep(limit).await;
+    let began = Instant::now();
+    let mut waits = false;
+    while began.elapsed() < limit {
+        tokio::time::sleep(GIVES_WAY.min(limit)).await;
+        let waited = waits;
+        waits = queue.upgrade().is_some_and(|queue| queue.capacity() < queue.max_capacity());
+        if waited && waits {
+            return BrokenOff::GivesWay;
+        }
+    }
     BrokenOff::Limit(limit)
 }
 
@@ -106,7 +121,7 @@ impl Task {
             self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
             return;
         }
-        match self.freeze(LAST, false, too_long()).await {
+        match self.freeze(LAST, false, too_long(self.queue.clone())).await {
             Ok(checkpoint) => {
                 self.keeping.misses = 0;
                 self.shared.update(|status| status.unkept = None);

@@ -33,6 +33,7 @@ use crate::{
         },
         workers::{control::PingOutcome, link::Worker, stacks, zygote::ZygoteError},
     },
+    settings::policy::Automatic,
     sys::processes,
 };
 
@@ -43,6 +44,12 @@ impl Task {
     pub(super) async fn ensure_worker(&mut self) -> Result<(), NoWorker> {
         if self.worker.is_some() {
             return Ok(());
+        }
+        if let Some(death) = self.unsettled.take() {
+            self.mourn(death).await;
+            if self.worker.is_some() {
+                return Ok(());
+            }
         }
         if !self.begun {
             return self.start_worker().await;
@@ -287,10 +294,18 @@ impl Task {
         let errand = self.owed.map(|owed| owed.errand);
         let death = self.bury(reason, None, errand).await;
         self.file_report(None).await;
-        if let Some(death) = death {
-            self.mourn(death).await;
+        match death {
+            // Brought back unseen, it would never be seen dead, and a client that watches its health has a right to that.
+            Some(death) if self.is_brought_back_when_used() => self.unsettled = Some(death),
+            Some(death) => drop(self.mourn(death).await),
+            None => {}
         }
         self.plan_revival();
+    }
+
+    fn is_brought_back_when_used(&self) -> bool {
+        let policy = self.shared.record(|record| record.policy);
+        policy.checkpoints == Automatic::Auto && policy.recovery == RecoveryPolicy::OnDemand
     }
 
     /// What the worker's death means for the session: it goes on from a checkpoint, or has lost its variables. Noted for

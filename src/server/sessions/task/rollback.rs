@@ -178,6 +178,7 @@ impl Task {
             status.trouble = None;
         });
         self.begun = true;
+        self.unsettled = None;
         self.announce();
     }
 

@@ -50,6 +50,8 @@ pub(in crate::server::sessions) struct Seat {
     pub(in crate::server::sessions) limits: Limits,
     pub(in crate::server::sessions) around: Arc<Surroundings>,
     pub(in crate::server::sessions) orders: mpsc::Receiver<Order>,
+    /// Tells how many orders wait.
+    pub(in crate::server::sessions) queue: mpsc::WeakSender<Order>,
     pub(in crate::server::sessions) interventions: mpsc::UnboundedReceiver<Urgent>,
     /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
     pub(in crate::server::sessions) first: Option<(Worker, u64)>,
@@ -64,6 +66,7 @@ pub(in crate::server::sessions) struct Task {
     pub(super) limits: Limits,
     pub(super) around: Arc<Surroundings>,
     pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) queue: mpsc::WeakSender<Order>,
     pub(super) interventions: mpsc::UnboundedReceiver<Urgent>,
     pub(super) worker: Option<Worker>,
     pub(super) last_cell: u64,
@@ -79,6 +82,9 @@ pub(in crate::server::sessions) struct Task {
     pub(super) tip: u64,
     /// The cell that the namespace began with when it came from a checkpoint, and the first cell that ran in it.
     pub(super) base: Option<(u64, u64)>,
+    /// The death of an idle worker, when there is a copy: the session goes on from that when it is used next, and is dead for
+    /// all who look until then.
+    pub(super) unsettled: Option<Death>,
     /// The answer to an errand that was broken off and could not be interrupted.
     pub(super) owed: Option<Owed>,
     /// The newest automatic checkpoint, of which it is not known yet whether it is of use.
@@ -133,7 +139,7 @@ pub(super) struct Obituary {
 
 impl Task {
     pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
-        let Seat { life, history, runs, shared, limits, around, orders, interventions, first } = seat;
+        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, first } = seat;
         let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
         Self {
             id: Arc::clone(life.session()),
@@ -144,6 +150,7 @@ impl Task {
             limits,
             around,
             orders,
+            queue,
             interventions,
             holds: worker.is_some(),
             worker,
@@ -153,6 +160,7 @@ impl Task {
             obituary: None,
             tip: last_cell,
             base: None,
+            unsettled: None,
             owed: None,
             fresh: Weak::new(),
             loaded: None,
