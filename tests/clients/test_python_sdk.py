@@ -11,7 +11,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult, ProgressNotification
 
-from support import eventually
+from support import eventually, sigkill
 
 if TYPE_CHECKING:
     import mcp
@@ -91,7 +91,9 @@ async def test_every_reply_fits_its_schema(forkpy: Forkpy, mode: str) -> None:
         assert died.is_error is True
         assert died.structured_content is not None
         assert died.structured_content["status"] == "died"
-        assert died.structured_content["state"] == "lost"
+        assert died.structured_content["state"] == "restored", "from the copy that a session at rest keeps"
+        sigkill((await call(client, "get_kernel_health"))["pid"])
+        await until_state(client, "dead")
         assert (await call(client, "get_kernel_health"))["pid"] is None
         assert (await call(client, "check_kernel_responsiveness"))["responsive"] is False
         await call(client, "list_sessions")
