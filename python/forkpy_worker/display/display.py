@@ -312,13 +312,20 @@ def _metadata(metadata: Metadata | None) -> str:
 
 
 def _is_text_enough(data: Data) -> bool:
-    """Whether the HTML says nothing that the text does not: tables, estimators. `HTML(...)` was asked for."""
-    plain = data.get("text/plain")
-    return (
-        set(data) == {"text/plain", "text/html"}
-        and isinstance(plain, str)
-        and not plain.startswith("<IPython.")
-    )
+    """Whether the HTML says nothing that the text does not: tables, estimators, datasets.
+
+    All else is kept: a page of a chart needs its scripts, and `HTML(...)` or a formatter of the user's was asked for.
+    """
+    plain, html = data.get("text/plain"), data.get("text/html")
+    if set(data) != {"text/plain", "text/html"} or not isinstance(html, str):
+        return False
+    if not isinstance(plain, str) or plain.startswith("<IPython."):
+        return False
+    return ("<table" in html and "<script" not in html) or any(known in html for known in _KNOWN)
+
+
+# sklearn's estimators, xarray's datasets: classes of their outermost elements.
+_KNOWN = ("sk-top-container", "xr-wrap")
 
 
 def _representation(mime: str, content: Any, shadow: str | None = None) -> Representation:
