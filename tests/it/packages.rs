@@ -222,8 +222,8 @@ fn left(forkpy: &Forkpy) -> usize {
 
 #[test]
 fn an_install_that_takes_too_long_or_is_taken_back_ends_with_all_it_started() {
-    // Processes are counted: a spare worker that comes up meanwhile is no part of the install.
-    let mut forkpy = start(&["--allow-install-options", "--grace", "0.5", "--max-spares", "0"]);
+    // Processes are counted: a spare worker or a copy that comes up meanwhile is no part of the install.
+    let mut forkpy = start(&["--allow-install-options", "--grace", "0.5", "--max-spares", "0", "--checkpoints", "off"]);
     forkpy.run(ENDLESS);
     let packages = json!({"packages": ["./slow"], "timeout": 4});
     let reply = forkpy.call("install_dependencies", packages);

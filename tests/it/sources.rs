@@ -65,7 +65,7 @@ fn sources_go_along_with_a_saved_session() {
     assert!(forkpy.eval("inspect.getsource(Plain)").contains("marker = 1"));
     assert!(forkpy.eval("inspect.getsource(Color)").contains("RED = 1"));
     let failed = forkpy.run("function()");
-    assert!(failed["error"]["traceback"].as_str().expect("text").contains("    return 1 / 0"), "{failed}");
+    assert!(failed["stderr"].as_str().expect("text").contains("    return 1 / 0"), "{failed}");
 }
 
 /// A pool of processes that did not know the function started new ones for ever.

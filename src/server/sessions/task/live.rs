@@ -128,6 +128,9 @@ impl Task {
     }
 
     async fn serve(&mut self, order: Order) {
+        if let Some(death) = self.unsettled.take() {
+            self.mourn(death).await;
+        }
         match order {
             Order::Cell { cell, number, reply } => {
                 let queued = cell.asked.elapsed();

@@ -45,12 +45,6 @@ impl Task {
         if self.worker.is_some() {
             return Ok(());
         }
-        if let Some(death) = self.unsettled.take() {
-            self.mourn(death).await;
-            if self.worker.is_some() {
-                return Ok(());
-            }
-        }
         if !self.begun {
             return self.start_worker().await;
         }
@@ -303,9 +297,12 @@ impl Task {
         self.plan_revival();
     }
 
+    /// Without a copy the variables are lost, and that is said at once.
     fn is_brought_back_when_used(&self) -> bool {
         let policy = self.shared.record(|record| record.policy);
-        policy.checkpoints == Automatic::Auto && policy.recovery == RecoveryPolicy::OnDemand
+        let has_copy = self.around.checkpoints.last(&self.life).is_some()
+            || self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid());
+        policy.checkpoints == Automatic::Auto && policy.recovery == RecoveryPolicy::OnDemand && has_copy
     }
 
     /// What the worker's death means for the session: it goes on from a checkpoint, or has lost its variables. Noted for
