@@ -131,7 +131,7 @@ fn a_zygote_that_dies_over_a_fork_is_replaced_and_living_sessions_go_on() {
 
 #[test]
 fn workers_survive_their_zygote_and_a_new_one_takes_over() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("x = 41");
     let (worker, zygote) = (forkpy.pid(), forkpy.zygote_pid());
     processes::signal(zygote, Signal::SIGKILL);
