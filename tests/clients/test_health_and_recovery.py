@@ -29,11 +29,12 @@ async def test_a_session_that_died_comes_back_and_its_death_can_be_read(forkpy: 
     async with forkpy.client(mode) as client:
         await call(client, "run_python_code", code="x = 1")
         await call(client, "configure_health", recovery="auto")
-        before = await call(client, "get_kernel_health")
-        sigkill(before["pid"])
 
         async def health() -> dict[str, Any]:
             return await call(client, "get_kernel_health")
+
+        before = await eventually(health, lambda seen: seen["checkpoints"].get("last") == 1, "the copy of it at rest")
+        sigkill(before["pid"])
 
         after = await eventually(
             health, lambda seen: [step["verified"] for step in seen["recovery"]["steps"]] == [True], "a new worker"
@@ -41,7 +42,7 @@ async def test_a_session_that_died_comes_back_and_its_death_can_be_read(forkpy: 
         assert (after["status"], after["restarts"]) == ("healthy", 1)
         assert after["pid"] != before["pid"]
         reply = await call(client, "run_python_code", code="'x' in globals()")
-        assert (reply["results"], reply["state"]) == (["False"], "lost")
+        assert (reply["results"], reply["state"]) == (["True"], "restored")
         [crash] = (await call(client, "list_crashes"))["crashes"]
         assert (crash["session_id"], crash["signal"], crash["reason"]) == ("default", "SIGKILL", "died")
         report = (await call(client, "list_crashes", id=crash["id"]))["report"]
