@@ -131,11 +131,16 @@ async def test_a_killed_worker_is_dead_and_restart_heals(forkpy: Forkpy) -> None
 async def test_the_next_cell_heals_too_and_says_what_was_lost(forkpy: Forkpy) -> None:
     async with forkpy.client() as client:
         await run(client, "x = 1")
+
+        async def looked() -> dict[str, Any]:
+            return await health(client)
+
+        await eventually(looked, lambda seen: seen["checkpoints"].get("last") == 1, "the copy of a session at rest")
         await kill_worker(client)
         healed = await run(client, "'x' in globals()")
-        assert healed["state"] == "lost"
+        assert healed["state"] == "restored"
         assert healed["notice"]
-        assert "False" in str(healed["results"])
+        assert "True" in str(healed["results"])
         assert (await health(client))["status"] == "healthy"
         assert (await run(client, "1"))["state"] == "kept"
 

@@ -99,7 +99,7 @@ Dot()";
     for client in
         ["claude-code", "codex-mcp-client", "opencode", "Visual Studio Code - Insiders", "github-copilot-developer"]
     {
-        let mut forkpy = met_by(client, &[]);
+        let mut forkpy = met_by(client, &["--checkpoints", "off"]);
         let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
         assert!(tools.as_array().expect("tools").iter().all(|tool| tool.get("outputSchema").is_none()), "{client}");
         let shown = shown_as_json_first(&result(&mut forkpy, "run_python_code", json!({"code": plot})));

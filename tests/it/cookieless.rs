@@ -75,7 +75,7 @@ fn perhaps(reply: &Value) -> bool {
 
 #[test]
 fn each_connection_learns_of_a_loss_and_none_takes_it_from_another() {
-    let server = HttpForkpy::start(Setup::new());
+    let server = HttpForkpy::start(Setup::new().args(&["--checkpoints", "off"]));
     let (mut one, mut two) = (Kept::new(&server, ""), Kept::new(&server, ""));
     assert_eq!((said(&one.run("x = 1")), said(&two.run("x"))), (KEPT, KEPT));
     assert_eq!(one.run("import os; os._exit(1)")["status"], "died");
@@ -96,7 +96,7 @@ fn each_connection_learns_of_a_loss_and_none_takes_it_from_another() {
 /// Behind a proxy clients share connections.
 #[test]
 fn a_client_that_comes_by_a_proxy_is_reminded() {
-    let server = HttpForkpy::start(Setup::new());
+    let server = HttpForkpy::start(Setup::new().args(&["--checkpoints", "off"]));
     let relayed = "X-Forwarded-For: 192.0.2.7\r\n";
     let mut proxy = Kept::new(&server, relayed);
     proxy.run("x = 1");

@@ -12,7 +12,7 @@ fn with_limit(forkpy: &mut Forkpy, code: &str, seconds: f64) -> Reply {
 
 /// Runs a cell that ends the worker, and checks that the next one says what was lost.
 fn died(code: &str) -> Value {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("x = 1");
     let before = forkpy.pid();
     let reply = forkpy.call("run_python_code", json!({"code": code}));
@@ -105,7 +105,7 @@ fn the_servers_own_limit_holds_when_the_call_names_none() {
 
 #[test]
 fn where_no_interrupt_arrives_the_worker_is_killed_after_the_grace_time() {
-    let mut forkpy = Setup::new().args(&["--grace", "0.6"]).start();
+    let mut forkpy = Setup::new().args(&["--grace", "0.6", "--checkpoints", "off"]).start();
     forkpy.run("x = 1");
     let began = Instant::now();
     let reply = with_limit(&mut forkpy, "sum(range(10**12))", 0.3);

@@ -10,13 +10,13 @@ const NOBODY: u32 = 62_137;
 
 fn armed(fault: &str) -> Forkpy {
     // Forks are numbered, and those that nobody asked for would count.
-    Setup::new().args(&["--max-spares", "0"]).env("FORKPY_FAULT", fault).start()
+    Setup::new().args(&["--max-spares", "0", "--checkpoints", "off"]).env("FORKPY_FAULT", fault).start()
 }
 
 /// Zygote stopped, worker killed: nobody can reap it, so it is a zombie until the zygote goes on.
 #[test]
 fn a_zombie_is_told_from_the_dead() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("x = 1");
     let (worker, zygote) = (forkpy.pid(), forkpy.zygote_pid());
     processes::signal(zygote, Signal::SIGSTOP);

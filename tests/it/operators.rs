@@ -15,7 +15,7 @@ fn value(metrics: &str, series: &str) -> f64 {
 #[test]
 fn metrics_count_what_happened() {
     // Forks are counted below, and spare workers are forks too.
-    let server = HttpForkpy::start(Setup::new().args(&["--max-spares", "0"]));
+    let server = HttpForkpy::start(Setup::new().args(&["--max-spares", "0", "--checkpoints", "off"]));
     let before = server.get("/metrics").body;
     assert_eq!(value(&before, "forkpy_cells_total{status=\"ok\"}"), 0.0);
     for _ in 0..3 {

@@ -15,7 +15,11 @@ def holder():
 holder()";
 
 fn with(options: &[&str]) -> Forkpy {
-    Setup::new().args(&["--health-interval", "0.2", "--hung-after", "0.5", "--grace", "0.3"]).args(options).start()
+    Setup::new()
+        .args(&["--health-interval", "0.2", "--hung-after", "0.5", "--grace", "0.3"])
+        .args(&["--checkpoints", "off"])
+        .args(options)
+        .start()
 }
 
 fn steps(health: &Value) -> Vec<(String, bool)> {

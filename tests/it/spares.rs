@@ -26,7 +26,7 @@ fn in_session(forkpy: &mut Forkpy, session: &str, code: &str) -> Value {
 
 #[test]
 fn a_session_that_begins_takes_one_and_another_is_made() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     assert!(spares(&forkpy).is_empty(), "none before the first reply");
     forkpy.run("x = 1");
     let spare = until_spare(&mut forkpy);
@@ -47,7 +47,7 @@ fn a_session_that_begins_takes_one_and_another_is_made() {
 
 #[test]
 fn a_restart_takes_one_too() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("x = 1");
     let spare = until_spare(&mut forkpy);
     assert_eq!(forkpy.call("restart_kernel", json!({})).data["pid"], spare);
@@ -60,7 +60,7 @@ fn a_restart_takes_one_too() {
 
 #[test]
 fn each_draws_its_own_random_numbers() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("1");
     let mut drawn = std::collections::BTreeSet::new();
     for name in ["a", "b", "c"] {
@@ -74,7 +74,7 @@ fn each_draws_its_own_random_numbers() {
 
 #[test]
 fn one_that_dies_is_replaced_and_nobody_gets_it() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("1");
     for round in 0..3 {
         let spare = until_spare(&mut forkpy);
@@ -91,7 +91,7 @@ fn one_that_dies_is_replaced_and_nobody_gets_it() {
 
 #[test]
 fn they_outlive_the_zygote_and_serve() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("1");
     let spare = until_spare(&mut forkpy);
     let zygote = forkpy.zygote_pid();
@@ -113,7 +113,7 @@ fn they_outlive_the_zygote_and_serve() {
 
 #[test]
 fn limits_of_its_own_and_no_spares_mean_a_fork_of_its_own() {
-    let mut forkpy = Forkpy::start();
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run("1");
     let spare = until_spare(&mut forkpy);
     forkpy.call("create_session", json!({"session_id": "small", "limits": {"memory_mb": 256}}));
