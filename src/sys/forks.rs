@@ -157,7 +157,8 @@ fn others() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(move |tid| *tid != own)
 }
 
-/// To be called by the thread that forks, outside of any parallel region: lets an OpenMP library ([`Fate::Dismissed`]) end its threads, which takes a moment. One that is too old to know how (before OpenMP 5.0) keeps them.
+/// Lets an OpenMP library ([`Fate::Dismissed`]) end its threads, which takes a moment. One that is older than OpenMP 5.0 keeps
+/// them. To be called by the thread that forks, outside of any parallel region.
 pub(crate) fn dismiss(path: &str) {
     /// `omp_pause_soft`: the numbers of threads that were set stay.
     const SOFT: c_int = 1;

@@ -384,8 +384,8 @@ fn a_server_that_ends_takes_its_scripts_along() {
 
 #[test]
 fn a_hundred_scripts_leave_no_trace() {
-    // Processes are counted, and a spare worker may come at any time.
-    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).start();
+    // Processes and descriptors are counted, and a spare worker or a copy may come at any time.
+    let mut forkpy = Setup::new().args(&["--max-spares", "0", "--checkpoints", "off"]).start();
     script(&forkpy, "x.py", "print('x')\n");
     forkpy.eval("1");
     let (server, zygote) = (forkpy.server_pid(), forkpy.zygote_pid());
