@@ -20,6 +20,8 @@ pub enum Errand {
     Load,
     /// A checkpoint is made.
     Checkpoint,
+    /// A copy is made that nobody asked for: it gives way to a call.
+    Keep,
     Collect,
     /// The session goes on from a checkpoint.
     GoBack,
@@ -36,6 +38,7 @@ impl Errand {
             Self::Save => "saves its variables",
             Self::Load => "loads variables",
             Self::Checkpoint => "makes a checkpoint",
+            Self::Keep => "makes a copy of itself",
             Self::Collect => "collects garbage",
             Self::GoBack => "goes back to a checkpoint",
             Self::Branches => "waits for branches of run_branches",
@@ -50,6 +53,7 @@ impl Errand {
             Self::Save => "saving its variables",
             Self::Load => "loading variables",
             Self::Checkpoint => "making a checkpoint",
+            Self::Keep => "making a copy of itself",
             Self::Collect => "collecting garbage",
             Self::GoBack => "going back to a checkpoint",
             Self::Branches => "running branches",
@@ -61,7 +65,7 @@ impl Errand {
     pub fn limit(self, bytes: u64) -> Duration {
         match self {
             Self::Save | Self::Load => USUAL + Duration::from_secs(bytes / CARRIED_A_SECOND),
-            Self::List | Self::Checkpoint | Self::Collect | Self::GoBack => USUAL,
+            Self::List | Self::Checkpoint | Self::Keep | Self::Collect | Self::GoBack => USUAL,
             Self::Branches => BRANCHES,
         }
     }

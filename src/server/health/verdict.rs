@@ -13,7 +13,7 @@
 //! | state | a cell runs | ping | heartbeat | the kernel says | processor |
 //! |---|---|---|---|---|---|
 //! | `starting` | | | | no process yet | |
-//! | `idle` | no | in time | | | |
+//! | `idle` | no, or a copy is made of itself | in time | | | |
 //! | `busy` | yes | in time | | runs, or sleeps | used, by it or by what it started |
 //! | `waiting_input` | yes, in `input()` | in time | | | |
 //! | `busy` (sleeping) | yes | in time | | its main thread sleeps until the clock wakes it | none for a second |
@@ -29,7 +29,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    server::health::evidence::{Phase, Reading, Unanswered},
+    server::health::{
+        errand::Errand,
+        evidence::{Phase, Reading, Unanswered},
+    },
     sys::threads::Wait,
 };
 
@@ -129,6 +132,9 @@ pub(crate) struct Activity {
     pub(crate) waits: Option<Wait>,
 }
 
+/// A copy that a session makes of itself may take so long before it counts as work.
+const AT_REST: Duration = Duration::from_secs(1);
+
 /// Percent of a processor below which a worker does nothing.
 const QUIET: f64 = 2.0;
 
@@ -196,6 +202,10 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
         Phase::Busy { cell, .. } => (State::Busy, format!("runs cell {cell}")),
         Phase::WaitingInput { cell, .. } => {
             (State::WaitingInput, format!("cell {cell} waits for input, which the client has been asked for"))
+        }
+        // It gives way to a call, so for a caller the session is idle; one that does not end is told.
+        Phase::Serving { errand: Errand::Keep, since } if since.elapsed() < AT_REST => {
+            (State::Idle, "waits for a cell, and makes a copy of itself".to_owned())
         }
         Phase::Serving { errand, since } => {
             (State::Busy, format!("{} (for {:.1} s)", errand.doing(), since.elapsed().as_secs_f64()))
@@ -276,6 +286,7 @@ mod tests {
         use HealthStatus as H;
         let busy = Phase::Busy { cell: 3, since: Instant::now() };
         let asking = Phase::WaitingInput { cell: 3, since: Instant::now() };
+        let serving = |errand| Phase::Serving { errand, since: Instant::now() };
         let gone = |phase, corpse| Evidence { process: None, corpse, ..seen(phase, 'S') };
         let active = |state, cpu_percent, subprocesses_work| {
             let waits = Some(Wait { call: "recvfrom".to_owned(), is_sleep: false });
@@ -288,6 +299,8 @@ mod tests {
         let cases = [
             (seen(Phase::Idle, 'S'), (H::Healthy, State::Idle, Some(7))),
             (seen(busy, 'R'), (H::Healthy, State::Busy, Some(7))),
+            (seen(serving(Errand::Keep), 'R'), (H::Healthy, State::Idle, Some(7))),
+            (seen(serving(Errand::Save), 'R'), (H::Healthy, State::Busy, Some(7))),
             (seen(asking, 'S'), (H::Healthy, State::WaitingInput, Some(7))),
             (seen(asking, 'Z'), (H::Zombie, State::Zombie, Some(7))),
             (seen(busy, 'T'), (H::Healthy, State::Stopped, Some(7))),

@@ -32,7 +32,11 @@ use super::{
 };
 use crate::{
     protocol::attach::{self, Hello, MAX_LINE, Record, ServerEnd, ServerStatus, SessionSummary, Wants, Welcome},
-    server::{health::evidence::Phase, sessions::active::Client, tools::call::server::Server},
+    server::{
+        health::{errand::Errand, evidence::Phase},
+        sessions::active::Client,
+        tools::call::server::Server,
+    },
     settings::host::Host,
     sys::rendezvous::{self, Identity},
 };
@@ -257,7 +261,11 @@ impl Room {
 }
 
 fn is_busy(phase: Phase) -> bool {
-    matches!(phase, Phase::Busy { .. } | Phase::WaitingInput { .. } | Phase::Serving { .. })
+    match phase {
+        Phase::Busy { .. } | Phase::WaitingInput { .. } => true,
+        Phase::Serving { errand, .. } => errand != Errand::Keep,
+        Phase::Starting | Phase::Idle | Phase::Dead => false,
+    }
 }
 
 fn own_pid() -> i32 {

@@ -16,7 +16,7 @@ use sd_notify::NotifyState;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::server::{
-    health::evidence::Phase,
+    health::{errand::Errand, evidence::Phase},
     sessions::registry::Registry,
     watch::readiness::Readiness,
     workers::zygote::{Stage, Zygote},
@@ -107,7 +107,7 @@ fn describe(registry: &Registry, zygote: &Zygote) -> String {
     for session in &all {
         let word = match session.shared.get().phase {
             Phase::Starting => "starting",
-            Phase::Idle => "idle",
+            Phase::Idle | Phase::Serving { errand: Errand::Keep, .. } => "idle",
             Phase::Busy { .. } => "busy",
             Phase::WaitingInput { .. } => "waiting for input",
             Phase::Serving { .. } => "busy",

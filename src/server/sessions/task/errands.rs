@@ -112,7 +112,7 @@ impl Task {
 
     /// What was owed has come, and nobody wants it: a checkpoint of which the other end is closed ends.
     pub(super) fn paid(&self, owed: Owed) {
-        if owed.errand == Errand::Checkpoint {
+        if matches!(owed.errand, Errand::Checkpoint | Errand::Keep) {
             let children = self.around.children.clone();
             tokio::task::spawn_blocking(move || children.end_strays());
         }

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::state::Task;
 use crate::{
     server::{
+        health::errand::Errand,
         sessions::{
             life::{Life, Uncopied, What},
             orders::{BrokenOff, Order, SessionError},
@@ -121,7 +122,7 @@ impl Task {
             self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
             return;
         }
-        match self.freeze(LAST, false, too_long(self.queue.clone())).await {
+        match self.freeze(Errand::Keep, LAST, false, too_long(self.queue.clone())).await {
             Ok(checkpoint) => {
                 self.keeping.misses = 0;
                 self.shared.update(|status| status.unkept = None);

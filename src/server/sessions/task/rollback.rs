@@ -53,7 +53,8 @@ impl Task {
         if wish.kept {
             store.admit(&self.life, &name)?;
         }
-        let checkpoint = self.freeze(if wish.kept { &name } else { UNNAMED }, wish.force, gone).await?;
+        let checkpoint =
+            self.freeze(Errand::Checkpoint, if wish.kept { &name } else { UNNAMED }, wish.force, gone).await?;
         if caller.cancel.is_cancelled() {
             let (session, errand) = (self.id.to_string(), Errand::Checkpoint);
             return Err(SessionError::BrokenOff { session, errand, why: BrokenOff::Cancelled });
@@ -67,6 +68,7 @@ impl Task {
     /// Forks the worker into a checkpoint.
     pub(super) async fn freeze(
         &mut self,
+        why: Errand,
         name: &str,
         force: bool,
         gone: impl Future<Output = BrokenOff>,
@@ -79,7 +81,7 @@ impl Task {
         let errand = next_number();
         let asked = (errand, ToWorker::Checkpoint { errand, number: making.number, force });
         let began = Instant::now();
-        let answer = self.ask(Errand::Checkpoint, asked, &[theirs.as_fd()], gone).await;
+        let answer = self.ask(why, asked, &[theirs.as_fd()], gone).await;
         if let Ok(FromWorker::Checkpointed { pid, missing }) = answer {
             counters::checkpoint_made(began.elapsed());
             let policy = self.shared.record(|record| record.policy.checkpoints);
@@ -276,7 +278,7 @@ impl Task {
 
     /// Stands still for a call that tries things out on copies.
     pub(super) async fn hold(&mut self, hold: Hold) {
-        let held = self.freeze(UNNAMED, false, taken_back(&hold.caller)).await;
+        let held = self.freeze(Errand::Checkpoint, UNNAMED, false, taken_back(&hold.caller)).await;
         let ready = held.is_ok();
         if hold.held.send(held).is_err() || !ready {
             return;
