@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import zipfile
@@ -170,3 +171,23 @@ async def test_a_notebook_written_by_jupyters_tools_is_run(forkpy: Forkpy, mode:
     assert notebook.cells[3].outputs[1].data["text/plain"] == "42"
     untouched = nbformat.read(forkpy.workspace / "in.ipynb", as_version=4)
     assert all(cell.get("outputs", []) == [] for cell in untouched.cells)
+
+
+async def test_a_notebook_of_an_older_format_is_upgraded_and_run(forkpy: Forkpy) -> None:
+    code = {"cell_type": "code", "language": "python", "collapsed": False, "metadata": {}, "prompt_number": 7}
+    old = [{"output_type": "pyout", "prompt_number": 7, "metadata": {}, "text": ["5"]}]
+    cells = [
+        {"cell_type": "heading", "level": 2, "metadata": {}, "source": ["Title"]},
+        {**code, "input": ["x = 0.1\n", "print(x)\n", "x + 1"], "outputs": old},
+    ]
+    book = {"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": "old"}, "worksheets": [{"cells": cells}]}
+    (forkpy.workspace / "old.ipynb").write_text(json.dumps(book))
+    async with forkpy.client() as client:
+        ran = await client.call_tool("run_notebook", {"path": "old.ipynb", "output_path": "new.ipynb"})
+    assert ran.data["status"] == "ok"
+    new = nbformat.read(forkpy.workspace / "new.ipynb", as_version=nbformat.NO_CONVERT)
+    nbformat.validate(new)
+    assert (new.nbformat, new.cells[0].cell_type, new.cells[0].source) == (4, "markdown", "## Title")
+    assert [output.output_type for output in new.cells[1].outputs] == ["stream", "execute_result"]
+    assert new.cells[1].outputs[1].data["text/plain"] == "1.1"
+    assert json.loads((forkpy.workspace / "old.ipynb").read_text()) == book

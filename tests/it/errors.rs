@@ -1,5 +1,7 @@
 //! What a cell that raises says: its own lines, nothing of forkpy's, and what can be done about it.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::support::Forkpy;
@@ -30,7 +32,7 @@ fn a_function_of_an_earlier_cell_that_raises_shows_its_own_line() {
     let error = &reply["error"];
     assert_eq!((&error["type"], &error["message"]), (&json!("KeyError"), &json!("'missing'")));
     assert_eq!((&error["line"], &reply["cell"], &error["hint"]), (&json!(3), &json!(3), &json!(null)));
-    assert!(error.get("traceback").is_none(), "it stands in stderr: {error}");
+    assert_eq!(error["traceback"], "", "it stands in stderr: {error}");
 }
 
 #[test]
@@ -91,6 +93,59 @@ raise Mute";
     let reply = forkpy.run("class Odd(Exception):\n    def __str__(self): return 5\nraise Odd");
     assert_eq!((&reply["status"], &reply["error"]["type"]), (&json!("error"), &json!("Odd")));
     assert_eq!(forkpy.eval("1 + 1"), "2");
+}
+
+/// A module that the user has written was said to be installable when it lay in a folder whose name begins with `_`, was
+/// compiled, or when a cell had put another folder in front of `sys.path`; anybody can publish a package of that name.
+#[test]
+fn a_missing_module_that_is_a_file_of_the_workspace_is_never_to_be_installed() {
+    let mut forkpy = Forkpy::start();
+    for file in [
+        "sub/helper.py",
+        "sub/airflow.py",
+        "_private/hidden.py",
+        "ext/native.abi3.so",
+        "src/mylib/core/deep.py",
+        "lib/ns/extra.py",
+        "ns/part.py",
+        "pack/__init__.py",
+        "pack/inner.py",
+        "env/pyvenv.cfg",
+        "env/lib/python3/faker/__init__.py",
+    ] {
+        let file = forkpy.file(file);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        fs::write(file, "").expect("written");
+    }
+    fs::write(forkpy.file("calc.ipynb"), "{}").expect("written");
+    fs::write(forkpy.file("broken.py"), "import helper").expect("written");
+    forkpy.run("import sys, ns.part; sys.path.insert(0, '/nowhere')");
+    for (code, words) in [
+        ("import helper", "helper.py is a file of the workspace, in 'sub'"),
+        ("import helper.deeper", "helper.py is a file of the workspace, in 'sub'"),
+        ("import broken", "helper.py is a file of the workspace, in 'sub'"),
+        ("import airflow", "airflow.py is a file of the workspace, in 'sub'"),
+        ("from hidden import x", "hidden.py is a file of the workspace, in '_private'"),
+        ("import native", "native.abi3.so is a file of the workspace, in 'ext'"),
+        ("import mylib.core", "mylib/ is a file of the workspace, in 'src'"),
+        ("import ns.extra", "ns/extra.py is a file of the workspace, in 'lib', but the 'ns' that is loaded is another"),
+        ("import inner", "belongs to the package pack: from pack import inner"),
+        ("import calc", "calc.ipynb of the workspace is a notebook"),
+    ] {
+        let reply = forkpy.run(code);
+        let hint = reply["error"]["hint"].as_str().unwrap_or_else(|| panic!("{code}: no hint: {reply}"));
+        assert!(hint.contains(words) && !hint.contains("install"), "{code}: {hint}");
+    }
+    let hint = forkpy.run("import faker")["error"]["hint"].to_string();
+    assert!(hint.contains("install_dependencies"), "what lies in an environment is not the user's own: {hint}");
+    // A notebook has its own folder in front, and what lies elsewhere is found all the same.
+    let cell =
+        json!({"cell_type": "code", "metadata": {}, "source": "import hidden", "outputs": [], "execution_count": null});
+    let notebook = json!({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]});
+    fs::write(forkpy.file("sub/n.ipynb"), notebook.to_string()).expect("written");
+    let failed = forkpy.call("run_notebook", json!({"path": "sub/n.ipynb"})).data;
+    let hint = failed["failures"][0]["error"]["hint"].to_string();
+    assert!(hint.contains("in '_private'"), "{failed}");
 }
 
 #[test]

@@ -372,3 +372,58 @@ fn an_empty_language_is_no_other_language_and_what_is_not_run_stays() {
     assert_eq!(run(&mut forkpy, json!({"path": "n.ipynb"}))["status"], "ok");
     assert_eq!(load(&forkpy, "n.ipynb")["cells"][0]["execution_count"], 7);
 }
+
+/// An exported notebook had no more of a long output than the reply had had room for, and with it the order of what a cell
+/// showed was lost.
+#[test]
+fn an_exported_notebook_has_whole_outputs_in_their_order() {
+    let mut forkpy = Setup::new().args(&["--max-output", "1000", "--max-notebook-output", "100000"]).start();
+    forkpy.run(
+        "import sys\nprint('a' * 5000)\ndisplay(1)\nprint('b' * 5000)\nprint('e' * 3000, file=sys.stderr)\ndisplay(2)\n\
+         print('c' * 5000)\n1/0",
+    );
+    forkpy.run("print('short')");
+    let reply = forkpy.run("print('x' * 300_000)");
+    assert!(reply["stdout"].as_str().expect("text").len() < 1300, "the reply stays short");
+    forkpy.call("export_notebook", json!({"path": "n.ipynb"}));
+    let notebook = load(&forkpy, "n.ipynb");
+    let long = |letter: &str, count| format!("{}\n", letter.repeat(count));
+    let expected = [
+        format!("stdout: {}", long("a", 5000)),
+        "display_data: 1".to_owned(),
+        format!("stdout: {}", long("b", 5000)),
+        format!("stderr: {}", long("e", 3000)),
+        "display_data: 2".to_owned(),
+        format!("stdout: {}", long("c", 5000)),
+        "error: ZeroDivisionError".to_owned(),
+    ];
+    assert_eq!(outputs(&notebook["cells"][0]), expected);
+    assert_eq!(outputs(&notebook["cells"][1]), ["stdout: short\n"]);
+    let bounded = outputs(&notebook["cells"][2]).concat();
+    assert!(bounded.len() < 100_200 && bounded.contains("200001 of 300001 bytes left out; the whole is in outputs/"));
+    // What the files held is gone: the text of the replies is there.
+    fs::remove_dir_all(forkpy.file("outputs")).expect("removed");
+    forkpy.call("export_notebook", json!({"path": "n.ipynb"}));
+    let notebook = load(&forkpy, "n.ipynb");
+    let shown = outputs(&notebook["cells"][0]);
+    assert!(shown[0].starts_with("stdout: aaa") && shown.concat().contains("bytes left out"), "{shown:?}");
+    assert_eq!(shown.last().map(String::as_str), Some("error: ZeroDivisionError"));
+}
+
+/// What bokeh shows: a script, and under a mime type of its own an empty text whose metadata name the document.
+#[test]
+fn display_data_that_only_have_metadata_arrive() {
+    let mut forkpy = Forkpy::start();
+    let shows = "from IPython.display import publish_display_data\n\
+         kind = 'application/vnd.bokehjs_exec.v0+json'\n\
+         publish_display_data({'text/html': '<div id=\"p1\"></div>'})\nprint('between')\n\
+         publish_display_data({'application/javascript': 'embed()', kind: ''}, metadata={kind: {'id': 'p1'}})";
+    write(&forkpy, "n.ipynb", &[code(shows)]);
+    run(&mut forkpy, json!({"path": "n.ipynb"}));
+    let outputs = load(&forkpy, "n.ipynb")["cells"][0]["outputs"].clone();
+    assert_eq!(outputs[0]["data"]["text/html"], json!(["<div id=\"p1\"></div>"]));
+    assert_eq!(outputs[1]["text"], json!(["between\n"]));
+    let kind = "application/vnd.bokehjs_exec.v0+json";
+    assert_eq!(outputs[2]["data"]["application/javascript"], json!(["embed()"]), "{outputs}");
+    assert_eq!((&outputs[2]["data"][kind], &outputs[2]["metadata"][kind]), (&json!(""), &json!({"id": "p1"})));
+}

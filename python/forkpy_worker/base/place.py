@@ -29,6 +29,8 @@ pid = 0
 # The thread that runs cells; none where there is no session.
 thread = 0
 outputs = ""
+# Where modules of the user's own are looked for first.
+workspace = ""
 # Tables and the like get a file with their HTML.
 keep_html = False
 

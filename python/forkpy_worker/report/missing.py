@@ -10,6 +10,12 @@ from __future__ import annotations
 import os
 import sys
 
+from forkpy_worker.base import place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # Modules whose package has another name.
 NAMES = {
     "airflow": "apache-airflow",
@@ -82,6 +88,8 @@ xgboost xlrd xlsxwriter xmltodict yfinance zarr zstandard
 SAME = frozenset(_SAME.split())
 # The workspace is looked through for a file of that name, no further than this.
 MAX_ENTRIES = 5000
+# Folders that hold no module of the user's own.
+_NOT_SEARCHED = frozenset(("__pycache__", "node_modules", "site-packages"))
 _CLOSE = 0.8
 
 
@@ -97,8 +105,8 @@ def hint(exception: ModuleNotFoundError) -> str | None:
         return None
     if root in sys.modules and name not in NAMES:
         # The package is there and has no such module.
-        return _submodule(name)
-    file = _in_workspace(root)
+        return _submodule(name) or _in_workspace(name, sys.modules[root])
+    file = _in_workspace(name, sys.modules.get(root))
     if file is not None:
         return file
     package = package_of(name)
@@ -165,33 +173,104 @@ def _importable() -> set[str]:
     return found
 
 
-def _in_workspace(root: str) -> str | None:
-    """Find a module that is a file of the workspace, in a folder that is not searched."""
-    workspace = sys.path[0] if sys.path else ""
-    if not os.path.isdir(workspace):
-        return None
-    looked_at = 0
-    for folder, folders, files in os.walk(workspace):
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if name[:1] not in (".", "_") and name != "node_modules"
-        ]
-        looked_at += len(folders) + len(files)
-        if f"{root}.py" in files or (root in folders and _has_code(os.path.join(folder, root))):
-            place = os.path.relpath(folder, workspace)
-            there = f"{root}.py" if f"{root}.py" in files else f"{root}/"
+def _in_workspace(name: str, loaded: object = None) -> str | None:
+    """Find a module that is a file of the workspace, in a folder that is not searched.
+
+    `loaded` is the package of that name which is there, and which has no such module.
+    """
+    root = name.partition(".")[0]
+    for folder, folders, files in _folders(place.workspace):
+        there = _module_file(
+            folder, root if loaded is None else name.replace(".", "/"), folders, files
+        )
+        if there is None or (loaded is not None and folder in _parents(loaded)):
+            continue
+        where = os.path.relpath(folder, place.workspace)
+        if there.endswith(".ipynb"):
             return (
-                f"{there} is a file of the workspace, in {place!r}, where modules are not looked for. "
-                f"Add that folder: import sys; sys.path.insert(0, {os.path.abspath(folder)!r})."
+                f"{os.path.normpath(os.path.join(where, there))} of the workspace is a notebook and no module. "
+                "The tool run_notebook runs it in this session; what it defines is then there, without an import."
             )
-        if looked_at > MAX_ENTRIES:
-            return None
+        if loaded is not None:
+            return (
+                f"{there} is a file of the workspace, in {where!r}, but the {root!r} that is loaded is another one, "
+                f"from {_parents(loaded)[0]!r}. Put the folder first and restart the session: "
+                f"import sys; sys.path.insert(0, {os.path.abspath(folder)!r})."
+            )
+        package = _package(folder)
+        if package is not None:
+            return f"{there} is a file of the workspace, and belongs to the package {package}: from {package} import {root}"
+        return (
+            f"{there} is a file of the workspace, in {where!r}, where modules are not looked for. "
+            f"Add that folder: import sys; sys.path.insert(0, {os.path.abspath(folder)!r})."
+        )
     return None
 
 
+def _package(folder: str) -> str | None:
+    """Name the package that a folder is, where it can be imported."""
+    parts: list[str] = []
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, last = os.path.split(folder)
+        parts.insert(0, last)
+    return ".".join(parts) if parts and folder in sys.path else None
+
+
+def _folders(workspace: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Go through the workspace, as far as it may hold modules of its user."""
+    if not os.path.isdir(workspace):
+        return
+    looked_at = 0
+    for folder, folders, files in os.walk(workspace):
+        if "pyvenv.cfg" in files:
+            folders.clear()
+            continue
+        folders[:] = [
+            name for name in sorted(folders) if name[:1] != "." and name not in _NOT_SEARCHED
+        ]
+        yield folder, folders, files
+        looked_at += len(folders) + len(files)
+        if looked_at > MAX_ENTRIES:
+            return
+
+
+def _module_file(folder: str, path: str, folders: list[str], files: list[str]) -> str | None:
+    """Name what `import` would take from this folder, or would if it were no notebook; a `/` marks a package."""
+    first, _, rest = path.partition("/")
+    if rest:
+        if first not in folders:
+            return None
+        folder, path = os.path.join(folder, first), rest
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            return None
+        folders = [entry.name for entry in entries if entry.is_dir()]
+        files = [entry.name for entry in entries if entry.is_file()]
+        found = _module_file(folder, path, folders, files)
+        return None if found is None else f"{first}/{found}"
+    from importlib.machinery import all_suffixes
+
+    for suffix in (*all_suffixes(), ".ipynb"):
+        if path + suffix in files:
+            return path + suffix
+    return f"{path}/" if path in folders and _has_code(os.path.join(folder, path)) else None
+
+
+def _parents(package: object) -> list[str]:
+    """Name the folders that a package was looked for in, its own file's first."""
+    own = [os.path.dirname(entry) for entry in getattr(package, "__path__", ())]
+    return own or [os.path.dirname(getattr(package, "__file__", None) or "?")]
+
+
 def _has_code(folder: str) -> bool:
-    try:
-        return any(name.endswith(".py") for name in os.listdir(folder))
-    except OSError:
-        return False
+    """Whether a folder is a package, or one of a package's folders."""
+    looked_at = 0
+    for _folder, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name[:1] != "." and name not in _NOT_SEARCHED]
+        if any(name.endswith(".py") for name in files):
+            return True
+        looked_at += len(folders) + len(files)
+        if looked_at > MAX_ENTRIES // 10:
+            return False
+    return False

@@ -12,7 +12,7 @@ import builtins
 import os
 import sys
 
-from forkpy_worker.base import streams
+from forkpy_worker.base import place, streams
 from forkpy_worker.session import session
 
 TYPE_CHECKING = False
@@ -40,6 +40,7 @@ def run(source: bytes, file: str, directory: str, argv: list[str], workspace: st
 
 def _start(file: str, directory: str, argv: list[str], workspace: str) -> None:
     os.chdir(workspace)
+    place.workspace = workspace
     sys.argv = list(argv)
     if hasattr(sys, "orig_argv"):
         sys.orig_argv = [sys.executable, *argv]

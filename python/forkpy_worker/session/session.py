@@ -38,6 +38,7 @@ def start(
     place.session_id = session_id
     begin(interrupts)
     place.outputs = outputs
+    place.workspace = workspace
     place.keep_html = keep_html
     _fresh_main()
     os.chdir(workspace)

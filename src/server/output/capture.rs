@@ -211,7 +211,7 @@ impl Kept {
             bytes.extend(self.tail);
             let marks = self.marks.into_iter().map(|(at, mark)| (at as usize, mark)).collect();
             let (text, marks) = lossy(&bytes, marks);
-            return CapturedText { text, total: self.total, file: None, marks };
+            return CapturedText { text, total: self.total, marks, ..CapturedText::default() };
         };
         let head = String::from_utf8_lossy(trim_end(&self.head)).into_owned();
         let tail_bytes: Vec<u8> = self.tail.into();
@@ -226,13 +226,15 @@ impl Kept {
         };
         let before = format!("{head}\n[... {omitted} of {} bytes left out; {whole} ...]\n", self.total);
         let skipped = self.total.saturating_sub(tail.len() as u64);
+        let file_size = self.total.min(MAX_FILE);
+        let marks_in_file = self.marks.iter().map(|(at, _)| *at).collect();
         let marks = self.marks.iter().map(|(at, mark)| {
             let at = if *at <= head.len() as u64 { *at } else { before.len() as u64 + at.saturating_sub(skipped) };
             (at as usize, *mark)
         });
         let text = before.clone() + &tail;
         let marks = marks.map(|(at, mark)| (text.floor_char_boundary(at), mark)).collect();
-        CapturedText { text, total: self.total, file, marks }
+        CapturedText { text, total: self.total, file, marks, marks_in_file, file_size }
     }
 }
 

@@ -15,6 +15,10 @@ pub struct CapturedText {
     pub file: Option<String>,
     /// Where in `text` something was displayed or taken back: byte offsets, ascending.
     pub marks: Vec<(usize, Mark)>,
+    /// Where each of them is in the file; none when there is no file.
+    pub marks_in_file: Vec<u64>,
+    /// Bytes in the file.
+    pub file_size: u64,
 }
 
 /// How forkpy ended a cell.

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn cell(number: u64, text: &str) -> Recorded {
-        let outputs = vec![Output::Stream { name: "stdout", text: text.to_owned() }];
+        let outputs = vec![Output::Stream { name: "stdout", text: text.to_owned(), whole: None }];
         Recorded { number, code: String::new(), outputs, ended: Timestamp::UNIX_EPOCH, ran: Duration::ZERO }
     }
 

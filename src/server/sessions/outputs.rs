@@ -9,7 +9,7 @@ use crate::{
     protocol::{CellError, Display},
     server::{
         output::{
-            captured::Method,
+            captured::{CapturedText, Method},
             marks::{Mark, MarkKind},
             numbers,
         },
@@ -25,6 +25,8 @@ pub(crate) enum Output {
     Stream {
         name: &'static str,
         text: String,
+        /// Where the whole of it is, when `text` is not all.
+        whole: Option<Part>,
     },
     /// What it displayed, or its value.
     Shown {
@@ -41,19 +43,24 @@ pub(crate) enum Output {
     },
 }
 
+/// A part of a file with a stream's whole output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Relative to the workspace.
+    pub file: String,
+    /// First byte.
+    pub from: u64,
+    /// The byte behind the last.
+    pub to: u64,
+}
+
 /// All outputs of a cell, in the order in which they came.
 #[must_use]
 pub(crate) fn of(outcome: &CellOutcome) -> Vec<Output> {
-    let mut stderr = outcome.stderr.text.as_str();
-    if let Some(error) = &outcome.error {
-        // It has an output of its own.
-        stderr = stderr.strip_suffix(error.traceback.as_str()).unwrap_or(stderr);
-    }
+    // The traceback has an output of its own.
+    let traceback = outcome.error.as_ref().map_or("", |error| error.traceback.as_str());
     let mut sequence = Sequence {
-        streams: [
-            Rest { name: "stdout", text: &outcome.stdout.text, marks: &outcome.stdout.marks, done: 0 },
-            Rest { name: "stderr", text: stderr, marks: &outcome.stderr.marks, done: 0 },
-        ],
+        streams: [Rest::new("stdout", &outcome.stdout, ""), Rest::new("stderr", &outcome.stderr, traceback)],
         outputs: Vec::new(),
         clears: false,
     };
@@ -91,6 +98,59 @@ struct Rest<'a> {
     text: &'a str,
     marks: &'a [(usize, Mark)],
     done: usize,
+    filed: Option<Filed<'a>>,
+}
+
+/// The same in the file with the whole.
+struct Filed<'a> {
+    file: &'a str,
+    /// Where the marks are in it.
+    marks: &'a [u64],
+    done: u64,
+    end: u64,
+}
+
+impl<'a> Rest<'a> {
+    /// All of a stream, but for what it ends with.
+    fn new(name: &'static str, stream: &'a CapturedText, without: &str) -> Self {
+        let text = stream.text.strip_suffix(without).unwrap_or(&stream.text);
+        let end = stream.file_size.saturating_sub((stream.text.len() - text.len()) as u64);
+        let filed = stream.file.as_deref().map(|file| Filed { file, marks: &stream.marks_in_file, done: 0, end });
+        Self { name, text, marks: &stream.marks, done: 0, filed }
+    }
+
+    /// Takes what was printed before the mark of this number, or all, and forgets the marks up to it.
+    fn take(&mut self, serial: Option<u64>) -> Option<Output> {
+        let behind =
+            serial.map_or(self.marks.len(), |serial| self.marks.partition_point(|(_, mark)| mark.serial <= serial));
+        let end = match serial {
+            None => self.text.len(),
+            // Its own mark; where that is missing, that of what was displayed before it.
+            Some(_) => self.marks[..behind].last().map_or(self.done, |(at, _)| *at),
+        };
+        self.marks = &self.marks[behind..];
+        let end = self.text.floor_char_boundary(end.clamp(self.done, self.text.len().max(self.done)));
+        let text = self.text.get(self.done..end).unwrap_or_default().to_owned();
+        self.done = end;
+        let whole = self.filed.as_mut().and_then(|filed| filed.take(serial.is_some().then_some(behind)));
+        (!text.is_empty() || whole.is_some()).then_some(Output::Stream { name: self.name, text, whole })
+    }
+}
+
+impl Filed<'_> {
+    /// What is before the last of so many marks, or all.
+    fn take(&mut self, behind: Option<usize>) -> Option<Part> {
+        let to = match behind {
+            None => self.end,
+            Some(count) => {
+                let (taken, left) = self.marks.split_at(count.min(self.marks.len()));
+                self.marks = left;
+                taken.last().map_or(self.done, |at| (*at).clamp(self.done, self.end.max(self.done)))
+            }
+        };
+        let from = std::mem::replace(&mut self.done, to);
+        (from < to).then(|| Part { file: self.file.to_owned(), from, to })
+    }
 }
 
 impl Sequence<'_> {
@@ -112,24 +172,10 @@ impl Sequence<'_> {
         self.print(serial);
     }
 
-    /// Adds what was printed before the mark of this number, and forgets the marks up to it.
     fn print(&mut self, serial: Option<u64>) {
         for place in 0..self.streams.len() {
-            let rest = &mut self.streams[place];
-            let behind =
-                serial.map_or(rest.marks.len(), |serial| rest.marks.partition_point(|(_, mark)| mark.serial <= serial));
-            let end = match serial {
-                None => rest.text.len(),
-                // Its own mark; where that is missing, that of what was displayed before it.
-                Some(_) => rest.marks[..behind].last().map_or(rest.done, |(at, _)| *at),
-            };
-            rest.marks = &rest.marks[behind..];
-            let end = rest.text.floor_char_boundary(end.clamp(rest.done, rest.text.len().max(rest.done)));
-            let text = rest.text.get(rest.done..end).unwrap_or_default();
-            rest.done = end;
-            if !text.is_empty() {
-                let stream = Output::Stream { name: rest.name, text: text.to_owned() };
-                self.add(stream);
+            if let Some(printed) = self.streams[place].take(serial) {
+                self.add(printed);
             }
         }
     }
@@ -139,8 +185,16 @@ impl Sequence<'_> {
             self.outputs.clear();
         }
         match (self.outputs.last_mut(), output) {
-            (Some(Output::Stream { name, text }), Output::Stream { name: next, text: more }) if *name == next => {
+            (
+                Some(Output::Stream { name, text, whole }),
+                Output::Stream { name: next, text: more, whole: more_of_whole },
+            ) if *name == next => {
                 text.push_str(&more);
+                match (whole, more_of_whole) {
+                    (Some(whole), Some(more)) => whole.to = more.to,
+                    (whole, Some(more)) => *whole = Some(more),
+                    (_, None) => {}
+                }
             }
             (_, output) => self.outputs.push(output),
         }
@@ -207,6 +261,12 @@ impl Output {
         }
     }
 
+    /// It has nothing to show: what it stands for is in a file alone.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Stream { text, .. } if text.is_empty())
+    }
+
     /// It is to replace what an earlier cell displayed.
     #[must_use]
     pub(crate) fn is_update(&self) -> bool {
@@ -227,7 +287,8 @@ impl Output {
     pub(crate) fn leave_out_data(&mut self) -> bool {
         let display = match self {
             Self::Shown { display, .. } => display,
-            Self::Stream { text, .. } if text.len() > SHORT => {
+            Self::Stream { text, whole, .. } if text.len() > SHORT => {
+                *whole = None;
                 let left_out = text.len() - SHORT;
                 text.truncate(text.floor_char_boundary(SHORT));
                 text.push_str(&format!("\n[... {left_out} bytes left out ...]\n"));
@@ -243,7 +304,7 @@ impl Output {
     #[must_use]
     pub(crate) fn json(&self) -> Value {
         match self {
-            Self::Stream { name, text } => json!({"output_type": "stream", "name": name, "text": lines(text)}),
+            Self::Stream { name, text, .. } => json!({"output_type": "stream", "name": name, "text": lines(text)}),
             Self::Error { name, words, traceback } => {
                 let traceback: Vec<&str> = traceback.lines().collect();
                 json!({"output_type": "error", "ename": name, "evalue": words, "traceback": traceback})

@@ -37,8 +37,8 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         Ending::Died(death) => (exit_code(death.exit), Some(exit(death, None))),
         _ => (None, None),
     };
-    // Its traceback stands in `stderr`.
-    let error = outcome.error.map(|error| CellException { traceback: None, ..exception(error) });
+    // Its traceback stands in `stderr`, once; the key is always there, for programs that read it.
+    let error = outcome.error.map(|error| CellException { traceback: String::new(), ..exception(error) });
     let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file, .. } = outcome.stdout;
     let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file, .. } = outcome.stderr;
     let mut reply = Cell {
@@ -107,7 +107,7 @@ pub(super) fn unfinished(seen: Unfinished<'_>) -> Cell {
 #[must_use]
 pub(crate) fn exception(error: CellError) -> CellException {
     let CellError { kind, message, line, traceback, hint } = error;
-    CellException { kind, message, line, traceback: Some(traceback), hint }
+    CellException { kind, message, line, traceback, hint }
 }
 
 /// Seconds, no finer than a clock that anybody reads.
@@ -247,7 +247,7 @@ mod tests {
     }
 
     fn captured(text: String) -> CapturedText {
-        CapturedText { total: text.len() as u64, text, file: None, marks: Vec::new() }
+        CapturedText { total: text.len() as u64, text, ..CapturedText::default() }
     }
 
     #[test]

@@ -124,9 +124,8 @@ pub struct CellException {
     /// Line of the cell, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// The traceback, where `stderr` does not hold it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub traceback: Option<String>,
+    /// The traceback; empty where `stderr` holds it.
+    pub traceback: String,
     /// What can be done about it, when that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,

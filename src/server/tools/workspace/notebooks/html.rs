@@ -23,12 +23,14 @@ const STYLE: &str = include_str!("page.css");
 const FRAME: &str = "<style>:root{color-scheme:light dark}body{font:13px/19px system-ui,sans-serif;margin:4px;color:CanvasText}\
 table{border-collapse:collapse;border:0;font-variant-numeric:tabular-nums}th,td{padding:4px 11px;border:0;text-align:right;\
 vertical-align:top;white-space:nowrap}thead th{border-bottom:1px solid GrayText}tbody tr:nth-child(even){background:#8881}\
-p{margin:6px 0}</style>";
+p{margin:6px 0}@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}table{font-size:9px}\
+th,td{white-space:normal;padding:2px 5px}}</style>";
 /// Pictures that a page can hold as they are.
 const PICTURES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
-/// Least and greatest height of a frame, in lines, and the height of a line, which is a table's row.
+/// Least and greatest height of a frame, in lines, the height of a line, which is a table's row, and of what is around a table.
 const FRAME_LINES: (usize, usize) = (2, 70);
 const FRAME_LINE: usize = 27;
+const AROUND: usize = 24;
 
 /// The page.
 #[must_use]
@@ -148,14 +150,16 @@ fn show_html(page: &mut String, html: &str, words: &str) {
     if ["<script", "<canvas", "<iframe", "<object", "<embed"].into_iter().any(has) {
         return unable(page, words);
     }
-    let lines = ["<tr", "<br", "<li", "<p", "<div", "<h"].iter().map(|tag| lower.matches(tag).count()).sum::<usize>();
-    let lines = (lines + 1).clamp(FRAME_LINES.0, FRAME_LINES.1);
+    let count = |tags: &[&str]| tags.iter().map(|tag| lower.matches(tag).count()).sum::<usize>();
+    // What is in a table's cells is on the lines of its rows.
+    let is_table = has("<tr");
+    let lines = if is_table { count(&["<tr", "<p>", "<br"]) } else { count(&["<br", "<li", "<p", "<div", "<h"]) + 1 };
+    let height = lines.clamp(FRAME_LINES.0, FRAME_LINES.1) * FRAME_LINE + if is_table { AROUND } else { 0 };
     let inner = escape(&format!("{FRAME}{html}"));
     let _ = writeln!(
         page,
-        "<iframe sandbox=\"\" title=\"{}\" style=\"height:{}px\" srcdoc=\"{inner}\"></iframe>",
+        "<iframe sandbox=\"\" title=\"{}\" style=\"height:{height}px\" srcdoc=\"{inner}\"></iframe>",
         escape(words.lines().next().unwrap_or_default()),
-        lines * FRAME_LINE
     );
 }
 
@@ -204,7 +208,7 @@ mod tests {
         let table = shown(
             &json!({"text/html": "<div>\n<style scoped>\n.dataframe {}\n</style>\n<table border=\"1\" class=\"dataframe\"><tr><td>7</td></tr></table></div>"}),
         );
-        assert!(table.contains("&lt;td&gt;7&lt;/td&gt;") && table.contains("style=\"height:81px\""), "{table}");
+        assert!(table.contains("&lt;td&gt;7&lt;/td&gt;") && table.contains("style=\"height:78px\""), "{table}");
         let styled = shown(&json!({"text/html": "<style>#T {color: red}</style><table><tr><td>7</td></tr></table>"}));
         assert!(styled.contains("<iframe") && styled.contains("style=\"height:"), "{styled}");
         let figure =

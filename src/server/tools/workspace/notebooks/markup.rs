@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
-use pulldown_cmark::{Event, Options, Parser as Markdown, Tag, html};
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser as Markdown, Tag, TagEnd, html};
 
 /// For text and for attributes in quotes. Control characters that HTML has no place for become visible marks.
 #[must_use]
@@ -36,7 +36,17 @@ pub(crate) fn markdown(text: &str, image: impl Fn(&str) -> Option<String>) -> St
         Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS | Options::ENABLE_FOOTNOTES;
     let visible = |letter: char| if letter.is_control() && !"\n\t\r".contains(letter) { '\u{fffd}' } else { letter };
     let text: String = text.chars().map(visible).collect();
+    let mut is_python = false;
     let events = Markdown::new_ext(&text, options).map(|event| match event {
+        Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
+            is_python = ["python", "python3", "py", "ipython", "ipython3"].contains(&language.trim());
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language)))
+        }
+        Event::End(TagEnd::CodeBlock) => {
+            is_python = false;
+            Event::End(TagEnd::CodeBlock)
+        }
+        Event::Text(code) if is_python => Event::Html(python(&code).into()),
         Event::Html(raw) | Event::InlineHtml(raw) => Event::Text(raw),
         Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
             let attached = dest_url.strip_prefix("attachment:").and_then(&image);
@@ -341,6 +351,9 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("data:image/png;base64,AAAA"), "{page}");
+        let code = markdown("```python\ndef f(): return '<b>'\n```\n\n```\ndef f\n```\n", |_| None);
+        assert!(code.contains("<span class=\"hk\">def</span>") && code.contains("&lt;b&gt;"), "{code}");
+        assert_eq!(code.matches("<span class=\"hk\">def").count(), 1, "only what is said to be Python: {code}");
         for evil in ["<script", "javascript:", "<img src=x", "data:text"] {
             assert!(!page.contains(evil), "{evil} in {page}");
         }

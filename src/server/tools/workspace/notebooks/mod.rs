@@ -7,3 +7,4 @@ mod html;
 mod markup;
 pub(crate) mod tools;
 mod upgrade;
+mod whole;

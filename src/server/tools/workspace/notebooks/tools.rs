@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     document::{Document, NotebookError, Step},
-    html, upgrade,
+    html, upgrade, whole,
 };
 use crate::{
     protocol::NotebookCell,
@@ -170,10 +170,12 @@ pub(crate) async fn export(
         Stage::Warm { python, .. } => Some(python),
         Stage::Starting | Stage::Failed(_) => None,
     };
-    let (cells, left_out) = session.history.cells();
+    let (mut cells, left_out) = session.history.cells();
     let count = cells.len() as u64;
     let (files, id) = (server.files.clone(), session.id.clone());
+    let most = server.around.settings.max_notebook_output as u64;
     let written = blocking(move || {
+        whole::fill(&mut cells, &files, most, MAX_OUTPUTS as u64);
         let document = Document::new(&id, python.as_deref(), &cells, left_out);
         let text = match format {
             Format::Ipynb => document.text(),
@@ -299,6 +301,7 @@ impl Run {
             }
         };
         let mut outputs = outputs::of(&outcome);
+        outputs.retain(|output| !output.is_empty());
         self.document.replace_shown(&mut outputs);
         self.bound(&mut outputs);
         self.document.set(step.index, outcome.cell, &outputs);
@@ -359,8 +362,7 @@ fn text(run: &NotebookRun) -> String {
         run.status, run.executed, run.total, run.path, run.session_id, run.output_path
     );
     for failure in &run.failures {
-        let words =
-            failure.error.as_ref().map_or_else(String::new, |error| error.traceback.clone().unwrap_or_default());
+        let words = failure.error.as_ref().map_or_else(String::new, |error| error.traceback.clone());
         section(&mut text, &format!("cell {}: {}", failure.index, failure.status), &words);
     }
     if let Some(notice) = &run.notice {
