@@ -129,7 +129,7 @@ fn a_missing_module_that_is_a_file_of_the_workspace_is_never_to_be_installed() {
         ("import native", "native.abi3.so is a file of the workspace, in 'ext'"),
         ("import mylib.core", "mylib/ is a file of the workspace, in 'src'"),
         ("import ns.extra", "ns/extra.py is a file of the workspace, in 'lib', but the 'ns' that is loaded is another"),
-        ("import inner", "belongs to the package pack: from pack import inner"),
+        ("import inner", "in the package pack: from pack import inner"),
         ("import calc", "calc.ipynb of the workspace is a notebook"),
     ] {
         let reply = forkpy.run(code);

@@ -199,7 +199,7 @@ def _in_workspace(name: str, loaded: object = None) -> str | None:
             )
         package = _package(folder)
         if package is not None:
-            return f"{there} is a file of the workspace, and belongs to the package {package}: from {package} import {root}"
+            return f"{there} is a file of the workspace, in the package {package}: from {package} import {root}"
         return (
             f"{there} is a file of the workspace, in {where!r}, where modules are not looked for. "
             f"Add that folder: import sys; sys.path.insert(0, {os.path.abspath(folder)!r})."
