@@ -5,6 +5,7 @@ mod bench;
 mod bundle;
 mod commands;
 mod front;
+pub mod guide;
 mod protocol;
 mod server;
 mod settings;

@@ -1,6 +1,6 @@
 //! The rows: their names, what each times, and which floor it is held against.
 //!
-//! Runs in: bench. The table that `--only`, `--explain` and README go by; how a row is timed is `timed.rs`, how a size is
+//! Runs in: bench. The table that `--only`, `--explain` and benches/RESULTS.md go by; how a row is timed is `timed.rs`, how a size is
 //! taken is `sizes.rs`.
 
 /// What a row's figures are.

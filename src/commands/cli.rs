@@ -12,6 +12,7 @@ use crate::{
     commands::{
         attach::{AttachArgs, HostArgs},
         doctor::DoctorArgs,
+        guide::GuideArgs,
         install::InstallArgs,
         servers::{StatusArgs, StopArgs},
     },
@@ -76,6 +77,8 @@ pub(crate) enum Role {
     Install(InstallArgs),
     /// Check whether this machine has what sessions need, with a remedy for what it has not
     Doctor(DoctorArgs),
+    /// Read the guide: `forkpy guide` names its chapters
+    Guide(GuideArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell

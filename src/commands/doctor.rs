@@ -193,7 +193,7 @@ fn memory_file() -> Finding {
     }
 }
 
-/// Not used: README, What it is not.
+/// Not used: guide, Limits and security.
 fn landlock() -> Finding {
     match landlock::abi() {
         Ok(abi) => Finding::ok("Landlock", format!("ABI {abi}; forkpy does not restrict sessions by it")),

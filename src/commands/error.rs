@@ -17,6 +17,10 @@ pub(crate) enum SetupError {
     },
     #[error("{what} {path}: {source}")]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the guide has no chapter {name:?}; there are: {known}")]
+    Chapter { name: String, known: String },
+    #[error(transparent)]
+    Output(#[from] std::io::Error),
     /// There is no home directory to find configurations in.
     #[error("HOME is not set: name the file with --file")]
     NoHome,

@@ -9,7 +9,7 @@ use crate::{
     commands::{
         attach,
         cli::{Cli, Role},
-        doctor, error, install, servers, shell,
+        doctor, error, guide, install, servers, shell,
     },
     server,
     settings::{file, logging, options::ServeOptions, resolve::Settings},
@@ -40,6 +40,7 @@ pub fn run() -> anyhow::Result<()> {
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),
         Some(Role::Install(ref args)) => install(args),
         Some(Role::Doctor(ref args)) => examine(&cli.serve, args),
+        Some(Role::Guide(ref args)) => Ok(guide::guide(args)?),
         Some(Role::Completions { shell }) => Ok(shell::completions(shell, &mut std::io::stdout())?),
         Some(Role::Man { ref of }) => Ok(shell::man(of.as_deref(), &mut std::io::stdout())?),
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),

@@ -170,7 +170,10 @@ fn front_room(
     let shown = files_as_resources::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
     let ward = Ward::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
-    let resources = Resources::new(vec![Box::new(shown), Box::new(told)], around.changes.clone());
+    let resources = Resources::new(
+        vec![Box::new(shown), Box::new(told), Box::new(resources::guide::GuideChapters)],
+        around.changes.clone(),
+    );
     let packages = Packages::new(
         Arc::clone(around),
         Arc::clone(&scripts),

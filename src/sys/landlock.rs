@@ -1,4 +1,4 @@
-//! What this kernel offers of Landlock. Nothing here restricts anything: README, What it is not.
+//! What this kernel offers of Landlock. Nothing here restricts anything: guide, Limits and security.
 //!
 //! Runs in: `forkpy doctor`.
 

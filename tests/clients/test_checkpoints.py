@@ -1,4 +1,4 @@
-"""Checkpoints, branches and saved sessions with real libraries, by FastMCP: README's example among them.
+"""Checkpoints, branches and saved sessions with real libraries, by FastMCP: the guide's example among them.
 
 Sessions run in the environment of libraries.txt (FORKPY_TEST_VENV, which prepare.py makes).
 """

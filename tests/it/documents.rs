@@ -1,4 +1,5 @@
-//! What README claims, asked of the binary: names of tools and their arguments, options, their variables and defaults.
+//! What README and the guide claim, asked of the binary: names of tools and their arguments, options, their variables and
+//! defaults. Also their form: short sentences, links that lead somewhere, README on one screen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,14 +9,29 @@ use std::{
     sync::LazyLock,
 };
 
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use serde_json::{Value, json};
 
 use crate::support::Setup;
 
-/// README, read when the tests run: a word changed in it compiles nothing.
-static README: LazyLock<String> = LazyLock::new(|| {
-    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md is part of the sources")
+/// README and the chapters of the guide, by their names, read when the tests run: a word changed in them compiles nothing.
+static TEXTS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let chapters = fs::read_dir(root.join("src/guide")).expect("the guide is part of the sources");
+    let chapters =
+        chapters.map(|entry| entry.expect("readable").path()).filter(|path| path.extension() == Some("md".as_ref()));
+    chapters
+        .chain([root.join("README.md")])
+        .map(|path| {
+            let name = path.strip_prefix(root).expect("below").to_string_lossy().into_owned();
+            (name, fs::read_to_string(&path).expect("part of the sources"))
+        })
+        .collect()
 });
+
+fn lines() -> impl Iterator<Item = &'static str> {
+    TEXTS.values().flat_map(|text| text.lines())
+}
 
 /// Options in README that are pip's and uv's.
 const OF_OTHERS: [&str; 4] = ["--force-reinstall", "--no-deps", "--pre", "--upgrade"];
@@ -62,7 +78,7 @@ fn options() -> BTreeMap<String, Told> {
 
 /// Rows of README's tables as trimmed cells; an escaped bar is none.
 fn rows() -> impl Iterator<Item = Vec<String>> {
-    README.lines().filter(|line| line.starts_with('|')).map(|line| {
+    lines().filter(|line| line.starts_with('|')).map(|line| {
         let line = line.replace("\\|", "\u{0}");
         line.trim_matches('|').split('|').map(|cell| cell.trim().replace('\u{0}', "|")).collect()
     })
@@ -83,7 +99,7 @@ fn long_options(text: &str) -> impl Iterator<Item = &str> {
 fn about_forkpy() -> BTreeSet<&'static str> {
     let mut found = BTreeSet::new();
     let mut fenced = false;
-    for line in README.lines() {
+    for line in lines() {
         if line.trim_start().starts_with("```") {
             fenced = !fenced;
         } else if fenced {
@@ -157,7 +173,7 @@ fn compare(tool: &str, given: &[&str], schema: &Value) {
 #[test]
 fn readme_names_options_that_there_are() {
     let mut known: BTreeSet<String> = options().into_keys().collect();
-    for command in ["attach", "status", "stop", "bench", "bundle", "doctor", "install", "completions", "man"] {
+    for command in ["attach", "status", "stop", "bench", "bundle", "doctor", "guide", "install", "completions", "man"] {
         known.extend(long_options(&help(&[command])).map(str::to_owned));
     }
     let named = about_forkpy();
@@ -231,4 +247,114 @@ fn the_map_names_files_that_there_are() {
     };
     let gone: Vec<_> = named.iter().filter(|name| !is_there(name)).collect();
     assert!(gone.is_empty(), "ARCHITECTURE.md names what is not there: {gone:?}");
+}
+
+/// The text of a document as a reader sees it: sentences of its paragraphs, items and cells; no code blocks.
+fn blocks(text: &str) -> Vec<String> {
+    let (mut blocks, mut current, mut code) = (Vec::new(), String::new(), false);
+    for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
+        match event {
+            Event::Start(Tag::CodeBlock(_)) => code = true,
+            Event::End(TagEnd::CodeBlock) => code = false,
+            Event::Text(text) if !code => current += &text,
+            // However long, a piece of code is one word.
+            Event::Code(_) => current += "code",
+            Event::SoftBreak | Event::HardBreak => current.push(' '),
+            Event::Start(Tag::Item)
+            | Event::End(TagEnd::Paragraph | TagEnd::Item | TagEnd::TableCell | TagEnd::Heading(_)) => {
+                blocks.push(std::mem::take(&mut current));
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
+/// What ends with a full stop, a question mark or an exclamation mark and a space.
+fn sentences(block: &str) -> Vec<&str> {
+    let mut ends: Vec<usize> =
+        block.match_indices(". ").chain(block.match_indices("? ")).map(|(at, _)| at + 1).collect();
+    ends.extend(block.match_indices("! ").map(|(at, _)| at + 1));
+    ends.push(block.len());
+    ends.sort_unstable();
+    let begins = std::iter::once(0).chain(ends.clone());
+    begins.zip(ends.clone()).map(|(begin, end)| block[begin..end].trim()).collect()
+}
+
+#[test]
+fn no_sentence_is_long() {
+    let mut long = Vec::new();
+    for (name, text) in &*TEXTS {
+        for block in blocks(text) {
+            for sentence in sentences(&block) {
+                let words = sentence.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count();
+                if words > 30 {
+                    long.push(format!("{name}: {words} words: {sentence}"));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "sentences of more than 30 words:\n{}", long.join("\n"));
+}
+
+#[test]
+fn readme_fits_on_a_screen_and_every_link_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(TEXTS["README.md"].lines().count() <= 200, "README has more than 200 lines");
+    let mut found = 0;
+    for (name, text) in &*TEXTS {
+        let folder = root.join(name).parent().expect("a folder").to_owned();
+        let mut lost = Vec::new();
+        let mut lose = |link: pulldown_cmark::BrokenLink<'_>| {
+            lost.push(link.reference.to_string());
+            None
+        };
+        let parser = Parser::new_with_broken_link_callback(text, Options::ENABLE_TABLES, Some(&mut lose));
+        let targets: Vec<String> = parser
+            .filter_map(|event| match event {
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => Some(dest_url.into_string()),
+                _ => None,
+            })
+            .collect();
+        // In words like `[1]` no link is meant; a chapter's name is one.
+        lost.retain(|reference| !reference.contains(|c: char| !c.is_ascii_lowercase() && c != '-'));
+        assert!(lost.is_empty(), "{name} has links that lead nowhere: {lost:?}");
+        for target in targets.iter().filter(|target| !target.contains("://")) {
+            found += 1;
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { root.join(name) } else { folder.join(file) };
+            assert!(file.exists(), "{name} links to {target}, which is not there");
+            if !heading.is_empty() {
+                let there = fs::read_to_string(&file).expect("text");
+                assert!(there.lines().any(|line| line.starts_with('#') && anchor(line) == heading), "{name}: {target}");
+            }
+        }
+    }
+    assert!(found > 30, "links are no longer found: {found}");
+}
+
+/// A heading as a link names it.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase();
+    words
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+#[test]
+fn the_guide_and_readme_name_all_chapters() {
+    let listed = Command::new(env!("CARGO_BIN_EXE_forkpy")).arg("guide").output().expect("it runs");
+    let listed = String::from_utf8(listed.stdout).expect("UTF-8");
+    let chapters: Vec<&str> =
+        TEXTS.keys().filter_map(|name| name.strip_prefix("src/guide/")?.strip_suffix(".md")).collect();
+    for chapter in &chapters {
+        assert!(listed.contains(&format!("| `{chapter}` |")), "`forkpy guide` does not list {chapter}");
+        let link = format!("(src/guide/{chapter}.md)");
+        assert!(TEXTS["README.md"].contains(&link), "README does not lead to {chapter}");
+        let shown = Command::new(env!("CARGO_BIN_EXE_forkpy")).args(["guide", chapter]).output().expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&shown.stdout), TEXTS[&format!("src/guide/{chapter}.md")]);
+    }
+    assert_eq!(listed.matches("\n| `").count(), chapters.len(), "{listed}");
 }

@@ -14,11 +14,12 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 23] = [
+const ROOMS: [(&str, u32); 24] = [
     ("sys", 0),
     ("protocol", 1),
     ("settings", 2),
     ("bundle", 2),
+    ("guide", 2),
     ("front", 3),
     ("worker", 3),
     ("zygote", 4),

@@ -7,6 +7,7 @@
 //! A further kind of resource is one more [`Provider`] in the list that `server/mod.rs` makes, and a call of
 //! [`Changes`] where it changes.
 
+pub(crate) mod guide;
 pub(crate) mod health;
 pub(crate) mod listening;
 pub(crate) mod workspace;
