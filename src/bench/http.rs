@@ -33,7 +33,7 @@ impl Server {
         let mut process = command.spawn().map_err(BenchError::system("start a server over HTTP"))?;
         let mut log = BufReader::new(process.stderr.take().ok_or_else(gone)?).lines().map_while(Result::ok);
         let address = log.find_map(|line| Some(line.split_once("listening on ")?.1.trim().to_owned()));
-        // What it logs later is read by nobody, and must not stop it.
+        // What it logs later is not read, and must not stop it.
         thread::spawn(move || log.for_each(drop));
         let server = Self { process, address: address.unwrap_or_default() };
         if server.address.is_empty() { Err(gone()) } else { Ok(server) }

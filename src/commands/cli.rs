@@ -61,6 +61,9 @@ pub(crate) enum Role {
         /// Process id of the server.
         #[arg(long)]
         server: i32,
+        /// `GLIBC_TUNABLES` asks for huge pages only for this process.
+        #[arg(long)]
+        huge_pages: bool,
     },
     /// Connect a client to a server that outlives it, which is started when there is none: what a client configuration starts
     Attach(Box<AttachArgs>),

@@ -30,12 +30,12 @@ pub fn run() -> anyhow::Result<()> {
     }
     let cli = file::parse(Cli::settings_file)?;
     match cli.role {
-        Some(Role::Zygote { socket, server }) => {
+        Some(Role::Zygote { socket, server, huge_pages }) => {
             bundle::supply_libraries();
             // SAFETY: the server left this descriptor open for this role and tells its number on the command line;
             // nothing else in this process has touched descriptors yet.
             let stream = unsafe { descriptors::inherited_stream(socket) };
-            zygote::run(stream, server).context("the zygote ended")
+            zygote::run(stream, server, huge_pages).context("the zygote ended")
         }
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),
         Some(Role::Install(ref args)) => install(args),
@@ -97,7 +97,7 @@ fn examine(options: &ServeOptions, args: &doctor::DoctorArgs) -> anyhow::Result<
     }
 }
 
-/// The server behind `attach`: what is wrong with its options is said while somebody listens, all else in its log.
+/// The server behind `attach`: what is wrong with its options is said while the front listens, all else in its log.
 fn host(args: attach::HostArgs) -> anyhow::Result<()> {
     let (options, args) = args.into_parts();
     let log = options.log.clone();

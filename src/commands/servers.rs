@@ -78,7 +78,7 @@ pub(crate) enum ServersError {
         /// Its process.
         pid: i32,
     },
-    /// Nobody reads.
+    /// The reader is gone.
     #[error(transparent)]
     Output(#[from] io::Error),
 }
@@ -231,7 +231,7 @@ fn words(place: &Place, welcome: Option<&Welcome>) -> String {
         count => format!("{count} clients"),
     };
     let ends = match *idle_exit {
-        0.0 => "stays when nobody uses it".to_owned(),
+        0.0 => "stays when no client uses it".to_owned(),
         seconds => format!("ends after {} without clients and cells", attach::span(seconds)),
     };
     let mut text = format!(

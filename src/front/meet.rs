@@ -201,7 +201,7 @@ impl Meeting {
         let mut records = records.filter_map(|text| serde_json::from_slice::<Record>(&text).ok());
         match records.find(|record| record.pid == pid).and_then(|record| record.ended) {
             Some(ServerEnd::Stopped) => "was stopped",
-            Some(ServerEnd::Idle) => "ended because nobody had used it for long",
+            Some(ServerEnd::Idle) => "ended because no client had used it for long",
             Some(ServerEnd::Killed) | None => "ended without a word: it was killed, or it crashed",
         }
     }

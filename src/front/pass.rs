@@ -98,7 +98,7 @@ impl Front<'_> {
         }
     }
 
-    /// The client has closed its input, and has got what it waits for, or nobody is there to give it.
+    /// The client has closed its input, and has got what it waits for, or there is no server to give it.
     fn is_done(&self) -> bool {
         let Some(since) = self.input_ended else { return false };
         let delivered = self.to_client.is_empty() && self.to_server.is_empty();
@@ -149,7 +149,7 @@ impl Front<'_> {
             }
         }
         if ready.to_client && self.to_client.is_empty() {
-            // Nobody reads any more.
+            // The client reads no more.
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(ready)

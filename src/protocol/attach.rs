@@ -74,11 +74,11 @@ pub(crate) struct SessionSummary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerEnd {
-    /// It was killed, or it crashed: nobody wrote why.
+    /// It was killed, or it crashed: it did not write why.
     Killed,
     /// `forkpy stop`, or a signal that asks for the end.
     Stopped,
-    /// Nobody had used it for long.
+    /// No client had used it for long.
     Idle,
 }
 

@@ -4,7 +4,7 @@
 //! URIs and notifications are made in `mcp/resources`.
 //!
 //! What a subscriber has yet to hear is a set of what it asked for, so it never grows beyond that: a file written a
-//! thousand times while its subscriber reads nothing is one entry. While nobody listens, an announcement is one atomic
+//! thousand times while its subscriber reads nothing is one entry. While no one is subscribed, an announcement is one atomic
 //! load.
 
 use std::{
@@ -115,13 +115,13 @@ impl Changes {
         Subscriber { hub: Arc::clone(&self.0), queue }
     }
 
-    /// Whether anybody would hear of anything.
+    /// Whether any subscriber would hear of anything.
     #[must_use]
     pub(crate) fn is_heard(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed) > 0 || self.0.listing.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether anybody would hear of a single subject; naming them can be spared otherwise.
+    /// Whether any subscriber would hear of a single subject; naming them can be spared otherwise.
     #[must_use]
     pub(crate) fn is_watched(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed) > 0

@@ -41,7 +41,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "SECONDS", env = "FORKPY_MAX_TIMEOUT", value_parser = time)]
     pub max_timeout: Option<f64>,
 
-    /// A session that nobody has used for so many seconds is deleted; `default` loses its variables
+    /// A session that no client has used for so many seconds is deleted; `default` loses its variables
     #[arg(long, value_name = "SECONDS", env = "FORKPY_IDLE_TTL", value_parser = time)]
     pub idle_ttl: Option<f64>,
 
@@ -181,7 +181,7 @@ impl Limits {
         WorkerLimits { memory: self.memory, open_files: self.open_files }
     }
 
-    /// Whether somebody must look at the session's processes for them to be kept.
+    /// Whether the session's processes must be looked at for them to be kept.
     #[must_use]
     pub(crate) fn need_a_guard(&self) -> bool {
         self.memory.is_some() || self.processes.is_some()

@@ -74,6 +74,16 @@ pub(crate) struct PolicyChange {
     pub checkpoints: Option<Automatic>,
 }
 
+/// A value of a health policy that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("health.{name} must be between {low} and {high}, not {value}")]
+pub(crate) struct OutOfRange {
+    name: &'static str,
+    value: f64,
+    low: f64,
+    high: f64,
+}
+
 /// Bytes in the MB of settings.
 pub(crate) const MB: f64 = 1024.0 * 1024.0;
 /// Most MB that make sense.
@@ -84,7 +94,7 @@ impl HealthPolicy {
     ///
     /// # Errors
     /// Which value is out of range, and what is allowed.
-    pub(crate) fn changed(mut self, change: &PolicyChange) -> Result<Self, String> {
+    pub(crate) fn changed(mut self, change: &PolicyChange) -> Result<Self, OutOfRange> {
         if let Some(megabytes) = change.memory_alert {
             self.memory_alert = bytes("memory_alert", megabytes)?;
         }
@@ -107,18 +117,14 @@ impl HealthPolicy {
     }
 }
 
-fn bytes(name: &str, megabytes: f64) -> Result<u64, String> {
+fn bytes(name: &'static str, megabytes: f64) -> Result<u64, OutOfRange> {
     let megabytes = within(name, megabytes, 0.0, MAX_MB)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and 1e15")]
     Ok((megabytes * MB) as u64)
 }
 
-fn within(name: &str, value: f64, low: f64, high: f64) -> Result<f64, String> {
-    if (low..=high).contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("health.{name} must be between {low} and {high}, not {value}"))
-    }
+fn within(name: &'static str, value: f64, low: f64, high: f64) -> Result<f64, OutOfRange> {
+    if (low..=high).contains(&value) { Ok(value) } else { Err(OutOfRange { name, value, low, high }) }
 }
 
 /// Whether forkpy makes checkpoints by itself.
@@ -181,7 +187,7 @@ pub(crate) mod tests {
             PolicyChange { cpu_alert: Some(f64::INFINITY), ..PolicyChange::default() },
         ] {
             let error = policy().changed(&change).expect_err("refused");
-            assert!(error.starts_with("health."), "{error}");
+            assert!(error.to_string().starts_with("health."), "{error}");
         }
     }
 }

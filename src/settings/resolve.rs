@@ -251,7 +251,7 @@ fn read_token(file: Option<&Path>) -> Result<Option<String>, ConfigError> {
     Ok(Some(token.to_owned()))
 }
 
-/// Where managed environments may be kept, unless another place is named: the first of these that nobody else may change.
+/// Where managed environments may be kept, unless another place is named: the first of these that no other user may change.
 pub(crate) fn default_env_dirs() -> Vec<PathBuf> {
     let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user = nix::unistd::geteuid();

@@ -88,7 +88,7 @@ pub(crate) fn hold() -> io::Result<()> {
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_ASYNC))?;
     NUMBER.store(own.as_raw_fd(), Ordering::Relaxed);
     std::mem::forget(own);
-    // SAFETY: the number was this module's own, and nobody knows it any more.
+    // SAFETY: the number was this module's own, and no other code knows it any more.
     unsafe { libc::close(number) };
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A cgroup for the memory of one session, where the system lets us make one.
 //!
 //! Runs in: server. The kernel counts there all that the session's processes have made it keep: their own pages, shared
-//! memory (also files in `/dev/shm` that nobody has open any more), buffers of sockets and pipes. Version one does not tell
+//! memory (also files in `/dev/shm` that no process has open any more), buffers of sockets and pipes. Version one does not tell
 //! those of pipes and Unix sockets apart from what it can drop, so they count towards the kernel's own limit only. What a
 //! worker has from the zygote is not its own and does not count. A cgroup of the first version needs a folder that we may write; one of the
 //! second needs the controller `memory` too, and none but our processes beside it (systemd: `Delegate=memory`).
@@ -284,7 +284,7 @@ mod tests {
         let asked = fs::read_to_string(with.path().join("cgroup.subtree_control")).expect("there");
         assert_eq!(asked, "+memory");
         let enabled = folder_with(&[("cgroup.controllers", "memory\n"), ("cgroup.subtree_control", "memory\n")]);
-        assert_eq!(place(&enabled).delegate(), Some(()), "somebody has done it already");
+        assert_eq!(place(&enabled).delegate(), Some(()), "it is done already");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod crash;
 pub(crate) mod descriptors;
 pub(crate) mod fault;
 pub(crate) mod forks;
+pub(crate) mod huge_pages;
 pub(crate) mod landlock;
 pub(crate) mod lifeline;
 pub(crate) mod memory;

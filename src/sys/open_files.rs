@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_locked_description_stays_shared() {
         let file = tempfile::tempfile().expect("a file");
-        file.lock().expect("nobody else has it");
+        file.lock().expect("no other process has it");
         assert_eq!(own(&[position_of(&file)]), [(file.as_raw_fd(), Shared::Locked)]);
         file.unlock().expect("ours");
         assert_eq!(own(&[position_of(&file)]), []);

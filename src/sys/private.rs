@@ -1,8 +1,8 @@
-//! Directories that nobody else may change: what is kept there is run later, as its user.
+//! Directories that no other user may change: what is kept there is run later, as its user.
 //!
 //! Runs in: any process, on a thread that may block. Owns the rule; where the directories are is others' business.
 //!
-//! The rule: the directory is its user's or root's, and nobody else may write it. The same holds for every directory above
+//! The rule: the directory is its user's or root's, and no other user may write it. The same holds for every directory above
 //! it, but those may be sticky, as /tmp is: then others cannot take away what is not theirs. Links on the way are followed
 //! when they are the user's or root's.
 
@@ -106,7 +106,7 @@ fn owned(path: &Path, found: &Metadata) -> Result<(), Untrusted> {
 fn unwritable(path: &Path, found: &Metadata, is_last: bool) -> Result<(), Untrusted> {
     let mode = found.mode();
     let by_others = mode & 0o002 != 0;
-    // A group of the user's own name has nobody else in it; root's has nobody that is not trusted.
+    // A group of the user's own name has no other user in it; root's has only trusted ones.
     let own_group = found.gid() == getegid().as_raw() && (found.gid() == geteuid().as_raw() || found.gid() == 0);
     let by_group = mode & 0o020 != 0 && !own_group && found.gid() != 0;
     if (by_others || by_group) && (is_last || mode & STICKY == 0) {

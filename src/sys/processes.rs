@@ -47,6 +47,14 @@ pub(crate) fn look_up(pid: i32) -> Option<Process> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Whether two processes have one memory, as `vfork` leaves them.
+#[must_use]
+pub(crate) fn share_memory(one: i32, other: i32) -> bool {
+    const KCMP_VM: libc::c_long = 1;
+    // SAFETY: the call compares two processes by number and touches no memory; one that is refused is not 0.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
+}
+
 fn parse(pid: i32, stat: &str) -> Option<Process> {
     // The name stands in parentheses and may itself hold anything, so begin behind the last one.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
@@ -166,8 +174,8 @@ pub(crate) fn kill_children() {
 
 /// The same, but for some of the children and what descends from them.
 pub(crate) fn kill_children_but(spare: &HashSet<i32>) {
-    let anybody = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
-    if anybody == Err(Errno::ECHILD) {
+    let any = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+    if any == Err(Errno::ECHILD) {
         return;
     }
     let own = i32::try_from(std::process::id()).unwrap_or(0);

@@ -3,7 +3,7 @@
 //!
 //! Runs in: front, server, and the commands that ask after servers. Knows files and sockets; not what is said over them.
 //!
-//! Who starts a server, or takes its socket away, holds its lock. A socket that nobody listens on was left by a server
+//! Who starts a server, or takes its socket away, holds its lock. A socket without a listener was left by a server
 //! that was killed; it is replaced.
 
 use std::{

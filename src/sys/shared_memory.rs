@@ -67,7 +67,7 @@ pub(crate) fn size_of(path: &std::path::Path, file: File) -> Option<u64> {
     ((status.dev(), status.ino()) == file).then(|| status.blocks() * 512)
 }
 
-/// System V segments that these processes have made and nobody has attached: bytes.
+/// System V segments that these processes have made and no process has attached: bytes.
 #[must_use]
 pub(crate) fn detached_segments(pids: &HashSet<i32>) -> u64 {
     segments(&fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default(), pids)

@@ -20,6 +20,7 @@ use super::python::Functions;
 use crate::sys::{
     lifeline,
     open_files::{self, Shared},
+    processes,
 };
 
 /// How a file of SQLite begins.
@@ -41,7 +42,7 @@ pub(crate) struct Left<'a> {
     pub shared: Vec<(RawFd, Shared)>,
     /// Timers that were set.
     pub timers: &'a [String],
-    /// The checkpoint's own socket, which is nobody else's.
+    /// The checkpoint's own socket, which no other process has.
     pub link: RawFd,
 }
 
@@ -304,6 +305,13 @@ fn connection(number: RawFd) -> Option<String> {
     }
 }
 
+/// The worker goes on while its copy looks: what it starts meanwhile is not the copy's affair. `own` is when the copy came.
+fn came_later(worker: u32, child: &str, own: u64) -> bool {
+    let Some(child) = child.parse().ok().and_then(processes::look_up) else { return true };
+    // It stood still when the copy was made, so one that shares its memory (the starter of the next copy) came later.
+    child.started > own || processes::share_memory(worker.cast_signed(), child.pid)
+}
+
 fn is_database(path: &Path) -> bool {
     let mut head = [0; SQLITE.len()];
     File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *SQLITE
@@ -319,10 +327,11 @@ fn is_written(number: RawFd) -> bool {
 /// Processes that the worker has started: they are its children alone.
 fn children(worker: u32) -> Option<String> {
     let tasks = fs::read_dir(format!("/proc/{worker}/task")).ok()?;
+    let own = processes::look_up(i32::try_from(std::process::id()).ok()?)?.started;
     let mut names = Vec::new();
     for task in tasks.flatten() {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for child in children.split_ascii_whitespace() {
+        for child in children.split_ascii_whitespace().filter(|child| !came_later(worker, child, own)) {
             let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
             names.push(format!("{child} {}", name.trim()));
         }

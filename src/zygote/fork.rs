@@ -57,7 +57,7 @@ pub(crate) fn rehearse(_gil_held: Python<'_>) {
         // SAFETY: no preconditions; it does not return.
         0 => unsafe { libc::_exit(0) },
         -1 => {}
-        // SAFETY: a child of ours that nobody else waits for; the status is not asked for.
+        // SAFETY: a child of ours that no other code waits for; the status is not asked for.
         child => drop(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }),
     }
 }

@@ -3,7 +3,7 @@
 //! Runs in: zygote, once, before any fork.
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::{CString, OsString, c_void},
     path::Path,
 };
 
@@ -15,18 +15,19 @@ use pyo3::{
 use super::ZygoteError;
 use crate::{
     protocol::{Library, ZygoteSettings},
+    sys::huge_pages::{self, Arenas},
     zygote::embed,
 };
 
 /// Starts the interpreter, installs the embedded package and the environment that children of sessions inherit.
-pub(crate) fn start(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
-    set_environment(settings);
+pub(crate) fn start(settings: &ZygoteSettings, huge_pages: bool) -> Result<(), ZygoteError> {
+    set_environment(settings, huge_pages);
     initialize(settings)?;
     Python::attach(|py| install(py, settings)).map_err(|error| ZygoteError::Interpreter(error.to_string()))
 }
 
 /// What sessions and all they start inherit: the server's mark, and the environment as its `activate` would set it.
-fn set_environment(settings: &ZygoteSettings) {
+fn set_environment(settings: &ZygoteSettings, huge_pages: bool) {
     let mut changes = vec![("FORKPY_SERVER", OsString::from(&settings.cookie))];
     if let Some(root) = &settings.virtual_env {
         let own = [Path::new(root).join("bin")];
@@ -39,6 +40,35 @@ fn set_environment(settings: &ZygoteSettings) {
         // SAFETY: this process has one thread, and Python, which copies the environment, has not started.
         unsafe { std::env::set_var(name, value) };
     }
+    if huge_pages {
+        let users = std::env::var_os(huge_pages::VARIABLE).and_then(|value| huge_pages::without(&value));
+        // SAFETY: as above.
+        unsafe {
+            match users {
+                Some(value) => std::env::set_var(huge_pages::VARIABLE, value),
+                None => std::env::remove_var(huge_pages::VARIABLE),
+            }
+        }
+    }
+}
+
+static ARENAS: Arenas = Arenas::new();
+
+extern "C" fn give_arena(_context: *mut c_void, size: usize) -> *mut c_void {
+    ARENAS.give(size).cast()
+}
+
+extern "C" fn take_arena(_context: *mut c_void, arena: *mut c_void, size: usize) {
+    // SAFETY: CPython gives back what it has had from `give_arena`, or mapped itself before that was known to it.
+    unsafe { Arenas::take(arena.cast(), size) };
+}
+
+/// Small objects lie in arenas: theirs are huge pages too, once there are many.
+fn use_huge_arenas() {
+    let mut arenas =
+        ffi::PyObjectArenaAllocator { ctx: std::ptr::null_mut(), alloc: Some(give_arena), free: Some(take_arena) };
+    // SAFETY: Python has not started, and what is given is copied.
+    unsafe { ffi::PyObject_SetArenaAllocator(&raw mut arenas) };
 }
 
 fn initialize(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
@@ -49,6 +79,7 @@ fn initialize(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
         // As PYTHONHOME does: the standard library is this one, whatever the executable's installation has.
         config.set(|config| &raw mut config.home, &library.base)?;
     }
+    use_huge_arenas();
     // SAFETY: the config is complete, and it happens once, on the only thread. Afterwards the GIL is released, so that
     // `Python::attach` works as it does in any other process.
     unsafe {

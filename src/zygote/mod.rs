@@ -69,11 +69,12 @@ impl From<Errno> for ZygoteError {
     }
 }
 
-/// The zygote's whole life. `stream` is the server's socket, `server` its process id.
+/// The zygote's whole life. `stream` is the server's socket, `server` its process id; with `huge_pages` glibc was told of them
+/// for this process, and what sessions start is not to be told.
 ///
 /// # Errors
 /// [`ZygoteError`]; the server has been told before where that was possible.
-pub(crate) fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
+pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(), ZygoteError> {
     let started = Instant::now();
     if !signals::die_with_parent(server) {
         return Ok(());
@@ -87,7 +88,7 @@ pub(crate) fn run(stream: UnixStream, server: i32) -> Result<(), ZygoteError> {
     };
     let mut bystanders = Bystanders::default();
     link.received.pop().into_iter().for_each(lifeline::adopt);
-    let warmed = interpreter::start(&settings).and_then(|()| {
+    let warmed = interpreter::start(&settings, huge_pages).and_then(|()| {
         Python::attach(|py| {
             let functions = worker::Functions::load(py)?;
             let announce = |module: &str| drop(link.send(&FromZygote::Preloading { module: module.to_owned() }));

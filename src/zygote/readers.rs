@@ -9,7 +9,7 @@ use pyo3::{Python, types::PyAnyMethods};
 use super::fork;
 use crate::sys::{descriptors, forks::Bystanders, processes, signals};
 
-/// Begins it if it is wanted, and gives the child's number; nobody waits for it.
+/// Begins it if it is wanted, and gives the child's number; it is not waited for.
 pub(super) fn begin(py: Python<'_>, bystanders: &mut Bystanders) -> Option<i32> {
     let ready = py.import("forkpy_worker.lookup.ready").ok()?;
     if !ready.call_method0("is_cold").ok()?.extract::<bool>().ok()? {

@@ -193,7 +193,7 @@ fn a_server_that_nobody_uses_ends_and_says_so() {
     let told = attached.run(&["status"]);
     assert!(String::from_utf8_lossy(&told.stdout).contains("no server runs"), "{told:?}");
     let reply = attached.client().run("x");
-    assert!(notice(&reply).contains("server, which nobody had used for long"), "{reply}");
+    assert!(notice(&reply).contains("server, which no client had used for long"), "{reply}");
 }
 
 #[test]

@@ -358,3 +358,36 @@ fn the_guide_and_readme_name_all_chapters() {
     }
     assert_eq!(listed.matches("\n| `").count(), chapters.len(), "{listed}");
 }
+
+/// Words that leave a reader to guess who is meant.
+const VAGUE: [&str; 4] = ["nobody", "somebody", "anybody", "whoever"];
+
+#[test]
+fn comments_and_messages_name_who_is_meant() {
+    let mut found = Vec::new();
+    for folder in ["src", "python/forkpy_worker"] {
+        for path in files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)) {
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            for (number, line) in text.lines().enumerate() {
+                let words =
+                    line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').map(str::to_lowercase);
+                if words.into_iter().any(|word| VAGUE.contains(&word.as_str())) {
+                    found.push(format!("{}:{}: {line}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "say which client, call, process or user is meant:\n{}", found.join("\n"));
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("it is read").path()) {
+        match entry.is_dir() {
+            true if entry.ends_with("__pycache__") => {}
+            true => files.extend(files_below(&entry)),
+            false => files.push(entry),
+        }
+    }
+    files
+}

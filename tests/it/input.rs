@@ -78,13 +78,13 @@ fn who_declines_or_dismisses_raises_a_clear_error() {
     assert!(kind == "EOFError" && message.contains("no forms today"), "{kind}: {message}");
 }
 
-const NOBODY: &[(&str, &str, &str)] = &[
+const NO_CLIENT: &[(&str, &str, &str)] = &[
     ("input('? ')", "EOFError", "elicitation"),
     ("import sys\nsys.stdin.readline()", "EOFError", "elicitation"),
     ("import sys\nfor line in sys.stdin: pass", "EOFError", "elicitation"),
     ("import getpass\ngetpass.getpass()", "EOFError", "environment variable"),
-    ("breakpoint()", "RuntimeError", "debugger has nobody"),
-    ("import pdb\npdb.set_trace()\nx = 1", "RuntimeError", "debugger has nobody"),
+    ("breakpoint()", "RuntimeError", "debugger cannot be answered"),
+    ("import pdb\npdb.set_trace()\nx = 1", "RuntimeError", "debugger cannot be answered"),
     ("import code\ncode.InteractiveConsole().raw_input('>')", "EOFError", "elicitation"),
 ];
 
@@ -93,7 +93,7 @@ fn without_a_client_to_ask_the_code_is_told_at_once() {
     // One that shows pages but no forms cannot be asked either.
     for capabilities in [json!({}), json!({"elicitation": {"url": {}}})] {
         let mut forkpy = Setup::new().start_with(capabilities);
-        for (code, kind, words) in NOBODY {
+        for (code, kind, words) in NO_CLIENT {
             let reply = forkpy.run(code);
             let (seen, message) = error(&reply);
             assert!(seen == *kind && message.contains(words), "{code}: {reply}");

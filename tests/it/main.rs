@@ -29,6 +29,7 @@ mod habits;
 mod hostile;
 mod http;
 mod http_files;
+mod huge_pages;
 mod input;
 mod interrupts;
 mod keeping;

@@ -432,7 +432,8 @@ fn whatever_a_session_is_asked_for_has_a_limit_and_costs_no_variable() {
 /// A copy that never stands still holds no session, is taken back with its call, and is not listed.
 #[test]
 fn a_checkpoint_whose_process_does_not_come_up_is_none() {
-    let mut forkpy = Setup::new().args(&["--max-spares", "0"]).env("FORKPY_ERRAND_LIMIT", "20").start();
+    let mut forkpy =
+        Setup::new().args(&["--checkpoints", "off", "--max-spares", "0"]).env("FORKPY_ERRAND_LIMIT", "20").start();
     forkpy.run(SLEEPING_COPY);
     for (tool, arguments) in [
         ("checkpoint_session", json!({"name": "a"})),

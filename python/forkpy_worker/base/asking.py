@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-NOBODY = (
-    "input() has nobody to answer it here: the client that sent this code cannot be asked for "
+NO_CLIENT = (
+    "input() cannot be answered here: the client that sent this code cannot be asked for "
     "input (it did not offer MCP elicitation). Put the value into the code instead."
 )
 ELSEWHERE = (
-    "input() has nobody to answer it here: only the main thread of a running cell can ask the "
+    "input() cannot be answered here: only the main thread of a running cell can ask the "
     "client, not another thread or a forked process. Put the value into the code instead."
 )
 DECLINED = "the user declined to answer. Go on without the value, or put it into the code."
@@ -37,7 +37,7 @@ SECRET = (
     "file that the code reads."
 )
 NO_DEBUGGER = (
-    "the debugger has nobody to talk to here: the client that sent this code cannot be asked for "
+    "the debugger cannot be answered here: the client that sent this code cannot be asked for "
     "input (it did not offer MCP elicitation). Print what you want to see, or look at the "
     "variables after the cell."
 )
@@ -70,7 +70,7 @@ def _line(prompt: str) -> tuple[str, str]:
         raise EOFError(SECRET)
     if not may_ask():
         is_ours = get_ident() == _main and os.getpid() == _pid
-        raise _refusal(NO_DEBUGGER if _is_caller("cmd") else NOBODY if is_ours else ELSEWHERE)
+        raise _refusal(NO_DEBUGGER if _is_caller("cmd") else NO_CLIENT if is_ours else ELSEWHERE)
     kind, text = _ask(prompt)  # type: ignore[misc]
     if kind == "failed":
         raise _refusal(f"input() was not answered: {text}")

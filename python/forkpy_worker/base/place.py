@@ -36,7 +36,7 @@ keep_html = False
 
 # Number of the cell that runs, or ran last.
 cell = 0
-# Values of these types have nothing to show but their `repr`, as long as nobody sets anything else.
+# Values of these types have nothing to show but their `repr`, as long as no other is set.
 plain_types: frozenset[type] = frozenset(
     (int, str, float, bool, list, dict, tuple, set, bytes, complex, frozenset, range)
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # What `input()` says where descriptor 0 is all there is.
-NO_INPUT = "input() has nobody to answer it here: there is no standard input."
+NO_INPUT = "input() cannot be answered here: there is no standard input."
 
 _builtin_print = builtins.print
 _builtin_input = builtins.input

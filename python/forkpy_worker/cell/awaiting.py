@@ -173,7 +173,7 @@ def end_idle_threads() -> None:
     queue, idle = getattr(executor, "_work_queue", None), getattr(executor, "_idle_semaphore", None)
     if not threads or queue is None or idle is None:
         return
-    # As many are idle as there are: none has work, nor will get some, since whoever gives it is here.
+    # As many are idle as there are: none has work, nor will get some, since the thread that gives it is here.
     if queue.qsize() == 0 and idle._value >= len(threads):
         loop._default_executor = None
         executor.shutdown(wait=True)

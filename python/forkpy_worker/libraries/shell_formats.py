@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PLAIN = "text/plain"
 
 _formatter: Any = None
-# What the formatter of text knew before anybody told it more.
+# What the formatter of text knew before code told it more.
 _known: tuple[dict[Any, Any], ...] = ()
 
 

@@ -103,7 +103,7 @@ def _replacing(its_own: Callable[[], Any]) -> Callable[[], Any]:
 
 def _instance_of(kind: type, its_own: Callable[..., Any]) -> Callable[..., Any]:
     def instance(cls: type, *given: Any, **named: Any) -> Any:
-        """Give the one shell; nobody makes a bare one beside the session's."""
+        """Give the one shell; no bare one is made beside the session's."""
         if cls is kind and place.pid and not place.making_shell:
             return _shell()
         return its_own(cls, *given, **named)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _here: Any = __builtins__
 _WHOLE: dict[str, Any] = dict(_here if isinstance(_here, dict) else vars(_here))
 _modules: dict[str, Any] = {}
-# Names that `mend` has put back and nobody has been told of.
+# Names that `mend` has put back and no reply has told of.
 _put_back: list[str] = []
 # Names in a sentence.
 _NAMED = 5

@@ -1,6 +1,6 @@
 """What to do about a module that is not there: which package brings it, or what was meant.
 
-Owns: the names that are known. A name that was not checked is never told to be installed: anybody
+Owns: the names that are known. A name that was not checked is never told to be installed: any person
 can publish a package under a name that people mistype.
 Runs in: worker, after a cell that imported what is not there.
 """
@@ -117,7 +117,7 @@ def hint(exception: ModuleNotFoundError) -> str | None:
         )
     return _meant(root) or (
         f"{root} is not installed in the session's environment, and forkpy does not know which "
-        "package brings it. Look that up, since anybody can publish a package of a likely name; "
+        "package brings it. Look that up, since any person can publish a package of a likely name; "
         "the tool install_dependencies then installs it."
     )
 

@@ -103,7 +103,7 @@ def _variables() -> list[str]:
     found = []
     if locks:
         found.append(
-            f"locks are held ({_few(locks)}): a copy finds them held, and by nobody if by a thread"
+            f"locks are held ({_few(locks)}): a copy finds them held, and without a holder if that was a thread"
         )
     if memory:
         found.append(

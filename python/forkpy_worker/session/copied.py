@@ -144,7 +144,7 @@ def _adapt_subprocess(subprocess: Any) -> None:
     poll, wait, send = kind._internal_poll, kind._wait, kind.send_signal
 
     def poll_own(self: Any, _deadstate: Any = None, *args: Any, **options: Any) -> Any:
-        # With a state for the dead it is the clean-up that asks, which nobody hears.
+        # With a state for the dead it is the clean-up that asks, which no reply tells.
         if _deadstate is None and _is_foreign(self):
             return _poll_child(self)
         return poll(self, _deadstate, *args, **options)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NO_INPUT = (
-    "input() has nobody to answer it here: a script has no standard input. "
+    "input() cannot be answered here: a script has no standard input. "
     "Pass the value in args, or in a file."
 )
 

@@ -111,7 +111,7 @@ impl Place {
         missing.into_iter().filter(|name| of_base.contains(name)).collect()
     }
 
-    /// Sees to it that nobody else may put something into its place: there is an environment that is nobody else's, or room
+    /// Sees to it that no other user may put something into its place: there is an environment that is this user's, or room
     /// for one.
     pub(super) fn claim(&self) -> Result<(), Untrusted> {
         if self.directory.symlink_metadata().is_ok() {

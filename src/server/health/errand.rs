@@ -20,7 +20,7 @@ pub enum Errand {
     Load,
     /// A checkpoint is made.
     Checkpoint,
-    /// A copy is made that nobody asked for: it gives way to a call.
+    /// A copy is made that no call asked for: it gives way to a call.
     Keep,
     Collect,
     /// The session goes on from a checkpoint.

@@ -31,7 +31,7 @@ pub(crate) struct Record {
     pub collected: bool,
     /// When the session was last examined deeply, and pinged.
     pub examined: Option<Instant>,
-    /// Deep readings that somebody asked for between two of the supervisor's.
+    /// Deep readings that a call asked for between two of the supervisor's.
     pub glimpse: Option<(Instant, Deep)>,
     /// Stacks of a worker, taken by another part that is about to end it.
     pub last_sight: Option<(i32, Stacks)>,

@@ -153,7 +153,7 @@ impl Ledger {
         }
     }
 
-    /// A cell ended on a living worker, or somebody restarted the session: all is well again. The steps stay, as history.
+    /// A cell ended on a living worker, or a client restarted the session: all is well again. The steps stay, as history.
     pub(crate) fn succeed(&mut self) {
         if !self.restarts.is_empty() || self.parked.is_some() {
             self.restarts.clear();

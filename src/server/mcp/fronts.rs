@@ -1,7 +1,7 @@
 //! Clients that come through fronts (`forkpy attach`): each connection of the socket is a client of its own, and the server
 //! outlives them all.
 //!
-//! Runs in: server. Owns the socket from the first connection to the end: who may connect, how many are there, when nobody
+//! Runs in: server. Owns the socket from the first connection to the end: who may connect, how many are there, when no front
 //! is left. What follows the welcome is MCP as on standard input and output.
 
 use std::{
@@ -43,7 +43,7 @@ use crate::{
 
 /// How long a connection may take to say what it wants.
 const HELLO: Duration = Duration::from_secs(10);
-/// How often it is looked whether anybody is left, and whether the record is still right.
+/// How often it is looked whether a client is left, and whether the record is still right.
 const LOOK: Duration = Duration::from_secs(1);
 /// After an `accept` that failed: the process may be out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub(in crate::server) fn predecessor(host: &Host) -> Option<(Record, ServerEnd)>
     record.used.then_some((record, end))
 }
 
-/// Serves until nobody has used the server for long, or it is told to stop.
+/// Serves until no client has used the server for long, or it is told to stop.
 pub(in crate::server) async fn serve(
     server: Arc<Server>,
     resources: Arc<Resources>,
@@ -103,7 +103,7 @@ pub(in crate::server) async fn serve(
             }
         }
     };
-    // Under the lock nobody starts another server, and a new front finds this one or none.
+    // Under the lock no process starts another server, and a new front finds this one or none.
     if let (Ok(held), Some(identity)) = (room.host.place.lock(), identity) {
         room.host.place.leave(&held, identity);
         room.write_record(Some(end));
@@ -206,7 +206,7 @@ impl Room {
         let _ = running.waiting().await;
     }
 
-    /// Nobody is here, nothing runs, and that has been so for long.
+    /// No client is here, nothing runs, and that has been so for long.
     fn is_deserted(&self) -> bool {
         let Some(limit) = self.host.idle_exit else { return false };
         if self.clients.load(Ordering::Relaxed) > 0 || self.left.lock().elapsed() < limit {

@@ -1,4 +1,4 @@
-//! What the first reply to a client says of the session that it finds: how far that is, and since when nobody used it.
+//! What the first reply to a client says of the session that it finds: how far that is, and when it was last used.
 //!
 //! Runs in: server. Looks at the session when the client connects; makes the sentence.
 

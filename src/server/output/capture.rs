@@ -22,6 +22,8 @@ use crate::server::output::{captured::CapturedText, pipe::Output};
 const MAX_FILE: u64 = 1 << 30;
 /// Displays of one cell are fewer.
 const MAX_MARKS: usize = 1000;
+/// Most that is read of a stream after the end: what a pipe can hold, with room for a writer that goes on.
+const MAX_DRAIN: usize = 1 << 20;
 /// Bytes of one stream after which others have their turn.
 const TURN: usize = 256 << 10;
 
@@ -87,6 +89,18 @@ impl Capture {
         self.turn += count;
         self.push(&buffer[..count]);
         Ok(count)
+    }
+
+    /// Reads what lies in the pipe now and adds it; `seen` is shown each piece.
+    pub(crate) fn drain(&mut self, output: &mut Output, buffer: &mut [u8], mut seen: impl FnMut(&[u8])) {
+        let mut drained = 0;
+        while drained < MAX_DRAIN
+            && let Some(count) = output.read_now(buffer)
+        {
+            self.push(&buffer[..count]);
+            seen(&buffer[..count]);
+            drained += count;
+        }
     }
 
     /// Lets other tasks have their turn after much output: a pipe that is always full never makes its reader wait.
@@ -170,7 +184,7 @@ impl Kept {
     /// Remembers what has come so far. A bar that is still being drawn counts as what comes later.
     fn mark(&mut self, mark: Mark, screen: &Screen) {
         let at = self.total + screen.drawn() as u64;
-        // Nobody asks any more where that was what is taken back: this keeps the list short.
+        // Where that was which is taken back is of no use any more: this keeps the list short.
         match mark.kind {
             MarkKind::Display => {}
             MarkKind::Clear => self.marks.clear(),

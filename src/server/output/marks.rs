@@ -2,7 +2,7 @@
 //!
 //! Runs in: server. Pure, streaming. The worker writes a mark into both streams when a cell displays something or clears
 //! its output (`display.py`); pipes keep it in its place among all that cells and their children write. No mark goes on
-//! to anybody: here they are taken out.
+//! to a client: here they are taken out.
 
 const ESCAPE: u8 = 0x1b;
 /// An application program command, which terminals do not show.

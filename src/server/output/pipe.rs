@@ -1,4 +1,6 @@
-//! HEAD
+//! The read end of an output pipe of a worker or a script, on the reactor.
+//!
+//! Runs in: server.
 
 use nix::{
     errno::Errno,

@@ -22,8 +22,6 @@ use crate::{
     sys::pidfd::PidFd,
 };
 
-/// Most that is read of each stream after the end: what a pipe can hold, and some.
-const MAX_DRAIN: usize = 1 << 20;
 const CHUNK: usize = 64 << 10;
 
 /// Whose doing the end of a process was.
@@ -97,7 +95,7 @@ impl Followed {
         Ok(Self { pid, pidfd, outputs, captures, buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()] })
     }
 
-    /// Reads its output until it has ended, and sees to that when its time is over or nobody wants it any more.
+    /// Reads its output until it has ended, and sees to that when its time is over or its call is cancelled.
     pub(crate) async fn follow(&mut self, bounds: &Bounds) -> Course {
         let mut next_step = Instant::now() + bounds.limit;
         let mut course = Course::Itself;
@@ -143,13 +141,7 @@ impl Followed {
     /// Reads what is left in the pipes after its end.
     pub(crate) fn drain(&mut self) {
         for (output, capture) in self.outputs.iter_mut().zip(&mut self.captures) {
-            let mut drained = 0;
-            while drained < MAX_DRAIN
-                && let Some(count) = output.read_now(&mut self.buffers[0])
-            {
-                capture.push(&self.buffers[0][..count]);
-                drained += count;
-            }
+            capture.drain(output, &mut self.buffers[0], |_| {});
         }
     }
 

@@ -1,7 +1,7 @@
 //! Checkpoints of sessions: forks of their workers that stand still until they are asked for another worker.
 //!
 //! Runs in: server. `workers/checkpoint.rs` is one such process and how to talk to it; here is the table of those that are kept, by
-//! session and name, and its bounds. A checkpoint that nobody holds any more ends its process. Sessions make them and go on
+//! session and name, and its bounds. A checkpoint without a holder ends its process. Sessions make them and go on
 //! from them in `task/rollback.rs`.
 
 use crate::server::workers::checkpoint::LAST;
@@ -226,7 +226,7 @@ impl Checkpoints {
         lives
     }
 
-    /// The system is short of memory: what nobody asked for goes at once.
+    /// The system is short of memory: copies that no call asked for go at once.
     pub(in crate::server) fn drop_automatic(&self) {
         while self.drop_oldest_automatic(Gone::Memory) {}
     }
@@ -246,7 +246,7 @@ impl Checkpoints {
         true
     }
 
-    /// Those whose process has ended, by the system's hand or somebody's, are none any more.
+    /// Those whose process has ended, by the system or by a signal, are none any more.
     fn clear_dead(&self) {
         let dead: Vec<_> = {
             let mut table = self.0.table.lock();
@@ -280,11 +280,11 @@ fn of<'a>(table: &'a Table, life: &Life) -> impl Iterator<Item = &'a Held> {
     table.values().filter(move |held| held.life.number() == number)
 }
 
-/// Nobody ordered it, so the clients of its session are to learn it.
+/// No call ordered it, so the clients of its session are to learn it.
 fn tell_gone(held: &Held, why: Gone) {
     let (life, Checkpoint { name, cell, .. }) = (&held.life, &*held.checkpoint);
     if held.quiet {
-        tracing::debug!(session = %life.session(), cell, ?why, "a copy that nobody asked for is gone");
+        tracing::debug!(session = %life.session(), cell, ?why, "an automatic copy is gone");
         return;
     }
     tracing::warn!(session = %life.session(), checkpoint = %name, cell, ?why, "a checkpoint is gone");

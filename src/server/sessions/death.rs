@@ -64,7 +64,7 @@ pub enum DeathReason {
         /// How, as the next server has found it written.
         end: ServerEnd,
     },
-    /// Nobody had used the session for long.
+    /// No client had used the session for long.
     Idle {
         /// How long that may be.
         limit: Duration,
@@ -111,7 +111,7 @@ impl DeathReason {
         matches!(self, Self::Restart | Self::Delete | Self::Server { .. } | Self::Idle { .. } | Self::Age { .. })
     }
 
-    /// Whether the session was only put to rest: nobody needs to be alarmed that it has no worker.
+    /// Whether the session was only put to rest: that it has no worker is no reason for an alarm.
     #[must_use]
     pub fn is_rest(self) -> bool {
         matches!(self, Self::Idle { .. } | Self::Age { .. })
@@ -246,7 +246,7 @@ fn server_ended(end: ServerEnd) -> &'static str {
     match end {
         ServerEnd::Killed => "was killed or crashed",
         ServerEnd::Stopped => "was stopped",
-        ServerEnd::Idle => "nobody had used for long",
+        ServerEnd::Idle => "no client had used for long",
     }
 }
 

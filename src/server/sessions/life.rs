@@ -1,6 +1,6 @@
 //! The life of one session: which bearer of its name it is, whether it is over, and what its clients have to learn of it.
 //!
-//! Runs in: server. The session's task writes what happened (checkpoints write what became of them); whoever replies to a
+//! Runs in: server. The session's task writes what happened (checkpoints write what became of them); the code that replies to a
 //! client reads what that client has not been told. No sentences here, and no MCP: words are `tools/call/notices.rs`.
 //!
 //! A session's name can be given again; a [`Life`] cannot. Copies of a session hold its incarnation, so that what was on its way
@@ -92,7 +92,7 @@ pub enum What {
     },
     /// `run_branches` made one of its branches the session's state.
     BranchKept,
-    /// A checkpoint is not there any more, and nobody deleted it.
+    /// A checkpoint is not there any more, and no call deleted it.
     CheckpointGone {
         checkpoint: Arc<str>,
         /// The last cell that had run in it.
@@ -188,7 +188,7 @@ pub(crate) fn came_to(events: &[Event]) -> (Fate, Option<Recovered>) {
 pub(crate) struct News {
     /// Oldest first; without what it knows because it ordered it.
     pub events: Vec<Event>,
-    /// Perhaps it has: it cannot be recognised, and somebody has been told, or has ordered it, who cannot be either.
+    /// Perhaps it has: it cannot be recognised, and a client that cannot be recognised either has been told, or has ordered it.
     pub doubtful: Vec<Event>,
     /// Number of the newest event that was looked at.
     pub up_to: u64,
@@ -219,7 +219,7 @@ struct Log {
     events: VecDeque<Event>,
     /// Number and outcome of those that are not kept any more.
     forgotten: (u64, Fate),
-    /// The newest event that a reply to a cell has told anybody.
+    /// The newest event that a reply to a cell has told any client.
     told: u64,
     readers: Readers,
 }
@@ -439,7 +439,7 @@ mod tests {
             assert_eq!((news.fate(), news.doubtful.len()), (Fate::Kept, 1));
             life.told(&Client::Unknown, news.up_to);
         }
-        assert_eq!(life.news(&two).fate(), Fate::Lost, "and nobody has taken it from this one");
+        assert_eq!(life.news(&two).fate(), Fate::Lost, "and no other client has taken it from this one");
         assert!(life.news(&cookie("new")).doubtful.is_empty());
     }
 

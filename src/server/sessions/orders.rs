@@ -86,7 +86,7 @@ pub(crate) enum SessionError {
 /// Why an errand was broken off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BrokenOff {
-    /// Nobody waits for it.
+    /// No caller waits for it.
     #[error("the call was cancelled")]
     Cancelled,
     /// It took too long.
@@ -95,7 +95,7 @@ pub(crate) enum BrokenOff {
     /// Something else was wanted meanwhile.
     #[error("restart_kernel was called")]
     Called,
-    /// Nobody asked for it, and a call waits behind it.
+    /// No call asked for it, and one waits behind it.
     #[error("another call waits")]
     GivesWay,
     /// It is still at an earlier one.
@@ -143,7 +143,7 @@ pub(super) enum Order {
         caller: Caller,
         reply: oneshot::Sender<Result<StateReport, SessionError>>,
     },
-    /// Ends the worker of a session that is not used, unless somebody waits behind this.
+    /// Ends the worker of a session that is not used, unless a call waits behind this.
     Rest {
         why: DeathReason,
     },
@@ -202,7 +202,7 @@ pub(crate) struct CellOrder {
     pub live: Option<Arc<Live>>,
     /// What is to become of the session's state when it does not end well.
     pub on_error: OnError,
-    /// Who answers what it asks; nobody, and then it may not ask.
+    /// Who answers what it asks; without one it may not ask.
     pub questions: Option<mpsc::UnboundedSender<Question>>,
     /// It is a cell of a notebook, and runs where that is.
     pub notebook: Option<NotebookCell>,
@@ -218,7 +218,7 @@ pub(crate) struct Question {
     pub prompt: String,
     /// The end of what the cell has written since its last question, both streams; the prompt is part of it.
     pub output: String,
-    /// For the answer. Dropped without one, nobody could be asked.
+    /// For the answer. Dropped without one, the client could not be asked.
     pub answer: oneshot::Sender<Answer>,
 }
 

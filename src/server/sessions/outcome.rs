@@ -74,7 +74,7 @@ pub enum Ending {
     Raised,
     /// By `sys.exit` and the like.
     Exited(i32),
-    /// By an interrupt nobody here asked for (a signal from outside, or raised by the code itself).
+    /// By an interrupt that forkpy did not send (a signal from outside, or raised by the code itself).
     Interrupted,
     /// Its time was over.
     TimedOut {

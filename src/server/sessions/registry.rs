@@ -98,7 +98,7 @@ pub(crate) struct Fork<'a> {
 
 #[derive(Debug)]
 pub(crate) struct Registry {
-    /// Copies of sessions that run for one call (`tools/branches.rs`). Nobody else finds them.
+    /// Copies of sessions that run for one call (`tools/branches.rs`). No other call finds them.
     branches: RwLock<BTreeMap<Arc<str>, Session>>,
     sessions: RwLock<BTreeMap<Arc<str>, Session>>,
     /// Sessions that are gone, with what became of them, oldest first.

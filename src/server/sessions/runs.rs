@@ -273,7 +273,7 @@ impl Reply {
         }
     }
 
-    /// The cell has ended. Whether somebody was there to hear it.
+    /// The cell has ended. Whether a call was there to hear it.
     pub(super) fn send(self, outcome: CellOutcome, told: u64) -> bool {
         match self {
             Self::Once(reply) => reply.send(outcome).is_ok(),

@@ -34,7 +34,7 @@ pub(crate) struct Status {
     pub created: Timestamp,
     /// When it was made, for measuring.
     pub created_at: Instant,
-    /// Last time somebody used it.
+    /// Last time a client used it.
     pub last_activity: Timestamp,
     /// The same, for measuring.
     pub used_at: Instant,

@@ -1,4 +1,4 @@
-//! Ends sessions that nobody has used for long, or that are too old, where such limits are set.
+//! Ends sessions that no client has used for long, or that are too old, where such limits are set.
 //!
 //! Runs in: server, one task. A session that runs a cell, has calls waiting or is starting is never touched: looking at it
 //! and taking it out of the table are one step without an await, and the server has one thread, so a call either is

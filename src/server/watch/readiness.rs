@@ -38,8 +38,9 @@ pub(crate) struct Readiness {
 type Proof = (Instant, Result<Duration, Unready>);
 
 /// Why no worker could be made.
-#[derive(Debug, Clone)]
-struct Unready {
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Unready {
     reason: String,
     /// The zygote has answered: it is the system that refuses.
     answered: bool,
@@ -55,15 +56,15 @@ impl Readiness {
     ///
     /// # Errors
     /// The reason why there was none.
-    pub(crate) async fn proof(&self) -> Result<Duration, String> {
-        self.look(GOOD_FOR).await.map_err(|unready| unready.reason)
+    pub(crate) async fn proof(&self) -> Result<Duration, Unready> {
+        self.look(GOOD_FOR).await
     }
 
     /// Whether the server does its part now: the zygote answers, be it with the system's refusal.
-    pub(crate) async fn works(&self) -> Result<(), String> {
+    pub(crate) async fn works(&self) -> Result<(), Unready> {
         match self.look(Duration::ZERO).await {
             Ok(_) | Err(Unready { answered: true, .. }) => Ok(()),
-            Err(Unready { reason, .. }) => Err(reason),
+            Err(unready) => Err(unready),
         }
     }
 
@@ -98,7 +99,10 @@ async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
         match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe", WorkerLimits::default())).await {
             Ok(Ok(worker)) => worker,
             Ok(Err(error)) => {
-                return Err(Unready { answered: matches!(error, ZygoteError::Fork(_)), reason: error.to_string() });
+                return Err(Unready {
+                    answered: matches!(error, ZygoteError::Fork(_) | ZygoteError::NotReady(_)),
+                    reason: error.to_string(),
+                });
             }
             Err(_) => {
                 let reason = format!("no worker came up within {} s", LIMIT.as_secs());

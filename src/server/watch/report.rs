@@ -34,7 +34,7 @@ pub(crate) const GLANCE: Duration = Duration::from_millis(50);
 /// How old the dearer readings may be.
 const DEEP_FOR: Duration = Duration::from_secs(2);
 /// How often and how long the reaping of a worker that has just ended is waited for.
-const REAP_LOOKS: u32 = 20;
+const REAP_LOOKS: u32 = 100;
 const REAP_PAUSE: Duration = Duration::from_millis(5);
 /// Most alerts that are over in a report.
 const PAST: usize = 20;

@@ -82,7 +82,8 @@ pub(crate) async fn stopping() {
 
 async fn until_ready(readiness: &Readiness) {
     let mut told = String::new();
-    while let Err(reason) = readiness.proof().await {
+    while let Err(unready) = readiness.proof().await {
+        let reason = unready.to_string();
         if told != reason {
             send(NotifyState::Status(&reason.replace('\n', " ")).to_string()).await;
             told = reason;

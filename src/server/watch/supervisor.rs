@@ -4,7 +4,7 @@
 //! session's own task, and so is a wish of the supervisor's.
 //!
 //! What costs: a busy session is read and pinged every second. An idle one is left asleep but for one look and one ping in
-//! each interval, unless somebody used it meanwhile. The deep look (proportional memory, subprocesses) walks the whole
+//! each interval, unless a client used it meanwhile. The deep look (proportional memory, subprocesses) walks the whole
 //! process table once for all sessions whose turn it is, every five seconds at most.
 
 use std::{
@@ -233,7 +233,7 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
     measures
 }
 
-/// Its worker was let go because nobody used it: no worker, and no illness.
+/// Its worker was let go because no client used it: no worker, and no illness.
 fn rests(status: &Status) -> bool {
     status.worker.is_none() && status.last_exit.as_ref().is_some_and(|(death, _)| death.reason.is_rest())
 }

@@ -1,7 +1,7 @@
 //! One checkpoint: a process that stands still, and the socket by which it is asked for workers.
 //!
 //! Runs in: server. The process is the server's own child (`sys/sibling.rs`), so that it outlives the worker it is of and
-//! the zygote that one came from. It is registered among our children before anybody can take it for a stray.
+//! the zygote that one came from. It is registered among our children before it can be taken for a stray.
 
 use std::{
     io,
@@ -27,16 +27,13 @@ use crate::{
         children::{Children, Expected},
         link::Worker,
         process::watch,
-        zygote::{Ends, Zygote},
+        zygote::{Ends, GreetError, Zygote},
     },
     sys::{fault, pidfd::PidFd},
 };
 
 /// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Why a checkpoint of a session that has ended cannot be used.
-const OVER: &str = "its session has been deleted";
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
@@ -81,12 +78,54 @@ pub(crate) fn newest() -> u64 {
     NUMBERS.load(Ordering::Relaxed) - 1
 }
 
-/// Why a checkpoint cannot be used to start a worker.
+/// A checkpoint cannot be used to start a worker.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CheckpointError {
-    /// Its process has ended.
-    #[error("checkpoint {name:?} cannot be used: {reason}")]
-    Broken { name: String, reason: String },
+#[error("checkpoint {name:?} cannot be used: {why}")]
+pub(crate) struct CheckpointError {
+    pub(crate) name: String,
+    #[source]
+    pub(crate) why: Useless,
+}
+
+/// Why.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Useless {
+    #[error("its session has been deleted")]
+    Over,
+    #[error("its process has ended")]
+    Ended,
+    #[error("its process did not answer within {} s", LIMIT.as_secs())]
+    Silent,
+    #[error("it did not speak our protocol version")]
+    Version,
+    #[error("it spoke out of turn")]
+    OutOfTurn,
+    #[error("{0}")]
+    Frame(Arc<FrameError>),
+    /// It stands as before, and may be asked again.
+    #[error("no worker could be forked of it: {0}")]
+    NotForked(String),
+    #[error("{0}")]
+    NotReady(Arc<GreetError>),
+    #[error("the server is out of descriptors: {0}")]
+    Io(Arc<io::Error>),
+    #[error("the server failed: {0}")]
+    Panic(Arc<tokio::task::JoinError>),
+}
+
+impl From<io::Error> for Useless {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
+
+impl From<FrameError> for Useless {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Closed | FrameError::Io(_) => Self::Ended,
+            other => Self::Frame(Arc::new(other)),
+        }
+    }
 }
 
 /// A checkpoint that is being made: its number, and our end of its socket.
@@ -164,7 +203,7 @@ pub(crate) struct Birth<'a> {
     pub of: &'a Incarnation,
     /// The last cell that had run.
     pub cell: u64,
-    /// Nobody asked for it, so nobody is told when it gives way.
+    /// No call asked for it, so no client is told when it gives way.
     pub quiet: bool,
 }
 
@@ -211,7 +250,7 @@ enum State {
         hazards: Vec<String>,
         binding: Vec<String>,
     },
-    Broken(String),
+    Broken(Useless),
 }
 
 impl Drop for Checkpoint {
@@ -268,10 +307,10 @@ impl Checkpoint {
         // Who waits here holds the process: it is not to outlive its session for that.
         let settled = tokio::select! {
             biased;
-            () = self.of.over.cancelled() => Err(OVER.to_owned()),
+            () = self.of.over.cancelled() => Err(Useless::Over),
             settled = settled => settled,
         };
-        settled.map_err(|reason| self.broken(reason))
+        settled.map_err(|reason| self.cannot(reason))
     }
 
     /// What it keeps from others as long as it is there ([`FromCheckpoint::Frozen`]); known once it has looked.
@@ -303,17 +342,17 @@ impl Checkpoint {
                     }
                     let children = own.children.clone();
                     tokio::task::spawn_blocking(move || children.end_strays());
-                    Err(OVER.to_owned())
+                    Err(Useless::Over)
                 }
                 woken = &mut fork => woken,
             };
             Ok(Untaken { worker: Some(woken?), zygote: zygote.clone() })
         });
-        let woken = woken.await.unwrap_or_else(|panic| Err(format!("the server failed: {panic}")));
-        woken.and_then(Untaken::take).map_err(|reason| self.broken(reason))
+        let woken = woken.await.unwrap_or_else(|panic| Err(Useless::Panic(Arc::new(panic))));
+        woken.and_then(Untaken::take).map_err(|why| self.cannot(why))
     }
 
-    /// Its session is over; or nobody waits for what it wakes any more, and nobody else has it.
+    /// Its session is over; or no caller waits for what it wakes any more, and it has no other holder.
     async fn useless(self: &Arc<Self>, wanted: &CancellationToken) {
         const LOOK: Duration = Duration::from_millis(50);
         let let_go = async {
@@ -328,15 +367,15 @@ impl Checkpoint {
         }
     }
 
-    fn broken(&self, reason: String) -> CheckpointError {
-        CheckpointError::Broken { name: self.name.to_string(), reason }
+    fn cannot(&self, why: Useless) -> CheckpointError {
+        CheckpointError { name: self.name.to_string(), why }
     }
 
-    async fn fork_worker(&self, zygote: &Zygote, session: String, keep_random: bool) -> Result<Worker, String> {
+    async fn fork_worker(&self, zygote: &Zygote, session: String, keep_random: bool) -> Result<Worker, Useless> {
         let born = Instant::now();
         let mut link = self.link.lock().await;
         link.settled().await?;
-        let (ends, theirs) = Ends::new().map_err(|error| error.to_string())?;
+        let (ends, theirs) = Ends::new()?;
         let expected = self.children.expect();
         let passed: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         let pid = link.wake(ToCheckpoint::Wake { session, keep_random }, &passed).await?;
@@ -345,8 +384,8 @@ impl Checkpoint {
         let lease = zygote.lease_of_own(pid);
         self.children.add(pid);
         drop(expected);
-        let pidfd = watch(pid).map_err(|error| error.to_string())?;
-        Worker::greet(ends.with(lease, pidfd), born).await
+        let pidfd = watch(pid)?;
+        Worker::greet(ends.with(lease, pidfd), born).await.map_err(|error| Useless::NotReady(Arc::new(error)))
     }
 }
 
@@ -357,8 +396,8 @@ struct Untaken {
 }
 
 impl Untaken {
-    fn take(mut self) -> Result<Worker, String> {
-        self.worker.take().ok_or_else(|| "it is taken already".to_owned())
+    fn take(mut self) -> Result<Worker, Useless> {
+        self.worker.take().ok_or(Useless::OutOfTurn)
     }
 }
 
@@ -371,25 +410,25 @@ impl Drop for Untaken {
 }
 
 impl Link {
-    async fn settled(&mut self) -> Result<Vec<String>, String> {
+    async fn settled(&mut self) -> Result<Vec<String>, Useless> {
         if matches!(self.state, State::Settling) {
             self.state = match self.read().await {
                 Ok(FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards, binding }) => {
                     State::Frozen { hazards, binding }
                 }
-                Ok(_) => State::Broken("it did not speak our protocol version".to_owned()),
+                Ok(_) => State::Broken(Useless::Version),
                 Err(reason) => State::Broken(reason),
             };
         }
         match &self.state {
             State::Frozen { hazards, .. } => Ok(hazards.clone()),
             State::Broken(reason) => Err(reason.clone()),
-            State::Settling => Err("it is not ready".to_owned()),
+            State::Settling => Err(Useless::OutOfTurn),
         }
     }
 
-    async fn wake(&mut self, wish: ToCheckpoint, passed: &[std::os::fd::BorrowedFd<'_>]) -> Result<i32, String> {
-        let sent = self.writer.write_with(&wish, passed).map_err(|error| error.to_string());
+    async fn wake(&mut self, wish: ToCheckpoint, passed: &[std::os::fd::BorrowedFd<'_>]) -> Result<i32, Useless> {
+        let sent = self.writer.write_with(&wish, passed).map_err(Useless::from);
         let answer = match sent {
             Ok(()) => self.read().await,
             Err(reason) => Err(reason),
@@ -397,23 +436,22 @@ impl Link {
         match answer {
             Ok(FromCheckpoint::Woken { pid }) => Ok(pid),
             // It stands as before, and may be asked again.
-            Ok(FromCheckpoint::WakeFailed { message }) => Err(format!("no worker could be forked of it: {message}")),
-            Ok(FromCheckpoint::Frozen { .. }) => self.give_up("it spoke out of turn".to_owned()),
+            Ok(FromCheckpoint::WakeFailed { message }) => Err(Useless::NotForked(message)),
+            Ok(FromCheckpoint::Frozen { .. }) => self.give_up(Useless::OutOfTurn),
             Err(reason) => self.give_up(reason),
         }
     }
 
-    fn give_up(&mut self, reason: String) -> Result<i32, String> {
+    fn give_up(&mut self, reason: Useless) -> Result<i32, Useless> {
         self.state = State::Broken(reason.clone());
         Err(reason)
     }
 
-    async fn read(&mut self) -> Result<FromCheckpoint, String> {
+    async fn read(&mut self) -> Result<FromCheckpoint, Useless> {
         match tokio::time::timeout(fault::limit(LIMIT), self.reader.read()).await {
             Ok(Ok(message)) => Ok(message),
-            Ok(Err(FrameError::Closed | FrameError::Io(_))) => Err("its process has ended".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("its process did not answer within {} s", LIMIT.as_secs())),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Useless::Silent),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Processes that are, or become, children of the server: which of them are ours, and what to do with the others.
 //!
-//! Runs in: server. The server is a subreaper, and every living worker is one too, so a child that nobody here has
+//! Runs in: server. The server is a subreaper, and every living worker is one too, so a child that no code here has
 //! registered can only be something that a *dead* worker left behind: a stray, to be ended. With one exception: a checkpoint,
 //! and a worker that one wakes, is our child a moment before we can know its number. While such a birth is expected, what is
 //! younger than the expectation is left for later.
@@ -66,7 +66,7 @@ impl Children {
         Expected { register: self.clone(), number }
     }
 
-    /// Starts a process of ours and notes it before anybody can take it for a stray.
+    /// Starts a process of ours and notes it before it can be taken for a stray.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<i32> {
         let mut register = self.0.lock();
         let pid = i32::try_from(command.spawn()?.id()).map_err(io::Error::other)?;
@@ -156,6 +156,6 @@ mod tests {
         children.add(7);
         drop(expected);
         assert!(!children.is_stray(&child(7, now), own), "registered");
-        assert!(children.is_stray(&child(9, now), own), "nobody is expected");
+        assert!(children.is_stray(&child(9, now), own), "no child is expected");
     }
 }

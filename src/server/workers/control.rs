@@ -74,7 +74,7 @@ pub(crate) enum PingOutcome {
         /// Time to the answer.
         after: Duration,
     },
-    /// The process is scheduled, but nobody could take the GIL within the limit.
+    /// The process is scheduled, but no thread of ours could take the GIL within the limit.
     HeartbeatOnly { after: Duration },
     /// Not even the control thread answered: stopped, swapped out or gone.
     Silent { after: Duration },
@@ -237,7 +237,7 @@ impl Control {
         }
     }
 
-    /// Sends a ping that nobody waits for, unless one is under way already.
+    /// Sends a ping that no call waits for, unless one is under way already.
     pub(crate) fn probe(self: &Arc<Self>) {
         if self.unanswered().is_some() {
             return;
@@ -265,7 +265,7 @@ impl Control {
             .map(|(nonce, _)| *nonce)
             .collect();
         if pings.len() >= MAX_PINGS {
-            // The oldest stays: it is the one that tells how long nobody has answered.
+            // The oldest stays: it is the one that tells since when there was no answer.
             open.remove(&pings[1]);
         }
         drop(open);

@@ -3,7 +3,6 @@
 //! Runs in: server. Owned by the session's task; what others may have of it is its view.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +15,7 @@ use super::{
     control::Control,
     process::Endings,
     view::WorkerView,
-    zygote::{NewWorker, Zygote, ZygoteError},
+    zygote::{GreetError, NewWorker, Zygote, ZygoteError},
 };
 use crate::{
     protocol::{
@@ -56,24 +55,23 @@ impl Worker {
     pub(crate) async fn start(zygote: &Zygote, session: &str, limits: WorkerLimits) -> Result<Self, ZygoteError> {
         let born = Instant::now();
         let new = zygote.fork(session, limits).await?;
-        Self::greet(new, born).await.map_err(ZygoteError::Fork)
+        Self::greet(new, born).await.map_err(|error| ZygoteError::NotReady(Arc::new(error)))
     }
 
     /// Waits until a process just forked is ready, and takes it over.
     ///
     /// # Errors
-    /// In words, when it does not come up; it is ended then.
-    pub(crate) async fn greet(new: NewWorker, born: Instant) -> Result<Self, String> {
-        let words = |error: io::Error| error.to_string();
-        let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER).map_err(words)?;
+    /// When it does not come up; it is ended then.
+    pub(crate) async fn greet(new: NewWorker, born: Instant) -> Result<Self, GreetError> {
+        let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER)?;
         match tokio::time::timeout(HELLO_LIMIT, replies.read()).await {
-            Err(_) => return Err(format!("the new worker was not ready within {} s", HELLO_LIMIT.as_secs())),
-            Ok(Err(error)) => return Err(format!("the new worker did not come up: {error}")),
+            Err(_) => return Err(GreetError::Late(HELLO_LIMIT)),
+            Ok(Err(error)) => return Err(GreetError::NoHello(error)),
             Ok(Ok(FromWorker::Hello { version: PROTOCOL_VERSION, .. })) => {}
-            Ok(Ok(_)) => return Err("the new worker did not say hello in our protocol version".to_owned()),
+            Ok(Ok(_)) => return Err(GreetError::Version),
         }
-        let control = Control::listen(new.control).map_err(words)?;
-        let (stdout, stderr) = (Output::new(new.stdout).map_err(words)?, Output::new(new.stderr).map_err(words)?);
+        let control = Control::listen(new.control)?;
+        let (stdout, stderr) = (Output::new(new.stdout)?, Output::new(new.stderr)?);
         Ok(Self {
             pid: new.lease.take(),
             pidfd: new.pidfd,

@@ -2,7 +2,7 @@
 //!
 //! Runs in: server, one task that forks them, and one for each that hears its end. They are made with the limits of the
 //! server; a session with limits of its own has its own fork. Their number follows the need: one at first, twice as many
-//! whenever a session came and none was ready, fewer again when nobody comes. The first is made after the first cell has
+//! whenever a session came and none was ready, fewer again when none comes. The first is made after the first cell has
 //! its reply, so that none delays the start.
 
 use std::{
@@ -22,7 +22,11 @@ use crate::{
     protocol::{ToWorker, WorkerLimits},
     server::{
         counters,
-        workers::{link::Worker, process::watch, zygote::Zygote},
+        workers::{
+            link::Worker,
+            process::watch,
+            zygote::{Zygote, ZygoteError},
+        },
     },
 };
 
@@ -134,21 +138,21 @@ impl Spares {
             tokio::time::sleep(PAUSE).await;
             while self.count() < self.0.target.load(Ordering::Relaxed) {
                 if let Err(error) = self.add().await {
-                    tracing::debug!(error, "no spare worker");
+                    tracing::debug!(%error, "no spare worker");
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }
             }
         }
     }
 
-    async fn add(&self) -> Result<(), String> {
-        let made = Worker::start(&self.0.zygote, "", self.0.limits).await.map_err(|error| error.to_string())?;
+    async fn add(&self) -> Result<(), ZygoteError> {
+        let made = Worker::start(&self.0.zygote, "", self.0.limits).await?;
         let pid = made.pid;
         let ended = match watch(pid) {
             Ok(ended) => ended,
             Err(error) => {
                 made.retire(self.0.zygote.endings());
-                return Err(error.to_string());
+                return Err(error.into());
             }
         };
         let pool = self.clone();

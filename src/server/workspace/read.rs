@@ -15,7 +15,7 @@ use crate::server::workspace::handle::{FileError, Files, Shown, checked, kind, t
 
 /// Bytes of JSON that the contents in one reply may take, all copies of them together.
 pub(crate) const REPLY_BUDGET: usize = 850_000;
-/// Bytes that are read when nobody says how many.
+/// Bytes that are read when the call does not say how many.
 const DEFAULT_BYTES: u64 = 30_000;
 /// Text is in a reply twice: as JSON, and as a string of JSON.
 const MOST_TEXT: u64 = REPLY_BUDGET as u64 / 2;

@@ -72,7 +72,7 @@ impl Files {
         Ok(Received { written: self.written(path, size), name, replaced })
     }
 
-    /// A link in its place is refused: it may lead to files that nobody meant to replace.
+    /// A link in its place is refused: it may lead to files that were not meant to be replaced.
     fn uploads(&self) -> Result<Dir, FileError> {
         let fail = |source| trouble("open", UPLOADS, source);
         match self.dir.open_dir_nofollow(UPLOADS) {

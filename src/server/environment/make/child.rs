@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::sys::signals;
 
 /// Told of every child process this module starts: `(pid, true)` in the same breath as the start, with no await between,
-/// and `(pid, false)` once it has been waited for or given up. In between nobody else may reap it.
+/// and `(pid, false)` once it has been waited for or given up. In between no other code may reap it.
 pub(crate) type ChildHook<'a> = &'a (dyn Fn(u32, bool) + Send + Sync);
 
 /// Why a program did not do what it was run for.

@@ -246,7 +246,7 @@ impl Workshop<'_> {
         Ok(environment)
     }
 
-    /// The first place for managed environments that nobody else may change, made if need be; and a word about those before
+    /// The first place for managed environments that no other user may change, made if need be; and a word about those before
     /// it: what lies there would be run as this user.
     fn place(&self, roots: &[PathBuf], base: &Path) -> Result<(Place, String), EnvironmentError> {
         let mut reasons = Vec::new();

@@ -39,7 +39,7 @@ impl Machine {
     }
 
     /// Written by a shell: a descriptor of ours, open for writing, would pass to children of other tests, and the
-    /// system starts no program that somebody may still write to.
+    /// system starts no program that is still open for writing.
     fn script(&self, path: &str, body: &str) {
         let text = format!(
             "#!/bin/sh\ncd '{}'\nprintf '%s\\n' \"${{0##*/}} $*\" >> calls\nfor last; do :; done\n{body}\n",

@@ -137,7 +137,7 @@ pub(crate) async fn receive(State(intake): State<Arc<Intake>>, request: Request,
     };
     let bytes = taken.bytes.clone();
     let mut answering = Box::pin(next.run(Request::from_parts(head, Body::from(bytes.clone()))));
-    // rmcp parses a body that is all there when it is first polled: after that nobody needs this copy of it.
+    // rmcp parses a body that is all there when it is first polled: after that this copy of it is not needed.
     let first = std::future::poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await;
     match first {
         Poll::Ready(response) if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => {

@@ -57,7 +57,7 @@ struct Kept {
     next: u64,
     bytes: usize,
     ended: bool,
-    /// Events up to here somebody has been given.
+    /// Events up to here have been given to a client.
     given: u64,
     /// Who reads it now: a later reader takes over.
     reader: u64,
@@ -105,12 +105,12 @@ impl Events {
         self.0.lock().streams.get(&stream).is_some_and(|kept| kept.client.as_deref() == Some(client))
     }
 
-    /// Whether somebody reads it now.
+    /// Whether a client reads it now.
     pub(crate) fn is_read(&self, stream: u64) -> bool {
         self.0.lock().streams.get(&stream).is_some_and(|kept| kept.read)
     }
 
-    /// After the last event that somebody was given.
+    /// After the last event that a client was given.
     pub(crate) fn unread(&self, stream: u64) -> Place {
         let from = self.0.lock().streams.get(&stream).map_or(0, |kept| kept.given);
         Place { stream, from }
@@ -140,7 +140,7 @@ impl Events {
         self.0.lock().tidy(now);
     }
 
-    /// Reads a stream from a place on, as long as nobody else begins to. Ends with the stream.
+    /// Reads a stream from a place on, as long as no other request begins to. Ends with the stream.
     pub(crate) fn read(self: &Arc<Self>, place: Place) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
         let reader = self.0.lock().streams.get_mut(&place.stream).map_or(0, |kept| {
             kept.reader += 1;
@@ -285,7 +285,7 @@ impl Streams {
         }
     }
 
-    /// A reply that somebody is being given now is let go only after it.
+    /// A reply that a client is being given now is let go only after it.
     fn tidy(&mut self, now: Instant) {
         while let Some((when, stream, bytes)) = self.ended.front().copied() {
             let is_alone = self.ended.len() == 1;

@@ -71,7 +71,7 @@ enum Way {
     Stream(SubscriptionSink),
 }
 
-/// Tells all that comes, until the subscriber is gone or nobody can be told.
+/// Tells all that comes, until the subscriber is gone or it cannot be told.
 async fn tell(queue: Queue, way: Way) {
     while let Some(news) = queue.next().await {
         if !way.tell(news).await {

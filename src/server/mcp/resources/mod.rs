@@ -45,7 +45,7 @@ pub(crate) enum ResourceError {
     Cursor(String),
     #[error(transparent)]
     File(#[from] FileError),
-    /// It changes without anybody being told.
+    /// It changes without an announcement.
     #[error("changes of {uri:?} cannot be listened to: {reason}")]
     NotWatched {
         /// As it was given.

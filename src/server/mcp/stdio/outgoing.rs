@@ -23,7 +23,7 @@ pub(super) const MUCH: usize = 4 << 20;
 /// Why a message did not go out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StdioError {
-    /// Nobody reads any more, as a rule.
+    /// The client reads no more, as a rule.
     #[error("failed to write to the client: {0}")]
     Write(#[source] io::Error),
     /// A value that JSON cannot hold.
@@ -106,7 +106,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
         if matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_)) {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }
-        // Nobody else writes, as a rule.
+        // No other task writes, as a rule.
         let Ok(mut sink) = self.sink.try_lock() else {
             // As bytes it takes less room than as a message, and can be counted.
             let mut line = serde_json::to_vec(message).map_err(StdioError::Serialise)?;

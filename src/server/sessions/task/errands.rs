@@ -110,7 +110,7 @@ impl Task {
         Ok(())
     }
 
-    /// What was owed has come, and nobody wants it: a checkpoint of which the other end is closed ends.
+    /// What was owed has come, and no call wants it: a checkpoint of which the other end is closed ends.
     pub(super) fn paid(&self, owed: Owed) {
         if matches!(owed.errand, Errand::Checkpoint | Errand::Keep) {
             let children = self.around.children.clone();

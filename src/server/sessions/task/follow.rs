@@ -26,8 +26,6 @@ use crate::{
     },
 };
 
-/// Most that is read after a reply: what a pipe can hold, with room for a writer that goes on.
-const MAX_DRAIN: usize = 1 << 20;
 /// Bytes of output that go along with a question.
 const MAX_RECENT: usize = 2 << 10;
 /// Interrupts sent to one cell before it is killed.
@@ -43,7 +41,7 @@ pub(super) struct Running {
     pub(super) stderr: Capture,
     /// The session's two read buffers, lent for the time of the cell.
     pub(super) buffers: [Box<[u8]>; 2],
-    /// The end of what was written, for who is asked something; kept if somebody can be.
+    /// The end of what was written, for the client when it is asked something.
     recent: Option<Vec<u8>>,
 }
 
@@ -106,31 +104,14 @@ enum Heard {
 
 impl Running {
     fn drain(&mut self, worker: &mut Worker) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let output = if stream == Stream::Stdout { &mut worker.stdout } else { &mut worker.stderr };
-            let mut drained = 0;
-            while drained < MAX_DRAIN
-                && let Some(count) = output.read_now(&mut self.buffers[stream as usize])
-            {
-                let bytes = &self.buffers[stream as usize][..count];
-                match stream {
-                    Stream::Stdout => self.stdout.push(bytes),
-                    Stream::Stderr => self.stderr.push(bytes),
-                }
-                self.recall(stream, count);
-                drained += count;
-            }
-        }
+        let Self { stdout, stderr, buffers: [first, second], recent } = self;
+        stdout.drain(&mut worker.stdout, first, |bytes| recall(recent, bytes));
+        stderr.drain(&mut worker.stderr, second, |bytes| recall(recent, bytes));
     }
 
-    /// Keeps the end of what lies in the stream's buffer, if somebody can be asked.
+    /// Keeps the end of what was just read into the stream's buffer, if the client can be asked.
     fn recall(&mut self, stream: Stream, count: usize) {
-        if let Some(recent) = &mut self.recent {
-            let bytes = &self.buffers[stream as usize][..count];
-            recent.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_RECENT)..]);
-            let excess = recent.len().saturating_sub(MAX_RECENT);
-            recent.drain(..excess);
-        }
+        recall(&mut self.recent, &self.buffers[stream as usize][..count]);
     }
 
     /// What was written beyond these places.
@@ -142,6 +123,14 @@ impl Running {
     fn recent(&mut self) -> String {
         let recent = self.recent.as_mut().map(std::mem::take).unwrap_or_default();
         String::from_utf8_lossy(&screen::settled(&marks::stripped(&recent))).trim_start_matches('\u{fffd}').to_owned()
+    }
+}
+
+fn recall(recent: &mut Option<Vec<u8>>, bytes: &[u8]) {
+    if let Some(recent) = recent {
+        recent.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_RECENT)..]);
+        let excess = recent.len().saturating_sub(MAX_RECENT);
+        recent.drain(..excess);
     }
 }
 
@@ -255,7 +244,7 @@ impl Task {
         }
     }
 
-    /// Kills the worker under its cell; its stacks are taken first, unless nobody will ask for them.
+    /// Kills the worker under its cell; its stacks are taken first, unless no report will show them.
     async fn kill_under(&mut self, reason: DeathReason) -> Verdict {
         if let Some(worker) = &self.worker {
             if !matches!(reason, DeathReason::Delete | DeathReason::ProtocolBroken) && !reason.is_rest() {
@@ -278,7 +267,7 @@ impl Task {
             return None;
         }
         if course.wish == Wish::Yield && !self.has_copy() {
-            // Nobody has said that the variables may go.
+            // No order said that the variables may go.
             self.refuse_preserving(course.cell);
             course.wish = Wish::None;
             course.interrupts = 0;

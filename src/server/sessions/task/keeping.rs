@@ -38,7 +38,7 @@ const SMALL: u64 = 32 << 20;
 /// A copy may make a session with a limit of memory this part of it larger.
 const PART_OF_LIMIT: u64 = 4;
 
-/// An automatic checkpoint may take so long: nobody asked for it, and the next call may be waiting.
+/// An automatic checkpoint may take so long: no call asked for it, and the next one may be waiting.
 const AUTOMATIC: Duration = Duration::from_secs(5);
 
 /// How long a call may wait behind one.
@@ -139,7 +139,7 @@ impl Task {
                         told.store(false, Ordering::Relaxed);
                         store.keep(&life, checkpoint);
                     } else {
-                        // Whoever waits for the end of a pipe, or for a lock, waited for the copy's too.
+                        // A process that waits for the end of a pipe, or for a lock, would wait for the copy too.
                         checkpoint.revoke();
                         cannot_be_kept(&shared, &life, &told, Uncopied::Binding(binding.join(", ")));
                     }
@@ -156,7 +156,7 @@ impl Task {
         }
     }
 
-    /// Noted for health, and told once: whoever counts on a copy must know that there is none.
+    /// Noted for health, and told once: a client that counts on a copy must know that there is none.
     fn cannot_be_kept(&self, why: Uncopied) {
         cannot_be_kept(&self.shared, &self.life, &self.keeping.told, why);
     }

@@ -140,7 +140,7 @@ impl Task {
                 let ended = outcome.measured();
                 let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
                 let recorded = Recorded::new(code, &outcome);
-                // Told is what has gone to somebody who waits for it.
+                // Only what has gone to a waiting caller counts as told.
                 if reply.send(outcome, told) && !cancel.is_cancelled() {
                     self.life.told(&client, told);
                 }

@@ -90,7 +90,7 @@ impl Pending {
 /// The answer, or that none came in time.
 pub(super) async fn answer_to(pending: &mut Option<Pending>) -> (u64, Answer) {
     let Some(Pending { question, receiver, since, limit, .. }) = pending else { return std::future::pending().await };
-    let gone = |_| Answer::Failed("nobody can be asked any more".to_owned());
+    let gone = |_| Answer::Failed("the client cannot be asked any more".to_owned());
     let answer = match limit {
         None => receiver.await.unwrap_or_else(gone),
         Some(limit) => match tokio::time::timeout_at(*since + *limit, receiver).await {

@@ -120,7 +120,7 @@ impl Task {
     ) -> Result<Recovered, SessionError> {
         let fail = |session: &str, reason: String| SessionError::Worker { session: session.to_owned(), reason };
         let limit = fault::limit(Errand::GoBack.limit(0));
-        // A worker that comes up all the same, when nobody waits any more, is ended.
+        // A worker that comes up all the same, when no call waits any more, is ended.
         let waking = async {
             tokio::select! {
                 biased;
@@ -198,7 +198,7 @@ impl Task {
         worker.retire(self.around.zygote.endings());
     }
 
-    /// The worker has died by no order of anybody's: goes on from the checkpoint that policy `last` keeps.
+    /// The worker has died without an order: goes on from the checkpoint that policy `last` keeps.
     /// What is there then, the number of the checkpoint, and what that does not hold.
     pub(super) async fn recover_state(&mut self) -> Option<(Recovered, u64, Vec<String>)> {
         let policy = self.shared.record(|record| record.policy);
@@ -295,7 +295,7 @@ impl Task {
                 biased;
                 urgent = self.interventions.recv() => match urgent {
                     Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
-                    // Carried out when we are back; the holder then finds nobody to answer.
+                    // Carried out when we are back; the holder then finds no caller to answer.
                     Some(urgent) => {
                         self.later.push_back(urgent);
                         return;

@@ -66,7 +66,7 @@ pub(crate) fn way(context: &RequestContext<RoleServer>) -> Option<Way> {
 pub(crate) struct Flight {
     session: Session,
     run: Arc<Run>,
-    /// To hear of its end; none while nobody follows it.
+    /// To hear of its end; none while no call follows it.
     stage: Option<watch::Receiver<Stage>>,
     /// What it asks; another has that who follows it too.
     questions: Option<mpsc::UnboundedReceiver<Question>>,
@@ -117,7 +117,7 @@ impl Flight {
         (self.session.life.number(), self.run.cell)
     }
 
-    /// Whether somebody may have to answer what the cell asks.
+    /// Whether a client may have to answer what the cell asks.
     pub(super) fn answers(&self) -> bool {
         self.questions.is_some()
     }
@@ -167,7 +167,7 @@ impl Flight {
                     (Some(answer), Some(sent)) => drop(sent.answer.send(answer)),
                     (_, sent) => {
                         self.sent = sent;
-                        withdraw(&mut self.sent, "nobody answered in time").await;
+                        withdraw(&mut self.sent, "it was not answered in time").await;
                     }
                 },
             }
@@ -185,7 +185,7 @@ impl Flight {
         }
     }
 
-    /// The client is not to answer any more: nobody follows the cell.
+    /// The client is not to answer any more: no call follows the cell.
     pub(crate) async fn stop_asking(&mut self) {
         withdraw(&mut self.sent, "the call has been answered").await;
     }

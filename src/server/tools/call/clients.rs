@@ -142,7 +142,7 @@ mod tests {
             assert!(!of(name, Structured::Auto).structure, "{name}");
             assert!(of(name, Structured::Always).structure, "{name}");
         }
-        for name in ["", "mcp", "somebody", "Claude-Code", &"x".repeat(10_000)] {
+        for name in ["", "mcp", "some-client", "Claude-Code", &"x".repeat(10_000)] {
             assert_eq!(of(name, Structured::Auto), Manner { structure: true, links: false }, "{name}");
             assert!(!of(name, Structured::Never).structure, "{name}");
         }
@@ -153,8 +153,8 @@ mod tests {
     fn a_call_is_answered_before_its_client_gives_up() {
         let seconds = |name, progress| patience_of(name, progress).map(|patience| patience.as_secs_f64());
         assert_eq!(seconds("claude-ai", true), Some(50.0));
-        assert_eq!(seconds("somebody", false), Some(50.0));
-        assert_eq!(seconds("somebody", true), None);
+        assert_eq!(seconds("some-client", false), Some(50.0));
+        assert_eq!(seconds("some-client", true), None);
         assert_eq!((seconds("claude-code", false), seconds("openai-agents", false)), (None, Some(4.0)));
     }
 }

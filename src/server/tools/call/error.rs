@@ -46,7 +46,7 @@ pub(crate) enum ToolError {
          remembered; pass session_id in each call instead"
     )]
     NotRecognised,
-    /// A second call for a question that nobody waits with.
+    /// A second call for a question that no cell waits with.
     #[error(
         "no running cell waits for this answer: it was answered before, the session was deleted, or the server was \
          started again since. Nothing was run; to run the code anew, call again without requestState"

@@ -1,6 +1,6 @@
 //! Cells whose calls have gone on without them: what is needed to follow them again.
 //!
-//! Runs in: server. A question that such a cell asks waits here too, until somebody follows the cell.
+//! Runs in: server. A question that such a cell asks waits here too, until a call follows the cell.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ impl Flights {
         flights.insert(flight.key(), flight);
     }
 
-    /// Follows a cell again, if nobody does.
+    /// Follows a cell again, if no call does.
     pub(crate) fn follow(&self, key: (u64, u64)) -> Option<Flight> {
         let mut flight = self.0.lock().remove(&key)?;
         flight.take_up();

@@ -225,8 +225,8 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
                 None
             }
         },
-        Err(reason) => {
-            notices.push(reason);
+        Err(why) => {
+            notices.push(why.to_string());
             None
         }
     };
@@ -236,7 +236,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
 }
 
 /// What the session has become by this branch is part of its history.
-fn record(session: &Session, run: &Result<Run, String>) {
+fn record(session: &Session, run: &Result<Run, ToolError>) {
     if let Ok(run) = run
         && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome)
     {
@@ -252,12 +252,12 @@ async fn branch_all(
     timeout: Option<Duration>,
     at_once: usize,
     caller: &Caller,
-) -> Vec<Result<Run, String>> {
+) -> Vec<Result<Run, ToolError>> {
     let runs = codes.into_iter().enumerate().map(|(index, code)| async move {
         let id = format!("{}.branch-{index}", session.id);
         let fork = Fork { id: &id, description: String::new(), by: &caller.client, source: session, from };
         let branch = unless_taken_back(&session.id, caller, server.registry.branch(fork)).await;
-        let branch = branch.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let branch = branch??;
         let order = CellOrder {
             code: code.clone(),
             client: caller.client.clone(),
@@ -270,24 +270,40 @@ async fn branch_all(
             notebook: None,
             max_output: None,
         };
-        let outcome = branch.run(order).map_err(|error| error.to_string())?;
-        let outcome = outcome.await.map_err(|_| "the server is ending".to_owned())?;
+        let outcome =
+            branch.run(order)?.await.map_err(|_| SessionError::NotRun { words: "the server is ending".to_owned() })?;
         Ok(Run { session: branch, code, outcome })
     });
     stream::iter(runs).buffered(at_once).collect().await
 }
 
-/// The branch to keep, by the rule; in words why there is none.
-fn choose(keep: Keep, runs: &[Result<Run, String>]) -> Result<Option<usize>, String> {
-    let well = |run: &Result<Run, String>| run.as_ref().is_ok_and(|run| matches!(run.outcome.ending, Ending::Finished));
+/// Why no branch is kept.
+#[derive(Debug, thiserror::Error)]
+enum Unkept<'a> {
+    #[error("no branch ended well, so none is kept")]
+    NoneWell,
+    #[error("branch {0} did not end well, so the session is as before")]
+    NotWell(u32),
+    #[error("no branch ended well with a number as the value of its last expression, so none is kept")]
+    NoNumber,
+    #[error("{0}")]
+    NotRun(&'a ToolError),
+    #[error("the session was restarted or deleted meanwhile")]
+    Gone,
+    #[error("{0}")]
+    Session(#[from] SessionError),
+}
+
+/// The branch to keep, by the rule.
+fn choose(keep: Keep, runs: &[Result<Run, ToolError>]) -> Result<Option<usize>, Unkept<'static>> {
+    let well =
+        |run: &Result<Run, ToolError>| run.as_ref().is_ok_and(|run| matches!(run.outcome.ending, Ending::Finished));
     match keep {
         Keep::Rule(KeepRule::None) => Ok(None),
-        Keep::Rule(KeepRule::First) => {
-            runs.iter().position(well).map(Some).ok_or_else(|| "no branch ended well, so none is kept".to_owned())
-        }
+        Keep::Rule(KeepRule::First) => runs.iter().position(well).map(Some).ok_or(Unkept::NoneWell),
         Keep::Number(number) => match runs.get(number as usize) {
             Some(run) if well(run) => Ok(Some(number as usize)),
-            _ => Err(format!("branch {number} did not end well, so the session is as before")),
+            _ => Err(Unkept::NotWell(number)),
         },
         Keep::Rule(rule @ (KeepRule::Max | KeepRule::Min)) => {
             let sign = if rule == KeepRule::Max { 1.0 } else { -1.0 };
@@ -298,9 +314,7 @@ fn choose(keep: Keep, runs: &[Result<Run, String>]) -> Result<Option<usize>, Str
                 Some(best) if best.1 >= next.1 => Some(best),
                 _ => Some(next),
             });
-            best.map(|(index, _)| Some(index)).ok_or_else(|| {
-                "no branch ended well with a number as the value of its last expression, so none is kept".to_owned()
-            })
+            best.map(|(index, _)| Some(index)).ok_or(Unkept::NoNumber)
         }
     }
 }
@@ -314,20 +328,19 @@ fn number_of(run: &Run) -> Option<f64> {
 
 /// The session goes on from what the branch has become.
 async fn keep_branch(
-    run: &Result<Run, String>,
+    run: &Result<Run, ToolError>,
     release: oneshot::Sender<Option<Chosen>>,
     caller: Caller,
-) -> Result<(), String> {
-    let run = run.as_ref().map_err(Clone::clone)?;
+) -> Result<(), Unkept<'_>> {
+    let run = run.as_ref().map_err(Unkept::NotRun)?;
     let wish = CheckpointWish { name: None, force: false, kept: false };
-    let chosen = run.session.checkpoint(wish, caller).await.map_err(|error| error.to_string())?;
+    let chosen = run.session.checkpoint(wish, caller).await?;
     let (answer, answered) = oneshot::channel();
-    let gone = || "the session was restarted or deleted meanwhile".to_owned();
-    release.send(Some((chosen, answer))).map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?.map_err(|error| error.to_string())
+    release.send(Some((chosen, answer))).map_err(|_| Unkept::Gone)?;
+    Ok(answered.await.map_err(|_| Unkept::Gone)??)
 }
 
-async fn end_all(server: &Server, runs: Vec<Result<Run, String>>) -> Vec<Branch> {
+async fn end_all(server: &Server, runs: Vec<Result<Run, ToolError>>) -> Vec<Branch> {
     let ended = runs.into_iter().enumerate().map(|(index, run)| async move {
         let index = index as u64;
         match run {
@@ -337,7 +350,7 @@ async fn end_all(server: &Server, runs: Vec<Result<Run, String>>) -> Vec<Branch>
                 let cell = reply::cell(&session.id, outcome, 0);
                 Branch { index, outcome: Some(Tried::of(cell)), refused: None }
             }
-            Err(reason) => Branch { index, outcome: None, refused: Some(reason) },
+            Err(reason) => Branch { index, outcome: None, refused: Some(reason.to_string()) },
         }
     });
     futures::future::join_all(ended).await

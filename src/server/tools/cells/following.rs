@@ -43,7 +43,7 @@ enum Followed {
     Ended(Arc<Ended>),
     /// The client must answer a question, with another call.
     Asks,
-    /// The call has waited long enough, or nobody waits for it.
+    /// The call has waited long enough, or it was cancelled.
     Left,
 }
 
@@ -104,7 +104,7 @@ async fn steps(call: &Call, flight: &mut Flight, patience: Patience) -> Result<F
                 (Some(ended), _) => return Ok(Followed::Ended(ended)),
                 (None, Some(Way::Result)) => return Ok(Followed::Asks),
                 (None, Some(Way::Request)) => flight.send(&context.peer).await,
-                // The call's client has nobody to ask.
+                // The call's client cannot ask its user.
                 (None, None) => return Ok(Followed::Left),
             },
             () = context.ct.cancelled(), if !taken_back => {
@@ -175,7 +175,7 @@ async fn so_far(server: &Server, session: &Session, run: &Arc<Run>) -> Reply<Cel
 fn running(session: &Session, run: &Run, ran: Duration, keep: Duration) -> String {
     let (cell, id) = (run.cell, &session.id);
     let kept = match keep.as_secs() {
-        0 => "Its reply is not kept (--keep-replies 0): whoever waits when it ends gets it.".to_owned(),
+        0 => "Its reply is not kept (--keep-replies 0): a call that waits when it ends gets it.".to_owned(),
         _ => format!("Its reply is kept for {}.", span(keep.as_secs_f64())),
     };
     format!(

@@ -1,7 +1,7 @@
 //! Tools that look at code and objects without running anything: completion and inspection.
 //!
 //! Runs in: server. The worker answers beside the cell that runs, over its control socket; when its interpreter is held by
-//! native code, the reply says `busy` and nobody waits for the cell.
+//! native code, the reply says `busy` and no call waits for the cell.
 
 use std::{collections::BTreeMap, time::Duration};
 

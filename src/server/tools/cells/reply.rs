@@ -110,7 +110,7 @@ pub(crate) fn exception(error: CellError) -> CellException {
     CellException { kind, message, line, traceback, hint }
 }
 
-/// Seconds, no finer than a clock that anybody reads.
+/// Seconds, no finer than a clock that a person reads.
 fn in_microseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e6
 }

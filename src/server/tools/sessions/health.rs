@@ -209,7 +209,7 @@ pub(crate) async fn configure(
     let policy = session
         .shared
         .record(|record| record.policy.changed(&change).inspect(|changed| record.policy = *changed))
-        .map_err(ToolError::Argument)?;
+        .map_err(|error| ToolError::Argument(error.to_string()))?;
     session.reconsider();
     Ok(Reply::of(ConfiguredHealth { session_id: session.id.to_string(), thresholds: thresholds(&policy) }))
 }

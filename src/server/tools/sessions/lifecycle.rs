@@ -222,7 +222,8 @@ pub(crate) async fn create(
     asked: CreateSession,
 ) -> Result<Reply<CreatedSession>, ToolError> {
     let description = checked_description(asked.description)?;
-    let policy = server.around.health.changed(&asked.health.unwrap_or_default()).map_err(ToolError::Argument)?;
+    let policy = server.around.health.changed(&asked.health.unwrap_or_default());
+    let policy = policy.map_err(|error| ToolError::Argument(error.to_string()))?;
     let wished = asked.limits.unwrap_or_default().into();
     let own = server.around.settings.limits;
     let limits = own.tightened(&wished).map_err(|error| ToolError::Argument(format!("create_session: {error}")))?;

@@ -77,7 +77,7 @@ pub(crate) struct ScriptRun {
     /// `ok` (exit code 0), `error` (another exit code: it raised, or called sys.exit), `died` (a signal ended it),
     /// `timeout`, `cancelled`.
     pub(crate) status: &'static str,
-    /// Exit code; 1 after an exception; -N when signal N ended it; null when it never began or nobody could read it.
+    /// Exit code; 1 after an exception; -N when signal N ended it; null when it never began or it could not be read.
     pub(crate) returncode: Option<i32>,
     /// The script, relative to the workspace.
     pub(crate) script: String,

@@ -5,6 +5,7 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    protocol::{Purpose, WorkerLimits},
+    protocol::{FrameError, Purpose, WorkerLimits},
     server::workers::black_box::BlackBox,
     sys::{descriptors, pidfd::PidFd},
 };
@@ -31,6 +32,9 @@ pub(crate) enum ZygoteError {
     /// The zygote refused or failed to fork.
     #[error("failed to fork a worker: {0}")]
     Fork(String),
+    /// It forked one that did not come up.
+    #[error("failed to fork a worker: {0}")]
+    NotReady(Arc<GreetError>),
     #[error("the zygote did not answer within {} s; it is being replaced, try again", FORK_LIMIT.as_secs())]
     NoAnswer,
     /// The zygote died over this request.
@@ -42,6 +46,19 @@ pub(crate) enum ZygoteError {
     /// The server is ending.
     #[error("the server is shutting down")]
     ShuttingDown,
+}
+
+/// Why a process just forked is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GreetError {
+    #[error("the new worker was not ready within {} s", .0.as_secs())]
+    Late(Duration),
+    #[error("the new worker did not come up: {0}")]
+    NoHello(#[source] FrameError),
+    #[error("the new worker did not say hello in our protocol version")]
+    Version,
+    #[error("the new worker's channels could not be opened: {0}")]
+    Io(#[from] io::Error),
 }
 
 impl From<io::Error> for ZygoteError {
@@ -59,7 +76,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The lease of a process that the owner task ends if nobody takes it.
+    /// The lease of a process that the owner task ends if it is not taken.
     pub(super) fn new(pid: i32, owner: mpsc::WeakUnboundedSender<Request>) -> Self {
         Self { pid, owner: Some(owner) }
     }
@@ -165,6 +182,6 @@ pub(crate) enum Request {
     Reap { pid: i32 },
     /// Packages have changed on the disk.
     Refresh,
-    /// Nobody wants this worker: end it and reap it.
+    /// This worker is not wanted: end it and reap it.
     Abandon { pid: i32 },
 }

@@ -13,7 +13,7 @@ mod stage;
 
 pub(in crate::server) use self::exits::Exits;
 pub(crate) use self::{
-    births::{Ends, NewScript, NewWorker, ZygoteError},
+    births::{Ends, GreetError, NewScript, NewWorker, ZygoteError},
     handle::Zygote,
     spawner::Spawner,
     stage::Stage,

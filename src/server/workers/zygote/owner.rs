@@ -1,6 +1,6 @@
 //! The task that owns the zygote's socket: starts it, hands on requests in order, hears of ends, replaces it when it dies.
 //!
-//! Runs in: server, one task. Nobody else sees a frame.
+//! Runs in: server, one task. No other code sees a frame.
 
 use std::{
     collections::VecDeque,
@@ -186,7 +186,7 @@ impl Owner {
         fault
     }
 
-    /// Serves until the zygote ends (true) or nobody asks any more (false).
+    /// Serves until the zygote ends (true) or no handle is left (false).
     async fn serve(&mut self, process: &mut Process) -> bool {
         loop {
             let overdue = process.oldest.map(|since| since + FORK_LIMIT);
@@ -237,7 +237,7 @@ impl Owner {
         }
     }
 
-    /// Ends a process that nobody wants any more; it may have started others by now.
+    /// Ends a process that is not wanted any more; it may have started others by now.
     fn abandon(&self, pid: i32) {
         let endings = self.endings.clone();
         if let Ok(pidfd) = watch_process(pid) {
@@ -282,7 +282,7 @@ impl Owner {
     }
 }
 
-/// Gives the answer to the caller; a lease that nobody waits for any more sees to its worker itself.
+/// Gives the answer to the caller; a lease whose caller is gone sees to its worker itself.
 fn answer(process: &mut Process, worker: u64, result: Result<Lease, ZygoteError>) {
     if let Some(place) = process.pending.iter().position(|(asked, _)| *asked == worker)
         && let Some((_, reply)) = process.pending.remove(place)

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::{
     server::workers::children::Children,
     settings::resolve::HIDDEN,
-    sys::{descriptors, lifeline::Lifeline},
+    sys::{descriptors, huge_pages, lifeline::Lifeline},
 };
 
 /// A thread that lives as long as the server and starts zygotes: the kernel's parent-death signal is tied to the thread
@@ -65,6 +65,9 @@ fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
+    if let Some(tunables) = huge_pages::asked(std::env::var_os(huge_pages::VARIABLE).as_deref()) {
+        command.env(huge_pages::VARIABLE, tunables).arg("--huge-pages");
+    }
     for name in HIDDEN {
         command.env_remove(name);
     }

@@ -235,7 +235,7 @@ pub(crate) fn is_watched(path: &Path) -> bool {
     path.parent().is_none_or(|directory| !directory.components().any(|part| is_skipped(part.as_os_str())))
 }
 
-/// Directories full of files that nobody asked for. `.git` and `.venv` are among the hidden.
+/// Directories full of files that no call asked for. `.git` and `.venv` are among the hidden.
 #[must_use]
 pub(crate) fn is_skipped(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "node_modules" || name == "__pycache__"

@@ -1,4 +1,4 @@
-//! Which paths are new since when, as far as somebody has marked a moment.
+//! Which paths are new since when, as far as a moment was marked.
 //!
 //! Runs in: server. Pure.
 
