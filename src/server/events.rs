@@ -21,6 +21,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::owner::Owner;
+
 /// Most wishes of one subscriber.
 pub(crate) const MAX_WISHES: usize = 1000;
 /// After telling a subscriber something, it is left alone for so long; what happens meanwhile is told together.
@@ -29,12 +31,12 @@ pub(crate) const REST: Duration = Duration::from_millis(500);
 /// Something that changes and can be listened to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
-    /// The alerts of all sessions.
-    Alerts,
-    /// The health of all sessions.
-    Health,
+    /// The alerts of all sessions of an owner.
+    Alerts(Owner),
+    /// The health of all sessions of an owner.
+    Health(Owner),
     /// The health of one session, by its name.
-    Session(String),
+    Session(Owner, String),
     /// A file, by its path in the workspace.
     File(String),
 }
@@ -65,8 +67,9 @@ pub(crate) struct Subscriber {
 #[derive(Clone)]
 pub(crate) struct Queue(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
+    /// Who listens.
+    owner: Owner,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -109,8 +112,9 @@ impl std::fmt::Debug for Changes {
 impl Changes {
     /// A new subscriber, which wants nothing yet.
     #[must_use]
-    pub(crate) fn subscriber(&self) -> Subscriber {
-        let queue = Arc::new(Queue(Arc::default()));
+    pub(crate) fn subscriber(&self, owner: Owner) -> Subscriber {
+        let inner = Inner { owner, state: Mutex::default(), wake: Notify::new() };
+        let queue = Arc::new(Queue(Arc::new(inner)));
         self.0.queues.lock().push(Arc::clone(&queue));
         Subscriber { hub: Arc::clone(&self.0), queue }
     }
@@ -129,24 +133,24 @@ impl Changes {
 
     /// A subject changed, appeared or went.
     pub(crate) fn changed(&self, subject: &Subject) {
-        self.announce(&self.0.watched, |state| {
+        self.announce(&self.0.watched, None, |state| {
             state.wanted.contains_key(subject) && state.changed.insert(subject.clone())
         });
     }
 
     /// Something has happened to a session.
-    pub(crate) fn session(&self, name: &str) {
+    pub(crate) fn session(&self, owner: &Owner, name: &str) {
         if self.is_watched() {
-            self.changed(&Subject::Session(name.to_owned()));
-            self.changed(&Subject::Health);
+            self.changed(&Subject::Session(owner.clone(), name.to_owned()));
+            self.changed(&Subject::Health(owner.clone()));
         }
     }
 
     /// An alert of a session was raised or cleared.
-    pub(crate) fn alert(&self, session: &str) {
+    pub(crate) fn alert(&self, owner: &Owner, session: &str) {
         if self.is_watched() {
-            self.changed(&Subject::Alerts);
-            self.session(session);
+            self.changed(&Subject::Alerts(owner.clone()));
+            self.session(owner, session);
         }
     }
 
@@ -154,7 +158,7 @@ impl Changes {
     pub(crate) fn files_below(&self, prefix: &str) {
         let first = Subject::File(prefix.to_owned());
         let is_below = |subject: &&Subject| matches!(subject, Subject::File(path) if path.starts_with(prefix));
-        self.announce(&self.0.watched, |state| {
+        self.announce(&self.0.watched, None, |state| {
             let from_here = state.wanted.range((Bound::Included(&first), Bound::Unbounded)).map(|(subject, _)| subject);
             let below: Vec<_> = from_here.take_while(is_below).cloned().collect();
             let before = state.changed.len();
@@ -163,17 +167,26 @@ impl Changes {
         });
     }
 
-    /// There are other resources than before.
+    /// There are other resources than before, for all.
     pub(crate) fn list_changed(&self) {
-        self.announce(&self.0.listing, |state| state.wants_list && !mem::replace(&mut state.list_changed, true));
+        self.list_changed_for(None);
     }
 
-    fn announce(&self, listeners: &AtomicUsize, is_news: impl Fn(&mut State) -> bool) {
+    /// The same for one owner: another is not to learn when sessions come and go.
+    pub(crate) fn sessions_changed(&self, owner: &Owner) {
+        self.list_changed_for(Some(owner));
+    }
+
+    fn list_changed_for(&self, owner: Option<&Owner>) {
+        self.announce(&self.0.listing, owner, |state| state.wants_list && !mem::replace(&mut state.list_changed, true));
+    }
+
+    fn announce(&self, listeners: &AtomicUsize, owner: Option<&Owner>, is_news: impl Fn(&mut State) -> bool) {
         if listeners.load(Ordering::Relaxed) == 0 {
             return;
         }
         for queue in &*self.0.queues.lock() {
-            if is_news(&mut queue.0.state.lock()) {
+            if owner.is_none_or(|owner| *owner == queue.0.owner) && is_news(&mut queue.0.state.lock()) {
                 queue.0.wake.notify_one();
             }
         }
@@ -221,6 +234,12 @@ impl Subscriber {
         if !mem::replace(&mut self.queue.0.state.lock().wants_list, true) {
             self.hub.listing.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whose news they are.
+    #[must_use]
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.queue.0.owner
     }
 
     #[must_use]
@@ -288,7 +307,7 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_is_kept_and_once() {
         let changes = Changes::default();
-        let (one, other) = (changes.subscriber(), changes.subscriber());
+        let (one, other) = (changes.subscriber(Owner::User), changes.subscriber(Owner::User));
         assert!(!changes.is_heard());
         one.add(file("a"), "A", None).expect("room");
         one.add(file("a"), "a", None).expect("room");
@@ -313,16 +332,34 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_hears_of_its_own_sessions_only() {
+        let changes = Changes::default();
+        let (one, other) = (changes.subscriber(Owner::User), changes.subscriber(Owner::Bearer));
+        for subscriber in [&one, &other] {
+            let owner = subscriber.queue.0.owner.clone();
+            subscriber.add(Subject::Session(owner.clone(), "a".to_owned()), "a", None).expect("room");
+            subscriber.add(Subject::Alerts(owner), "alerts", None).expect("room");
+            subscriber.want_list();
+        }
+        changes.alert(&Owner::User, "a");
+        changes.sessions_changed(&Owner::User);
+        assert_eq!(heard(&one), News { list_changed: true, names: vec!["alerts".into(), "a".into()] });
+        assert_eq!(heard(&other), News::default());
+        changes.list_changed();
+        assert!(heard(&one).list_changed && heard(&other).list_changed);
+    }
+
+    #[test]
     fn a_prefix_means_all_that_begin_so() {
         let changes = Changes::default();
-        let one = changes.subscriber();
+        let one = changes.subscriber(Owner::User);
         for path in ["a", "a/1", "a/2", "b", "0/a/1"] {
             one.add(file(path), path, None).expect("room");
         }
-        one.add(Subject::Session("a/3".to_owned()), "session", None).expect("room");
+        one.add(Subject::Session(Owner::User, "a/3".to_owned()), "session", None).expect("room");
         changes.files_below("a/");
         assert_eq!(heard(&one).names, ["a/1", "a/2"]);
-        changes.session("a/3");
+        changes.session(&Owner::User, "a/3");
         assert_eq!(heard(&one).names, ["session"]);
     }
 
@@ -335,7 +372,7 @@ mod tests {
             }
         }
         let (changes, gone) = (Changes::default(), Arc::default());
-        let one = changes.subscriber();
+        let one = changes.subscriber(Owner::User);
         for number in 0..MAX_WISHES {
             let hold = Box::new(Held(Arc::clone(&gone)));
             one.add(file(&number.to_string()), "x", Some(hold)).expect("room");
@@ -351,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_while_nobody_waits_is_there_and_the_end_is_heard() {
         let changes = Changes::default();
-        let one = changes.subscriber();
+        let one = changes.subscriber(Owner::User);
         let queue = one.queue();
         one.add(file("a"), "a", None).expect("room");
         changes.changed(&file("a"));

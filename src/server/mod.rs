@@ -10,6 +10,7 @@ pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod mcp;
 pub(crate) mod output;
+pub(crate) mod owner;
 mod run;
 pub(crate) mod scripts;
 pub(crate) mod sessions;

@@ -28,6 +28,7 @@ use crate::{
             resources::{self, Resources, workspace as files_as_resources},
             stdio,
         },
+        owner::Owner,
         scripts::Scripts,
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, oom::OomCounter,
@@ -80,7 +81,11 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let scratch = Scratch::make()?;
     tokio::task::spawn_blocking(scratch::remove_left_behind);
     let around = surroundings(&settings, &scratch)?;
-    let registry = Arc::new(Registry::new(Arc::clone(&around)));
+    let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
+    if host.is_some() || settings.transport == Transport::Stdio {
+        // Its first call finds it warm.
+        let _ = registry.of(&Owner::User);
+    }
     if let Some((record, end)) = host.as_ref().and_then(fronts::predecessor) {
         registry.succeed(&record.sessions, end);
     }

@@ -57,6 +57,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BYTES", env = "FORKPY_MAX_UPLOAD", default_value_t = 1 << 30, help_heading = "HTTP")]
     pub max_upload: u64,
 
+    /// Give all HTTP clients the same sessions. Otherwise each has its own: by the token, else by Mcp-Session-Id, else by cookie
+    #[arg(long, env = "FORKPY_SHARE_SESSIONS", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "HTTP")]
+    pub share_sessions: bool,
+
     /// What HTTP clients may take.
     #[command(flatten)]
     pub http_bounds: BoundArgs,

@@ -89,6 +89,8 @@ pub(crate) struct HttpSettings {
     pub allow_origins: Vec<String>,
     /// Most bytes of an uploaded file.
     pub max_upload: u64,
+    /// All clients have the same sessions.
+    pub share_sessions: bool,
     /// What clients may take.
     pub bounds: HttpBounds,
 }
@@ -141,6 +143,7 @@ impl Settings {
                 allow_hosts: cli.allow_hosts,
                 allow_origins: cli.allow_origins,
                 max_upload: cli.max_upload,
+                share_sessions: cli.share_sessions,
                 bounds: cli.http_bounds.into(),
             },
             sessions: SessionSettings {

@@ -34,10 +34,11 @@ PASSED_ON = ("LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "TMPDIR", "LLVM_PR
 
 
 class Forkpy:
-    """One workspace. Over stdio each client starts a server of its own, over HTTP all clients share one."""
+    """One workspace. Over stdio each client starts a server of its own; over HTTP they share one, each with sessions of its own."""
 
-    def __init__(self, transport: str, directory: Path) -> None:
+    def __init__(self, transport: str, directory: Path, *options: str) -> None:
         self.transport = transport
+        self.options = options
         self.workspace = directory / "workspace"
         self.workspace.mkdir()
         self.log = directory / "server.log"
@@ -85,7 +86,7 @@ class Forkpy:
     # -- the server
 
     def arguments(self, transport: str, *more: str) -> list[str]:
-        return ["--workspace", str(self.workspace), "--transport", transport, *more]
+        return ["--workspace", str(self.workspace), "--transport", transport, *self.options, *more]
 
     def _start_http(self) -> None:
         port = free_port()

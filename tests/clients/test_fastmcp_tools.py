@@ -12,12 +12,10 @@ from fastmcp.client.elicitation import ElicitResult
 from fastmcp.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 
-from support import eventually
+from support import Forkpy, eventually
 
 if TYPE_CHECKING:
     from fastmcp import Client
-
-    from support import Forkpy
 
 TOOLS = {
     "run_python_code",
@@ -351,7 +349,8 @@ async def test_refusals_help(forkpy: Forkpy, mode: str) -> None:
 
 async def test_two_http_clients_have_their_own_active_session(forkpy_http: Forkpy, mode: str) -> None:
     async with forkpy_http.client(mode) as one, forkpy_http.client(mode) as two:
-        await run(one, "where = 'default'")
+        await run(one, "where = 'default of one'")
+        await run(two, "where = 'default'")
         await call(one, "create_session", session_id="one")
         assert (await call(one, "switch_session", session_id="one"))["current_session"] == "one"
         await run(one, "where = 'one'")
@@ -371,8 +370,13 @@ async def test_two_http_clients_have_their_own_active_session(forkpy_http: Forkp
         assert [reply["session_id"] for reply in await asyncio.gather(*calls)] == ["one", "two", "one", "two"]
 
 
-async def test_two_eras_share_one_server(forkpy_http: Forkpy) -> None:
-    async with forkpy_http.client("auto") as modern, forkpy_http.client("legacy") as legacy:
+async def test_two_eras_share_one_server(tmp_path: Path) -> None:
+    with Forkpy("http", tmp_path, "--share-sessions") as forkpy:
+        await share(forkpy)
+
+
+async def share(forkpy: Forkpy) -> None:
+    async with forkpy.client("auto") as modern, forkpy.client("legacy") as legacy:
         await call(modern, "create_session", session_id="shared")
         await run(modern, "x = 5", session_id="shared")
         await call(legacy, "switch_session", session_id="shared")

@@ -54,7 +54,7 @@ fn setting(name: &str) -> Option<u64> {
 fn no_reply_says_a_wrong_word() {
     let time = Duration::from_secs(setting("FORKPY_CHAOS_SECONDS").unwrap_or(6));
     let seed = setting("FORKPY_CHAOS_SEED").unwrap_or(20_261_127);
-    let options = ["--grace", "0.6", "--max-spares", "0", "--restart-budget", "50"];
+    let options = ["--grace", "0.6", "--max-spares", "0", "--restart-budget", "50", "--share-sessions"];
     let server = HttpForkpy::start(Setup::new().args(&options));
     let maker = Browser::new(&server);
     for (name, checkpoints, recovery) in SESSIONS {

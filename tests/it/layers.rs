@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 24] = [
+const ROOMS: [(&str, u32); 25] = [
     ("sys", 0),
     ("protocol", 1),
     ("settings", 2),
@@ -23,6 +23,7 @@ const ROOMS: [(&str, u32); 24] = [
     ("front", 3),
     ("worker", 3),
     ("zygote", 4),
+    ("server/owner", 4),
     ("server/counters", 5),
     ("server/events", 5),
     ("server/workspace", 6),

@@ -41,6 +41,7 @@ mod lookup;
 mod notebooks;
 mod operators;
 mod output;
+mod owners;
 mod packages;
 mod preload;
 mod recovery;

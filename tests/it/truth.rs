@@ -555,7 +555,7 @@ fn interventions_that_had_to_wait_are_carried_out_in_the_order_in_which_they_cam
 
 #[test]
 fn each_client_learns_once_that_the_variables_are_lost() {
-    let server = HttpForkpy::start(Setup::new());
+    let server = HttpForkpy::start(Setup::new().args(&["--share-sessions"]));
     let (one, two, three) = (Browser::new(&server), Browser::new(&server), Browser::new(&server));
     for browser in [&one, &two, &three] {
         assert_eq!(browser.run_in("default", "x = 1")["state"], "kept");
@@ -573,7 +573,7 @@ fn each_client_learns_once_that_the_variables_are_lost() {
 
 #[test]
 fn each_client_learns_of_the_restart_the_restore_and_the_branch_that_another_ordered() {
-    let server = HttpForkpy::start(Setup::new());
+    let server = HttpForkpy::start(Setup::new().args(&["--share-sessions"]));
     let (one, two) = (Browser::new(&server), Browser::new(&server));
     one.run_in("default", "x = 1");
     two.run_in("default", "x");
@@ -600,7 +600,7 @@ fn each_client_learns_of_the_restart_the_restore_and_the_branch_that_another_ord
 
 #[test]
 fn who_used_a_session_learns_that_its_name_was_given_to_another() {
-    let server = HttpForkpy::start(Setup::new());
+    let server = HttpForkpy::start(Setup::new().args(&["--share-sessions"]));
     let (one, two) = (Browser::new(&server), Browser::new(&server));
     one.call("create_session", json!({"session_id": "a"}));
     one.run_in("a", "x = 1");
@@ -618,7 +618,7 @@ fn who_used_a_session_learns_that_its_name_was_given_to_another() {
 
 #[test]
 fn a_client_whose_active_session_was_deleted_does_not_work_in_another_unasked() {
-    let server = HttpForkpy::start(Setup::new());
+    let server = HttpForkpy::start(Setup::new().args(&["--share-sessions"]));
     let (one, two) = (Browser::new(&server), Browser::new(&server));
     one.call("create_session", json!({"session_id": "a"}));
     two.call("switch_session", json!({"session_id": "a"}));
@@ -733,7 +733,7 @@ fn come_and_go_leaves_nothing() {
 #[cfg(debug_assertions)]
 #[test]
 fn a_worker_that_dies_while_variables_are_carried_into_it_has_lost_them_and_says_so() {
-    let server = HttpForkpy::start(Setup::new().args(&["--max-spares", "0"]));
+    let server = HttpForkpy::start(Setup::new().args(&["--max-spares", "0", "--share-sessions"]));
     let (one, two) = (Browser::new(&server), Browser::new(&server));
     // What is read back ends the process that reads it, and not the one that wrote it.
     let code =

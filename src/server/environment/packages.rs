@@ -29,6 +29,7 @@ use crate::{
             live::Live,
             streams::{Bounds, Course, Followed, Keeping},
         },
+        owner::Owner,
         scripts::{ScriptError, Scripts},
         sessions::{context::Surroundings, registry::Registry},
         workers::{process, zygote::Stage},
@@ -45,6 +46,8 @@ const SURVEY: &str =
 
 #[derive(Debug)]
 pub(crate) struct InstallOrder {
+    /// Whose sessions are named in what is said.
+    pub owner: Owner,
     /// As the client wrote it.
     pub packages: Vec<String>,
     /// How long it may take.
@@ -163,7 +166,7 @@ impl Packages {
     }
 
     async fn live(self: Arc<Self>, order: InstallOrder) -> Result<InstallOutcome, PackageError> {
-        let InstallOrder { packages, limit, cancel, live } = order;
+        let InstallOrder { owner, packages, limit, cancel, live } = order;
         let wanted = self.check(packages).await?;
         let _turn = tokio::select! {
             biased;
@@ -194,7 +197,7 @@ impl Packages {
         let [stdout, stderr] = process.finish().await;
         let after = self.survey(true).await?;
         let changes = compare(&before.packages, &after.packages);
-        let (stale, untold) = self.tell(&changes, &before, &after).await;
+        let (stale, untold) = self.tell(&owner, &changes, (&before, &after)).await;
         let is_preloaded =
             |name: &str| modules_of(name, [&before, &after]).iter().any(|module| after.preloaded.contains(module));
         let preloaded = changes.iter().filter(|change| change.before.is_some() && is_preloaded(&change.name));
@@ -250,7 +253,13 @@ impl Packages {
     }
 
     /// Lets every interpreter look at the disk anew; who has imported what has changed, and who did not answer.
-    async fn tell(&self, changes: &[Change], before: &Survey, after: &Survey) -> (Vec<Stale>, Vec<String>) {
+    /// Of sessions, this owner is told of its own only.
+    async fn tell(
+        &self,
+        owner: &Owner,
+        changes: &[Change],
+        (before, after): (&Survey, &Survey),
+    ) -> (Vec<Stale>, Vec<String>) {
         self.around.zygote.refresh();
         self.around.spares.renew();
         let replaced: Vec<&Change> = changes.iter().filter(|change| change.before.is_some()).collect();
@@ -260,10 +269,14 @@ impl Packages {
         let asked = sessions.iter().filter_map(|session| {
             let control = session.shared.get().worker?.control;
             let modules = &modules;
-            Some(async move { (session.id.to_string(), control.refresh(modules, REFRESH_LIMIT).await) })
+            Some(async move { (session, control.refresh(modules, REFRESH_LIMIT).await) })
         });
         let (mut stale, mut untold) = (Vec::new(), Vec::new());
         for (session, imported) in join_all(asked).await {
+            if session.life.owner() != owner {
+                continue;
+            }
+            let session = session.id.to_string();
             let Some(imported) = imported else {
                 untold.push(session);
                 continue;

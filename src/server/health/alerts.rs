@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::server::owner::Owner;
+
 /// Most alerts remembered by the server.
 const BOOK: usize = 256;
 /// A value must fall below this part of its threshold before the alert is cleared.
@@ -149,12 +151,21 @@ pub(crate) struct Alert {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     next: AtomicU64,
-    alerts: Mutex<VecDeque<Alert>>,
+    alerts: Mutex<VecDeque<Entry>>,
+}
+
+/// Whose alert it is: two sessions may have one name.
+#[derive(Debug)]
+struct Entry {
+    owner: Owner,
+    /// The number of the session's life.
+    life: u64,
+    alert: Alert,
 }
 
 impl Book {
     /// Enters a new alert.
-    pub(crate) fn raise(&self, session: &str, measure: &Measure, now: String) -> Alert {
+    pub(crate) fn raise(&self, (owner, life): (&Owner, u64), session: &str, measure: &Measure, now: String) -> Alert {
         let alert = Alert {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             session_id: session.to_owned(),
@@ -166,41 +177,43 @@ impl Book {
             cleared_at: None,
         };
         let mut alerts = self.alerts.lock();
-        alerts.push_back(alert.clone());
+        alerts.push_back(Entry { owner: owner.clone(), life, alert: alert.clone() });
         if alerts.len() > BOOK {
             // What is over goes first; what is still up is needed longer.
-            let over = alerts.iter().position(|alert| alert.cleared_at.is_some()).unwrap_or(0);
+            let over = alerts.iter().position(|entry| entry.alert.cleared_at.is_some()).unwrap_or(0);
             alerts.remove(over);
         }
         alert
     }
 
     /// Notes that an alert is over.
-    pub(crate) fn clear(&self, session: &str, kind: Kind, now: &str) {
-        let mut alerts = self.alerts.lock();
-        for alert in alerts.iter_mut().filter(|alert| alert.session_id == session && alert.kind == kind) {
-            alert.cleared_at.get_or_insert_with(|| now.to_owned());
-        }
+    pub(crate) fn clear(&self, life: u64, kind: Kind, now: &str) {
+        self.clear_those(life, now, |alert| alert.kind == kind);
     }
 
     /// A session is gone, and so is whatever was wrong with it.
-    pub(crate) fn clear_all(&self, session: &str, now: &str) {
+    pub(crate) fn clear_all(&self, life: u64, now: &str) {
+        self.clear_those(life, now, |_| true);
+    }
+
+    fn clear_those(&self, life: u64, now: &str, which: impl Fn(&Alert) -> bool) {
         let mut alerts = self.alerts.lock();
-        for alert in alerts.iter_mut().filter(|alert| alert.session_id == session) {
-            alert.cleared_at.get_or_insert_with(|| now.to_owned());
+        for entry in alerts.iter_mut().filter(|entry| entry.life == life && which(&entry.alert)) {
+            entry.alert.cleared_at.get_or_insert_with(|| now.to_owned());
         }
     }
 
-    /// Those that are up.
+    /// Those of an owner that are up.
     #[must_use]
-    pub(crate) fn active(&self) -> Vec<Alert> {
-        self.alerts.lock().iter().filter(|alert| alert.cleared_at.is_none()).cloned().collect()
+    pub(crate) fn active(&self, owner: &Owner) -> Vec<Alert> {
+        self.of(owner).into_iter().filter(|alert| alert.cleared_at.is_none()).collect()
     }
 
-    /// All that are remembered.
+    /// All of an owner's that are remembered.
     #[must_use]
-    pub(crate) fn all(&self) -> Vec<Alert> {
-        self.alerts.lock().iter().cloned().collect()
+    pub(crate) fn of(&self, owner: &Owner) -> Vec<Alert> {
+        let alerts = self.alerts.lock();
+        alerts.iter().filter(|entry| entry.owner == *owner).map(|entry| entry.alert.clone()).collect()
     }
 }
 
@@ -254,14 +267,15 @@ mod tests {
     #[test]
     fn the_book_is_bounded_and_keeps_what_is_up() {
         let book = Book::default();
-        let first = book.raise("a", &memory(600.0)[0], "t0".to_owned());
+        let user = &Owner::User;
+        let first = book.raise((user, 1), "a", &memory(600.0)[0], "t0".to_owned());
         for turn in 0..1000 {
-            book.raise("b", &memory(600.0)[0], format!("t{turn}"));
-            book.clear("b", Kind::Memory, "later");
+            book.raise((user, 2), "b", &memory(600.0)[0], format!("t{turn}"));
+            book.clear(2, Kind::Memory, "later");
         }
-        assert_eq!(book.all().len(), BOOK);
-        assert_eq!(book.active().iter().map(|alert| alert.id).collect::<Vec<_>>(), [first.id]);
-        book.clear_all("a", "end");
-        assert!(book.active().is_empty());
+        assert_eq!((book.of(user).len(), book.of(&Owner::Bearer).len()), (BOOK, 0));
+        assert_eq!(book.active(user).iter().map(|alert| alert.id).collect::<Vec<_>>(), [first.id]);
+        book.clear_all(1, "end");
+        assert!(book.active(user).is_empty());
     }
 }

@@ -34,6 +34,7 @@ use crate::{
     protocol::attach::{self, Hello, MAX_LINE, Record, ServerEnd, ServerStatus, SessionSummary, Wants, Welcome},
     server::{
         health::{errand::Errand, evidence::Phase},
+        owner::Owner,
         sessions::active::Client,
         tools::call::server::Server,
     },
@@ -219,7 +220,7 @@ impl Room {
     }
 
     fn status(&self) -> ServerStatus {
-        let sessions = self.server.registry.all().into_iter().map(|session| {
+        let sessions = self.server.registry.of(&Owner::User).into_iter().map(|session| {
             let status = session.shared.get();
             SessionSummary {
                 session_id: session.id.to_string(),
@@ -243,7 +244,7 @@ impl Room {
             pid: own_pid(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             used: self.used.load(Ordering::Relaxed),
-            sessions: self.server.registry.all().iter().map(|session| session.id.to_string()).collect(),
+            sessions: self.server.registry.of(&Owner::User).iter().map(|session| session.id.to_string()).collect(),
             ended,
         };
         let mut written = self.written.lock();

@@ -13,6 +13,7 @@ use crate::{
     protocol::attach::span,
     server::{
         health::evidence::Phase,
+        owner::Owner,
         sessions::{active::Client, names::DEFAULT, orders::Caller},
         tools::call::server::Server,
     },
@@ -41,9 +42,9 @@ pub(super) fn prepare(server: &Arc<Server>, client: &Client) -> Greeting {
 }
 
 async fn words(server: &Server, client: Client) -> Option<String> {
-    let session = server.registry.get(DEFAULT).ok()?;
+    let session = server.registry.get(&Owner::User, DEFAULT).ok()?;
     let status = session.shared.get();
-    let others = server.registry.all();
+    let others = server.registry.of(&Owner::User);
     let mut others: Vec<String> =
         others.iter().filter(|other| *other.id != *DEFAULT).map(|other| format!("{:?}", other.id)).collect();
     if status.executed == 0 && others.is_empty() {

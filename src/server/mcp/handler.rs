@@ -14,7 +14,7 @@ use rmcp::{
     ErrorData, Peer, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo, CustomRequest,
-        CustomResult, ErrorCode, Implementation, InitializeRequestParams, InitializeResult,
+        CustomResult, ErrorCode, Extensions, Implementation, InitializeRequestParams, InitializeResult,
         ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
         ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities,
         ServerConfig, SubscribeRequestParams, SubscriptionFilter, UnsubscribeRequestParams,
@@ -24,16 +24,17 @@ use rmcp::{
 use tokio_util::sync::CancellationToken;
 
 use super::greeting::{self, Greeting};
-use super::identity;
+use super::identity::{WHO, Who};
 use super::resources::Resources;
 use crate::server::{
     events::Subscriber,
+    owner::Owner,
     sessions::active::Client,
     tools::{
         self,
         call::{
             clients,
-            request::{Again, Call},
+            request::{Again, Call, Visitor},
             server::Server,
         },
     },
@@ -67,8 +68,8 @@ const MAX_PREPARED: usize = 64;
 pub(crate) struct Handler {
     server: Arc<Server>,
     resources: Arc<Resources>,
-    /// Who calls, where no header says it.
-    client: Client,
+    /// Who calls, where no request says it.
+    who: Who,
     /// Cancelled when its connection has ended.
     gone: CancellationToken,
     /// What the first reply says besides.
@@ -83,8 +84,17 @@ impl Handler {
     /// A handler for a new connection.
     #[must_use]
     pub(crate) fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
-        let (client, greeting, gone) = (Client::Process, Greeting::default(), CancellationToken::new());
-        Self { server, resources, client, greeting, gone, listener: Arc::default(), prepared: Arc::default() }
+        let who = Who { client: Client::Process, visitor: Visitor::new(Owner::User) };
+        let (greeting, gone) = (Greeting::default(), CancellationToken::new());
+        Self { server, resources, who, greeting, gone, listener: Arc::default(), prepared: Arc::default() }
+    }
+
+    /// A handler for an HTTP request, or for the connection that one begins. Its later requests say who they are of.
+    #[must_use]
+    pub(super) fn over_http(server: Arc<Server>, resources: Arc<Resources>) -> Self {
+        let unnamed = || Who { client: Client::Unknown, visitor: Visitor::new(Owner::Unnamed) };
+        let who = WHO.try_with(Who::clone).unwrap_or_else(|_| unnamed());
+        Self { who, ..Self::new(server, resources) }
     }
 
     /// A handler for the connection of a front.
@@ -95,18 +105,22 @@ impl Handler {
         greeting: Greeting,
         gone: CancellationToken,
     ) -> Self {
-        Self { client, greeting, gone, ..Self::new(server, resources) }
+        let who = Who { client, visitor: Visitor::new(Owner::User) };
+        Self { who, greeting, gone, ..Self::new(server, resources) }
     }
 }
 
 impl Handler {
-    /// What the caller can be recognised by: headers over HTTP, the connection itself otherwise.
-    fn client_of(&self, context: &RequestContext<RoleServer>) -> Client {
-        context.extensions.get::<Parts>().map_or_else(|| self.client.clone(), identity::client_of)
+    /// Who calls: what the door has found out over HTTP, the connection itself otherwise.
+    fn who<'a>(&'a self, extensions: &'a Extensions) -> &'a Who {
+        extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Who>()).unwrap_or(&self.who)
     }
 
-    fn listener(&self, peer: &Peer<RoleServer>) -> &Subscriber {
-        self.listener.get_or_init(|| self.resources.connect(peer.clone()))
+    fn listener(&self, peer: &Peer<RoleServer>, extensions: &Extensions) -> &Subscriber {
+        self.listener.get_or_init(|| {
+            let owner = self.who(extensions).visitor.owner();
+            self.resources.connect(owner.clone(), peer.clone())
+        })
     }
 }
 
@@ -178,9 +192,9 @@ impl ServerHandler for Handler {
             return Err(ErrorData::new(ErrorCode::INVALID_PARAMS, words, None));
         };
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
-        let client = self.client_of(&context);
+        let Who { client, visitor } = self.who(&context.extensions).clone();
         let gone = self.gone.clone();
-        let call = Call { tool: &tool.listed, client, arguments: request.arguments, context, gone, again };
+        let call = Call { tool: &tool.listed, client, visitor, arguments: request.arguments, context, gone, again };
         let mut answer = tool.answer(&self.server, call).await;
         if let CallToolResponse::Complete(result) = &mut answer
             && let Some(words) = self.greeting.take().await
@@ -195,7 +209,8 @@ impl ServerHandler for Handler {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let contents = self.resources.read(&request.uri, context.ct).await;
+        let owner = self.who(&context.extensions).visitor.owner().clone();
+        let contents = self.resources.read(owner, &request.uri, context.ct).await;
         let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
         Ok(ReadResourceResult::new(contents).into())
     }
@@ -206,7 +221,8 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
         let cursor = request.and_then(|request| request.cursor);
-        let listed = self.resources.list(cursor.as_deref(), context.ct).await;
+        let owner = self.who(&context.extensions).visitor.owner().clone();
+        let listed = self.resources.list(owner, cursor.as_deref(), context.ct).await;
         let (resources, next_cursor) = listed.map_err(|error| error.to_protocol(None))?;
         Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(resources) })
     }
@@ -224,7 +240,7 @@ impl ServerHandler for Handler {
         request: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let listener = self.listener(&context.peer);
+        let listener = self.listener(&context.peer, &context.extensions);
         let done = self.resources.subscribe(listener, &request.uri);
         done.map_err(|error| error.to_protocol(Some(&request.uri)))
     }
@@ -234,18 +250,18 @@ impl ServerHandler for Handler {
         request: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let listener = self.listener(&context.peer);
+        let listener = self.listener(&context.peer, &context.extensions);
         let done = self.resources.unsubscribe(listener, &request.uri);
         done.map_err(|error| error.to_protocol(Some(&request.uri)))
     }
 
     /// A connection that was opened with `initialize` hears when the list changes; others ask for it.
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
-        self.listener(&context.peer).want_list();
+        self.listener(&context.peer, &context.extensions).want_list();
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        let (accepted, subscriber) = self.resources.prepare(requested);
+        let (accepted, subscriber) = self.resources.prepare(self.who.visitor.owner(), requested);
         let mut prepared = self.prepared.lock();
         prepared.push_back((requested.clone(), subscriber));
         // Of those whose acknowledgement could not be sent.
@@ -263,7 +279,7 @@ impl ServerHandler for Handler {
         };
         let subscriber = match subscriber {
             Some((_, subscriber)) => subscriber,
-            None => self.resources.prepare(context.requested()).1,
+            None => self.resources.prepare(self.who.visitor.owner(), context.requested()).1,
         };
         self.resources.listen(&context, subscriber).await;
         Ok(())
@@ -272,11 +288,12 @@ impl ServerHandler for Handler {
     async fn complete(
         &self,
         request: CompleteRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
         let Reference::Resource(template) = request.r#ref else { return Ok(CompleteResult::default()) };
         let argument = request.argument;
-        let values = self.resources.complete(&template.uri, &argument.name, argument.value).await;
+        let owner = self.who(&context.extensions).visitor.owner().clone();
+        let values = self.resources.complete(owner, &template.uri, &argument.name, argument.value).await;
         let info = CompletionInfo::new(values).map_err(|words| ErrorData::internal_error(words, None))?;
         Ok(CompleteResult::new(info))
     }

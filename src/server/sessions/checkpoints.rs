@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::Mutex;
 
 use super::life::{Gone, Life, What};
+use crate::server::owner::Owner;
 pub(crate) use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making, newest};
 
 /// Why a checkpoint is not kept, or not found.
@@ -147,20 +148,33 @@ impl Checkpoints {
     }
 
     fn unknown(&self, life: &Life, name: &str) -> StoreError {
-        let known: Vec<String> = self.of(Some(life)).iter().map(|held| format!("{:?}", held.name)).collect();
+        let known: Vec<String> = self.of(life).iter().map(|held| format!("{:?}", held.name)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         StoreError::Unknown { session: life.session().to_string(), name: name.chars().take(80).collect(), known }
     }
 
-    /// All of a session, or of all sessions, oldest first.
+    /// All of a session, oldest first.
     #[must_use]
-    pub(crate) fn of(&self, life: Option<&Life>) -> Vec<Arc<Checkpoint>> {
+    pub(crate) fn of(&self, life: &Life) -> Vec<Arc<Checkpoint>> {
+        self.sorted(|held| held.life.number() == life.number())
+    }
+
+    /// All of an owner's sessions, oldest first.
+    #[must_use]
+    pub(crate) fn of_owner(&self, owner: &Owner) -> Vec<Arc<Checkpoint>> {
+        self.sorted(|held| held.life.owner() == owner)
+    }
+
+    /// All there are, oldest first.
+    #[must_use]
+    pub(in crate::server) fn all(&self) -> Vec<Arc<Checkpoint>> {
+        self.sorted(|_| true)
+    }
+
+    fn sorted(&self, which: impl Fn(&Held) -> bool) -> Vec<Arc<Checkpoint>> {
         self.clear_dead();
         let table = self.0.table.lock();
-        let mut found: Vec<_> = match life {
-            Some(life) => of(&table, life).map(Held::share).collect(),
-            None => table.values().map(Held::share).collect(),
-        };
+        let mut found: Vec<_> = table.values().filter(|held| which(held)).map(Held::share).collect();
         found.sort_by_key(|held| held.number);
         found
     }

@@ -14,7 +14,7 @@ use cap_tempfile::TempFile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::server::{health::evidence::Stacks, workspace::outputs};
+use crate::server::{health::evidence::Stacks, owner::Owner, workspace::outputs};
 
 /// Reports that are kept.
 pub(crate) const KEPT: usize = 50;
@@ -30,6 +30,10 @@ pub(crate) struct CrashReport {
     pub id: String,
     /// The session.
     pub session_id: String,
+    /// Whose the session was ([`Owner::mark`]); nothing for the user who runs the server. Not for replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub owner: Option<String>,
     /// When it was seen (RFC 3339).
     pub when: String,
     /// Process id of the worker.
@@ -122,27 +126,25 @@ impl Crashes {
         Ok(format!("outputs/{FOLDER}/{name}"))
     }
 
-    /// The newest reports, the newest first. Blocking.
+    /// An owner's newest reports, the newest first. The user who runs the server sees all. Blocking.
     #[must_use]
-    pub(crate) fn list(&self, wanted: impl Fn(&CrashReport) -> bool, limit: usize) -> Vec<CrashReport> {
+    pub(crate) fn list(&self, owner: &Owner, wanted: impl Fn(&CrashReport) -> bool, limit: usize) -> Vec<CrashReport> {
         let Ok(folder) = self.folder() else { return Vec::new() };
         let names = names(&folder).into_iter().rev();
-        names.filter_map(|name| read(&folder, &name)).filter(|report| wanted(report)).take(limit).collect()
+        names.filter_map(|name| read(&folder, &name, owner)).filter(|report| wanted(report)).take(limit).collect()
     }
 
-    /// One report by its id. Blocking.
+    /// One of an owner's reports by its id. Blocking.
     #[must_use]
-    pub(crate) fn find(&self, id: &str) -> Option<CrashReport> {
+    pub(crate) fn find(&self, owner: &Owner, id: &str) -> Option<CrashReport> {
         let (folder, name) = (self.folder().ok()?, format!("{id}.json"));
-        names(&folder).contains(&name).then(|| read(&folder, &name)).flatten()
+        names(&folder).contains(&name).then(|| read(&folder, &name, owner)).flatten()
     }
 
-    /// All ids, the newest first. Blocking.
+    /// All ids of an owner's, the newest first. Blocking.
     #[must_use]
-    pub(crate) fn ids(&self) -> Vec<String> {
-        let Ok(folder) = self.folder() else { return Vec::new() };
-        let names = names(&folder).into_iter().rev();
-        names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
+    pub(crate) fn ids(&self, owner: &Owner) -> Vec<String> {
+        self.list(owner, |_| true, KEPT).into_iter().map(|report| report.id).collect()
     }
 
     fn folder(&self) -> io::Result<Dir> {
@@ -150,11 +152,14 @@ impl Crashes {
     }
 }
 
-/// What is no regular file, or reached through a link, is none of ours.
-fn read(folder: &Dir, name: &str) -> Option<CrashReport> {
+/// What is no regular file, or reached through a link, is none of ours; another owner's is not this one's.
+fn read(folder: &Dir, name: &str, owner: &Owner) -> Option<CrashReport> {
     let is_ours = folder.symlink_metadata(name).is_ok_and(|about| about.is_file() && about.len() <= MAX_FILE);
     let file = || folder.open_with(name, OpenOptions::new().read(true).follow(cap_fs_ext::FollowSymlinks::No)).ok();
-    is_ours.then(|| serde_json::from_reader(io::BufReader::new(file()?)).ok()).flatten()
+    let report: Option<CrashReport> =
+        is_ours.then(|| serde_json::from_reader(io::BufReader::new(file()?)).ok()).flatten();
+    let report = report.filter(|report| *owner == Owner::User || report.owner == owner.mark())?;
+    Some(CrashReport { owner: None, ..report })
 }
 
 /// File names in the order of time: that is how ids begin.
@@ -184,6 +189,7 @@ mod tests {
         CrashReport {
             id: id(when, "default", 7),
             session_id: "default".to_owned(),
+            owner: None,
             when: when.to_string(),
             pid: 7,
             reason: "died".to_owned(),
@@ -206,11 +212,11 @@ mod tests {
         for second in 0..60 {
             crashes.write(&report(second)).expect("written");
         }
-        let found = crashes.list(|_| true, 100);
+        let found = crashes.list(&Owner::User, |_| true, 100);
         assert_eq!((found.len(), &found[0]), (KEPT, &report(59)));
-        assert_eq!(crashes.find(&report(30).id), Some(report(30)));
-        assert_eq!(crashes.find(&report(3).id), None, "dropped");
-        assert_eq!(crashes.find("../../etc/passwd"), None);
+        assert_eq!(crashes.find(&Owner::User, &report(30).id), Some(report(30)));
+        assert_eq!(crashes.find(&Owner::User, &report(3).id), None, "dropped");
+        assert_eq!(crashes.find(&Owner::User, "../../etc/passwd"), None);
     }
 
     #[test]
@@ -220,6 +226,6 @@ mod tests {
         crashes.write(&report(1)).expect("written");
         std::fs::write(outputs.path().join("crashes/20990101-junk.json"), "{").expect("written");
         std::os::unix::fs::symlink("/dev/zero", outputs.path().join("crashes/20990101-link.json")).expect("made");
-        assert_eq!(crashes.list(|_| true, 100), [report(1)]);
+        assert_eq!(crashes.list(&Owner::User, |_| true, 100), [report(1)]);
     }
 }

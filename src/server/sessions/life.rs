@@ -19,7 +19,7 @@ use super::{
     death::{Death, DeathReason, Fate, Recovered},
     readers::{Readers, Reading},
 };
-use crate::server::workers::checkpoint::Incarnation;
+use crate::server::{owner::Owner, workers::checkpoint::Incarnation};
 
 /// Events of one session that are kept; of older ones only what they came to.
 const MAX_EVENTS: usize = 64;
@@ -33,6 +33,7 @@ pub(crate) struct Life(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     incarnation: Incarnation,
+    owner: Owner,
     log: Mutex<Log>,
 }
 
@@ -205,6 +206,7 @@ impl News {
 /// The end of a session, for those who come later.
 #[derive(Debug, Clone)]
 pub(crate) struct Ended {
+    pub owner: Owner,
     pub session: Arc<str>,
     pub life: u64,
     pub why: DeathReason,
@@ -227,21 +229,21 @@ struct Log {
 impl Life {
     /// A session that begins.
     #[must_use]
-    pub(crate) fn new(session: Arc<str>) -> Self {
-        Self(Arc::new(Inner { incarnation: Incarnation::new(session), log: Mutex::default() }))
+    pub(crate) fn new(owner: Owner, session: Arc<str>) -> Self {
+        Self(Arc::new(Inner { incarnation: Incarnation::new(session), owner, log: Mutex::default() }))
     }
 
     /// One that bears the name of a session that has ended: those who used that one are to learn it, but for its maker.
     #[must_use]
-    pub(crate) fn after(session: Arc<str>, ended: Ended, by: &Client) -> Self {
-        let life = Self::new(session);
+    pub(crate) fn after(ended: Ended, by: Option<&Client>) -> Self {
+        let life = Self::new(ended.owner, ended.session);
         {
             let mut log = life.0.log.lock();
             for client in ended.readers {
                 log.readers.read_by(&client, 0, 0);
             }
         }
-        life.happened(What::MadeAnew { ended: ended.why }, Some(by));
+        life.happened(What::MadeAnew { ended: ended.why }, by);
         // It is of no interest for those who come new.
         life.0.log.lock().told = 1;
         life
@@ -259,6 +261,12 @@ impl Life {
         &self.0.incarnation
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.0.owner
+    }
+
     #[must_use]
     pub(crate) fn session(&self) -> &Arc<str> {
         &self.0.incarnation.session
@@ -268,7 +276,7 @@ impl Life {
     pub(crate) fn end(&self, why: DeathReason) -> Ended {
         self.0.incarnation.end();
         let readers = self.0.log.lock().readers.clients();
-        Ended { session: Arc::clone(self.session()), life: self.number(), why, readers }
+        Ended { owner: self.owner().clone(), session: Arc::clone(self.session()), life: self.number(), why, readers }
     }
 
     /// Whether it is over.
@@ -381,7 +389,7 @@ mod tests {
 
     #[test]
     fn each_client_learns_of_everything_once() {
-        let (life, one, two) = (Life::new("a".into()), cookie("one"), cookie("two"));
+        let (life, one, two) = (Life::new(Owner::User, "a".into()), cookie("one"), cookie("two"));
         life.used_by(&one);
         life.used_by(&two);
         life.happened(lost(0), None);
@@ -394,7 +402,7 @@ mod tests {
 
     #[test]
     fn who_ordered_it_knows_and_knows_what_came_before() {
-        let (life, one, two) = (Life::new("a".into()), cookie("one"), cookie("two"));
+        let (life, one, two) = (Life::new(Owner::User, "a".into()), cookie("one"), cookie("two"));
         life.used_by(&one);
         life.used_by(&two);
         life.happened(lost(0), None);
@@ -408,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_from_before_a_loss_undoes_it_and_a_later_one_does_not() {
-        let (life, one) = (Life::new("a".into()), cookie("one"));
+        let (life, one) = (Life::new(Owner::User, "a".into()), cookie("one"));
         life.used_by(&one);
         life.happened(lost(5), None);
         life.happened(restored(6), None);
@@ -422,7 +430,7 @@ mod tests {
     #[test]
     fn a_client_without_a_cookie_is_told_by_connection_and_what_is_not_sure_is_told_too() {
         let (life, one, two, new) =
-            (Life::new("a".into()), Client::Connection(1), Client::Connection(2), Client::Connection(3));
+            (Life::new(Owner::User, "a".into()), Client::Connection(1), Client::Connection(2), Client::Connection(3));
         life.used_by(&one);
         life.used_by(&two);
         life.happened(lost(0), None);
@@ -446,7 +454,7 @@ mod tests {
     #[test]
     fn who_ordered_it_may_come_by_another_connection() {
         let (life, one, two, old) =
-            (Life::new("a".into()), Client::Connection(1), Client::Connection(2), Client::Connection(3));
+            (Life::new(Owner::User, "a".into()), Client::Connection(1), Client::Connection(2), Client::Connection(3));
         life.used_by(&one);
         life.used_by(&old);
         life.happened(What::Restarted { carried: None, newest: 0 }, Some(&one));
@@ -457,17 +465,17 @@ mod tests {
 
     #[test]
     fn what_nobody_was_told_is_news_for_who_comes_new() {
-        let life = Life::new("a".into());
+        let life = Life::new(Owner::User, "a".into());
         life.happened(lost(0), None);
         assert_eq!(numbers(&life, &cookie("new")), [1]);
     }
 
     #[test]
     fn a_name_that_is_given_again_is_news_for_those_who_used_it() {
-        let (first, one, two) = (Life::new("a".into()), cookie("one"), cookie("two"));
+        let (first, one, two) = (Life::new(Owner::User, "a".into()), cookie("one"), cookie("two"));
         first.used_by(&one);
         first.used_by(&two);
-        let second = Life::after("a".into(), first.end(DeathReason::Delete), &two);
+        let second = Life::after(first.end(DeathReason::Delete), Some(&two));
         assert!(first.is_over() && !second.is_over() && first.number() != second.number());
         second.happened(restored(1), None);
         let fate = |client: &str| second.news(&cookie(client)).fate();
@@ -476,7 +484,7 @@ mod tests {
 
     #[test]
     fn the_log_is_bounded_and_what_fell_out_is_still_said() {
-        let (life, away) = (Life::new("a".into()), cookie("away"));
+        let (life, away) = (Life::new(Owner::User, "a".into()), cookie("away"));
         life.used_by(&away);
         life.happened(lost(0), None);
         for _ in 0..2 * MAX_EVENTS {

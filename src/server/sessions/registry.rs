@@ -1,11 +1,12 @@
-//! All sessions by name. `default` is made at the start and stays.
+//! All sessions by owner and name. Each owner has a `default`, made when it is first asked for, that stays.
 //!
 //! Runs in: server. Owns the table and the rules for names; a session itself is `handle.rs`. The lock is held for
-//! look-ups only, never across an await, and no cell waits for it.
+//! look-ups only, never across an await, and no cell waits for it. Nothing that is said to an owner tells of another's sessions.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::RwLock;
@@ -21,10 +22,17 @@ use super::{
 };
 use crate::{
     protocol::{WorkerExit, attach::ServerEnd},
-    server::{health::HealthPolicy, workers::link::Worker},
-    settings::{limits::Limits, policy::Automatic},
+    server::{
+        counters,
+        health::{HealthPolicy, evidence::Phase},
+        owner::Owner,
+        workers::link::Worker,
+    },
+    settings::policy::Automatic,
 };
 
+/// An owner that was away for this part of the time after which it is forgotten gives way, when there is no room for others.
+const GIVES_WAY: u32 = 24;
 /// Sessions of which it is remembered why they are gone.
 const MAX_ENDED: usize = 1000;
 
@@ -70,8 +78,11 @@ pub(crate) enum RegistryError {
     )]
     BadName(String),
     /// The limit is reached.
-    #[error("{0} sessions exist, which is the limit (--max-sessions); delete one first")]
-    Full(usize),
+    #[error(
+        "{all} sessions exist, which is the limit (--max-sessions); {}",
+        if *own == 0 { "all of them are other clients': try again later" } else { "delete one first" }
+    )]
+    Full { all: usize, own: usize },
     /// A copy must have a name of its own.
     #[error("session {0:?} exists already; choose another name, or delete_session it first")]
     Taken(String),
@@ -96,40 +107,41 @@ pub(crate) struct Fork<'a> {
     pub from: &'a Arc<Checkpoint>,
 }
 
+/// The sessions of each owner, by name.
+type Table = BTreeMap<Owner, BTreeMap<Arc<str>, Session>>;
+
 #[derive(Debug)]
 pub(crate) struct Registry {
-    /// Copies of sessions that run for one call (`tools/branches.rs`). No other call finds them.
-    branches: RwLock<BTreeMap<Arc<str>, Session>>,
-    sessions: RwLock<BTreeMap<Arc<str>, Session>>,
+    /// Copies of sessions that run for one call (`tools/branches.rs`), by the number of their life. No other call finds them.
+    branches: RwLock<BTreeMap<u64, Session>>,
+    sessions: RwLock<Table>,
     /// Sessions that are gone, with what became of them, oldest first.
     ended: RwLock<VecDeque<Ended>>,
     around: Arc<Surroundings>,
+    /// How long a passing owner may be away.
+    away: Duration,
 }
 
 impl Registry {
-    /// A table with the default session, whose worker is being made.
+    /// An empty table. Passing owners that are away for so long lose their sessions.
     #[must_use]
-    pub(crate) fn new(around: Arc<Surroundings>) -> Self {
-        let limits = around.settings.limits;
-        let life = Life::new(Arc::from(DEFAULT));
-        let beginning = Beginning { life, description: String::new(), policy: around.health, limits, first: None };
-        let first = Session::start(beginning, Arc::clone(&around));
-        let sessions = RwLock::new(BTreeMap::from([(Arc::clone(&first.id), first)]));
-        Self { branches: RwLock::default(), sessions, ended: RwLock::default(), around }
+    pub(crate) fn new(around: Arc<Surroundings>, away: Duration) -> Self {
+        let (branches, sessions, ended) = Default::default();
+        Self { branches, sessions, ended, around, away }
     }
 
-    /// The server before this one has ended, with these sessions: the next client that uses them is to learn it.
+    /// The server before this one has ended, with these sessions of its user: the next client that uses them is to learn it.
     pub(in crate::server) fn succeed(&self, sessions: &[String], end: ServerEnd) {
         let reason = DeathReason::Server { end };
         for name in sessions.iter().filter(|name| **name != *DEFAULT && is_name(name)) {
-            self.end_life(&Life::new(Arc::from(name.as_str())), reason);
+            self.end_life(&Life::new(Owner::User, Arc::from(name.as_str())), reason);
         }
         self.lose_default(reason);
     }
 
     /// This client used the default session of a server that has ended.
     pub(in crate::server) fn lost_with_its_server(&self, client: &Client) {
-        let Ok(session) = self.get(DEFAULT) else { return };
+        let Ok(session) = self.get(&Owner::User, DEFAULT) else { return };
         if session.life.newest() == 0 {
             // Nothing was written of that server.
             self.lose_default(DeathReason::Server { end: ServerEnd::Killed });
@@ -139,40 +151,64 @@ impl Registry {
 
     fn lose_default(&self, reason: DeathReason) {
         let death = Death { reason, exit: WorkerExit::Unknown, cell: None, during: None, report: None };
-        if let Ok(session) = self.get(DEFAULT) {
+        if let Ok(session) = self.get(&Owner::User, DEFAULT) {
             session.life.happened(What::Lost { death, newest: 0 }, None);
         }
     }
 
-    /// Most sessions at a time.
+    /// Most sessions at a time, of all owners together.
     #[must_use]
     pub(crate) fn max_sessions(&self) -> usize {
         self.around.settings.max_sessions
     }
 
-    /// A session by name.
-    pub(crate) fn get(&self, id: &str) -> Result<Session, RegistryError> {
-        let sessions = self.sessions.read();
-        sessions.get(id).cloned().ok_or_else(|| {
-            let known = list(&sessions);
-            match self.ended.read().iter().find(|ended| *ended.session == *id) {
-                Some(ended) => RegistryError::Ended { id: id.to_owned(), why: ended.why, known },
-                None => RegistryError::Unknown { id: shorten(id), known },
+    /// How long a passing owner may be away.
+    #[must_use]
+    pub(crate) fn away(&self) -> Duration {
+        self.away
+    }
+
+    /// An owner's session by name. Its `default` is made, if there is none.
+    pub(crate) fn get(&self, owner: &Owner, id: &str) -> Result<Session, RegistryError> {
+        let known = {
+            let sessions = self.sessions.read();
+            match sessions.get(owner).and_then(|own| own.get(id)) {
+                Some(session) => return Ok(session.clone()),
+                None => list(&sessions, owner),
             }
+        };
+        if id == DEFAULT {
+            return self.make_default(owner);
+        }
+        Err(match self.became_of(owner, id) {
+            Some(why) => RegistryError::Ended { id: id.to_owned(), why, known },
+            None => RegistryError::Unknown { id: shorten(id), known },
         })
     }
 
+    fn became_of(&self, owner: &Owner, id: &str) -> Option<DeathReason> {
+        let ended = self.ended.read();
+        ended.iter().find(|ended| ended.owner == *owner && *ended.session == *id).map(|ended| ended.why)
+    }
+
+    /// Makes an owner's default session: its worker begins to be made.
+    fn make_default(&self, owner: &Owner) -> Result<Session, RegistryError> {
+        let (limits, policy) = (self.around.settings.limits, self.around.health);
+        let beginning = |life| Beginning { life, description: String::new(), policy, limits, first: None };
+        self.insert(owner, DEFAULT, None, beginning).map(|(session, _)| session)
+    }
+
     /// The session that a client has chosen, and none that bears its name since.
-    pub(crate) fn chosen(&self, choice: &Choice) -> Result<Session, RegistryError> {
+    pub(crate) fn chosen(&self, owner: &Owner, choice: &Choice) -> Result<Session, RegistryError> {
         let sessions = self.sessions.read();
-        let found = sessions.get(&choice.session);
+        let found = sessions.get(owner).and_then(|own| own.get(&choice.session));
         match found.filter(|session| session.life.number() == choice.life) {
             Some(session) => Ok(session.clone()),
             None => Err(RegistryError::ActiveEnded {
                 id: choice.session.to_string(),
                 why: self.ended.read().iter().find(|ended| ended.life == choice.life).map(|ended| ended.why),
                 made_anew: found.is_some(),
-                known: list(&sessions),
+                known: list(&sessions, owner),
             }),
         }
     }
@@ -181,94 +217,157 @@ impl Registry {
     fn end_life(&self, life: &Life, why: DeathReason) {
         let ended = life.end(why);
         self.around.checkpoints.forget(life);
+        self.around.alerts.clear_all(life.number(), &jiff::Timestamp::now().to_string());
         let mut all = self.ended.write();
-        all.retain(|earlier| earlier.session != ended.session);
+        all.retain(|earlier| earlier.owner != ended.owner || earlier.session != ended.session);
         all.push_back(ended);
         if all.len() > MAX_ENDED {
             all.pop_front();
         }
     }
 
-    /// The life of a session that is made now: those who used an earlier one of its name are to learn it.
-    fn life(&self, id: &str, by: &Client) -> Life {
+    /// The life of a session that is made now: those who used an earlier one of its name are to learn it, but for its maker.
+    fn life(&self, owner: &Owner, id: &str, by: Option<&Client>) -> Life {
         let mut ended = self.ended.write();
-        let earlier = ended.iter().position(|ended| *ended.session == *id);
+        let earlier = ended.iter().position(|ended| ended.owner == *owner && *ended.session == *id);
         match earlier.and_then(|place| ended.remove(place)) {
-            Some(earlier) => Life::after(Arc::from(id), earlier, by),
-            None => Life::new(Arc::from(id)),
+            Some(earlier) => Life::after(earlier, by),
+            None => Life::new(owner.clone(), Arc::from(id)),
         }
     }
 
     /// Takes a session out of the table, which is no end of its worker yet; later calls are told why. False when it is
     /// not there.
     #[must_use]
-    pub(crate) fn forget(&self, id: &Arc<str>, why: DeathReason) -> bool {
-        let Some(session) = self.sessions.write().remove(id) else { return false };
+    pub(crate) fn forget(&self, session: &Session, why: DeathReason) -> bool {
+        let owner = session.life.owner();
+        if !take(&mut self.sessions.write(), owner, session) {
+            return false;
+        }
         self.end_life(&session.life, why);
-        self.around.changes.list_changed();
+        self.around.changes.sessions_changed(owner);
         true
     }
 
     /// Makes a session, or finds the one of that name (false). Without a name it gets one.
     pub(crate) fn create(
         &self,
+        owner: &Owner,
         id: Option<String>,
-        description: String,
-        policy: HealthPolicy,
-        limits: Limits,
         by: &Client,
+        beginning: impl FnOnce(Life) -> Beginning,
     ) -> Result<(Session, bool), RegistryError> {
         let id = id.unwrap_or_else(made_up);
         if !is_name(&id) {
             return Err(RegistryError::BadName(shorten(&id)));
         }
+        self.insert(owner, &id, Some(by), beginning)
+    }
+
+    fn insert(
+        &self,
+        owner: &Owner,
+        id: &str,
+        by: Option<&Client>,
+        beginning: impl FnOnce(Life) -> Beginning,
+    ) -> Result<(Session, bool), RegistryError> {
         let mut sessions = self.sessions.write();
-        if let Some(session) = sessions.get(id.as_str()) {
+        if let Some(session) = sessions.get(owner).and_then(|own| own.get(id)) {
             return Ok((session.clone(), false));
         }
-        if sessions.len() >= self.max_sessions() {
-            return Err(RegistryError::Full(sessions.len()));
-        }
-        let beginning = Beginning { life: self.life(&id, by), description, policy, limits, first: None };
-        let session = Session::start(beginning, Arc::clone(&self.around));
-        sessions.insert(Arc::clone(&session.id), session.clone());
-        self.around.changes.list_changed();
+        self.make_room(&mut sessions, owner)?;
+        let session = Session::start(beginning(self.life(owner, id, by)), Arc::clone(&self.around));
+        sessions.entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session.clone());
+        drop(sessions);
+        self.around.changes.sessions_changed(owner);
         Ok((session, true))
     }
 
+    /// Sees to it that there is a place for one session more: of those that came by a name which does not come again, the owner
+    /// that was away longest gives way, if that was long.
+    fn make_room(&self, sessions: &mut Table, owner: &Owner) -> Result<(), RegistryError> {
+        if count(sessions) < self.max_sessions() {
+            return Ok(());
+        }
+        let others = sessions.iter().filter(|(other, _)| other.is_passing() && *other != owner);
+        let limit = self.away / GIVES_WAY;
+        let away = others.filter_map(|(other, own)| Some((absence(own)?, other.clone())));
+        match away.max().filter(|(absent, _)| *absent >= limit) {
+            Some((_, absent)) => {
+                tracing::info!(
+                    "a client that is away loses its sessions, because another needs a place (--max-sessions)"
+                );
+                self.clean_up(sessions, &absent, limit);
+                Ok(())
+            }
+            None => {
+                let own = sessions.get(owner).map_or(0, BTreeMap::len);
+                Err(RegistryError::Full { all: count(sessions), own })
+            }
+        }
+    }
+
+    /// An owner will not come again: its sessions end.
+    pub(in crate::server) fn end_owner(&self, owner: &Owner, why: DeathReason) {
+        self.end_all_of(&mut self.sessions.write(), owner, why);
+    }
+
+    fn clean_up(&self, sessions: &mut Table, owner: &Owner, limit: Duration) {
+        let why = DeathReason::Idle { limit };
+        let all = sessions.get(owner).map_or(0, BTreeMap::len);
+        (0..all).for_each(|_| counters::session_cleaned(why.word()));
+        self.end_all_of(sessions, owner, why);
+    }
+
+    fn end_all_of(&self, sessions: &mut Table, owner: &Owner, why: DeathReason) {
+        for session in sessions.remove(owner).into_iter().flatten().map(|(_, session)| session) {
+            self.end_life(&session.life, why);
+            tokio::spawn(async move { session.end(why).await });
+        }
+    }
+
+    /// Passing owners that were away for too long: their sessions end.
+    pub(in crate::server) fn end_the_absent(&self) {
+        let mut sessions = self.sessions.write();
+        let is_gone = |own| absence(own).is_some_and(|absent| absent >= self.away);
+        let cookies = sessions.iter().filter(|(owner, own)| matches!(owner, Owner::Cookie(_)) && is_gone(own));
+        let gone: Vec<Owner> = cookies.map(|(owner, _)| owner.clone()).collect();
+        for owner in gone {
+            self.clean_up(&mut sessions, &owner, self.away);
+        }
+    }
+
     /// Whether a session of this name may be made now.
-    pub(crate) fn may_create(&self, id: &str) -> Result<(), RegistryError> {
+    pub(crate) fn may_create(&self, owner: &Owner, id: &str) -> Result<(), RegistryError> {
         if !is_name(id) {
             return Err(RegistryError::BadName(shorten(id)));
         }
-        let sessions = self.sessions.read();
-        if sessions.contains_key(id) {
+        let mut sessions = self.sessions.write();
+        if sessions.get(owner).is_some_and(|own| own.contains_key(id)) {
             return Err(RegistryError::Taken(id.to_owned()));
         }
-        if sessions.len() >= self.max_sessions() {
-            return Err(RegistryError::Full(sessions.len()));
-        }
-        Ok(())
+        self.make_room(&mut sessions, owner)
     }
 
-    /// Makes a session as a copy of another.
+    /// Makes a session as a copy of another, of the same owner.
     ///
     /// # Errors
     /// [`RegistryError`]; also when the checkpoint cannot start a worker.
     pub(crate) async fn fork(&self, fork: Fork<'_>) -> Result<Session, RegistryError> {
         let (worker, policy) = self.wake(&fork).await?;
+        let owner = fork.source.life.owner();
         // Asked again, in one step with the making: the waking took its time.
-        if let Err(error) = self.may_create(fork.id) {
+        if let Err(error) = self.may_create(owner, fork.id) {
             worker.retire(self.around.zygote.endings());
             return Err(error);
         }
         let Fork { id, description, by, source, from } = fork;
-        let life = self.life(id, by);
+        let life = self.life(owner, id, Some(by));
         let beginning =
             Beginning { life, description, policy, limits: source.limits, first: Some((worker, from.cell)) };
         let session = Session::start(beginning, Arc::clone(&self.around));
-        self.sessions.write().insert(Arc::clone(&session.id), session.clone());
-        self.around.changes.list_changed();
+        self.sessions.write().entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session.clone());
+        self.around.changes.sessions_changed(owner);
         Ok(session)
     }
 
@@ -280,17 +379,17 @@ impl Registry {
         let (worker, policy) = self.wake(&fork).await?;
         let Fork { id, description, source, from, .. } = fork;
         let policy = HealthPolicy { checkpoints: Automatic::Off, ..policy };
-        let life = Life::new(Arc::from(id));
+        let life = Life::new(source.life.owner().clone(), Arc::from(id));
         let beginning =
             Beginning { life, description, policy, limits: source.limits, first: Some((worker, from.cell)) };
         let session = Session::start(beginning, Arc::clone(&self.around));
-        self.branches.write().insert(Arc::clone(&session.id), session.clone());
+        self.branches.write().insert(session.life.number(), session.clone());
         Ok(session)
     }
 
     /// A branch has been ended.
-    pub(crate) fn end_branch(&self, id: &Arc<str>) {
-        if let Some(branch) = self.branches.write().remove(id) {
+    pub(crate) fn end_branch(&self, branch: &Session) {
+        if let Some(branch) = self.branches.write().remove(&branch.life.number()) {
             branch.life.end(DeathReason::Delete);
         }
     }
@@ -300,7 +399,7 @@ impl Registry {
         Ok((woken, fork.source.shared.record(|record| record.policy)))
     }
 
-    /// All sessions and branches: everybody that runs code.
+    /// All sessions and branches of all owners: all that runs code.
     #[must_use]
     pub(crate) fn all_and_branches(&self) -> Vec<Session> {
         let mut all = self.all();
@@ -308,36 +407,71 @@ impl Registry {
         all
     }
 
-    /// Ends a session and all it started. Its name is free at once.
-    pub(crate) async fn delete(&self, id: &str) -> Result<(), RegistryError> {
+    /// Ends an owner's session and all it started. Its name is free at once.
+    pub(crate) async fn delete(&self, owner: &Owner, id: &str) -> Result<(), RegistryError> {
         if id == DEFAULT {
             return Err(RegistryError::DefaultStays);
         }
-        let session = self.get(id)?;
-        self.sessions.write().remove(id);
+        let session = self.get(owner, id)?;
+        let _ = take(&mut self.sessions.write(), owner, &session);
         self.end_life(&session.life, DeathReason::Delete);
         session.delete().await;
-        self.around.changes.list_changed();
-        self.around.alerts.clear_all(id, &jiff::Timestamp::now().to_string());
+        self.around.changes.sessions_changed(owner);
         Ok(())
     }
 
-    /// All sessions, by name.
+    /// All sessions of all owners, for those that look after them.
     #[must_use]
     pub(crate) fn all(&self) -> Vec<Session> {
-        self.sessions.read().values().cloned().collect()
+        self.sessions.read().values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// All sessions of an owner, by name; its `default` always, as long as there is room for it.
+    #[must_use]
+    pub(crate) fn of(&self, owner: &Owner) -> Vec<Session> {
+        let _ = self.get(owner, DEFAULT);
+        self.sessions.read().get(owner).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// Ends every session, all at once.
     pub(crate) async fn shut_down(&self) {
-        let mut sessions = std::mem::take(&mut *self.sessions.write());
-        sessions.extend(std::mem::take(&mut *self.branches.write()));
-        for session in sessions.values() {
+        let sessions = std::mem::take(&mut *self.sessions.write());
+        let branches = std::mem::take(&mut *self.branches.write());
+        let all: Vec<Session> =
+            sessions.into_values().flat_map(BTreeMap::into_values).chain(branches.into_values()).collect();
+        for session in &all {
             session.life.end(DeathReason::Delete);
             self.around.checkpoints.forget(&session.life);
         }
-        futures::future::join_all(sessions.values().map(Session::delete)).await;
+        futures::future::join_all(all.iter().map(Session::delete)).await;
     }
+}
+
+fn count(sessions: &Table) -> usize {
+    sessions.values().map(BTreeMap::len).sum()
+}
+
+/// Takes this session out, and none that has its name since. Whether it was there.
+fn take(sessions: &mut Table, owner: &Owner, session: &Session) -> bool {
+    let Some(own) = sessions.get_mut(owner) else { return false };
+    if own.get(&session.id).is_none_or(|found| found.life.number() != session.life.number()) {
+        return false;
+    }
+    own.remove(&session.id);
+    if own.is_empty() {
+        sessions.remove(owner);
+    }
+    true
+}
+
+/// For how long an owner has used none of its sessions; nothing while one of them is at work.
+fn absence(sessions: &BTreeMap<Arc<str>, Session>) -> Option<Duration> {
+    let away = sessions.values().map(|session| {
+        let status = session.shared.get();
+        let rests = status.waiting == 0 && matches!(status.phase, Phase::Idle | Phase::Dead);
+        rests.then(|| status.used_at.elapsed())
+    });
+    away.min().flatten()
 }
 
 /// What became of a session, as far as that is remembered.
@@ -345,13 +479,15 @@ fn how(why: Option<DeathReason>) -> String {
     why.map_or_else(|| "is gone".to_owned(), DeathReason::cleaned_up)
 }
 
-fn list(sessions: &BTreeMap<Arc<str>, Session>) -> String {
+fn list(sessions: &Table, owner: &Owner) -> String {
     const SHOWN: usize = 12;
+    let none = BTreeMap::new();
+    let sessions = sessions.get(owner).unwrap_or(&none);
     let mut names: Vec<String> = sessions.keys().take(SHOWN).map(|name| format!("{name:?}")).collect();
     if sessions.len() > SHOWN {
         names.push(format!("and {} more", sessions.len() - SHOWN));
     }
-    names.join(", ")
+    if names.is_empty() { format!("{DEFAULT:?}") } else { names.join(", ") }
 }
 
 #[cfg(test)]

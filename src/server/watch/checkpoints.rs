@@ -28,7 +28,7 @@ fn is_short_of_memory() -> bool {
 pub(crate) async fn watch(checkpoints: Checkpoints) {
     loop {
         let began = Instant::now();
-        let held = checkpoints.of(None);
+        let held = checkpoints.all();
         let count = held.len();
         if count > 0 {
             let _ = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,5 @@
-//! Ends sessions that no client has used for long, or that are too old, where such limits are set.
+//! Ends sessions that no client has used for long, or that are too old, where such limits are set; and those of HTTP clients that
+//! are away for too long to come back.
 //!
 //! Runs in: server, one task. A session that runs a cell, has calls waiting or is starting is never touched: looking at it
 //! and taking it out of the table are one step without an await, and the server has one thread, so a call either is
@@ -25,8 +26,10 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Runs until the task is dropped.
 pub(crate) async fn watch(registry: Arc<Registry>) {
     loop {
+        registry.end_the_absent();
         let all = registry.all();
         let times = all.iter().flat_map(|session| [session.limits.idle, session.limits.age]).flatten();
+        let times = times.chain([registry.away()]);
         let pause = times.min().map_or(LONGEST, |time| (time / 100).clamp(SHORTEST, LONGEST));
         for session in all {
             if let Some(why) = due(&session.limits, &session.shared.get()) {
@@ -63,7 +66,7 @@ fn clean_up(registry: &Registry, session: &Session, why: DeathReason) {
         }
         return;
     }
-    if registry.forget(&session.id, why) {
+    if registry.forget(session, why) {
         tracing::info!(session = %session.id, "{}", why.cleaned_up());
         counters::session_cleaned(why.word());
         let session = session.clone();

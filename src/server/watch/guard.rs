@@ -57,8 +57,8 @@ struct Watched {
     group: Option<Arc<MemoryGroup>>,
 }
 
-/// Files in memory that sessions have had open, which stay when they are closed: whose each is, and where.
-type Left = HashMap<File, (Arc<str>, PathBuf)>;
+/// Files in memory that sessions have had open, which stay when they are closed: whose each is (the number of its life), and where.
+type Left = HashMap<File, (u64, PathBuf)>;
 
 /// Runs until the task is dropped.
 pub(crate) async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
@@ -117,7 +117,7 @@ fn judge_all(watched: Vec<Watched>, left: &mut Left) -> Vec<(Watched, DeathReaso
         })
         .collect();
     // What a session has left behind is not its next worker's.
-    left.retain(|_, (session, _)| !judged.iter().any(|(watched, _)| watched.session.id == *session));
+    left.retain(|_, (session, _)| !judged.iter().any(|(watched, _)| watched.session.life.number() == *session));
     memory_group::sweep();
     judged
 }
@@ -135,18 +135,18 @@ fn too_much(table: &[Process], family: &HashSet<i32>, watched: &Watched, left: &
     let used = match watched.group.as_ref().and_then(|group| group.used()) {
         // Checkpoints are forks of the worker, and so are counted there.
         Some(used) => used,
-        None => memory_of(table, family, most, &watched.session.id, left) + watched.frozen,
+        None => memory_of(table, family, most, watched.session.life.number(), left) + watched.frozen,
     };
     (used > most).then_some(DeathReason::MemoryLimit { used, limit })
 }
 
 /// Memory of a family: resident, which is quick and counts shared pages for each; when that is too much, proportional.
-fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64, session: &Arc<str>, left: &mut Left) -> u64 {
+fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64, session: u64, left: &mut Left) -> u64 {
     let resident: u64 =
         table.iter().filter(|process| family.contains(&process.pid)).map(|process| process.memory).sum();
     let held = shared_memory::held(family);
     let named = held.files.iter().filter_map(|(file, (_, path))| Some((*file, path.clone()?)));
-    left.extend(named.map(|(file, path)| (file, (Arc::clone(session), path))));
+    left.extend(named.map(|(file, path)| (file, (session, path))));
     let besides =
         held.in_files() + held.buffers + shared_memory::detached_segments(family) + left_by(session, &held, left);
     if resident + besides <= most {
@@ -163,11 +163,11 @@ fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64, session: &Arc<
 }
 
 /// Bytes of files that the session had open and has no more; those that are gone are forgotten.
-fn left_by(session: &Arc<str>, held: &Held, left: &mut Left) -> u64 {
+fn left_by(session: u64, held: &Held, left: &mut Left) -> u64 {
     let mut bytes = 0;
     left.retain(|file, (whose, path)| {
         let size = shared_memory::size_of(path, *file);
-        if whose == session && !held.files.contains_key(file) {
+        if *whose == session && !held.files.contains_key(file) {
             bytes += size.unwrap_or(0);
         }
         size.is_some()

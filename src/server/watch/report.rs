@@ -20,6 +20,7 @@ use crate::{
             evidence::Phase,
             history::Deep,
         },
+        owner::Owner,
         sessions::{context::Surroundings, crashes::CrashReport, handle::Session, registry::Registry, status::Status},
         watch::{readings::Metrics, shapes},
         workers::zygote::Stage,
@@ -53,16 +54,16 @@ impl Ward {
         Self { registry, metrics, around }
     }
 
-    /// A session by name.
+    /// An owner's session by name.
     #[must_use]
-    pub(crate) fn session(&self, id: &str) -> Option<Session> {
-        self.registry.get(id).ok()
+    pub(crate) fn session(&self, owner: &Owner, id: &str) -> Option<Session> {
+        self.registry.get(owner, id).ok()
     }
 
-    /// The names of all sessions.
+    /// The names of an owner's sessions.
     #[must_use]
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.registry.all().iter().map(|session| session.id.to_string()).collect()
+    pub(crate) fn names(&self, owner: &Owner) -> Vec<String> {
+        self.registry.of(owner).iter().map(|session| session.id.to_string()).collect()
     }
 
     /// The health of one session, freshly looked at.
@@ -72,9 +73,9 @@ impl Ward {
         self.report(session, &session.shared.get())
     }
 
-    /// All sessions at once.
-    pub(crate) async fn look_at_all(&self) -> shapes::HealthReport {
-        let all = self.registry.all();
+    /// All sessions of an owner at once.
+    pub(crate) async fn look_at_all(&self, owner: &Owner) -> shapes::HealthReport {
+        let all = self.registry.of(owner);
         join_all(all.iter().map(|session| self.glance(session))).await;
         let sessions: BTreeMap<String, shapes::Health> =
             all.iter().map(|session| (session.id.to_string(), self.report(session, &session.shared.get()))).collect();
@@ -92,34 +93,34 @@ impl Ward {
                 Stage::Starting => "starting".to_owned(),
                 Stage::Failed(reason) => reason,
             },
-            alerts: self.around.alerts.active(),
-            past_alerts: self.past_alerts(PAST),
+            alerts: self.alerts(owner),
+            past_alerts: self.past_alerts(owner, PAST),
             sessions,
             timestamp: jiff::Timestamp::now().to_string(),
         }
     }
 
     /// Ids of crash reports, the newest first.
-    pub(crate) async fn crash_ids(&self) -> Vec<String> {
-        let crashes = self.around.crashes.clone();
-        tokio::task::spawn_blocking(move || crashes.ids()).await.unwrap_or_default()
+    pub(crate) async fn crash_ids(&self, owner: &Owner) -> Vec<String> {
+        let (crashes, owner) = (self.around.crashes.clone(), owner.clone());
+        tokio::task::spawn_blocking(move || crashes.ids(&owner)).await.unwrap_or_default()
     }
 
-    pub(crate) async fn crash(&self, id: String) -> Option<CrashReport> {
-        let crashes = self.around.crashes.clone();
-        tokio::task::spawn_blocking(move || crashes.find(&id)).await.ok().flatten()
+    pub(crate) async fn crash(&self, owner: &Owner, id: String) -> Option<CrashReport> {
+        let (crashes, owner) = (self.around.crashes.clone(), owner.clone());
+        tokio::task::spawn_blocking(move || crashes.find(&owner, &id)).await.ok().flatten()
     }
 
     /// Alerts that are up.
     #[must_use]
-    pub(crate) fn alerts(&self) -> Vec<Alert> {
-        self.around.alerts.active()
+    pub(crate) fn alerts(&self, owner: &Owner) -> Vec<Alert> {
+        self.around.alerts.active(owner)
     }
 
     /// Alerts that are over, the newest first.
     #[must_use]
-    pub(crate) fn past_alerts(&self, most: usize) -> Vec<Alert> {
-        let all = self.around.alerts.all();
+    pub(crate) fn past_alerts(&self, owner: &Owner, most: usize) -> Vec<Alert> {
+        let all = self.around.alerts.of(owner);
         all.into_iter().filter(|alert| alert.cleared_at.is_some()).rev().take(most).collect()
     }
 
@@ -184,7 +185,7 @@ impl Ward {
     }
 
     fn checkpoints(&self, session: &Session, status: &Status) -> shapes::HeldCheckpoints {
-        let held = self.around.checkpoints.of(Some(&session.life));
+        let held = self.around.checkpoints.of(&session.life);
         shapes::HeldCheckpoints {
             count: held.len() as u64,
             memory: held.iter().map(|checkpoint| checkpoint.memory()).sum(),

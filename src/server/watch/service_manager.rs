@@ -122,5 +122,6 @@ fn describe(registry: &Registry, zygote: &Zygote) -> String {
         Stage::Starting => "starting".to_owned(),
         Stage::Failed(reason) => reason.replace('\n', " "),
     };
-    format!("{} sessions ({}), zygote {zygote}", all.len(), phases.join(", "))
+    let phases = if phases.is_empty() { String::new() } else { format!(" ({})", phases.join(", ")) };
+    format!("{} sessions{phases}, zygote {zygote}", all.len())
 }

@@ -185,16 +185,17 @@ impl Supervisor {
 
     fn tell(&self, session: &Session, change: Change) {
         let when = Timestamp::now().to_string();
-        self.around.changes.alert(&session.id);
+        let (owner, life) = (session.life.owner(), session.life.number());
+        self.around.changes.alert(owner, &session.id);
         match change {
             Change::Raised(measure) => {
                 counters::alert_raised(measure.kind.word());
-                let alert = self.around.alerts.raise(&session.id, &measure, when);
+                let alert = self.around.alerts.raise((owner, life), &session.id, &measure, when);
                 tracing::warn!(session = %session.id, alert = alert.id, kind = measure.kind.word(), "{}", measure.words);
                 session.shared.record(|record| record.tell(measure.words));
             }
             Change::Cleared(kind) => {
-                self.around.alerts.clear(&session.id, kind, &when);
+                self.around.alerts.clear(life, kind, &when);
                 tracing::info!(session = %session.id, kind = kind.word(), "alert is over");
             }
         }

@@ -18,6 +18,11 @@ impl<'a> Browser<'a> {
         Self { server, cookie }
     }
 
+    /// Any request; its whole answer.
+    pub fn request(&self, method: &str, name: Option<&str>, params: Value) -> Value {
+        request(self.server, &[("Cookie", &self.cookie)], method, name, params).json()
+    }
+
     /// The reply whole: an error has no structure.
     pub fn ask(&self, tool: &str, arguments: Value) -> Value {
         let answer = post(self.server, &[("Cookie", &self.cookie)], tool, arguments);
@@ -42,14 +47,29 @@ impl<'a> Browser<'a> {
 }
 
 fn post(server: &HttpForkpy, headers: &[(&str, &str)], tool: &str, arguments: Value) -> Answer {
-    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {
-        "name": tool, "arguments": arguments,
-        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                  "io.modelcontextprotocol/clientInfo": {"name": "it", "version": "1"},
-                  "io.modelcontextprotocol/clientCapabilities": {}}}});
-    let own = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", tool)];
-    let headers: Vec<_> = own.into_iter().chain(headers.iter().copied()).collect();
-    let answer = server.post(&headers, &call.to_string());
+    let params = json!({"name": tool, "arguments": arguments});
+    let answer = request(server, headers, "tools/call", Some(tool), params);
     assert_eq!(answer.status, 200, "{answer:?}");
     answer
+}
+
+/// A request of protocol 2026-07-28.
+pub fn request(
+    server: &HttpForkpy,
+    headers: &[(&str, &str)],
+    method: &str,
+    name: Option<&str>,
+    mut params: Value,
+) -> Answer {
+    let meta = &mut params["_meta"];
+    meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+    meta["io.modelcontextprotocol/clientInfo"] = json!({"name": "it", "version": "1"});
+    if meta["io.modelcontextprotocol/clientCapabilities"].is_null() {
+        meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    }
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": method, "params": params});
+    let own = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", method)];
+    let name = name.map(|name| ("Mcp-Name", name));
+    let headers: Vec<_> = own.into_iter().chain(name).chain(headers.iter().copied()).collect();
+    server.post(&headers, &call.to_string())
 }

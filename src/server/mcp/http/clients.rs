@@ -2,7 +2,8 @@
 //! forgotten when.
 //!
 //! Runs in: server. Around rmcp's own manager of such sessions, which never forgets one. Not `sessions/active.rs`, which
-//! knows who has which Python session active; those live on whatever is forgotten here.
+//! knows who has which Python session active. A client that is forgotten here, or says that it is done, never comes again under
+//! that name: the Python sessions that only it could reach end with it.
 //!
 //! A client is *in use* while one of its streams is open or one of its requests runs: it is never forgotten then.
 
@@ -38,10 +39,15 @@ use super::{
     events::{Events, Place},
     words,
 };
-use crate::settings::http_bounds::Bounds;
+use crate::{
+    server::{
+        mcp::identity::{SESSION_HEADER, STATELESS},
+        owner::Owner,
+        sessions::{death::DeathReason, registry::Registry},
+    },
+    settings::http_bounds::Bounds,
+};
 
-/// The first version without such sessions.
-const STATELESS: &[u8] = b"2026-07-28";
 /// Requests of one client that are remembered for their cancellation.
 const MOST_REQUESTS: usize = 4096;
 /// The id that rmcp gives to the hint at the head of a common stream.
@@ -68,6 +74,7 @@ pub(crate) struct Clients {
     events: Arc<Events>,
     known: Mutex<HashMap<SessionId, Arc<Known>>>,
     bounds: Bounds,
+    registry: Arc<Registry>,
 }
 
 struct Known {
@@ -102,12 +109,12 @@ impl Known {
 impl Clients {
     /// None yet. Must be called inside a tokio runtime: a task forgets those that are away for too long.
     #[must_use]
-    pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
+    pub(crate) fn new(bounds: Bounds, registry: Arc<Registry>) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let mut inner = LocalSessionManager::default().with_event_store(Arc::clone(&events) as _);
         // Who is away for too long is decided here.
         inner.session_config.keep_alive = None;
-        let clients = Arc::new(Self { inner, events, known: Mutex::default(), bounds });
+        let clients = Arc::new(Self { inner, events, known: Mutex::default(), bounds, registry });
         tokio::spawn(forget_the_absent(Arc::downgrade(&clients), bounds.client_idle));
         clients
     }
@@ -165,7 +172,7 @@ impl Clients {
 pub(crate) async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_stateless = headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= STATELESS);
-    let is_known = headers.contains_key(crate::server::mcp::identity::SESSION_HEADER);
+    let is_known = headers.contains_key(SESSION_HEADER);
     if request.method() == Method::POST && !is_known && !is_stateless && !clients.has_room() {
         let full = ClientsError::Full(clients.bounds.clients);
         return words::refusal(StatusCode::SERVICE_UNAVAILABLE, &full.to_string());
@@ -224,6 +231,7 @@ impl SessionManager for Clients {
     async fn close_session(&self, id: &SessionId) -> Result<(), ClientsError> {
         self.known.lock().remove(id);
         self.events.forget(id);
+        self.registry.end_owner(&Owner::HttpSession(Arc::clone(id)), DeathReason::Delete);
         Ok(self.inner.close_session(id).await?)
     }
 

@@ -6,7 +6,8 @@
 //! - Host and Origin are checked before every route but `/healthz` (`http/door.rs`): a page in a browser that was led to
 //!   this address must not run code here.
 //! - With a token every request must carry `Authorization: Bearer …`, compared in constant time.
-//! - A client of the stateless protocol is recognised by a cookie. It is an address, not a right: random, never logged.
+//! - A client of the stateless protocol is recognised by a cookie: random, never logged. Whose sessions a client uses is
+//!   `mcp/identity.rs`.
 //! - What strangers can take is bounded (`settings/http_bounds.rs`): connections, time, memory, and state kept for clients.
 
 mod bodies;
@@ -43,7 +44,7 @@ use crate::{
             error::ServerError,
             handler::Handler,
             http::operators::{healthz, metrics, readyz},
-            identity::{COOKIE, cookie_in},
+            identity::{COOKIE, Policy, WHO, cookie_in, new_cookie},
             resources::Resources,
         },
         output::numbers,
@@ -106,15 +107,20 @@ fn router(
     let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
     let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
     let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
-    let handler = move || Ok(Handler::new(Arc::clone(&server), Arc::clone(&resources)));
-    let clients = Clients::new(settings.bounds);
+    let clients = Clients::new(settings.bounds, Arc::clone(&server.registry));
+    let policy = Policy { shared: settings.share_sessions, has_token: settings.token.is_some() };
+    if let Some(owner) = policy.first() {
+        // It is warm when the first call comes.
+        let _ = server.registry.of(&owner);
+    }
+    let handler = move || Ok(Handler::over_http(Arc::clone(&server), Arc::clone(&resources)));
     let service = StreamableHttpService::new(handler, Arc::clone(&clients), config);
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(keep_numbers))
         .layer(middleware::from_fn_with_state(clients, clients::admit))
         .layer(middleware::from_fn_with_state(intake, bodies::receive))
-        .layer(middleware::from_fn(give_cookie))
+        .layer(middleware::from_fn_with_state(policy, recognise))
         .merge(scrapes)
         .merge(files)
         .layer(middleware::from_fn_with_state(token, demand_token))
@@ -195,12 +201,15 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
     given.is_some_and(|given| given.as_bytes().ct_eq(token.as_bytes()).into())
 }
 
-/// Gives a cookie to a client that has none.
-async fn give_cookie(request: Request, next: Next) -> Response<Body> {
+/// Says who it is, and gives a cookie to a client that has none.
+async fn recognise(State(policy): State<Policy>, mut request: Request, next: Next) -> Response<Body> {
     let known = cookie_in(request.headers()).is_some();
-    let mut response = next.run(request).await;
+    let who = policy.who(request.headers(), request.extensions());
+    request.extensions_mut().insert(who.clone());
+    let visitor = who.visitor.clone();
+    let mut response = WHO.scope(who, next.run(request)).await;
     if !known && response.status() != StatusCode::FORBIDDEN {
-        let value = uuid::Uuid::new_v4().simple();
+        let value = new_cookie(&visitor);
         let cookie = format!("{COOKIE}={value}; Path=/mcp; HttpOnly; SameSite=Strict");
         if let Ok(cookie) = HeaderValue::from_str(&cookie) {
             response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -225,14 +234,5 @@ mod tests {
             assert!(!authorization(wrong), "{wrong:?}");
         }
         assert!(!bears(&HeaderMap::new(), "secret"));
-    }
-
-    #[test]
-    fn only_a_cookie_of_our_making_is_taken() {
-        let found = |value: &str| cookie_in(&headers(header::COOKIE, value));
-        let ours = "0123456789abcdef0123456789abcdef";
-        assert_eq!(found(&format!("a=b; {COOKIE}={ours}; c=d")).as_deref(), Some(ours));
-        assert_eq!(found(&format!("{COOKIE}=short")), None);
-        assert_eq!(found(&format!("x{COOKIE}={ours}")), None);
     }
 }

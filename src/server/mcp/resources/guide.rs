@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Page, Provider, ResourceError};
 use crate::{
     guide::{CHAPTERS, Chapter, chapter},
-    server::events::{Hold, Subject},
+    server::{
+        events::{Hold, Subject},
+        owner::Owner,
+    },
 };
 
 /// Before a chapter's name.
@@ -41,6 +44,7 @@ impl Provider for GuideChapters {
 
     fn list(
         &self,
+        _owner: Owner,
         after: Option<String>,
         most: usize,
         _cancel: CancellationToken,
@@ -55,6 +59,7 @@ impl Provider for GuideChapters {
 
     fn read(
         &self,
+        _owner: Owner,
         uri: String,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>> {
@@ -62,12 +67,12 @@ impl Provider for GuideChapters {
         Box::pin(std::future::ready(found))
     }
 
-    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
+    fn watch(&self, _owner: &Owner, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         find(uri)?;
         Err(ResourceError::NotWatched { uri: uri.to_owned(), reason: "the guide never changes" })
     }
 
-    fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
+    fn complete(&self, _owner: Owner, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
         let ours = template.starts_with(GUIDE) && variable == "chapter";
         let names = CHAPTERS.iter().map(|chapter| chapter.name).filter(|name| ours && name.starts_with(&begun));
         Box::pin(std::future::ready(names.map(str::to_owned).collect()))

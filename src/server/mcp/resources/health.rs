@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Page, Provider, ResourceError};
 use crate::server::{
     events::{Hold, Subject},
+    owner::Owner,
     watch::report::Ward,
 };
 
@@ -34,20 +35,23 @@ impl HealthOfSessions {
         Self(ward)
     }
 
-    async fn text(&self, uri: &str) -> Result<String, ResourceError> {
+    async fn text(&self, owner: &Owner, uri: &str) -> Result<String, ResourceError> {
         let unknown = |reason: &str| ResourceError::Unknown { uri: uri.to_owned(), reason: reason.to_owned() };
         if uri == REPORT {
-            return json_of(&self.0.look_at_all().await, unknown);
+            return json_of(&self.0.look_at_all(owner).await, unknown);
         }
         if uri == ALERTS {
-            return json_of(&json!({ "alerts": self.0.alerts(), "past_alerts": self.0.past_alerts(PAST) }), unknown);
+            return json_of(
+                &json!({ "alerts": self.0.alerts(owner), "past_alerts": self.0.past_alerts(owner, PAST) }),
+                unknown,
+            );
         }
         if let Some(name) = uri.strip_prefix(SESSIONS) {
-            let session = self.0.session(name).ok_or_else(|| unknown("there is no such session"))?;
+            let session = self.0.session(owner, name).ok_or_else(|| unknown("there is no such session"))?;
             return json_of(&self.0.look(&session).await, unknown);
         }
         if let Some(id) = uri.strip_prefix(CRASHES) {
-            let report = self.0.crash(id.to_owned()).await;
+            let report = self.0.crash(owner, id.to_owned()).await;
             return json_of(&report.ok_or_else(|| unknown("there is no such crash report"))?, unknown);
         }
         Err(unknown(KINDS))
@@ -77,6 +81,7 @@ impl Provider for HealthOfSessions {
 
     fn list(
         &self,
+        owner: Owner,
         after: Option<String>,
         most: usize,
         _cancel: CancellationToken,
@@ -86,9 +91,9 @@ impl Provider for HealthOfSessions {
                 (ALERTS.to_owned(), "alerts".to_owned()),
                 (REPORT.to_owned(), "health of all sessions".to_owned()),
             ];
-            let crashes = self.0.crash_ids().await.into_iter();
+            let crashes = self.0.crash_ids(&owner).await.into_iter();
             all.extend(crashes.map(|id| (format!("{CRASHES}{id}"), format!("crash report {id}"))));
-            let names = self.0.names().into_iter();
+            let names = self.0.names(&owner).into_iter();
             all.extend(names.map(|name| (format!("{SESSIONS}{name}"), format!("health of session {name}"))));
             all.sort_unstable();
             let mut rest = all.into_iter().filter(|(uri, _)| after.as_ref().is_none_or(|after| uri > after));
@@ -104,21 +109,22 @@ impl Provider for HealthOfSessions {
 
     fn read(
         &self,
+        owner: Owner,
         uri: String,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>> {
         Box::pin(async move {
-            let text = self.text(&uri).await?;
+            let text = self.text(&owner, &uri).await?;
             Ok(vec![ResourceContents::text(text, uri).with_mime_type("application/json")])
         })
     }
 
-    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
+    fn watch(&self, owner: &Owner, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         // A session that is still to be made can be listened to; a crash report never changes.
         let subject = match uri.strip_prefix(SESSIONS) {
-            _ if uri == REPORT => Some(Subject::Health),
-            _ if uri == ALERTS => Some(Subject::Alerts),
-            Some(name) if !name.is_empty() => Some(Subject::Session(name.to_owned())),
+            _ if uri == REPORT => Some(Subject::Health(owner.clone())),
+            _ if uri == ALERTS => Some(Subject::Alerts(owner.clone())),
+            Some(name) if !name.is_empty() => Some(Subject::Session(owner.clone(), name.to_owned())),
             _ => None,
         };
         if let Some(subject) = subject {
@@ -130,13 +136,13 @@ impl Provider for HealthOfSessions {
         Err(ResourceError::Unknown { uri: uri.to_owned(), reason: KINDS.to_owned() })
     }
 
-    fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
+    fn complete(&self, owner: Owner, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
         let sessions = template.starts_with(SESSIONS) && variable == "session_id";
         let crashes = template.starts_with(CRASHES) && variable == "id";
         Box::pin(async move {
             let all = match (sessions, crashes) {
-                (true, _) => self.0.names(),
-                (_, true) => self.0.crash_ids().await,
+                (true, _) => self.0.names(&owner),
+                (_, true) => self.0.crash_ids(&owner).await,
                 _ => Vec::new(),
             };
             all.into_iter().filter(|value| value.starts_with(&begun)).collect()

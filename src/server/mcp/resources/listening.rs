@@ -10,13 +10,16 @@ use rmcp::{
 };
 
 use super::{ResourceError, Resources};
-use crate::server::events::{News, Queue, REST, Subscriber};
+use crate::server::{
+    events::{News, Queue, REST, Subscriber},
+    owner::Owner,
+};
 
 impl Resources {
-    /// A subscriber whose news go to a connection, as long as it is not dropped.
+    /// A subscriber whose news go to a connection of this owner's, as long as it is not dropped.
     #[must_use]
-    pub(crate) fn connect(&self, peer: Peer<RoleServer>) -> Subscriber {
-        let subscriber = self.changes.subscriber();
+    pub(crate) fn connect(&self, owner: Owner, peer: Peer<RoleServer>) -> Subscriber {
+        let subscriber = self.changes.subscriber(owner);
         let queue = subscriber.queue();
         tokio::spawn(tell(queue, Way::Connection(peer)));
         subscriber
@@ -27,7 +30,7 @@ impl Resources {
     /// # Errors
     /// [`ResourceError`] when there is nothing to listen to, or too much.
     pub(crate) fn subscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
-        let (subject, hold) = self.provider(asked)?.watch(asked)?;
+        let (subject, hold) = self.provider(asked)?.watch(subscriber.owner(), asked)?;
         Ok(subscriber.add(subject, asked, hold)?)
     }
 
@@ -36,7 +39,7 @@ impl Resources {
     /// # Errors
     /// [`ResourceError`] when there cannot be such a resource.
     pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, asked: &str) -> Result<(), ResourceError> {
-        let (subject, _) = self.provider(asked)?.watch(asked)?;
+        let (subject, _) = self.provider(asked)?.watch(subscriber.owner(), asked)?;
         subscriber.remove(&subject, asked);
         Ok(())
     }
@@ -44,8 +47,8 @@ impl Resources {
     /// What of a `subscriptions/listen` will be served, and who listens to it already: the acknowledgement that tells the
     /// client goes out before [`Resources::listen`] is called, and nothing that happens after it may be missed.
     #[must_use]
-    pub(crate) fn prepare(&self, requested: &SubscriptionFilter) -> (SubscriptionFilter, Subscriber) {
-        let subscriber = self.changes.subscriber();
+    pub(crate) fn prepare(&self, owner: &Owner, requested: &SubscriptionFilter) -> (SubscriptionFilter, Subscriber) {
+        let subscriber = self.changes.subscriber(owner.clone());
         let mut accepted = SubscriptionFilter::new();
         accepted.resources_list_changed = requested.resources_list_changed;
         if accepted.resources_list_changed == Some(true) {

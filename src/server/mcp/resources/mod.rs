@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::{
     events::{self, Changes, Hold, Subject},
+    owner::Owner,
     workspace::handle::FileError,
 };
 
@@ -65,9 +66,10 @@ pub(crate) trait Provider: Send + Sync {
     /// How URIs are made that the list may not have.
     fn templates(&self) -> Vec<ResourceTemplate>;
 
-    /// Resources in an order that stays, those behind the one at which the last page ended.
+    /// Resources that an owner may see, in an order that stays, those behind the one at which the last page ended.
     fn list(
         &self,
+        owner: Owner,
         after: Option<String>,
         most: usize,
         cancel: CancellationToken,
@@ -76,6 +78,7 @@ pub(crate) trait Provider: Send + Sync {
     /// The contents of one, within [`MAX_CONTENTS`].
     fn read(
         &self,
+        owner: Owner,
         uri: String,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>>;
@@ -84,11 +87,11 @@ pub(crate) trait Provider: Send + Sync {
     ///
     /// # Errors
     /// When there cannot be such a resource, or its changes are not seen.
-    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError>;
+    fn watch(&self, owner: &Owner, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError>;
 
     /// Values that a variable of a template may have, given how it begins.
-    fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
-        let _ = (template, variable, begun);
+    fn complete(&self, owner: Owner, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
+        let _ = (owner, template, variable, begun);
         Box::pin(std::future::ready(Vec::new()))
     }
 }
@@ -120,6 +123,7 @@ impl Resources {
     /// [`ResourceError::Cursor`], and what the providers say.
     pub(crate) async fn list(
         &self,
+        owner: Owner,
         cursor: Option<&str>,
         cancel: CancellationToken,
     ) -> Result<(Vec<Resource>, Option<String>), ResourceError> {
@@ -132,7 +136,7 @@ impl Resources {
             if found.len() == PAGE {
                 return Ok((found, Some(cursor_of(index, ""))));
             }
-            let page = provider.list(after.take(), PAGE - found.len(), cancel.clone()).await?;
+            let page = provider.list(owner.clone(), after.take(), PAGE - found.len(), cancel.clone()).await?;
             found.extend(page.resources);
             if let Some(next) = page.next {
                 return Ok((found, Some(cursor_of(index, &next))));
@@ -144,10 +148,11 @@ impl Resources {
     /// The contents of a resource.
     pub(crate) async fn read(
         &self,
+        owner: Owner,
         uri: &str,
         cancel: CancellationToken,
     ) -> Result<Vec<ResourceContents>, ResourceError> {
-        self.provider(uri)?.read(uri.to_owned(), cancel).await
+        self.provider(uri)?.read(owner, uri.to_owned(), cancel).await
     }
 
     #[must_use]
@@ -156,9 +161,9 @@ impl Resources {
     }
 
     /// Values for a variable of a template, or of what is completed instead of it: the URI itself.
-    pub(crate) async fn complete(&self, template: &str, variable: &str, begun: String) -> Vec<String> {
+    pub(crate) async fn complete(&self, owner: Owner, template: &str, variable: &str, begun: String) -> Vec<String> {
         match self.provider(template) {
-            Ok(provider) => provider.complete(template, variable, begun).await,
+            Ok(provider) => provider.complete(owner, template, variable, begun).await,
             Err(_) => Vec::new(),
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::server::{
     events::{Hold, Subject},
+    owner::Owner,
     workspace::{after::FoundFile, uri::mime_of},
 };
 
@@ -65,6 +66,7 @@ impl Provider for WorkspaceFiles {
 
     fn list(
         &self,
+        _owner: Owner,
         after: Option<String>,
         most: usize,
         cancel: CancellationToken,
@@ -81,6 +83,7 @@ impl Provider for WorkspaceFiles {
 
     fn read(
         &self,
+        _owner: Owner,
         uri: String,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>> {
@@ -97,7 +100,7 @@ impl Provider for WorkspaceFiles {
         })
     }
 
-    fn watch(&self, asked: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
+    fn watch(&self, _owner: &Owner, asked: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         let path = self.relative(asked)?;
         let no = |reason| Err(ResourceError::NotWatched { uri: asked.to_owned(), reason });
         if Path::new(&path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
@@ -115,7 +118,7 @@ impl Provider for WorkspaceFiles {
         Ok((Subject::File(plain.to_string_lossy().into_owned()), Some(Box::new(hold))))
     }
 
-    fn complete(&self, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
+    fn complete(&self, _owner: Owner, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
         let ours = template == self.template() && variable == VARIABLE;
         let files = self.files.clone();
         Box::pin(async move {

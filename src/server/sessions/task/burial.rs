@@ -136,7 +136,7 @@ impl Task {
                         death.report = Some(path.clone());
                     }
                 });
-                self.around.changes.list_changed();
+                self.around.changes.sessions_changed(self.life.owner());
                 Some(path)
             }
             Err(error) => {
@@ -160,6 +160,7 @@ impl Task {
         CrashReport {
             id: crashes::id(when, &self.id, pid),
             session_id: self.id.to_string(),
+            owner: self.life.owner().mark(),
             when: when.to_string(),
             pid,
             reason: death.reason.word().to_owned(),

@@ -209,7 +209,7 @@ impl Task {
     }
 
     pub(super) fn announce(&self) {
-        self.around.changes.session(&self.id);
+        self.around.changes.session(self.life.owner(), &self.id);
     }
 
     /// Under policy `auto`, a session without a worker gets the time of its next restart, or is parked.

@@ -25,10 +25,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     protocol::Answer,
-    server::sessions::{
-        handle::Session,
-        orders::{Question, SessionError},
-        runs::{Ended, Run, Stage},
+    server::{
+        owner::Owner,
+        sessions::{
+            handle::Session,
+            orders::{Question, SessionError},
+            runs::{Ended, Run, Stage},
+        },
     },
 };
 
@@ -284,10 +287,14 @@ impl Waiting {
         InputRequiredResult::new(requests, Some(name))
     }
 
-    /// Finds the cell of a client that calls again, once, and passes its answer on. Without an answer that can be read
+    /// Finds the cell of an owner's client that calls again, once, and passes its answer on. Without an answer that can be read
     /// the question stays open.
-    pub(crate) fn take(&self, name: &str, responses: Option<&InputResponses>) -> Option<Flight> {
-        let (_, mut flight) = self.0.lock().remove(name)?;
+    pub(crate) fn take(&self, owner: &Owner, name: &str, responses: Option<&InputResponses>) -> Option<Flight> {
+        let mut flight = {
+            let mut cells = self.0.lock();
+            cells.get(name).filter(|(_, flight)| flight.session.life.owner() == owner)?;
+            cells.remove(name)?.1
+        };
         let response = responses.and_then(|responses| responses.get(FIELD));
         if let Some(result) = response.and_then(|value| serde_json::from_value::<ElicitResult>(value.clone()).ok())
             && let Some(question) = flight.open.take()

@@ -2,6 +2,11 @@
 //!
 //! Runs in: server.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use rmcp::{
     RoleServer,
     model::{InputResponses, JsonObject, Tool},
@@ -11,7 +16,10 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::{arguments, error::ToolError, notices};
-use crate::server::sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate};
+use crate::server::{
+    owner::Owner,
+    sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate},
+};
 
 /// One call.
 pub(crate) struct Call {
@@ -19,6 +27,8 @@ pub(crate) struct Call {
     pub(crate) tool: &'static Tool,
     /// Who calls.
     pub(crate) client: Client,
+    /// Whose sessions it is about.
+    pub(crate) visitor: Visitor,
     /// The arguments as sent.
     pub(crate) arguments: Option<JsonObject>,
     /// Cancellation and progress.
@@ -38,7 +48,41 @@ pub(crate) struct Again {
     pub(crate) input_responses: Option<InputResponses>,
 }
 
+/// An owner who comes in, and whether it has been at its sessions.
+#[derive(Debug, Clone)]
+pub(crate) struct Visitor {
+    owner: Owner,
+    entered: Arc<AtomicBool>,
+}
+
+impl Visitor {
+    /// It has not been at its sessions yet.
+    #[must_use]
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self { owner, entered: Arc::default() }
+    }
+
+    /// To be asked before anything that is an owner's own is touched or told.
+    #[must_use]
+    pub(crate) fn owner(&self) -> &Owner {
+        self.entered.store(true, Ordering::Relaxed);
+        &self.owner
+    }
+
+    /// Whether anything that is an owner's own has been touched or told.
+    #[must_use]
+    pub(crate) fn has_entered(&self) -> bool {
+        self.entered.load(Ordering::Relaxed)
+    }
+}
+
 impl Call {
+    /// Whose sessions it is about.
+    #[must_use]
+    pub(crate) fn owner(&self) -> &Owner {
+        self.visitor.owner()
+    }
+
     /// Takes and reads the arguments.
     pub(crate) fn read<T: DeserializeOwned>(&mut self) -> Result<T, ToolError> {
         arguments::read(&self.tool.name, &self.tool.input_schema, self.arguments.take())

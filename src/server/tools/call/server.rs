@@ -4,17 +4,13 @@
 
 use std::sync::Arc;
 
-use super::{asking::Waiting, error::ToolError, flights::Flights};
+use super::{asking::Waiting, error::ToolError, flights::Flights, request::Call};
 use crate::{
     server::{
         environment::packages::Packages,
         scripts::Scripts,
         sessions::{
-            active::{ActiveSessions, Client},
-            context::Surroundings,
-            handle::Session,
-            names::DEFAULT,
-            registry::Registry,
+            active::ActiveSessions, context::Surroundings, handle::Session, names::DEFAULT, registry::Registry,
         },
         watch::{readings::Metrics, report::Ward},
         workspace::handle::{FileError, Files},
@@ -24,7 +20,7 @@ use crate::{
 
 /// What all connections share.
 pub(crate) struct Server {
-    /// Sessions by name.
+    /// Sessions by owner and name.
     pub(crate) registry: Arc<Registry>,
     /// Active sessions of clients.
     pub(crate) active: ActiveSessions,
@@ -53,14 +49,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The session that a call means: the one it names, else the client's active one.
-    pub(crate) fn session(&self, client: &Client, named: Option<&str>) -> Result<Session, ToolError> {
-        let session = match (named, self.active.of(client)) {
-            (Some(id), _) => self.registry.get(id)?,
-            (None, Some(choice)) => self.registry.chosen(&choice)?,
-            (None, None) => self.registry.get(DEFAULT)?,
+    /// The session that a call means: the one it names among its owner's, else the client's active one.
+    pub(crate) fn session(&self, call: &Call, named: Option<&str>) -> Result<Session, ToolError> {
+        let owner = call.owner();
+        let session = match (named, self.active.of(&call.client)) {
+            (Some(id), _) => self.registry.get(owner, id)?,
+            (None, Some(choice)) => self.registry.chosen(owner, &choice)?,
+            (None, None) => self.registry.get(owner, DEFAULT)?,
         };
-        session.life.used_by(client);
+        session.life.used_by(&call.client);
         Ok(session)
     }
 }

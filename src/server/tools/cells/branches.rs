@@ -183,7 +183,7 @@ fn checked(asked: &RunBranches) -> Result<Keep, ToolError> {
 
 pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Result<Reply<Branches>, ToolError> {
     let keep = checked(&asked)?;
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let limit = arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let timeout = session.limits.cell_limit(limit);
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -346,7 +346,7 @@ async fn end_all(server: &Server, runs: Vec<Result<Run, ToolError>>) -> Vec<Bran
         match run {
             Ok(Run { session, outcome, .. }) => {
                 session.end(DeathReason::Delete).await;
-                server.registry.end_branch(&session.id);
+                server.registry.end_branch(&session);
                 let cell = reply::cell(&session.id, outcome, 0);
                 Branch { index, outcome: Some(Tried::of(cell)), refused: None }
             }

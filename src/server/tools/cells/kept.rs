@@ -53,7 +53,7 @@ pub(crate) struct InterruptCell {
 }
 
 pub(crate) async fn wait_for(server: &Server, call: &Call, asked: WaitForCell) -> Result<Answer<Cell>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let patience = Patience::of(server, call, wait("timeout", asked.timeout)?);
     let run = match asked.cell {
         Some(cell) => found(&session, cell)?,
@@ -66,7 +66,7 @@ pub(crate) async fn wait_for(server: &Server, call: &Call, asked: WaitForCell) -
 }
 
 pub(crate) async fn interrupt(server: &Server, call: &Call, asked: InterruptCell) -> Result<Answer<Cell>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let run = match asked.cell {
         Some(cell) => found(&session, cell)?,
         None => running(&session)?,

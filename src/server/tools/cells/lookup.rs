@@ -134,7 +134,7 @@ pub(crate) async fn complete(
     asked: CodeCompletion,
 ) -> Result<Reply<Completion>, ToolError> {
     let CodeCompletion { code, cursor_pos, session_id } = asked;
-    let session = server.session(&call.client, session_id.as_deref())?;
+    let session = server.session(call, session_id.as_deref())?;
     let cursor = cursor_in(&code, cursor_pos)?;
     let Answer { status, notice, told } = ask(call, &session, Question::Complete { code, cursor }).await?;
     let nothing = Matches { cursor_start: cursor, cursor_end: cursor, ..Matches::default() };
@@ -166,7 +166,7 @@ pub(crate) async fn inspect(
     asked: InspectObject,
 ) -> Result<Reply<Inspection>, ToolError> {
     let InspectObject { code, cursor_pos, detail_level, session_id } = asked;
-    let session = server.session(&call.client, session_id.as_deref())?;
+    let session = server.session(call, session_id.as_deref())?;
     let cursor = cursor_in(&code, cursor_pos)?;
     let detail = detail_level.unwrap_or(0);
     if detail > 1 {

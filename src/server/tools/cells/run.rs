@@ -65,10 +65,11 @@ impl From<OnCellError> for outcome::OnError {
 
 pub(crate) async fn run(server: &Server, call: &Call, asked: RunPythonCode) -> Result<Answer<Cell>, ToolError> {
     if let Some(name) = &call.again.request_state {
-        let flight = server.waiting.take(name, call.again.input_responses.as_ref()).ok_or(ToolError::NoQuestion)?;
+        let flight = server.waiting.take(call.owner(), name, call.again.input_responses.as_ref());
+        let flight = flight.ok_or(ToolError::NoQuestion)?;
         return following::follow(server, call, flight, None, Patience::of(server, call, None)).await;
     }
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let asked_for = cell_limit(asked.timeout)?.or(server.around.settings.timeout);
     let timeout = session.limits.cell_limit(asked_for);
     let patience = match asked.background {

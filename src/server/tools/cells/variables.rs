@@ -88,7 +88,7 @@ pub(crate) async fn list(server: &Server, call: &Call, asked: ListVariables) -> 
     if limit == 0 {
         return refuse("`limit` is 0 and must be at least 1");
     }
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let running = match session.shared.get().phase {
         Phase::Busy { cell, .. } => Some(cell),
         _ => None,

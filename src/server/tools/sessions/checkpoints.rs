@@ -206,7 +206,7 @@ pub(crate) async fn checkpoint(
     call: &Call,
     asked: CheckpointSession,
 ) -> Result<Reply<MadeCheckpoint>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     if let Some(name) = asked.name.as_ref().filter(|name| !checkpoints::is_name(name)) {
         return Err(SessionError::from(StoreError::BadName(name.chars().take(80).collect())).into());
     }
@@ -228,11 +228,13 @@ pub(crate) async fn checkpoint(
 
 pub(crate) async fn list(
     server: &Server,
-    _: &Call,
+    call: &Call,
     asked: ListCheckpoints,
 ) -> Result<Reply<CheckpointList>, ToolError> {
-    let session = asked.session_id.as_deref().map(|id| server.registry.get(id)).transpose()?;
-    let held = server.around.checkpoints.of(session.as_ref().map(|session| &session.life));
+    let held = match asked.session_id.as_deref() {
+        Some(id) => server.around.checkpoints.of(&server.registry.get(call.owner(), id)?.life),
+        None => server.around.checkpoints.of_owner(call.owner()),
+    };
     let mut entries = Vec::with_capacity(held.len());
     for checkpoint in held {
         entries.push(measured(checkpoint).await);
@@ -250,7 +252,7 @@ pub(crate) async fn restore(
     call: &Call,
     asked: RestoreCheckpoint,
 ) -> Result<Reply<RestoredCheckpoint>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let from = server.around.checkpoints.get(&session.life, &asked.name).map_err(SessionError::from)?;
     let warnings = warnings(&from, &call.caller()).await?;
     session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false), call.caller()).await?;
@@ -266,9 +268,9 @@ pub(crate) async fn restore(
 }
 
 pub(crate) async fn fork(server: &Server, call: &Call, asked: ForkSession) -> Result<Reply<ForkedSession>, ToolError> {
-    let source = server.session(&call.client, asked.session_id.as_deref())?;
+    let source = server.session(call, asked.session_id.as_deref())?;
     let description = checked_description(asked.description)?;
-    server.registry.may_create(&asked.new_session_id)?;
+    server.registry.may_create(call.owner(), &asked.new_session_id)?;
     let from = match &asked.checkpoint {
         Some(name) => server.around.checkpoints.get(&source.life, name).map_err(SessionError::from)?,
         None => {
@@ -301,7 +303,7 @@ pub(crate) async fn delete(
     call: &Call,
     asked: DeleteCheckpoint,
 ) -> Result<Reply<DeletedCheckpoint>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let deleted = server.around.checkpoints.delete(&session.life, &asked.name).map_err(SessionError::from)?;
     Ok(Reply::of(DeletedCheckpoint {
         status: "deleted",

@@ -84,15 +84,15 @@ pub(crate) struct CheckResponsiveness {
 }
 
 pub(crate) async fn get(server: &Server, call: &Call, asked: GetKernelHealth) -> Result<Reply<Health>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let span = asked.history.as_deref().map(span).transpose()?;
     let mut health = server.health.look(&session).await;
     health.history = span.map(|span| series(&session, span));
     Ok(Reply::of(health))
 }
 
-pub(crate) async fn report_all(server: &Server, _: &Call, _: Nothing) -> Result<Reply<HealthReport>, ToolError> {
-    Ok(Reply::of(server.health.look_at_all().await))
+pub(crate) async fn report_all(server: &Server, call: &Call, _: Nothing) -> Result<Reply<HealthReport>, ToolError> {
+    Ok(Reply::of(server.health.look_at_all(call.owner()).await))
 }
 
 pub(crate) async fn check(
@@ -100,7 +100,7 @@ pub(crate) async fn check(
     call: &Call,
     asked: CheckResponsiveness,
 ) -> Result<Reply<Responsiveness>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let limit = check_limit(asked.timeout)?;
     let began = Instant::now();
     let status = session.shared.settled(limit).await;
@@ -155,7 +155,7 @@ pub(crate) async fn dump_stacks(
     call: &Call,
     asked: OfSession,
 ) -> Result<Reply<DumpedStacks>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let status = session.shared.settled(START_LIMIT).await;
     let stacks = match &status.worker {
         Some(worker) => Some(stacks::take(worker).await),
@@ -176,19 +176,23 @@ pub(crate) async fn dump_stacks(
     Ok(Reply::of(dumped).text(text))
 }
 
-pub(crate) async fn list_crashes(server: &Server, _: &Call, asked: ListCrashes) -> Result<Reply<CrashList>, ToolError> {
-    let crashes = server.around.crashes.clone();
+pub(crate) async fn list_crashes(
+    server: &Server,
+    call: &Call,
+    asked: ListCrashes,
+) -> Result<Reply<CrashList>, ToolError> {
+    let (crashes, owner) = (server.around.crashes.clone(), call.owner().clone());
     let limit = usize::try_from(asked.limit.unwrap_or(20)).unwrap_or(usize::MAX);
     if let Some(id) = asked.id {
         let name = id.clone();
-        let found = tokio::task::spawn_blocking(move || crashes.find(&name)).await.ok().flatten();
+        let found = tokio::task::spawn_blocking(move || crashes.find(&owner, &name)).await.ok().flatten();
         let words = || format!("there is no crash report {id:?}; list_crashes without id names those that are kept");
         let report = found.ok_or_else(|| ToolError::Argument(words()))?;
         return Ok(Reply::of(CrashList { crashes: vec![CrashEntry::of(&report)], report: Some(report) }));
     }
     let session = asked.session_id;
     let wanted = move |report: &CrashReport| session.as_ref().is_none_or(|session| *session == report.session_id);
-    let found = tokio::task::spawn_blocking(move || crashes.list(wanted, limit)).await.unwrap_or_default();
+    let found = tokio::task::spawn_blocking(move || crashes.list(&owner, wanted, limit)).await.unwrap_or_default();
     Ok(Reply::of(CrashList { crashes: found.iter().map(CrashEntry::of).collect(), report: None }))
 }
 
@@ -197,7 +201,7 @@ pub(crate) async fn configure(
     call: &Call,
     asked: ConfigureHealth,
 ) -> Result<Reply<ConfiguredHealth>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let change = PolicyChange {
         memory_alert: asked.memory_alert,
         memory_cleanup: asked.memory_cleanup,

@@ -12,7 +12,13 @@ use serde_json::{Map, Value};
 use crate::{
     server::{
         health::{HealthStatus, State, evidence::Phase},
-        sessions::{active::Choice, handle::Session, names::DEFAULT, orders::Restarted, status::Status},
+        sessions::{
+            active::Choice,
+            handle::{Beginning, Session},
+            names::DEFAULT,
+            orders::Restarted,
+            status::Status,
+        },
         tools::call::{
             arguments::checked_description,
             error::ToolError,
@@ -227,7 +233,8 @@ pub(crate) async fn create(
     let wished = asked.limits.unwrap_or_default().into();
     let own = server.around.settings.limits;
     let limits = own.tightened(&wished).map_err(|error| ToolError::Argument(format!("create_session: {error}")))?;
-    let (session, created) = server.registry.create(asked.session_id, description, policy, limits, &call.client)?;
+    let beginning = |life| Beginning { life, description, policy, limits, first: None };
+    let (session, created) = server.registry.create(call.owner(), asked.session_id, &call.client, beginning)?;
     session.life.used_by(&call.client);
     let status = session.shared.get();
     Ok(Reply::of(CreatedSession {
@@ -245,7 +252,7 @@ pub(crate) async fn switch(
     call: &Call,
     asked: NamedSession,
 ) -> Result<Reply<SwitchedSession>, ToolError> {
-    let session = server.registry.get(&asked.session_id)?;
+    let session = server.registry.get(call.owner(), &asked.session_id)?;
     let choice = Choice { session: session.id.clone(), life: session.life.number() };
     let previous = server.active.of(&call.client);
     if !server.active.switch(&call.client, choice.clone()) {
@@ -263,10 +270,13 @@ pub(crate) async fn switch(
 
 pub(crate) async fn list(server: &Server, call: &Call, asked: ListSessions) -> Result<Reply<Sessions>, ToolError> {
     let choice = server.active.of(&call.client);
-    let notice = choice.as_ref().and_then(|choice| server.registry.chosen(choice).err()).map(|gone| gone.to_string());
+    let notice = choice
+        .as_ref()
+        .and_then(|choice| server.registry.chosen(call.owner(), choice).err())
+        .map(|gone| gone.to_string());
     let active = if notice.is_none() { name_of(choice.as_ref()) } else { "" };
     let whole = asked.detail.unwrap_or(false);
-    let all = server.registry.all();
+    let all = server.registry.of(call.owner());
     Ok(Reply::of(Sessions {
         total_sessions: all.len() as u64,
         max_sessions: server.registry.max_sessions() as u64,
@@ -281,10 +291,10 @@ pub(crate) async fn delete(
     call: &Call,
     asked: NamedSession,
 ) -> Result<Reply<DeletedSession>, ToolError> {
-    let session = server.registry.get(&asked.session_id)?;
+    let session = server.registry.get(call.owner(), &asked.session_id)?;
     let choice = server.active.of(&call.client);
     let was_active = choice.is_some_and(|choice| choice.life == session.life.number());
-    server.registry.delete(&asked.session_id).await?;
+    server.registry.delete(call.owner(), &asked.session_id).await?;
     if was_active {
         server.active.leave(&call.client);
     }
@@ -331,7 +341,7 @@ fn metadata(status: &Status) -> Metadata {
 }
 
 pub(crate) async fn restart(server: &Server, call: &Call, asked: RestartKernel) -> Result<Reply<Restart>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let preserve_state = asked.preserve_state.unwrap_or(false);
     let Restarted { mut preserved, mut restored, lost, notice } =
         progress::of_session(&call.context, &session, None, session.restart(preserve_state, call.caller())).await?;

@@ -104,7 +104,7 @@ fn private(path: &Path) -> io::Result<File> {
 }
 
 pub(crate) async fn save(server: &Server, call: &Call, asked: SaveSession) -> Result<Reply<SavedSession>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
     let report = waiting(call, &session, session.save_to(scratch.name(), call.caller())).await;
     let report = report.map_err(|error| match (error, call.news_of(&session)) {
@@ -128,7 +128,7 @@ pub(crate) async fn save(server: &Server, call: &Call, asked: SaveSession) -> Re
 }
 
 pub(crate) async fn load(server: &Server, call: &Call, asked: LoadSession) -> Result<Reply<LoadedSession>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
     let (files, target, path) = (server.files.clone(), scratch.0.clone(), asked.path.clone());
     blocking(move || {

@@ -136,7 +136,8 @@ pub(crate) async fn install(
     let limit = asked.limit()?;
     let began = Instant::now();
     let live = progress::live(&call.context);
-    let order = InstallOrder { packages: asked.packages, limit, cancel: call.context.ct.clone(), live: live.clone() };
+    let (owner, cancel) = (call.owner().clone(), call.context.ct.clone());
+    let order = InstallOrder { owner, packages: asked.packages, limit, cancel, live: live.clone() };
     let doing = || format!("installing: {} s", began.elapsed().as_secs());
     let outcome = progress::told(&call.context, doing, live, server.packages.install(order)).await?;
     let reply = shape(outcome);

@@ -161,7 +161,7 @@ pub(crate) async fn export(
     call: &Call,
     asked: ExportNotebook,
 ) -> Result<Reply<ExportedNotebook>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let ends_in_html = asked.path.as_ref().is_some_and(|path| path.ends_with(".html") || path.ends_with(".htm"));
     let format = asked.format.unwrap_or(if ends_in_html { Format::Html } else { Format::Ipynb });
     let word = if format == Format::Html { "html" } else { "ipynb" };
@@ -216,7 +216,7 @@ async fn opened(server: &Server, path: String, parameters: JsonObject) -> Result
 }
 
 pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Result<Reply<NotebookRun>, ToolError> {
-    let session = server.session(&call.client, asked.session_id.as_deref())?;
+    let session = server.session(call, asked.session_id.as_deref())?;
     let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
     let (document, steps) = opened(server, asked.path.clone(), asked.parameters.unwrap_or_default()).await?;
     let total = steps.len();

@@ -1,0 +1,71 @@
+//! Who sessions belong to: each owner has a `default` of its own, names of its own, and sees nothing of the others.
+//!
+//! Runs in: server. Pure data. Which owner a call is of is decided once, at the door (`mcp/http/owners.rs`; standard input and
+//! fronts are their user's), and carried in the call. It may be what lets a client in, so it is never logged.
+
+use std::{fmt, sync::Arc};
+
+/// Whose a session is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// The user who runs the server: standard input, fronts, and every client where sessions are shared.
+    User,
+    /// All that have the server's token.
+    Bearer,
+    /// A client with a session of the protocol, up to 2025-11-25.
+    HttpSession(Arc<str>),
+    /// A client that keeps our cookie.
+    Cookie(Arc<str>),
+    /// All clients that send nothing by which one could be told from another.
+    Unnamed,
+}
+
+impl Owner {
+    /// Whether it can be gone for good without a word: a client that got a new name for itself never comes back under the
+    /// old one.
+    #[must_use]
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::HttpSession(_) | Self::Cookie(_))
+    }
+
+    /// A name for it in files, from which it cannot be told; none for the user.
+    #[must_use]
+    pub(crate) fn mark(&self) -> Option<String> {
+        use std::hash::{BuildHasher, RandomState};
+        static KEY: std::sync::LazyLock<RandomState> = std::sync::LazyLock::new(RandomState::new);
+        let secret = |text: &str| format!("{:016x}", KEY.hash_one(text));
+        match self {
+            Self::User => None,
+            Self::Bearer => Some("token".to_owned()),
+            Self::Unnamed => Some("unnamed".to_owned()),
+            Self::HttpSession(id) => Some(secret(id)),
+            Self::Cookie(cookie) => Some(secret(cookie)),
+        }
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::User => "User",
+            Self::Bearer => "Bearer",
+            Self::HttpSession(_) => "HttpSession",
+            Self::Cookie(_) => "Cookie",
+            Self::Unnamed => "Unnamed",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_not_told_from_what_is_logged_or_written() {
+        let owner = Owner::Cookie("0123456789abcdef".into());
+        let mark = owner.mark().expect("a mark");
+        assert_eq!((mark.len(), owner.mark()), (16, Some(mark.clone())));
+        assert!(!format!("{owner:?} {mark}").contains("0123"));
+        assert_ne!(owner.mark(), Owner::Cookie("other".into()).mark());
+    }
+}

@@ -1,0 +1,56 @@
+//! A client of protocols with `initialize` over HTTP, told from others by its `Mcp-Session-Id`.
+
+use serde_json::{Value, json};
+
+use super::http::{Answer, HttpForkpy};
+
+pub struct Legacy<'a> {
+    server: &'a HttpForkpy,
+    headers: Vec<(String, String)>,
+}
+
+impl<'a> Legacy<'a> {
+    /// Begins with a new session; these header lines are sent each time.
+    pub fn new(server: &'a HttpForkpy, headers: &[(&str, &str)]) -> Self {
+        let own = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut client = Self { server, headers: own.collect() };
+        let version = "2025-11-25";
+        let answer = client.post(&json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}}}));
+        let session = answer.header("Mcp-Session-Id").to_owned();
+        assert!(!session.is_empty(), "{answer:?}");
+        client.headers.extend([("Mcp-Session-Id".into(), session), ("MCP-Protocol-Version".into(), version.into())]);
+        client.post(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+        client
+    }
+
+    fn headers(&self) -> Vec<(&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+
+    fn post(&self, message: &Value) -> Answer {
+        self.server.post(&self.headers(), &message.to_string())
+    }
+
+    pub fn request(&self, method: &str, params: Value) -> Value {
+        let answer = self.post(&json!({"jsonrpc": "2.0", "id": 2, "method": method, "params": params}));
+        let data = answer.body.lines().filter_map(|line| line.strip_prefix("data: "));
+        let mut messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        messages.find(|message| message["id"] == 2).unwrap_or_else(|| panic!("no reply: {answer:?}"))
+    }
+
+    pub fn call(&self, tool: &str, arguments: Value) -> Value {
+        let mut reply = self.request("tools/call", json!({"name": tool, "arguments": arguments}));
+        assert!(reply["result"]["structuredContent"].is_object(), "{reply}");
+        reply["result"]["structuredContent"].take()
+    }
+
+    pub fn run(&self, code: &str) -> Value {
+        self.call("run_python_code", json!({"code": code}))
+    }
+
+    /// Says that it will not come again.
+    pub fn leave(&self) -> u16 {
+        self.server.exchange("DELETE", "/mcp", &self.headers(), b"").status
+    }
+}
