@@ -1,6 +1,6 @@
 //! Build script. Owns what only the build knows: where libpython lies (as an rpath, so that the binary starts without
 //! LD_LIBRARY_PATH), which interpreter it was found through (the base of managed environments), and the list of the
-//! Python files to embed, as text and compiled. pyo3 itself chooses the interpreter; `PYO3_PYTHON` names another.
+//! Python files to embed, as text and compiled, and of the wheels that fit the target. pyo3 itself chooses the interpreter; `PYO3_PYTHON` names another.
 
 use std::{
     env,
@@ -11,10 +11,13 @@ use std::{
 };
 
 const PACKAGE: &str = "python/forkpy_worker";
+const WHEELS: &str = "wheels";
 
 fn main() {
     println!("cargo:rerun-if-changed=src/build.rs");
     println!("cargo:rerun-if-changed={PACKAGE}");
+    println!("cargo:rerun-if-changed={WHEELS}");
+    println!("cargo:rerun-if-env-changed=FORKPY_WITHOUT_WHEELS");
     pyo3_build_config::use_pyo3_cfgs();
     let config = pyo3_build_config::get();
     let version = config.version();
@@ -32,6 +35,7 @@ fn main() {
     println!("cargo:rustc-env=FORKPY_BUILD_PYTHON={}", config.executable().unwrap_or("python3"));
     println!("cargo:rustc-env=FORKPY_PYTHON_VERSION={}.{}", version.major, version.minor);
     list_sources(config.executable().unwrap_or("python3"));
+    list_wheels();
 }
 
 /// libpython is in the binary, all of it: extension modules find its symbols there, also those that nothing here uses.
@@ -96,4 +100,32 @@ fn python_files(folder: &Path, below: &str, names: &mut Vec<String>) {
             names.push(format!("{below}{name}"));
         }
     }
+}
+
+/// Writes `wheels.rs`: an array of (file name, content) of the wheels that sessions are promised. A bundle has them unpacked
+/// beside it already, and says so by `FORKPY_WITHOUT_WHEELS`.
+fn list_wheels() {
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    let target = |name: &str| env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
+    let machine = format!("_{}.whl", target("ARCH"));
+    let fits = |name: &str| {
+        name.ends_with("-none-any.whl")
+            || (target("ENV") == "gnu" && name.contains("-manylinux") && name.ends_with(&machine))
+    };
+    let mut names: Vec<String> = Vec::new();
+    if env::var_os("FORKPY_WITHOUT_WHEELS").is_none() {
+        let entries = fs::read_dir(Path::new(&root).join(WHEELS)).expect("the wheels are part of the sources");
+        names.extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()));
+        names.retain(|name| fits(name));
+        names.sort();
+    }
+    let mut text = String::from("&[\n");
+    for name in names {
+        let path = Path::new(&root).join(WHEELS).join(&name);
+        writeln!(text, "    Wheel {{ file: {name:?}, content: include_bytes!({path:?}) }},")
+            .expect("writing to a string");
+    }
+    text.push_str("]\n");
+    fs::write(out.join("wheels.rs"), text).expect("the build folder is writable");
 }

@@ -10,7 +10,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch::channel as watch_channel},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,11 @@ use crate::{
     protocol::ZygoteSettings,
     server::{
         counters,
-        environment::{self, kinds::Environment, make::Wish, packages::Packages},
+        environment::{
+            kinds::Environment,
+            make::{self, Wish},
+            packages::{Filling, Packages},
+        },
         events::Changes,
         health::alerts::Book,
         mcp::{
@@ -80,7 +84,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let stop = stop_on_signals()?;
     let scratch = Scratch::make()?;
     tokio::task::spawn_blocking(scratch::remove_left_behind);
-    let around = surroundings(&settings, &scratch)?;
+    let (around, filling) = surroundings(&settings, &scratch)?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
     if host.is_some() || settings.transport == Transport::Stdio {
         // Its first call finds it warm.
@@ -93,7 +97,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
     let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
-    let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics)?;
+    let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics, filling)?;
     let (scripts, packages) = (Arc::clone(&server.scripts), Arc::clone(&server.packages));
     let served = match (host, settings.transport) {
         (Some(host), _) => {
@@ -119,14 +123,14 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
 }
 
 /// What sessions live in: the zygote and its workers, what is watched, what is kept of all of them.
-fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<Arc<Surroundings>> {
+fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<(Arc<Surroundings>, Filling)> {
     let children = Children::default();
-    let zygote = start_zygote(settings, &children)?;
+    let (zygote, filling) = start_zygote(settings, &children)?;
     let changes = Changes::default();
     let watcher = Watcher::start_observed(&settings.workspace.root, announce::announcer(changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
     let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone());
-    Ok(Arc::new(Surroundings {
+    let around = Surroundings {
         zygote,
         children,
         spares,
@@ -140,7 +144,8 @@ fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<Arc<Surrou
         changes,
         crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
-    }))
+    };
+    Ok((Arc::new(around), filling))
 }
 
 /// The tasks that look after sessions and tell the service manager, until they are aborted.
@@ -169,6 +174,7 @@ fn front_room(
     around: &Arc<Surroundings>,
     registry: &Arc<Registry>,
     metrics: &Arc<Metrics>,
+    filling: Filling,
 ) -> io::Result<(Arc<Server>, Arc<Resources>)> {
     let scripts = Arc::new(Scripts::new(Arc::clone(around), settings.max_scripts));
     let files = Files::open(&settings.workspace)?;
@@ -185,14 +191,17 @@ fn front_room(
         Arc::clone(registry),
         files.clone(),
         settings.allow_install_options,
+        filling,
     );
+    let packages = Arc::new(packages);
+    tokio::spawn(Arc::clone(&packages).tell_when_filled());
     let server = Server {
         registry: Arc::clone(registry),
         active: ActiveSessions::default(),
         scripts,
         waiting: Waiting::default(),
         flights: Flights::default(),
-        packages: Arc::new(packages),
+        packages,
         around: Arc::clone(around),
         metrics: Arc::clone(metrics),
         health: ward,
@@ -218,9 +227,11 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Starts the zygote's owner at once and prepares the environment behind it.
-fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> {
+/// Starts the zygote's owner at once and prepares the environment behind it; what takes longer than a client would wait is
+/// put into the environment when sessions can run.
+fn start_zygote(settings: &Settings, children: &Children) -> io::Result<(Zygote, Filling)> {
     let (ready, wanted) = oneshot::channel();
+    let (filled, filling) = watch_channel(false);
     let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?);
     let wish = Wish {
         venv: settings.venv.clone(),
@@ -228,22 +239,33 @@ fn start_zygote(settings: &Settings, children: &Children) -> io::Result<Zygote> 
         managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
     };
-    let (settings, children) = (settings.clone(), children.clone());
+    let (settings, children, behind) = (settings.clone(), children.clone(), zygote.clone());
     tokio::spawn(async move {
         let hook = |pid: u32, begins: bool| {
             let pid = i32::try_from(pid).unwrap_or(0);
             if begins { children.add(pid) } else { children.remove(pid) }
         };
-        let prepared = environment::make::prepare(&wish, &hook).await;
+        let prepared = make::prepare(&wish, &hook).await;
+        let mut unfinished = None;
         let _ = ready.send(match prepared {
-            Ok(environment) => {
-                tracing::info!("{}", environment.note);
-                Ok(zygote_settings(&settings, &environment))
+            Ok(prepared) => {
+                tracing::info!("{}", prepared.environment.note);
+                unfinished = prepared.unfinished;
+                Ok(zygote_settings(&settings, &prepared.environment))
             }
             Err(error) => Err(error.to_string()),
         });
+        if let Some(unfinished) = unfinished {
+            behind.settled().await;
+            drop(behind);
+            match make::finish(&unfinished, &hook).await {
+                Ok(environment) => tracing::info!("{}", environment.note),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        filled.send_replace(true);
     });
-    Ok(zygote)
+    Ok((zygote, Filling::new(filling)))
 }
 
 fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSettings {

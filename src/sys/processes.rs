@@ -235,6 +235,13 @@ pub(crate) fn yield_to_all() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
 
+/// From now on this thread, and none of its siblings, lets others go before it.
+pub(crate) fn stand_back() {
+    const SOME: i32 = 5;
+    // SAFETY: the call changes how this thread is scheduled; one that is refused changes nothing.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, SOME) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

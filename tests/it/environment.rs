@@ -1,4 +1,4 @@
-//! The session environment, made by the real binary with the real tools. Fetches psutil and jedi from the index.
+//! The session environment, made by the real binary. Nothing is fetched.
 
 use std::{
     fs,
@@ -23,15 +23,34 @@ fn child_says(forkpy: &mut Forkpy, code: &str) -> String {
     ))
 }
 
+/// An index that is not there, and no program that could make an environment.
+fn offline(setup: Setup) -> Setup {
+    let nowhere = "http://127.0.0.1:9/simple";
+    setup
+        .env("PIP_INDEX_URL", nowhere)
+        .env("UV_DEFAULT_INDEX", nowhere)
+        .env("PIP_FIND_LINKS", "")
+        .env("PATH", "/nowhere")
+}
+
+/// The first cell came after 5 to 20 s: an environment was made before it, by programs, from the network.
 #[test]
-fn the_first_start_makes_an_environment_and_the_next_one_finds_it() {
+fn a_first_start_needs_no_network_and_the_next_one_finds_its_environment() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut forkpy = managed(directory.path()).start();
-    let prefix = forkpy.eval("import psutil, jedi, sys; sys.prefix");
+    let mut forkpy = offline(managed(directory.path())).start();
+    let prefix = forkpy.eval("import psutil, jedi, cloudpickle, sys; sys.prefix");
     assert!(prefix.contains(directory.path().to_str().expect("UTF-8")), "{prefix}");
     assert_eq!(child_says(&mut forkpy, "import psutil, sys; print(sys.prefix)"), prefix);
     assert_eq!(forkpy.eval("import os, sys; os.environ['VIRTUAL_ENV'] == sys.prefix"), "True");
+    // It waits for what comes behind.
+    let listed = forkpy.call("list_packages", json!({})).data;
+    let names: Vec<&str> =
+        listed["packages"].as_array().expect("a list").iter().filter_map(|package| package["name"].as_str()).collect();
+    assert_eq!(names, ["cloudpickle", "jedi", "parso", "pip", "psutil"]);
     assert!(child_says(&mut forkpy, "import pip; print(pip.__name__)").contains("pip"));
+    let by_its_program = "import os, subprocess, sys; \
+                          subprocess.run([os.path.dirname(sys.executable) + '/pip', 'check'], capture_output=True, text=True).stdout";
+    assert!(forkpy.eval(by_its_program).contains("No broken requirements"));
     drop(forkpy);
     let written = || {
         let config = std::path::Path::new(prefix.trim_matches('\'')).join("pyvenv.cfg");
@@ -43,26 +62,25 @@ fn the_first_start_makes_an_environment_and_the_next_one_finds_it() {
     assert_eq!(written(), before, "it was made anew");
 }
 
+/// Two clients start at the same moment on a machine where forkpy is new.
 #[test]
-fn offline_it_serves_all_the_same_and_says_what_is_missing() {
+fn two_first_starts_share_one_environment_and_both_run() {
     let directory = tempfile::tempdir().expect("a directory");
-    let nowhere = "http://127.0.0.1:9/simple";
-    let mut forkpy = managed(directory.path())
-        .env("PIP_INDEX_URL", nowhere)
-        .env("UV_DEFAULT_INDEX", nowhere)
-        .env("PIP_FIND_LINKS", "")
-        .env("PIP_NO_CACHE_DIR", "1")
-        .env("UV_NO_CACHE", "1")
-        .keep_log()
-        .start();
-    assert_eq!(forkpy.eval("1 + 1"), "2");
-    let log = forkpy.log();
-    assert!(
-        log.contains("without psutil, jedi and cloudpickle") || log.contains("psutil, jedi and cloudpickle"),
-        "{log}"
-    );
-    let words = forkpy.run("import psutil")["stderr"].as_str().expect("text").to_owned();
-    assert!(words.contains("ModuleNotFoundError"), "{words}");
+    let mut both = [(); 2].map(|()| offline(managed(directory.path())).start());
+    for forkpy in &mut both {
+        assert_eq!(forkpy.eval("import psutil, cloudpickle; psutil.__name__"), "'psutil'");
+    }
+    let prefixes = both.each_mut().map(|forkpy| {
+        // It waits until all is there that it asks for.
+        let done = forkpy.call("install_dependencies", json!({"packages": ["jedi>0.1", "pip"]})).data;
+        let told = (&done["status"], &done["changes"], &done["tool"]);
+        assert_eq!(told, (&json!("ok"), &json!([]), &json!("pip")), "{done}");
+        forkpy.eval("import sys; sys.prefix")
+    });
+    assert_eq!(prefixes[0], prefixes[1]);
+    let left: Vec<_> =
+        fs::read_dir(directory.path()).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("new")), "{left:?}");
 }
 
 #[test]

@@ -10,3 +10,4 @@ pub(crate) mod make;
 pub(crate) mod packages;
 pub(crate) mod place;
 pub(crate) mod wanted;
+pub(crate) mod wheels;

@@ -16,7 +16,7 @@ use std::{
 
 use futures::future::join_all;
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::server::environment::installer::Tool;
@@ -40,6 +40,8 @@ use crate::{
 
 /// Time in which a session should have forgotten what it cached; one that is hung does it later.
 const REFRESH_LIMIT: Duration = Duration::from_secs(2);
+/// How long a list waits for an environment that is being filled: a second where nothing has to be fetched and the machine is idle.
+const LISTING_LIMIT: Duration = Duration::from_secs(30);
 /// Looks at the environment; the file is where the answer goes.
 const SURVEY: &str =
     "import sys\nfrom forkpy_worker.session.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
@@ -109,10 +111,29 @@ pub(crate) struct Stale {
     pub change: Change,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Survey {
     packages: Vec<Package>,
     preloaded: Vec<String>,
+}
+
+/// Whether all is in the environment that it is to have. On a machine where forkpy is new, sessions run before that.
+#[derive(Debug, Clone)]
+pub(crate) struct Filling(watch::Receiver<bool>);
+
+impl Filling {
+    pub(crate) fn new(filled: watch::Receiver<bool>) -> Self {
+        Self(filled)
+    }
+
+    fn is_over(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is; also when it cannot be any more.
+    async fn over(&self) {
+        let _ = self.0.clone().wait_for(|filled| *filled).await;
+    }
 }
 
 pub(crate) struct Packages {
@@ -124,6 +145,7 @@ pub(crate) struct Packages {
     /// Held by the install that runs.
     turn: Mutex<()>,
     stop: CancellationToken,
+    filling: Filling,
 }
 
 impl Packages {
@@ -135,8 +157,27 @@ impl Packages {
         registry: Arc<Registry>,
         files: Files,
         free: bool,
+        filling: Filling,
     ) -> Self {
-        Self { around, scripts, registry, files, free, turn: Mutex::default(), stop: CancellationToken::new() }
+        Self { around, scripts, registry, files, free, turn: Mutex::default(), stop: CancellationToken::new(), filling }
+    }
+
+    /// Waits a moment for an environment that is still being filled.
+    pub(crate) async fn filled(&self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most, self.filling.over()).await;
+    }
+
+    /// Whether the environment is still being filled, for those who tell what an install waits for.
+    pub(crate) fn is_filling(&self) -> bool {
+        !self.filling.is_over()
+    }
+
+    /// Sessions that began before the environment was whole find what has come into it since.
+    pub(crate) async fn tell_when_filled(self: Arc<Self>) {
+        if self.is_filling() {
+            self.filling.over().await;
+            self.tell(&Owner::User, &[], (&Survey::default(), &Survey::default())).await;
+        }
     }
 
     /// Ends the install that runs, and waits for that.
@@ -150,6 +191,7 @@ impl Packages {
     /// # Errors
     /// [`PackageError`] when there is no environment.
     pub(crate) async fn list(&self) -> Result<Vec<Package>, PackageError> {
+        self.filled(LISTING_LIMIT).await;
         let mut packages = self.survey(false).await?.packages;
         packages.sort_by_key(|package| normal(&package.name));
         Ok(packages)
@@ -172,7 +214,7 @@ impl Packages {
             biased;
             () = cancel.cancelled() => return Err(PackageError::Stopped),
             () = self.stop.cancelled() => return Err(PackageError::Stopped),
-            turn = self.turn.lock() => turn,
+            turn = async { self.filling.over().await; self.turn.lock().await } => turn,
         };
         let before = self.survey(true).await?;
         let python = match self.around.zygote.stage() {

@@ -8,6 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,11 @@ const HELPERS: [&str; 4] = ["pip", "psutil", "jedi", "cloudpickle"];
 pub(super) const MARKER: &str = "forkpy.json";
 const MARKER_FORMAT: u32 = 1;
 
+/// An install that failed is not tried again before: a machine without a network would pay for it at every start.
+const RETRY_AFTER: u64 = 24 * 60 * 60;
+
 /// Where a managed environment is, made or not.
+#[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) linked: String,
     /// The interpreter that it is made from.
@@ -44,6 +49,21 @@ pub(super) struct Record {
     pub(super) missing: Vec<String>,
     /// Why something is missing.
     pub(super) trouble: Option<String>,
+    /// When it was last tried to fetch what is missing, in seconds since 1970.
+    #[serde(default)]
+    pub(super) tried: Option<u64>,
+}
+
+impl Record {
+    /// Whether it may be tried now to fetch what is missing.
+    pub(super) fn is_due(&self) -> bool {
+        // A clock that went back must not put it off for years.
+        self.tried.is_none_or(|then| now().checked_sub(then).is_none_or(|past| past >= RETRY_AFTER))
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_secs())
 }
 
 impl Place {
@@ -68,8 +88,21 @@ impl Place {
         (record.format == MARKER_FORMAT && record.python == self.linked && self.python.exists()).then_some(record)
     }
 
+    /// What came of trying to fetch what was missing.
     pub(super) fn seal(&self, base: &Path, trouble: Option<String>) -> io::Result<Record> {
-        let missing = self.missing();
+        let tried = trouble.is_some().then(now);
+        self.seal_in(&self.directory, base, trouble, tried)
+    }
+
+    /// Writes the marker into `directory`, which is the environment or is about to become it.
+    pub(super) fn seal_in(
+        &self,
+        directory: &Path,
+        base: &Path,
+        trouble: Option<String>,
+        tried: Option<u64>,
+    ) -> io::Result<Record> {
+        let missing = self.missing_in(directory);
         let record = Record {
             format: MARKER_FORMAT,
             python: self.linked.clone(),
@@ -77,19 +110,19 @@ impl Place {
             installed: HELPERS.map(str::to_owned).into_iter().filter(|name| !missing.contains(name)).collect(),
             trouble: trouble.filter(|_| !missing.is_empty()),
             missing,
+            tried,
         };
-        let draft = self.directory.join(format!("{MARKER}.new"));
+        let draft = directory.join(format!("{MARKER}.new"));
         fs::write(&draft, serde_json::to_vec_pretty(&record)?)?;
-        fs::rename(draft, self.directory.join(MARKER))?;
+        fs::rename(draft, directory.join(MARKER))?;
         Ok(record)
     }
 
     pub(super) fn environment(&self, record: Record) -> Environment {
         let shown = self.directory.display();
         let mut note = format!("sessions use the managed environment {shown} (Python {})", self.linked);
-        if !record.missing.is_empty() {
-            let reason = record.trouble.as_deref().unwrap_or("they were removed");
-            note += &format!(" without {} ({reason}); the next start tries again", list(&record.missing));
+        if let Some(reason) = record.trouble.as_ref().filter(|_| !record.missing.is_empty()) {
+            note += &format!(" without {} ({reason}); it is tried again once a day", list(&record.missing));
         }
         Environment {
             python: self.python.clone(),
@@ -103,8 +136,12 @@ impl Place {
 
     /// Helpers that neither it has nor, where it sees its base's packages, that.
     pub(super) fn missing(&self) -> Vec<String> {
-        let missing = missing_in(&self.directory, &self.linked);
-        if missing.is_empty() || !VenvConfig::read(&self.directory).system_packages {
+        self.missing_in(&self.directory)
+    }
+
+    fn missing_in(&self, directory: &Path) -> Vec<String> {
+        let missing = missing_in(directory, &self.linked);
+        if missing.is_empty() || !VenvConfig::read(directory).system_packages {
             return missing;
         }
         let of_base = self.base.ancestors().nth(2).map(|root| missing_in(root, &self.linked)).unwrap_or_default();
@@ -125,10 +162,12 @@ impl Place {
     }
 
     pub(super) fn clear(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        clear(&self.directory)
+    }
+
+    /// `site-packages` of the environment.
+    pub(super) fn packages(&self, directory: &Path) -> PathBuf {
+        directory.join(format!("lib/python{}/site-packages", self.linked))
     }
 
     pub(super) fn open_lock(&self) -> Result<File, EnvironmentError> {
@@ -144,6 +183,27 @@ impl Place {
 
     pub(super) fn error(&self, reason: impl fmt::Display) -> EnvironmentError {
         EnvironmentError::Make { path: self.directory.clone(), reason: reason.to_string() }
+    }
+}
+
+/// Removes a directory, if it is there.
+pub(super) fn clear(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A managed environment that sessions use already and that something is still to be put into.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(super) place: Place,
+    pub(super) base: PathBuf,
+}
+
+impl Unfinished {
+    pub(super) fn environment(&self, record: Record) -> Environment {
+        self.place.environment(record)
     }
 }
 

@@ -1,27 +1,36 @@
-//! The making of a managed environment, under its lock, and the completing of one that lacks something.
+//! The making of a managed environment, under its lock, and the finishing of one that lacks something.
 //!
-//! Runs in: server, once, before the zygote starts. Writes below the place of that environment only.
+//! Runs in: server. An environment is made before the zygote starts, and finished behind, while sessions run in it already.
+//! Writes below the place of that environment only.
 
 use std::{
     ffi::OsStr,
     fs::{File, TryLockError},
-    io::Write,
-    path::Path,
+    io::{self, Write},
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tracing::{info, warn};
 
 use super::{
     Workshop,
     child::{self, RunError},
+    skeleton::{self, PlainBase},
 };
-use crate::server::environment::{
-    installer::{self, Tool},
-    kinds::EnvironmentError,
-    place::{MARKER, Place, Record, VenvConfig, list},
+use crate::{
+    server::environment::{
+        installer::{self, Tool},
+        kinds::EnvironmentError,
+        place::{Place, Record, Unfinished, VenvConfig},
+        wheels::{Part, Wheel},
+    },
+    sys::processes,
 };
 
 /// The making of one managed environment, under its lock.
@@ -34,46 +43,88 @@ struct Job<'a> {
 }
 
 impl Workshop<'_> {
-    /// First start: makes the environment, unless another process has done so by the time the lock is ours.
+    /// First start: makes the environment, unless another process has done so by the time the lock is ours. What takes long is
+    /// left to [`Workshop::finish`].
     pub(super) async fn make(&self, place: &Place, base: &Path) -> Result<Record, EnvironmentError> {
         let lock = self.lock(place).await?;
         if let Some(record) = place.record() {
             return Ok(record);
         }
         let started = Instant::now();
-        info!("making the session environment in {} (once)", place.directory.display());
+        info!("making the session environment in {}", place.directory.display());
+        let made = match PlainBase::find(base, self.linked, self.bundled) {
+            Some(plain) => self.write(place, plain).await,
+            None => self.make_by_tools(place, base, lock).await,
+        };
+        if made.is_ok() {
+            let milliseconds = started.elapsed().as_millis();
+            info!("made the session environment in {milliseconds} ms");
+        }
+        made
+    }
+
+    async fn write(&self, place: &Place, plain: PlainBase) -> Result<Record, EnvironmentError> {
+        let (here, wheels) = (place.clone(), self.wheels);
+        let made = tokio::task::spawn_blocking(move || skeleton::make(&here, &plain, wheels)).await;
+        made.map_err(io::Error::other).flatten().map_err(|error| place.error(error))
+    }
+
+    async fn make_by_tools(&self, place: &Place, base: &Path, lock: File) -> Result<Record, EnvironmentError> {
         let job = Job { place, base, tool: Tool::on(&self.search), log: place.open_log()?, lock };
         self.lay_out(&job).await?;
-        let trouble = self.install(&job, self.limits.make, true).await;
-        let record = place.seal(base, trouble).map_err(|error| place.error(error))?;
-        info!("made the session environment in {:.1} s", started.elapsed().as_secs_f64());
-        Ok(record)
+        place.seal(base, None).map_err(|error| place.error(error))
     }
 
-    /// Later start of an environment that lacks something: one short try, unless another process is at it.
-    pub(super) async fn complete(&self, place: &Place, base: &Path, record: Record) -> Record {
-        let Some(lock) = self.lock_at_once(place).await else { return record };
-        let Ok(log) = place.open_log() else { return record };
-        info!("trying again to install {} into {}", list(&record.missing), place.directory.display());
-        let job = Job { place, base, tool: Tool::on(&self.search), log, lock };
-        let trouble = self.install(&job, self.limits.retry, false).await;
-        place.seal(base, trouble).unwrap_or_else(|error| {
-            warn!("failed to write {MARKER} in {}: {error}", place.directory.display());
-            record
-        })
+    /// What is still to be done for an environment: what lies ready in this binary, and once a day what does not.
+    pub(super) fn unfinished(&self, place: Place, base: PathBuf, record: &Record) -> Option<Unfinished> {
+        let is_inside = |name: &String| self.wheels.iter().any(|wheel| wheel.name() == *name);
+        let wanted = record.missing.iter().any(is_inside) || (!record.missing.is_empty() && record.is_due());
+        wanted.then_some(Unfinished { place, base })
     }
 
-    /// The lock, unless another process holds it. A child of another part of this program, between fork and exec, may hold it for a moment too,
-    /// with a copy of a descriptor of ours.
-    async fn lock_at_once(&self, place: &Place) -> Option<File> {
-        let file = place.open_lock().ok()?;
-        for _ in 0..10 {
-            if file.try_lock().is_ok() {
-                return Some(file);
-            }
-            sleep(Duration::from_millis(20)).await;
+    /// Puts into an environment what it lacks. Of several processes one does, and the others wait for it.
+    pub(super) async fn finish(&self, unfinished: &Unfinished) -> Result<Record, EnvironmentError> {
+        let Unfinished { place, base } = unfinished;
+        let lock = self.lock(place).await?;
+        let record = place.record().ok_or_else(|| place.error("it was removed"))?;
+        if record.missing.is_empty() {
+            return Ok(record);
         }
-        None
+        let mut trouble = self.unpack(place).await.err().map(|error| error.to_string());
+        let fetched = !place.missing().is_empty() && record.is_due();
+        if fetched {
+            let job = Job { place, base, tool: Tool::on(&self.search), log: place.open_log()?, lock };
+            trouble = self.install(&job, self.limits.make).await.or(trouble);
+        }
+        let missing = place.missing();
+        let (trouble, tried) =
+            if missing.is_empty() || fetched { (trouble, None) } else { (record.trouble, record.tried) };
+        let sealed = match tried {
+            Some(tried) => place.seal_in(&place.directory, base, trouble, Some(tried)),
+            None => place.seal(base, trouble),
+        };
+        sealed.map_err(|error| place.error(error))
+    }
+
+    /// What this binary carries of what is missing, on a thread that leaves the processor to sessions.
+    async fn unpack(&self, place: &Place) -> io::Result<()> {
+        let missing = place.missing();
+        let needs = |wheel: &&Wheel| {
+            // jedi does not work without.
+            let needed_by = |name: &String| *name == wheel.name() || (name == "jedi" && wheel.name() == "parso");
+            missing.iter().any(needed_by)
+        };
+        let wheels: Vec<Wheel> = self.wheels.iter().filter(needs).copied().collect();
+        let (packages, python) = (place.packages(&place.directory), place.python.clone());
+        let (done, unpacked) = oneshot::channel();
+        let work = move || {
+            processes::stand_back();
+            let parts = wheels.iter().flat_map(|wheel| [(wheel, Part::Code), (wheel, Part::Rest)]);
+            let mut parts = parts.filter(|(wheel, part)| *part == Part::Rest || !has_code(wheel, &packages));
+            let _ = done.send(parts.try_for_each(|(wheel, part)| wheel.unpack(part, &packages, &python)));
+        };
+        std::thread::Builder::new().name("environment".to_owned()).spawn(work)?;
+        unpacked.await.unwrap_or_else(|_| Err(io::Error::other("the thread that unpacks has ended")))
     }
 
     async fn lock(&self, place: &Place) -> Result<File, EnvironmentError> {
@@ -137,15 +188,14 @@ impl Workshop<'_> {
     }
 
     /// Installs what is missing; the last trouble, if there was any. What came of it is to be seen on the disk.
-    async fn install(&self, job: &Job<'_>, limit: Duration, patient: bool) -> Option<String> {
+    async fn install(&self, job: &Job<'_>, limit: Duration) -> Option<String> {
         let deadline = Instant::now() + limit;
         let wanted = job.place.missing();
         if wanted.is_empty() {
             return None;
         }
-        let mut trouble =
-            self.install_these(job, &wanted, deadline, u8::from(patient)).await.err().map(|error| error.to_string());
-        if trouble.is_some() && patient && wanted.len() > 1 {
+        let mut trouble = self.install_these(job, &wanted, deadline, 1).await.err().map(|error| error.to_string());
+        if trouble.is_some() && wanted.len() > 1 {
             // One that this machine cannot install must not keep out the others.
             for name in job.place.missing() {
                 if let Err(reason) = self.install_these(job, &[name], deadline, 0).await {
@@ -190,4 +240,9 @@ impl Workshop<'_> {
         }
         ran.map(drop)
     }
+}
+
+/// Whether the code of a package is there already: it was written when the environment was made, and sessions may use it.
+fn has_code(wheel: &Wheel, packages: &Path) -> bool {
+    wheel.is_quick() && packages.join(wheel.name()).is_dir()
 }

@@ -1,16 +1,18 @@
 //! The session environment: which Python's packages sessions see, and making one where there is none.
 //!
-//! Runs in: server, once, before the zygote starts. Owns the managed environments and the children that make them; writes
-//! to no environment that it did not make, prints nothing, and runs no interpreter when nothing has to be made or asked:
-//! a ready environment costs a few file reads.
+//! Runs in: server. Owns the managed environments and the children that make them; writes to no environment that it did not
+//! make, prints nothing, and runs no interpreter when nothing has to be made or asked: a ready environment costs a few file
+//! reads, a new one some milliseconds, and what takes longer is done behind ([`finish`]).
 //!
-//! A managed environment is `ROOT/VERSION-HASH/`, beside it `….lock` and `….log` (what the tools said). Its marker file is
-//! written last, so a directory without one is the rest of an interrupted start, and is made anew. The lock is handed to
-//! the tools as their standard input, an empty file: should this process be killed, it stays held until they have ended.
+//! A managed environment is `ROOT/VERSION-HASH/`, beside it `….lock` and `….log` (what the tools said). It is made beside its
+//! place, with a marker file in it, and renamed into it: a directory without a marker is the rest of an older forkpy's
+//! interrupted start, and is made anew. The lock is handed to the tools as their standard input, an empty file: should this
+//! process be killed, it stays held until they have ended.
 
 mod answer;
 mod child;
 mod managed;
+mod skeleton;
 
 use std::{
     env,
@@ -29,7 +31,8 @@ use crate::{
     server::environment::borrowed::{self, Own},
     server::environment::installer,
     server::environment::kinds::{Environment, EnvironmentError, Kind},
-    server::environment::place::{Place, VenvConfig, list, missing_in},
+    server::environment::place::{Place, Unfinished, VenvConfig, list, missing_in},
+    server::environment::wheels::{self, Wheel},
 };
 
 /// What was asked for.
@@ -52,16 +55,33 @@ const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
 ///
 /// # Errors
 /// [`EnvironmentError`]. Helper packages that cannot be installed are none: they are in [`Environment::missing`].
-pub(crate) async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Environment, EnvironmentError> {
-    let search = env::var_os("PATH").unwrap_or_default();
-    let inside = bundle::python();
-    let bundled = inside.is_some();
-    let build_python = inside.unwrap_or_else(|| BUILD_PYTHON.into());
-    let workshop = Workshop { linked: LINKED, build_python, bundled, search, limits: Limits::default(), children };
-    let environment = workshop.prepare(wish).await?;
-    match environment.python.to_str() {
-        Some(_) => Ok(environment),
-        None => Err(EnvironmentError::NotUtf8(environment.python)),
+pub(crate) async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Prepared, EnvironmentError> {
+    let prepared = Workshop::here(children).prepare(wish).await?;
+    match prepared.environment.python.to_str() {
+        Some(_) => Ok(prepared),
+        None => Err(EnvironmentError::NotUtf8(prepared.environment.python)),
+    }
+}
+
+/// Puts the rest into an environment that sessions use already, and gives it as it is then. For children as in [`prepare`].
+///
+/// # Errors
+/// [`EnvironmentError`]: the environment stays as it is.
+pub(crate) async fn finish(unfinished: &Unfinished, children: ChildHook<'_>) -> Result<Environment, EnvironmentError> {
+    let workshop = Workshop::here(children);
+    Ok(unfinished.environment(workshop.finish(unfinished).await?))
+}
+
+/// An environment to start with, and what is to be done behind.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub environment: Environment,
+    pub unfinished: Option<Unfinished>,
+}
+
+impl From<Environment> for Prepared {
+    fn from(environment: Environment) -> Self {
+        Self { environment, unfinished: None }
     }
 }
 
@@ -87,8 +107,6 @@ struct Limits {
     ask: Duration,
     /// Making a bare environment; then again, installing packages into it.
     make: Duration,
-    /// Installing what was missing, at a later start.
-    retry: Duration,
     /// Waiting for another process that makes the same environment.
     wait: Duration,
 }
@@ -96,7 +114,7 @@ struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { ask: seconds(20), make: seconds(120), retry: seconds(15), wait: seconds(300) }
+        Self { ask: seconds(20), make: seconds(120), wait: seconds(300) }
     }
 }
 
@@ -109,19 +127,38 @@ struct Workshop<'a> {
     search: OsString,
     limits: Limits,
     children: ChildHook<'a>,
+    /// What lies ready in this binary.
+    wheels: &'static [Wheel],
+}
+
+impl<'a> Workshop<'a> {
+    /// On this machine, in this binary.
+    fn here(children: ChildHook<'a>) -> Self {
+        let inside = bundle::python();
+        Self {
+            linked: LINKED,
+            bundled: inside.is_some(),
+            build_python: inside.unwrap_or_else(|| BUILD_PYTHON.into()),
+            search: env::var_os("PATH").unwrap_or_default(),
+            limits: Limits::default(),
+            children,
+            wheels: wheels::INSIDE,
+        }
+    }
 }
 
 impl Workshop<'_> {
-    async fn prepare(&self, wish: &Wish) -> Result<Environment, EnvironmentError> {
+    async fn prepare(&self, wish: &Wish) -> Result<Prepared, EnvironmentError> {
         match choose(wish) {
-            Choice::Venv(path) => self.venv(path, Kind::Venv).await,
-            Choice::Interpreter(path) => self.interpreter(path).await,
+            Choice::Venv(path) => self.venv(path, Kind::Venv).await.map(Prepared::from),
+            Choice::Interpreter(path) => self.interpreter(path).await.map(Prepared::from),
             Choice::VirtualEnv(path) => match self.venv(path, Kind::VirtualEnv).await {
-                Ok(environment) => Ok(environment),
+                Ok(environment) => Ok(environment.into()),
                 Err(reason) => {
-                    let managed = self.own(&wish.managed_roots).await?;
-                    let note = format!("VIRTUAL_ENV is not used ({reason}); {}", managed.note);
-                    Ok(Environment { note, ..managed })
+                    let mut managed = self.own(&wish.managed_roots).await?;
+                    let note = format!("VIRTUAL_ENV is not used ({reason}); {}", managed.environment.note);
+                    managed.environment.note = note;
+                    Ok(managed)
                 }
             },
             Choice::Managed => self.own(&wish.managed_roots).await,
@@ -129,12 +166,12 @@ impl Workshop<'_> {
     }
 
     /// A managed environment; in a bundle that has no place for one, the bundle's own Python.
-    async fn own(&self, managed_roots: &[PathBuf]) -> Result<Environment, EnvironmentError> {
+    async fn own(&self, managed_roots: &[PathBuf]) -> Result<Prepared, EnvironmentError> {
         match self.managed(managed_roots).await {
             Err(reason @ EnvironmentError::Make { .. }) if self.bundled => {
                 let inside = self.interpreter(&self.build_python).await?;
                 let note = format!("{}; nothing can be installed: {reason}", inside.note);
-                Ok(Environment { note, ..inside })
+                Ok(Environment { note, ..inside }.into())
             }
             made => made,
         }
@@ -233,17 +270,20 @@ impl Workshop<'_> {
         Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))
     }
 
-    async fn managed(&self, managed_roots: &[PathBuf]) -> Result<Environment, EnvironmentError> {
+    async fn managed(&self, managed_roots: &[PathBuf]) -> Result<Prepared, EnvironmentError> {
         let base = self.base()?;
         let (place, passed_over) = self.place(managed_roots, &base)?;
         let record = match place.record() {
-            Some(record) if record.missing.is_empty() => record,
-            Some(record) => self.complete(&place, &base, record).await,
+            Some(record) => record,
             None => self.make(&place, &base).await?,
         };
+        let unfinished = self.unfinished(place.clone(), base, &record);
         let mut environment = place.environment(record);
         environment.note += &passed_over;
-        Ok(environment)
+        if unfinished.is_some() {
+            environment.note += "; the rest of what it is to have is put into it now";
+        }
+        Ok(Prepared { environment, unfinished })
     }
 
     /// The first place for managed environments that no other user may change, made if need be; and a word about those before

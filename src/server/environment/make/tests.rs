@@ -2,7 +2,7 @@
 //!
 //! Runs in: the test binary.
 
-use std::{fs, process::Command as Blocking, sync::Mutex};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command as Blocking, sync::Mutex};
 
 use tokio::time::{Instant, sleep};
 
@@ -67,13 +67,41 @@ impl Machine {
         self.prepare_within(wish, Limits::default()).await
     }
 
+    /// What is done behind a start is done here too.
     async fn prepare_within(&self, wish: &Wish, limits: Limits) -> Result<Environment, EnvironmentError> {
         let children = |pid, alive| self.heard.lock().expect("lock").push((pid, alive));
         let search = self.at("bin").into();
         let build_python = self.at("base");
-        Workshop { linked: "3.11", build_python, bundled: false, search, limits, children: &children }
-            .prepare(wish)
-            .await
+        let workshop =
+            Workshop { linked: "3.11", build_python, bundled: false, search, limits, children: &children, wheels: &[] };
+        let Prepared { environment, unfinished } = workshop.prepare(wish).await?;
+        let Some(unfinished) = unfinished else { return Ok(environment) };
+        let finished = unfinished.environment(workshop.finish(&unfinished).await?);
+        Ok(Environment { note: format!("{}; then {}", environment.note, finished.note), ..finished })
+    }
+
+    /// An interpreter laid out as usual, and only what this binary carries: nothing is to be run.
+    async fn write(&self, bundled: bool) -> Prepared {
+        let (home, name) = (self.at("home"), if bundled { "python3" } else { "python3.11" });
+        let _ = (fs::create_dir_all(home.join("bin")), fs::create_dir_all(home.join("lib/python3.11")));
+        fs::write(home.join("lib/python3.11/os.py"), "").expect("written");
+        self.script(&format!("home/bin/{name}"), "exit 1");
+        let children = |pid, alive| self.heard.lock().expect("lock").push((pid, alive));
+        let workshop = Workshop {
+            linked: "3.11",
+            build_python: home.join("bin").join(name),
+            bundled,
+            search: self.at("bin").into(),
+            limits: Limits::default(),
+            children: &children,
+            wheels: wheels::INSIDE,
+        };
+        let prepared = workshop.prepare(&self.wish()).await.expect("made");
+        if let Some(unfinished) = &prepared.unfinished {
+            let record = workshop.finish(unfinished).await.expect("finished");
+            assert!(record.missing.is_empty() && record.trouble.is_none(), "{record:?}");
+        }
+        prepared
     }
 
     /// Every child that was announced was also taken back, in turn.
@@ -194,7 +222,7 @@ async fn the_managed_environment_is_made_once() {
     assert_eq!(calls.len(), 2, "{calls:?}");
     assert!(calls[0].starts_with("uv venv --quiet --python /base /envs/3.11-"), "{calls:?}");
     assert!(calls[1].starts_with("uv pip install") && calls[1].ends_with("pip psutil jedi cloudpickle"), "{calls:?}");
-    assert_eq!(machine.prepare(&machine.wish()).await.expect("there"), first);
+    assert_eq!(machine.prepare(&machine.wish()).await.expect("there").root, first.root);
     assert_eq!(machine.calls(), calls);
     machine.assert_children_are_over();
 }
@@ -204,7 +232,7 @@ async fn two_first_starts_make_one_environment() {
     let machine = Machine::new();
     let wish = machine.wish();
     let (one, two) = tokio::join!(machine.prepare(&wish), machine.prepare(&wish));
-    assert_eq!(one.expect("made"), two.expect("found"));
+    assert_eq!(one.expect("made").python, two.expect("found").python);
     assert_eq!(machine.calls().iter().filter(|call| call.starts_with("uv venv")).count(), 1);
 }
 
@@ -229,22 +257,80 @@ async fn an_environment_whose_interpreter_was_removed_is_made_again() {
 }
 
 #[tokio::test]
-async fn offline_it_is_usable_says_what_is_missing_and_tries_again_at_the_next_start() {
+async fn offline_it_is_usable_says_what_is_missing_and_tries_again_a_day_later() {
     let machine = Machine::new();
     fs::write(machine.at("offline"), "").expect("written");
     let found = machine.prepare(&machine.wish()).await.expect("usable all the same");
     assert_eq!(found.missing, ["pip", "psutil", "jedi", "cloudpickle"]);
-    for part in ["without pip, psutil, jedi and cloudpickle", "(error: no route to host)", "the next start tries again"]
-    {
+    for part in ["without pip, psutil, jedi and cloudpickle", "(error: no route to host)", "tried again once a day"] {
         assert!(found.note.contains(part), "{part} is not in {}", found.note);
     }
     let before = machine.calls().len();
     fs::remove_file(machine.at("offline")).expect("there");
-    let found = machine.prepare(&machine.wish()).await.expect("usable");
-    assert!(found.missing.is_empty() && !found.note.contains("without"), "{}", found.note);
-    let new = machine.calls().split_off(before);
-    assert!(matches!(&new[..], [one] if one.starts_with("uv pip install")), "{new:?}");
+    let again = machine.prepare(&machine.wish()).await.expect("usable");
+    assert_eq!((again.missing, machine.calls().len()), (found.missing, before), "not on the same day");
+    let marker = found.root.expect("a managed one").join(MARKER);
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&marker).expect("there")).expect("JSON");
+    for yesterday in [record["tried"].as_u64().expect("a time") - 86_401, u64::MAX / 2] {
+        record["tried"] = yesterday.into();
+        fs::write(&marker, record.to_string()).expect("written");
+        let before = machine.calls().len();
+        let found = machine.prepare(&machine.wish()).await.expect("usable");
+        assert!(found.missing.is_empty(), "{}", found.note);
+        let new = machine.calls().split_off(before);
+        assert!(matches!(&new[..], [one] if one.starts_with("uv pip install")), "{new:?}");
+        fs::remove_dir_all(marker.with_file_name("lib/python3.11/site-packages/jedi-1.0.dist-info")).expect("there");
+    }
     machine.assert_children_are_over();
+}
+
+#[tokio::test]
+async fn an_interpreter_laid_out_as_usual_needs_no_program_and_no_network() {
+    let machine = Machine::new();
+    let Prepared { environment, unfinished } = machine.write(false).await;
+    assert!(unfinished.is_some() && environment.note.contains("put into it now"), "{}", environment.note);
+    let root = environment.root.expect("a managed one");
+    assert_eq!(fs::read_link(root.join("bin/python")).expect("a link"), machine.at("home/bin/python3.11"));
+    let config = VenvConfig::read(&root);
+    assert_eq!((config.version.as_deref(), config.home), (Some("3.11"), Some(machine.at("home/bin"))));
+    assert!(!config.system_packages && missing_in(&root, "3.11").is_empty());
+    assert!(root.join("lib64/python3.11/site-packages/jedi/third_party/typeshed").is_dir());
+    assert!(fs::metadata(root.join("bin/pip")).is_ok_and(|found| found.permissions().mode() & 0o111 == 0o111));
+    let again = machine.write(false).await;
+    assert!(again.unfinished.is_none() && again.environment.missing.is_empty(), "{again:?}");
+    assert!(machine.calls().is_empty() && machine.heard.lock().expect("lock").is_empty());
+}
+
+/// A process that was killed while it filled the environment must not keep the next one from doing so; sessions of a third
+/// may run in it meanwhile.
+#[tokio::test]
+async fn what_a_killed_start_left_undone_is_done_by_the_next() {
+    let machine = Machine::new();
+    let root = machine.write(false).await.environment.root.expect("a managed one");
+    let packages = root.join("lib/python3.11/site-packages");
+    fs::write(packages.join("of_a_session.py"), "").expect("written");
+    fs::remove_dir_all(packages.join("psutil-7.2.2.dist-info")).expect("there");
+    fs::create_dir_all(packages.with_file_name("forkpy-psutil.new/psutil")).expect("made");
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&fs::read(root.join(MARKER)).expect("there")).expect("JSON");
+    record["missing"] = serde_json::json!(["psutil"]);
+    fs::write(root.join(MARKER), record.to_string()).expect("written");
+    machine.write(false).await;
+    assert!(packages.join("of_a_session.py").exists());
+    assert!(!packages.with_file_name("forkpy-psutil.new").exists() && missing_in(&root, "3.11").is_empty());
+}
+
+#[tokio::test]
+async fn a_bundles_environment_sees_the_bundles_packages() {
+    let machine = Machine::new();
+    for name in ["pip", "psutil", "jedi", "cloudpickle"] {
+        let info = format!("home/lib/python3.11/site-packages/{name}-1.dist-info");
+        fs::create_dir_all(machine.at(&info)).expect("made");
+    }
+    let Prepared { environment, unfinished } = machine.write(true).await;
+    let root = environment.root.expect("a managed one");
+    assert!(VenvConfig::read(&root).system_packages && unfinished.is_none() && environment.missing.is_empty());
+    assert_eq!(fs::read_dir(root.join("lib/python3.11/site-packages")).expect("there").count(), 0);
 }
 
 #[tokio::test]

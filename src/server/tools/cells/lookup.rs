@@ -34,6 +34,9 @@ const LIMIT: Duration = Duration::from_secs(6);
 /// And for the first, as long as its interpreter answers.
 const FIRST_LIMIT: Duration = Duration::from_secs(32);
 
+/// How long jedi is waited for on a machine where forkpy is new; live objects are known without it.
+const ENVIRONMENT_LIMIT: Duration = Duration::from_secs(3);
+
 /// `code_completion`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CodeCompletion {
@@ -136,6 +139,8 @@ pub(crate) async fn complete(
     let CodeCompletion { code, cursor_pos, session_id } = asked;
     let session = server.session(call, session_id.as_deref())?;
     let cursor = cursor_in(&code, cursor_pos)?;
+    // jedi may just be coming.
+    server.packages.filled(ENVIRONMENT_LIMIT).await;
     let Answer { status, notice, told } = ask(call, &session, Question::Complete { code, cursor }).await?;
     let nothing = Matches { cursor_start: cursor, cursor_end: cursor, ..Matches::default() };
     let Matches { mut matches, cursor_start, cursor_end, mut metadata } = told.unwrap_or(nothing);
@@ -172,6 +177,7 @@ pub(crate) async fn inspect(
     if detail > 1 {
         return refuse(format!("`detail_level` is {detail} and must be 0 or 1"));
     }
+    server.packages.filled(ENVIRONMENT_LIMIT).await;
     let Answer { status, notice, told } = ask(call, &session, Question::Inspect { code, cursor, detail }).await?;
     let nothing = Found { found: false, data: BTreeMap::new(), metadata: Map::new() };
     let Found { found, data, metadata } = told.unwrap_or(nothing);

@@ -138,7 +138,10 @@ pub(crate) async fn install(
     let live = progress::live(&call.context);
     let (owner, cancel) = (call.owner().clone(), call.context.ct.clone());
     let order = InstallOrder { owner, packages: asked.packages, limit, cancel, live: live.clone() };
-    let doing = || format!("installing: {} s", began.elapsed().as_secs());
+    let doing = || {
+        let what = if server.packages.is_filling() { "making the session environment" } else { "installing" };
+        format!("{what}: {} s", began.elapsed().as_secs())
+    };
     let outcome = progress::told(&call.context, doing, live, server.packages.install(order)).await?;
     let reply = shape(outcome);
     let text = text(&reply);
