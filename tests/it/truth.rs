@@ -249,6 +249,27 @@ fn a_checkpoint_made_after_going_back_says_which_cell_it_is_of() {
     assert_eq!(said(&forkpy.run("x")), ("ok", "kept", "1"));
 }
 
+/// A copy that took long came after its session had gone back, and took the place of what was there by then.
+#[test]
+fn a_copy_of_a_past_that_was_left_is_let_go_when_it_comes_late() {
+    let mut forkpy = keeping_last().start();
+    forkpy.run("import os, time\nx = 1");
+    forkpy.call("checkpoint_session", json!({"name": "early"}));
+    forkpy.run("x = 2\nos.register_at_fork(after_in_child=lambda: time.sleep(1.5))");
+    // Two are on their way then, and the session knows of the newer.
+    forkpy.run("x = 3");
+    let restored = forkpy.call("restore_checkpoint", json!({"name": "early"}));
+    assert!(!restored.is_error, "{restored:?}");
+    wait_for("the copy of what was gone back to", || {
+        !forkpy.call("delete_checkpoint", json!({"name": "last"})).is_error
+    });
+    wait_for("the late copy to be gone", || forkpy.family().len() == 4);
+    let listed = forkpy.call("list_checkpoints", json!({})).data;
+    assert_eq!((&listed["total"], &listed["checkpoints"][0]["name"]), (&json!(1), &json!("early")), "{listed}");
+    let reply = forkpy.run("os._exit(1)");
+    assert_eq!((&reply["status"], &reply["state"]), (&json!("died"), &json!("lost")), "{reply}");
+}
+
 #[test]
 fn a_session_put_to_rest_does_not_get_its_old_variables_by_a_later_death() {
     let mut forkpy = keeping_last().args(&["--idle-ttl", "1"]).start();

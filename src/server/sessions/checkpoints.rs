@@ -8,7 +8,13 @@ use crate::server::workers::checkpoint::LAST;
 
 use crate::settings::policy::Bounds;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
@@ -119,10 +125,16 @@ impl Checkpoints {
     /// Keeps it, in the place of an older automatic one of the same session if it is one itself; unless the session is
     /// over, or has left that state.
     pub(crate) fn keep(&self, life: &Life, checkpoint: Arc<Checkpoint>) {
+        self.keep_after(life, checkpoint, &AtomicU64::new(0));
+    }
+
+    /// The same, unless it is of a past that its session has left behind meanwhile: that of copies up to this number.
+    pub(crate) fn keep_after(&self, life: &Life, checkpoint: Arc<Checkpoint>, left_behind: &AtomicU64) {
         let key = key(life, &checkpoint.name);
         let mut table = self.0.table.lock();
         let newer = table.get(&key).is_some_and(|held| held.number > checkpoint.number);
-        let useless = newer || !checkpoint.is_valid();
+        let past = checkpoint.number <= left_behind.load(Ordering::Relaxed);
+        let useless = newer || past || !checkpoint.is_valid();
         let held = Held { life: life.clone(), checkpoint };
         let replaced = if useless { Some(held) } else { table.insert(key, held) };
         drop(table);

@@ -130,6 +130,7 @@ impl Task {
                 // The one before is let go when this one is known to be of use.
                 let (store, life) = (self.around.checkpoints.clone(), self.life.clone());
                 let (shared, told) = (self.shared.clone(), Arc::clone(&self.keeping.told));
+                let left_behind = Arc::clone(&self.keeping.left_behind);
                 tokio::spawn(async move {
                     if checkpoint.hazards().await.is_err() {
                         return;
@@ -137,7 +138,7 @@ impl Task {
                     let binding = if checkpoint.quiet { checkpoint.binding().await } else { Vec::new() };
                     if binding.is_empty() {
                         told.store(false, Ordering::Relaxed);
-                        store.keep(&life, checkpoint);
+                        store.keep_after(&life, checkpoint, &left_behind);
                     } else {
                         // A process that waits for the end of a pipe, or for a lock, would wait for the copy too.
                         checkpoint.revoke();

@@ -4,7 +4,12 @@
 //! session comes by a worker from a checkpoint, that worker counts when a ping and an evaluation have come back from it;
 //! until then the old one, where there is one, is left as it is.
 
-use std::{future::pending, os::fd::AsFd, sync::Arc, time::Instant};
+use std::{
+    future::pending,
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use tokio::sync::oneshot;
 
@@ -23,7 +28,7 @@ use crate::{
             recovery::{Next, Step},
         },
         sessions::{
-            checkpoints::{Checkpoint, Making},
+            checkpoints::{self, Checkpoint, Making},
             death::Recovered,
             life::What,
             orders::{BrokenOff, Caller, CheckpointWish, Chosen, Hold, Order, SessionError, Urgent},
@@ -254,6 +259,7 @@ impl Task {
     /// The state that policy `last` has kept is left behind: gives what there was of it.
     pub(super) async fn leave_behind(&mut self) -> Option<Arc<Checkpoint>> {
         let newest = self.newest().await;
+        self.keeping.left_behind.store(checkpoints::newest(), Ordering::Relaxed);
         if let Some(newest) = &newest {
             newest.revoke();
             let _ = self.around.checkpoints.delete(&self.life, LAST);
@@ -263,6 +269,7 @@ impl Task {
 
     /// The same, of which nothing is wanted.
     pub(super) fn drop_copies(&mut self) {
+        self.keeping.left_behind.store(checkpoints::newest(), Ordering::Relaxed);
         if let Some(fresh) = std::mem::take(&mut self.fresh).upgrade() {
             fresh.revoke();
         }

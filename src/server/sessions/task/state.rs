@@ -4,7 +4,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::{Duration, Instant},
 };
 
@@ -108,6 +111,8 @@ pub(super) struct Keeping {
     pub(super) misses: u32,
     /// It was told that it has no copy.
     pub(super) told: Arc<AtomicBool>,
+    /// Copies up to this number are of a past that was left behind; one that is still on its way is let go.
+    pub(super) left_behind: Arc<AtomicU64>,
     /// It was given longer, for its last cell rewrote most of what it holds.
     pub(super) waited: bool,
 }
