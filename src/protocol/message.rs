@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::report::{CellReport, StateReport, Variable};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,6 +221,20 @@ pub enum ToWorker {
         errand: u64,
         path: String,
     },
+    /// Keep what can be pickled in a folder; a descriptor comes along, whose other end is closed when a call waits.
+    KeepValues {
+        /// Its number, by which it is interrupted.
+        errand: u64,
+        folder: String,
+        /// Bytes that may be kept.
+        limit: u64,
+    },
+    /// Bring back what [`ToWorker::KeepValues`] has kept.
+    LoadKept {
+        /// Its number, by which it is interrupted.
+        errand: u64,
+        folder: String,
+    },
     /// Make a checkpoint; the far end of its socket comes along.
     Checkpoint {
         /// Its number as an errand, by which it is interrupted.
@@ -314,8 +328,10 @@ pub enum FromWorker {
         prompt: String,
     },
     Variables(Vec<Variable>),
-    /// Answer to [`ToWorker::SaveState`] and [`ToWorker::LoadState`].
+    /// Answer to [`ToWorker::SaveState`], [`ToWorker::LoadState`], [`ToWorker::KeepValues`] and [`ToWorker::LoadKept`].
     State(StateReport),
+    /// Nothing new was kept by [`ToWorker::KeepValues`]: a call waits.
+    GaveWay,
     /// A checkpoint exists and waits for [`ToCheckpoint::Settle`].
     Checkpointed {
         pid: i32,

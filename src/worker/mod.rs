@@ -272,9 +272,13 @@ fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorke
     match request {
         ToWorker::RunCell { cell, code, may_ask, notebook } => {
             requests.cell_begins(cell, may_ask);
-            let report = gate.guard(py, functions, cell, || functions.run_cell(py, cell, &code, notebook.as_ref()));
+            let mut report = gate.guard(py, functions, cell, || functions.run_cell(py, cell, &code, notebook.as_ref()));
             requests.cell_ends();
             bench.outputs.mend();
+            if let Some(words) = bench.outputs.led_away() {
+                let told = report.notice.take().map(|told| told + " ");
+                report.notice = Some(told.unwrap_or_default() + words);
+            }
             FromWorker::CellDone { cell, report }
         }
         ToWorker::ListVariables { errand } => match gate.run(py, functions, errand, || functions.list_variables(py)) {
@@ -286,6 +290,20 @@ fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorke
         }
         ToWorker::LoadState { errand, path } => {
             state(gate.run(py, functions, errand, || functions.load_state(py, &path)))
+        }
+        ToWorker::KeepValues { errand, folder, limit } => {
+            let Some(stop) = requests.take_descriptor() else {
+                return FromWorker::Failed { message: "the descriptor did not come along".to_owned() };
+            };
+            let keep = || functions.keep_values(py, (&folder, stop.as_raw_fd(), limit));
+            match gate.run(py, functions, errand, keep) {
+                Ok(Some(report)) => FromWorker::State(report),
+                Ok(None) => FromWorker::GaveWay,
+                Err(error) => FromWorker::Failed { message: error.to_string() },
+            }
+        }
+        ToWorker::LoadKept { errand, folder } => {
+            state(gate.run(py, functions, errand, || functions.load_kept(py, &folder)))
         }
         ToWorker::Checkpoint { errand, number, force } => {
             let made = gate.run(py, functions, errand, || Ok(checkpoint::make(py, bench, number, force)));

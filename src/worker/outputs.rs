@@ -1,8 +1,14 @@
 //! Descriptors 0, 1 and 2 outlive what cells do to them: one that code has closed is there again for the next cell.
 //!
-//! Runs in: worker, main thread, between cells. What code has put in their place (`os.dup2`) is left alone: it may be wanted.
+//! Runs in: worker, main thread, between cells. What code has put in their place (`os.dup2`) is left alone, for it may be wanted;
+//! that is told once.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use nix::sys::stat::fstat;
 
 use crate::sys::descriptors;
 
@@ -11,11 +17,13 @@ use crate::sys::descriptors;
 pub(crate) struct Outputs {
     stdout: OwnedFd,
     stderr: OwnedFd,
+    /// That standard output leads elsewhere has been told.
+    told: AtomicBool,
 }
 
 impl Outputs {
     pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
-        Self { stdout, stderr }
+        Self { stdout, stderr, told: AtomicBool::new(false) }
     }
 
     /// Opens again what is closed.
@@ -29,6 +37,19 @@ impl Outputs {
                 let _ = descriptors::redirect(copy.as_fd(), number);
             }
         }
+    }
+
+    /// What to tell when a cell has led standard output elsewhere, and left it so: nothing that is printed arrives.
+    pub(crate) fn led_away(&self) -> Option<&'static str> {
+        // SAFETY: the number is borrowed for one call, and `mend` has seen to it that it is open.
+        let now = fstat(unsafe { BorrowedFd::borrow_raw(1) }).ok()?;
+        let ours = fstat(&self.stdout).ok()?;
+        let away = (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino);
+        let told = self.told.swap(away, Ordering::Relaxed);
+        (away && !told).then_some(
+            "Standard output (descriptor 1) leads elsewhere since this cell (os.dup2 or the like), so what later cells \
+             print does not arrive here until it is led back.",
+        )
     }
 
     pub(crate) fn borrowed(&self) -> [BorrowedFd<'_>; 2] {

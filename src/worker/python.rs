@@ -38,6 +38,8 @@ pub(crate) struct Functions {
     list_variables: Py<PyAny>,
     save_state: Py<PyAny>,
     load_state: Py<PyAny>,
+    keep_values: Py<PyAny>,
+    load_kept: Py<PyAny>,
     ping: Py<PyAny>,
     complete: Py<PyAny>,
     inspect: Py<PyAny>,
@@ -93,6 +95,8 @@ impl Functions {
             list_variables: find("variables.variables", "list_variables")?,
             save_state: find("variables.state", "save")?,
             load_state: find("variables.state", "load")?,
+            keep_values: find("variables.state", "keep")?,
+            load_kept: find("variables.state", "load_kept")?,
             ping: find("session.probe", "ping")?,
             complete: find("lookup.answers", "complete")?,
             inspect: find("lookup.answers", "inspect_object")?,
@@ -205,6 +209,16 @@ impl Functions {
 
     pub(super) fn load_state(&self, py: Python<'_>, path: &str) -> PyResult<StateReport> {
         state_report(self.load_state.call1(py, (path,))?.extract(py)?)
+    }
+
+    /// Keeps what can be pickled: folder, descriptor that tells of a call, bytes. `None` when a call came.
+    pub(super) fn keep_values(&self, py: Python<'_>, into: (&str, RawFd, u64)) -> PyResult<Option<StateReport>> {
+        let kept: Option<RawState> = self.keep_values.call1(py, into)?.extract(py)?;
+        kept.map(state_report).transpose()
+    }
+
+    pub(super) fn load_kept(&self, py: Python<'_>, folder: &str) -> PyResult<StateReport> {
+        state_report(self.load_kept.call1(py, (folder,))?.extract(py)?)
     }
 
     /// Runs a script to its end, as `__main__`: its exit code, or `None` when a KeyboardInterrupt ended it.

@@ -5,6 +5,8 @@ Sessions run in the environment of libraries.txt (FORKPY_TEST_VENV, which prepar
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,3 +132,30 @@ async def test_functions_classes_and_models_of_cells_are_saved_by_value(forkpy_s
         again = await call(client, "restart_kernel", preserve_state=True)
         assert "scaled" in again["restored_vars"] and again["lost_vars"] == {}, again
         assert await value(client, "factor = 7; scaled(2)") == "14"
+
+
+async def test_a_crash_in_a_session_that_cannot_be_copied_costs_what_does_not_pickle(forkpy_stdio: Forkpy) -> None:
+    async def held() -> dict[str, Any]:
+        return (await call(client, "get_kernel_health"))["checkpoints"]
+
+    async with forkpy_stdio.client() as client:
+        code = (
+            "import polars as pl, numpy as np, threading\n"
+            "df = pl.DataFrame({'n': range(1000)})\nlarge = np.arange(500_000)\nlock = threading.Lock()\n"
+            "def double(n):\n    return 2 * n\n"
+            "df['n'].sum()"
+        )
+        assert await value(client, code) == "499500"
+        deadline = time.monotonic() + 60
+        while not (kept := await held())["by_value"]:
+            assert time.monotonic() < deadline, kept
+            await asyncio.sleep(0.05)
+        assert (kept["can"], kept["by_value_cell"]) == (False, 1)
+        assert "polars" in kept["why"]
+        assert list(kept["left_out"]) == ["lock"]
+        died = await run(client, "import os; os.abort()")
+        assert (died["status"], died["state"], died["recovered_from"]) == ("died", "restored", 1), died
+        assert "by value, pl, np, threading, df, large, double;" in died["notice"]
+        assert "not there are lock" in died["notice"]
+        code = "df['n'].sum(), int(large.sum()), double(3), 'lock' in globals()"
+        assert await value(client, code) == "(499500, 124999750000, 6, False)"

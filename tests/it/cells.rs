@@ -183,3 +183,18 @@ fn a_restart_of_a_busy_session_keeps_the_variables_too() {
     assert!(never.is_error && never.data["status"] == "refused", "{never:?}");
     assert_eq!(forkpy.eval("x"), "2");
 }
+
+/// After such a cell nothing that was printed arrived any more, and no word said why.
+#[test]
+fn standard_output_that_a_cell_has_led_elsewhere_is_told_of_once() {
+    let mut forkpy = Forkpy::start();
+    let away = "import os\nsaved = os.dup(1)\nnowhere = os.open('/dev/null', os.O_WRONLY)\nos.dup2(nowhere, 1)";
+    let told = forkpy.run(away);
+    assert!(told["notice"].as_str().is_some_and(|words| words.contains("leads elsewhere")), "{told}");
+    let next = forkpy.run("print('gone')");
+    assert_eq!((&next["stdout"], &next["notice"]), (&json!(""), &json!(null)), "once");
+    let back = forkpy.run("os.dup2(saved, 1)\nprint('back')");
+    assert_eq!((&back["stdout"], &back["notice"]), (&json!("back\n"), &json!(null)));
+    let within = forkpy.run("os.dup2(nowhere, 1)\nprint('gone')\nos.dup2(saved, 1)\nprint('there')");
+    assert_eq!((&within["stdout"], &within["notice"]), (&json!("there\n"), &json!(null)), "{within}");
+}

@@ -60,7 +60,11 @@ fn a_session_that_cannot_be_copied_says_so_once() {
     assert!(told["why"].as_str().is_some_and(|why| why.contains("Python thread \"bee\"")), "{told}");
     let first = forkpy.run("1");
     let notice = first["notice"].as_str().expect("a notice");
-    assert!(notice.contains("keeps no copy") && notice.contains("\"bee\""), "{notice}");
+    assert!(notice.contains("cannot be copied as it is") && notice.contains("\"bee\""), "{notice}");
+    assert!(
+        notice.contains("by value: threading, time;") && notice.contains("bee (TypeError: cannot pickle"),
+        "{notice}"
+    );
     assert_eq!(forkpy.run("2")["notice"], Value::Null, "once");
 }
 
@@ -158,4 +162,60 @@ fn a_copy_that_takes_long_gives_way_to_a_call() {
     let reply = forkpy.run("x");
     assert_eq!((&reply["results"][0], &reply["state"]), (&json!("7"), &json!("kept")), "{reply}");
     assert!(reply["queued_time"].as_f64().unwrap_or(0.0) < 4.0, "{reply}");
+}
+
+/// Starts a thread that no copy of the session would have.
+const THREAD: &str = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n";
+
+fn until_kept_by_value(forkpy: &mut Forkpy, cell: u64) {
+    wait_for("what is kept by value", || held(forkpy)["by_value_cell"] == cell);
+}
+
+/// Where there could be no copy (threads, polars, CUDA), a crash cost everything.
+#[test]
+fn where_there_can_be_no_copy_variables_are_kept_by_value() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(&format!("{THREAD}import json, re\nshared = [1]\nboth = {{'one': shared}}\ngen = (n for n in 'ab')"));
+    until_kept_by_value(&mut forkpy, 1);
+    let told = held(&mut forkpy);
+    assert_eq!((&told["can"], &told["by_value"]), (&json!(false), &json!(true)), "{told}");
+    assert!(told["left_out"]["gen"].as_str().is_some_and(|why| why.contains("generator")), "{told}");
+    forkpy.run("shared.append(2)");
+    until_kept_by_value(&mut forkpy, 2);
+    let died = forkpy.run("import os; shared.append(3); os._exit(3)");
+    assert_eq!((&died["status"], &died["state"]), (&json!("died"), &json!("restored")), "{died}");
+    assert_eq!((&died["recovered_from"], &died["lost_cells"]), (&json!(2), &json!([3, 3])));
+    let notice = died["notice"].as_str().expect("a notice");
+    assert!(notice.contains("has, by value, threading, json, re, shared, both;"), "what came back: {notice}");
+    assert!(notice.contains("not there are gen (TypeError"), "and what did not: {notice}");
+    assert_eq!(forkpy.eval("both, both['one'] is shared, json.dumps(1)"), "({'one': [1, 2]}, True, '1')");
+    assert_eq!(forkpy.run("gen")["error"]["type"], "NameError");
+    // Idle, and killed from outside.
+    let pid = forkpy.call("get_kernel_health", json!({})).data["pid"].as_i64().expect("a pid");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("killed");
+    wait_for("its end", || forkpy.call("get_kernel_health", json!({})).data["pid"] != json!(pid));
+    let next = forkpy.run("shared");
+    assert_eq!((&next["results"], &next["state"]), (&json!(["[1, 2]"]), &json!("restored")), "{next}");
+}
+
+/// `restart_kernel` with `preserve_state` said of a dead session that nothing could be carried over.
+#[test]
+fn what_is_kept_by_value_is_carried_into_a_restart_of_the_dead() {
+    let mut forkpy = Setup::new().args(&["--recovery", "manual"]).start();
+    forkpy.run(&format!("{THREAD}x = 5\ngen = (n for n in 'ab')"));
+    until_kept_by_value(&mut forkpy, 1);
+    let died = forkpy.run("import os; os._exit(3)");
+    assert_eq!(died["status"], "died", "{died}");
+    let done = forkpy.call("restart_kernel", json!({"preserve_state": true})).data;
+    assert_eq!(done["restored_vars"], json!(["threading", "x"]), "{done}");
+    assert!(done["lost_vars"]["gen"].as_str().is_some_and(|why| why.contains("generator")), "{done}");
+    assert_eq!(forkpy.eval("x"), "5");
+    let done = forkpy.call("restart_kernel", json!({})).data;
+    assert_eq!(done["restored_vars"].as_array().map_or(0, Vec::len), 0, "{done}");
+    let died = forkpy.run("import os; os._exit(3)");
+    assert_ne!(died["state"], "restored", "a restart without them leaves them behind: {died}");
 }

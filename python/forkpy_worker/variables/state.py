@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    from forkpy_worker.variables import keptfile, statefile
+
     # names carried, (name, why not) of the others, and names that stood for something else before
     Report: TypeAlias = tuple[list[str], list[tuple[str, str]], list[str]]
 
@@ -29,32 +31,66 @@ def save(path: str) -> Report:
     """Write what can be pickled to a file; raises OSError when the file cannot be written."""
     from forkpy_worker.variables import statefile, statepickle
 
-    variables = _variables()
-    modules = {name: v.__name__ for name, v in variables.items() if _is_importable(v)}
-    values = {name: value for name, value in variables.items() if name not in modules}
+    modules, values = _parted()
     with statefile.Writer(path) as writer:
         refused = statepickle.write_groups(values, writer)
         writer.finish(modules, statepickle.pickler_name())
-    saved = [name for name in variables if name not in refused]
+    saved = [name for name in _variables() if name not in refused]
     return _report(saved, refused, [])
 
 
 def load(path: str) -> Report:
     """Bring the variables of a file back; ValueError and no change when it is no whole one."""
-    from forkpy_worker.variables import statefile, statepickle
+    from forkpy_worker.variables import statefile
 
     with statefile.Reader(path) as reader:
-        for name, text in reader.sources.items():
-            sources.remember(name, text)
-        restored: dict[str, Any] = {}
-        refused: dict[str, str] = {}
-        for name, module in reader.modules.items():
-            _carry([name], restored, refused, _import, name, module)
-        for names, file in reader.groups():
-            _carry(names, restored, refused, statepickle.read_group, file)
+        return _bring(reader)
+
+
+def keep(folder: str, stop: int, limit: int) -> Report | None:
+    """Keep what can be pickled in a folder, up to a size; None when a call came, which has precedence."""
+    from forkpy_worker.variables import keptfile, statepickle
+
+    modules, values = _parted()
+    writer = keptfile.Writer(folder, stop, limit)
+    try:
+        refused = statepickle.write_groups(values, writer, tells=False)
+        writer.finish(modules, statepickle.pickler_name())
+    except keptfile.GaveWay:
+        return None
+    finally:
+        writer.close()
+    return _report([*modules, *(name for name in values if name not in refused)], refused, [])
+
+
+def load_kept(folder: str) -> Report:
+    """Bring back what `keep` has kept."""
+    from forkpy_worker.variables import keptfile
+
+    return _bring(keptfile.Reader(folder))
+
+
+def _bring(reader: statefile.Reader | keptfile.Reader) -> Report:
+    from forkpy_worker.variables import statepickle
+
+    for name, text in reader.sources.items():
+        sources.remember(name, text)
+    restored: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    for name, module in reader.modules.items():
+        _carry([name], restored, refused, _import, name, module)
+    for names, file in reader.groups():
+        _carry(names, restored, refused, statepickle.read_group, file)
     replaced = [name for name in restored if name in namespace]
     namespace.update(restored)
     return _report(list(restored), refused, replaced)
+
+
+def _parted() -> tuple[dict[str, str], dict[str, Any]]:
+    """Give the names of modules by variable, and the other variables."""
+    variables = _variables()
+    modules = {name: v.__name__ for name, v in variables.items() if _is_importable(v)}
+    return modules, {name: value for name, value in variables.items() if name not in modules}
 
 
 def _variables() -> dict[str, Any]:

@@ -23,12 +23,15 @@ from forkpy_worker.base import place
 from forkpy_worker.base.place import namespace
 from forkpy_worker.code import class_sources, sources
 from forkpy_worker.variables import reducers
+from forkpy_worker.variables.keptfile import GaveWay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, TypeAlias
 
-    from forkpy_worker.variables.statefile import Writer
+    from forkpy_worker.variables import keptfile, statefile
+
+    Writer: TypeAlias = statefile.Writer | keptfile.Writer
 
 _PROTOCOL = 5
 _by_value: Any = None
@@ -149,7 +152,7 @@ def _refusal(obj: Any) -> str:
     return f"needs the {kind} {name!r}, which was defined in a cell; run that cell again"
 
 
-def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
+def write_groups(values: dict[str, Any], writer: Writer, tells: bool = True) -> dict[str, str]:
     """Write every variable that can be pickled; give the reasons for the others by name."""
     refused: dict[str, str] = {}
     reached: dict[str, list[Any]] = {}
@@ -165,7 +168,7 @@ def write_groups(values: dict[str, Any], writer: Writer) -> dict[str, str]:
     finally:
         reducers.forget()
     copies = [name for name in copies if name not in refused]
-    if copies:
+    if copies and tells:
         words = "share memory with other variables and are saved as copies of their own"
         place.notices.append(f"{', '.join(copies[:20])}: {words}.")
     return refused
@@ -192,7 +195,7 @@ def _write(writer: Writer, group: dict[str, Any]) -> list[Any]:
     pickler = _pickler_class()(sink, _PROTOCOL)
     try:
         pickler.dump(group)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GaveWay):
         raise
     except BaseException as error:
         writer.rewind(start)

@@ -59,6 +59,17 @@ pub enum Uncopied {
     Large { held: u64, limit: u64 },
 }
 
+/// Variables of a session that cannot be copied as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeptByValue {
+    /// The last cell that had run.
+    pub cell: u64,
+    /// Names of those that are kept, or have come back.
+    pub names: Vec<String>,
+    /// Names of the others, with the reason.
+    pub left_out: Vec<(String, String)>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// An earlier session of this name had ended, and this one was made.
@@ -102,8 +113,10 @@ pub enum What {
     },
     /// What the checkpoint that it has just gone on from does not hold.
     CopyLacks { lacks: Vec<String> },
-    /// It has no copy to go on from, whatever the policy.
-    Uncopied { why: Uncopied },
+    /// It has no copy to go on from, whatever the policy; what is kept of it by value instead.
+    Uncopied { why: Uncopied, by_value: Option<Arc<KeptByValue>> },
+    /// The worker has ended, and a new one has what was kept by value.
+    BroughtBack { by_value: Arc<KeptByValue> },
     /// So much that not all of it is remembered.
     Forgotten {
         count: u64,
@@ -134,7 +147,9 @@ impl What {
             | Self::WentBack { .. }
             | Self::BranchKept
             | Self::Restarted { carried: Some(_), .. } => Fate::Restored,
-            Self::CheckpointGone { .. } | Self::CopyLacks { .. } | Self::Uncopied { .. } => Fate::Kept,
+            Self::CheckpointGone { .. } | Self::CopyLacks { .. } | Self::Uncopied { .. } | Self::BroughtBack { .. } => {
+                Fate::Kept
+            }
             Self::Forgotten { fate, .. } => *fate,
         }
     }

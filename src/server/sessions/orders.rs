@@ -15,6 +15,7 @@ use super::{
     active::Client,
     checkpoints::{Checkpoint, StoreError},
     death::{DeathReason, Recovered},
+    life::Uncopied,
     outcome::OnError,
     runs::Reply,
 };
@@ -147,6 +148,17 @@ pub(super) enum Order {
     Rest {
         why: DeathReason,
     },
+    /// A copy was made and turned out to be of no use: what can be is kept by value.
+    KeepByValue {
+        why: Uncopied,
+    },
+}
+
+impl Order {
+    /// Whether it is the session's own: no caller waits for it.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self, Self::Rest { .. } | Self::KeepByValue { .. })
+    }
 }
 
 /// Which way variables go.

@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::outcome::{Death, DeathReason};
+use super::{
+    life::KeptByValue,
+    outcome::{Death, DeathReason},
+};
 use crate::{
     server::health::{HealthPolicy, Record},
     sys::memory_group::MemoryGroup,
@@ -53,6 +56,8 @@ pub(crate) struct Status {
     pub trouble: Option<String>,
     /// Why policy `last` has no checkpoint of what there is now.
     pub unkept: Option<String>,
+    /// What is kept of it by value, where it cannot be copied.
+    pub by_value: Option<Arc<KeptByValue>>,
     /// Where the kernel counts its memory: only with a limit of memory, and where the system allows it.
     pub memory_group: Option<Arc<MemoryGroup>>,
 }
@@ -96,6 +101,7 @@ impl Shared {
             ended: None,
             trouble: None,
             unkept: None,
+            by_value: None,
             memory_group: None,
         });
         let record = Mutex::new(Record::new(policy));

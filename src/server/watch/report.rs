@@ -193,6 +193,9 @@ impl Ward {
             unkept: status.unkept.clone(),
             can: status.unkept.is_none(),
             why: status.unkept.clone(),
+            by_value: status.by_value.is_some(),
+            by_value_cell: status.by_value.as_ref().map(|kept| kept.cell),
+            left_out: status.by_value.iter().flat_map(|kept| kept.left_out.clone()).collect(),
         }
     }
 

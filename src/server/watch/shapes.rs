@@ -96,6 +96,14 @@ pub(crate) struct HeldCheckpoints {
     pub can: bool,
     /// Why it cannot; null when it can, or was not tried.
     pub why: Option<String>,
+    /// Where it cannot: whether its variables are kept by value, as save_session does it.
+    pub by_value: bool,
+    /// The last cell whose effects are kept by value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_value_cell: Option<u64>,
+    /// Names of variables that are not kept by value, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
 }
 
 /// What is being done about a session.

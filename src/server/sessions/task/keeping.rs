@@ -19,7 +19,7 @@ use crate::{
     server::{
         health::errand::Errand,
         sessions::{
-            life::{Life, Uncopied, What},
+            life::{KeptByValue, Life, Uncopied, What},
             orders::{BrokenOff, Order, SessionError},
             status::Shared,
         },
@@ -60,10 +60,20 @@ async fn too_long(queue: mpsc::WeakSender<Order>) -> BrokenOff {
     BrokenOff::Limit(limit)
 }
 
-fn cannot_be_kept(shared: &Shared, life: &Life, told: &AtomicBool, why: Uncopied) {
-    shared.update(|status| status.unkept = Some(why.to_string()));
+/// Noted for health, and told once: a client that counts on a copy must know that there is none.
+pub(super) fn cannot_be_kept(
+    shared: &Shared,
+    life: &Life,
+    told: &AtomicBool,
+    why: Uncopied,
+    by_value: Option<Arc<KeptByValue>>,
+) {
+    shared.update(|status| {
+        status.unkept = Some(why.to_string());
+        status.by_value.clone_from(&by_value);
+    });
     if !told.swap(true, Ordering::Relaxed) {
-        life.happened(What::Uncopied { why }, None);
+        life.happened(What::Uncopied { why, by_value }, None);
     }
 }
 
@@ -118,6 +128,10 @@ impl Task {
         if self.worker.is_none() {
             return;
         }
+        if self.around.checkpoints.last(&self.life).is_some_and(|last| !self.has_newer_values(last.cell)) {
+            // It has everything.
+            self.keeping.values = None;
+        }
         if !self.around.checkpoints.admit_automatic(&self.life) {
             self.unkept("there are too many checkpoints (--max-checkpoints-total)".to_owned());
             return;
@@ -125,11 +139,11 @@ impl Task {
         match self.freeze(Errand::Keep, LAST, false, too_long(self.queue.clone())).await {
             Ok(checkpoint) => {
                 self.keeping.misses = 0;
-                self.shared.update(|status| status.unkept = None);
+                self.shared.update(|status| (status.unkept, status.by_value) = (None, None));
                 self.fresh = Arc::downgrade(&checkpoint);
                 // The one before is let go when this one is known to be of use.
                 let (store, life) = (self.around.checkpoints.clone(), self.life.clone());
-                let (shared, told) = (self.shared.clone(), Arc::clone(&self.keeping.told));
+                let (queue, told) = (self.queue.clone(), Arc::clone(&self.keeping.told));
                 let left_behind = Arc::clone(&self.keeping.left_behind);
                 tokio::spawn(async move {
                     if checkpoint.hazards().await.is_err() {
@@ -142,13 +156,15 @@ impl Task {
                     } else {
                         // A process that waits for the end of a pipe, or for a lock, would wait for the copy too.
                         checkpoint.revoke();
-                        cannot_be_kept(&shared, &life, &told, Uncopied::Binding(binding.join(", ")));
+                        let why = Uncopied::Binding(binding.join(", "));
+                        if let Some(queue) = queue.upgrade() {
+                            let _ = queue.try_send(Order::KeepByValue { why });
+                        }
                     }
                 });
             }
             Err(SessionError::Threads { threads, .. }) => {
-                self.keeping.misses += 1;
-                self.cannot_be_kept(Uncopied::Threads(threads));
+                self.keep_by_value(Uncopied::Threads(threads)).await;
             }
             Err(error) => {
                 self.keeping.misses += 1;
@@ -157,9 +173,8 @@ impl Task {
         }
     }
 
-    /// Noted for health, and told once: a client that counts on a copy must know that there is none.
     fn cannot_be_kept(&self, why: Uncopied) {
-        cannot_be_kept(&self.shared, &self.life, &self.keeping.told, why);
+        cannot_be_kept(&self.shared, &self.life, &self.keeping.told, why, None);
     }
 
     fn unkept(&self, reason: String) {
@@ -168,7 +183,7 @@ impl Task {
     }
 
     /// Bytes that a session may hold for a copy to be made of it.
-    fn most_copied(&self) -> u64 {
+    pub(super) fn most_copied(&self) -> u64 {
         let limit = self.limits.memory.map_or(u64::MAX, |limit| limit / PART_OF_LIMIT);
         self.around.checkpoints.bounds().of_auto.min(limit)
     }

@@ -52,6 +52,7 @@ impl Task {
         loop {
             match self.next_event().await {
                 Event::Order(Order::Rest { why }) => self.rest(why).await,
+                Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
                 Event::Order(order) => {
                     self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
                     self.serve(order).await;
@@ -171,6 +172,7 @@ impl Task {
                 let _ = reply.send(found);
             }
             Order::Rest { why } => self.rest(why).await,
+            Order::KeepByValue { why } => self.keep_by_value(why).await,
         }
     }
 

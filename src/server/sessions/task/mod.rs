@@ -3,6 +3,7 @@
 //! Runs in: server, one task a session. `live.rs` is its loop; `state.rs` what it holds.
 
 mod burial;
+mod by_value;
 mod cell;
 mod cpu_budget;
 mod ending;

@@ -115,7 +115,7 @@ pub(super) fn waiting(phase: Phase, waits: bool) -> Phase {
 
 /// Answers an order that is not carried out; `fate` is what becomes of the variables meanwhile.
 pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared) {
-    if matches!(order, Order::Rest { .. }) {
+    if order.is_own() {
         return;
     }
     shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
@@ -131,6 +131,6 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         Order::State { reply, .. } => drop(reply.send(Err(error()))),
         Order::Restore { reply, .. } => drop(reply.send(Err(error()))),
         Order::Hold(hold) => drop(hold.held.send(Err(error()))),
-        Order::Rest { .. } => {}
+        Order::Rest { .. } | Order::KeepByValue { .. } => {}
     }
 }

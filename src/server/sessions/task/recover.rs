@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{
     errands::{next_number, unless_called},
+    rollback::CameBack,
     state::Task,
 };
 use crate::{
@@ -301,7 +302,8 @@ impl Task {
     fn is_brought_back_when_used(&self) -> bool {
         let policy = self.shared.record(|record| record.policy);
         let has_copy = self.around.checkpoints.last(&self.life).is_some()
-            || self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid());
+            || self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid())
+            || self.keeping.values.is_some();
         policy.checkpoints == Automatic::Auto && policy.recovery == RecoveryPolicy::OnDemand && has_copy
     }
 
@@ -309,11 +311,9 @@ impl Task {
     /// all who have to learn it.
     pub(super) async fn mourn(&mut self, death: Death) -> Option<Recovered> {
         match self.recover_state().await {
-            Some((recovered, copy, lacks)) => {
+            Some(CameBack { recovered, copy, then }) => {
                 self.life.happened(What::Restored { death, recovered, copy }, None);
-                if !lacks.is_empty() {
-                    self.life.happened(What::CopyLacks { lacks }, None);
-                }
+                then.into_iter().for_each(|what| self.life.happened(what, None));
                 Some(recovered)
             }
             None => {

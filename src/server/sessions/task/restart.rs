@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     errands::{next_number, taken_back},
-    state::Task,
+    state::{Task, Values},
 };
 use crate::{
     protocol::{FromWorker, StateReport, ToWorker},
@@ -72,11 +72,15 @@ impl Task {
     /// There is nothing to save from; but policy `last` may have a checkpoint of what there was.
     async fn restart_without_worker(&mut self, caller: &Caller) -> Result<Restarted, SessionError> {
         let kept = self.leave_behind().await;
+        let values = self.keeping.values.take();
         self.refuse_waiting(DeathReason::Restart, Fate::Lost);
         if let Some(kept) = kept
             && let Ok(result) = self.restart_from(&kept, caller).await
         {
             return Ok(result);
+        }
+        if let Some(values) = values.filter(Values::are_kept) {
+            return self.restart_by_value(values, caller).await;
         }
         self.begin_anew().await?;
         self.note_restart(None, Some(caller));
@@ -127,7 +131,7 @@ impl Task {
     }
 
     /// The old worker has ended: a new one. When none comes, all are told, also the client that ordered it.
-    async fn begin_anew(&mut self) -> Result<(), SessionError> {
+    pub(super) async fn begin_anew(&mut self) -> Result<(), SessionError> {
         self.shared.record(|record| record.ledger.succeed());
         self.holds = false;
         let started = self.start_verified().await;
@@ -138,7 +142,7 @@ impl Task {
     }
 
     /// The news of a restart, once it is known what was carried over. The client that ordered it knows, unless it failed.
-    fn note_restart(&self, carried: Option<usize>, by: Option<&Caller>) {
+    pub(super) fn note_restart(&self, carried: Option<usize>, by: Option<&Caller>) {
         let what = What::Restarted { carried, newest: newest() };
         self.life.happened(what, by.map(|caller| &caller.client));
     }

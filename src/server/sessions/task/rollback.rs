@@ -45,6 +45,15 @@ use crate::{
 /// Name of a temporary checkpoint, which is never listed: it is dropped when its purpose is over.
 const UNNAMED: &str = "-";
 
+/// How a session came back after its worker's death.
+pub(super) struct CameBack {
+    pub(super) recovered: Recovered,
+    /// Number of the checkpoint.
+    pub(super) copy: u64,
+    /// What else is to be told.
+    pub(super) then: Vec<What>,
+}
+
 impl Task {
     /// Makes a checkpoint that was asked for.
     pub(super) async fn make_checkpoint(
@@ -204,15 +213,17 @@ impl Task {
     }
 
     /// The worker has died without an order: goes on from the checkpoint that policy `last` keeps.
-    /// What is there then, the number of the checkpoint, and what that does not hold.
-    pub(super) async fn recover_state(&mut self) -> Option<(Recovered, u64, Vec<String>)> {
+    /// Where that has none, a new worker gets what was kept by value.
+    pub(super) async fn recover_state(&mut self) -> Option<CameBack> {
         let policy = self.shared.record(|record| record.policy);
         let ordered = self.shared.get().last_exit.is_some_and(|(death, _)| death.reason.is_ordered());
         if self.worker.is_some() || ordered || policy.recovery == RecoveryPolicy::Manual {
             return None;
         }
-        let last = self.newest().await?;
-        let lacks_loaded = self.loaded.is_some_and(|before| last.number <= before);
+        let last = self.newest().await.filter(|last| !self.has_newer_values(last.cell));
+        if last.is_none() && self.keeping.values.is_none() {
+            return None;
+        }
         let began = Instant::now();
         // A session that dies again and again is not kept alive for ever.
         let parked = self.shared.record(|record| {
@@ -223,6 +234,8 @@ impl Task {
         if parked {
             return None;
         }
+        let Some(last) = last else { return Box::pin(self.bring_back(began)).await };
+        let lacks_loaded = self.loaded.is_some_and(|before| last.number <= before);
         // It is still there when what it woke did not come up, and may be asked once more.
         let promoted = match self.go_on_from(&last, false, pending()).await {
             Err(SessionError::BrokenOff { why: BrokenOff::Called, .. }) => return None,
@@ -242,7 +255,8 @@ impl Task {
         if lacks_loaded {
             unheld.insert(0, "the variables that load_session brought in after it was made are not there".to_owned());
         }
-        Some((recovered, last.number, unheld))
+        let lacks = (!unheld.is_empty()).then_some(What::CopyLacks { lacks: unheld });
+        Some(CameBack { recovered, copy: last.number, then: lacks.into_iter().collect() })
     }
 
     /// The newest checkpoint of policy `last` that is of use.
@@ -270,6 +284,7 @@ impl Task {
     /// The same, of which nothing is wanted.
     pub(super) fn drop_copies(&mut self) {
         self.keeping.left_behind.store(checkpoints::newest(), Ordering::Relaxed);
+        self.drop_values();
         if let Some(fresh) = std::mem::take(&mut self.fresh).upgrade() {
             fresh.revoke();
         }
@@ -345,7 +360,11 @@ impl Task {
                 let _ = reply.send(restored.map(drop));
             }
             Order::Hold(hold) => self.hold(hold).await,
-            Order::Cell { .. } | Order::Variables { .. } | Order::State { .. } | Order::Rest { .. } => {}
+            Order::Cell { .. }
+            | Order::Variables { .. }
+            | Order::State { .. }
+            | Order::Rest { .. }
+            | Order::KeepByValue { .. } => {}
         }
     }
 }

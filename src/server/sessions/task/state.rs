@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::question::turn_away;
@@ -27,7 +28,7 @@ use crate::{
             crashes::OutOfMemory,
             death::{Death, DeathReason, Fate},
             history::History,
-            life::Life,
+            life::{KeptByValue, Life},
             orders::{Order, SessionError, Urgent},
             runs::Runs,
             status::Shared,
@@ -115,6 +116,43 @@ pub(super) struct Keeping {
     pub(super) left_behind: Arc<AtomicU64>,
     /// It was given longer, for its last cell rewrote most of what it holds.
     pub(super) waited: bool,
+    /// What is kept by value, where there can be no copy.
+    pub(super) values: Option<Values>,
+    /// Keeping by value took too long, and is not tried again.
+    pub(super) too_slow: bool,
+}
+
+/// What is kept by value, and where.
+#[derive(Debug)]
+pub(super) struct Values {
+    pub(super) folder: Option<TempDir>,
+    /// As of this cell; nothing yet where it is none.
+    pub(super) kept: Option<Arc<KeptByValue>>,
+    /// Checkpoints up to this number are older.
+    pub(super) number: u64,
+    /// `Task::loaded`, as it was then.
+    pub(super) loaded: Option<u64>,
+}
+
+impl Values {
+    /// Whether there is anything yet.
+    pub(super) fn are_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    pub(super) fn path(&self) -> String {
+        self.folder.as_ref().map_or_else(String::new, |folder| folder.path().to_string_lossy().into_owned())
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        let folder = self.folder.take();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(folder))),
+            Err(_) => drop(folder),
+        }
+    }
 }
 
 /// An answer that the worker still owes.

@@ -10,6 +10,8 @@ use crate::server::sessions::{
 
 /// Events that are told one by one; of more, the newest.
 const TOLD: usize = 6;
+/// Variables that are told by name.
+const NAMED: usize = 40;
 
 /// All notices of a cell's reply as one text. `ran` is false for a cell that was not run.
 #[must_use]
@@ -112,7 +114,18 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
         What::CopyLacks { lacks } => {
             format!("The copy that it went on from does not hold everything: {}.", lacks.join("; "))
         }
-        What::Uncopied { why } => format!(
+        What::Uncopied { why, by_value: Some(kept) } => format!(
+            "Session {session:?}: it cannot be copied as it is ({why}), so forkpy keeps its variables by value: {}; a \
+             crash would cost all else{}.",
+            list(kept.names.iter()),
+            missing(", and", &kept.left_out)
+        ),
+        What::BroughtBack { by_value } => format!(
+            "A new worker has, by value, {}{}. Threads and open connections of the one before are gone.",
+            list(by_value.names.iter()),
+            missing("; not there are", &by_value.left_out)
+        ),
+        What::Uncopied { why, by_value: None } => format!(
             "Session {session:?}: forkpy keeps no copy of what it has now ({why}), so that a crash would cost its \
              variables; save_session writes them to a file."
         ),
@@ -129,6 +142,25 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
         }
         What::MadeAnew { .. } | What::Restarted { .. } => before(session, what, false),
     }
+}
+
+/// Names in a sentence's middle.
+fn list<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    let named: Vec<&str> = names.take(NAMED).map(String::as_str).collect();
+    match (named.is_empty(), more) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => named.join(", "),
+        (false, more) => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+fn missing(begin: &str, left_out: &[(String, String)]) -> String {
+    if left_out.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> = left_out.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+    format!("{begin} {}", list(named.iter()))
 }
 
 fn restored(session: &str, death: &Death, recovered: &Recovered) -> String {

@@ -37,8 +37,15 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         Ending::Died(death) => (exit_code(death.exit), Some(exit(death, None))),
         _ => (None, None),
     };
-    // Its traceback stands in `stderr`, once; the key is always there, for programs that read it.
-    let error = outcome.error.map(|error| CellException { traceback: String::new(), ..exception(error) });
+    // Its traceback stands in `stderr`, once; the key is always there, for programs that read it. Where Python was too
+    // broken to write it, it is here.
+    let is_told = outcome.error.as_ref().is_some_and(|error| outcome.stderr.text.contains(&error.traceback));
+    let error = outcome.error.map(exception).map(|mut error| {
+        if is_told {
+            error.traceback.clear();
+        }
+        error
+    });
     let CapturedText { text: stdout, total: stdout_bytes, file: stdout_file, .. } = outcome.stdout;
     let CapturedText { text: stderr, total: stderr_bytes, file: stderr_file, .. } = outcome.stderr;
     let mut reply = Cell {
