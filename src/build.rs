@@ -15,6 +15,11 @@ const WHEELS: &str = "wheels";
 
 fn main() {
     println!("cargo:rerun-if-changed=src/build.rs");
+    let system = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if system != "linux" {
+        println!("cargo::error={}", elsewhere(&system));
+        return;
+    }
     println!("cargo:rerun-if-changed={PACKAGE}");
     println!("cargo:rerun-if-changed={WHEELS}");
     println!("cargo:rerun-if-env-changed=FORKPY_WITHOUT_WHEELS");
@@ -38,11 +43,35 @@ fn main() {
     list_wheels();
 }
 
+/// What a build for another system is told.
+fn elsewhere(system: &str) -> String {
+    let way = match system {
+        "macos" => {
+            "on macOS run it in a container (docker run -i ghcr.io/forkpy/forkpy), or on a server (forkpy --transport http)"
+        }
+        "windows" => {
+            "on Windows install it in WSL 2 (client entry: wsl forkpy), or run it in a container or on a server"
+        }
+        _ => "run it in a Linux container, or on a server (forkpy --transport http)",
+    };
+    format!("forkpy runs on Linux only: {way}; src/guide/clients.md has the entries for clients")
+}
+
 /// libpython is in the binary, all of it: extension modules find its symbols there, also those that nothing here uses.
 /// Their libraries they find in the bundle, by a plain RPATH, which counts for what is loaded later too; a RUNPATH does not.
 fn link_static(directory: &str, library: &str) {
-    println!("cargo:rustc-link-arg=-Wl,--whole-archive,{directory}/lib{library}.a,--no-whole-archive");
-    println!("cargo:rustc-link-arg=-Wl,-lm,-ldl,-lutil");
+    // An argument each: zig's compiler takes those that stand in one for something else.
+    for argument in ["-Wl,--whole-archive", &format!("{directory}/lib{library}.a"), "-Wl,--no-whole-archive"] {
+        println!("cargo:rustc-link-arg={argument}");
+    }
+    // What modules need that are part of it, in a bundle for old systems.
+    println!("cargo:rerun-if-env-changed=FORKPY_LINK_MORE");
+    for archive in env::split_paths(&env::var_os("FORKPY_LINK_MORE").unwrap_or_default()) {
+        println!("cargo:rustc-link-arg={}", archive.display());
+    }
+    for library in ["m", "dl", "util", "pthread"] {
+        println!("cargo:rustc-link-arg=-l{library}");
+    }
     println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic");
     println!("cargo:rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib");
 }

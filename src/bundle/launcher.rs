@@ -17,9 +17,11 @@ use std::{
 use super::{
     BundleError,
     manifest::{self, Thoroughness},
-    payload::Payload,
+    payload::{self, Payload},
 };
 use crate::sys::private;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// Goes on as the unpacked forkpy, if this executable carries one.
 ///
@@ -87,7 +89,38 @@ fn renew(payload: &Payload, file: &File, cache: &Path, root: &Path) -> Result<()
     };
     moved.map_err(BundleError::file("cannot replace", root))?;
     let _ = fs::remove_dir_all(&old);
+    remove_old_versions(cache, root);
     Ok(())
+}
+
+/// How many versions stay unpacked, the new one included.
+const VERSIONS_KEPT: usize = 3;
+
+/// Removes versions that were unpacked long ago, unless a process runs in one: of a forkpy that is updated often, each start of a
+/// new version would leave a hundred megabytes behind.
+fn remove_old_versions(cache: &Path, own: &Path) {
+    let is_version = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.len() == payload::NAME_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit()) && path.is_dir()
+    };
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut versions: Vec<PathBuf> = entries.filter(is_version).filter(|path| path != own).collect();
+    // The directory itself is never written after it was unpacked.
+    versions.sort_by_key(|path| std::cmp::Reverse(path.metadata().and_then(|found| found.modified()).ok()));
+    for version in versions.into_iter().skip(VERSIONS_KEPT - 1) {
+        if !is_in_use(&version) {
+            let _ = fs::remove_dir_all(&version);
+            let _ = fs::remove_file(version.with_added_extension("lock"));
+        }
+    }
+}
+
+/// Whether a process that can be seen was started from there.
+fn is_in_use(version: &Path) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| fs::read_link(process.path().join("exe")).ok())
+        .any(|program| program.starts_with(version))
 }
 
 fn full_or(what: &'static str, path: &Path, payload: &Payload) -> impl FnOnce(io::Error) -> BundleError {
@@ -103,7 +136,12 @@ fn full_or(what: &'static str, path: &Path, payload: &Payload) -> impl FnOnce(io
     }
 }
 
-/// `$XDG_CACHE_HOME/forkpy`, `~/.cache/forkpy`, or where neither can be written a private directory of this user's below the
+/// Whether programs and extension modules cannot be loaded from there.
+fn runs_nothing(place: &Path) -> bool {
+    statvfs(place).is_ok_and(|found| found.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+/// `$XDG_CACHE_HOME/forkpy`, `~/.cache/forkpy`, or where neither can be written, or run from, a private directory of this user's below the
 /// temporary one.
 fn cache() -> Result<PathBuf, BundleError> {
     let named = |name| env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
@@ -116,9 +154,64 @@ fn cache() -> Result<PathBuf, BundleError> {
     let mut reasons = String::new();
     for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
         match private::make(&place) {
+            Ok(()) if runs_nothing(&place) => {
+                reasons += &format!("\n  {}: its disk is mounted with noexec", place.display())
+            }
             Ok(()) => return Ok(place),
             Err(reason) => reasons += &format!("\n  {}: {reason}", place.display()),
         }
     }
     Err(BundleError::NoPlace(reasons))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::Stdio,
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+
+    #[test]
+    fn of_old_versions_the_newest_and_those_in_use_stay() {
+        let cache = tempfile::tempdir().expect("a directory");
+        let make = |digit: char, days: u64| {
+            let place = cache.path().join(digit.to_string().repeat(payload::NAME_LENGTH));
+            fs::create_dir_all(place.join("bin")).expect("made");
+            fs::write(place.with_added_extension("lock"), "").expect("written");
+            fs::copy("/bin/sleep", place.join("bin/forkpy")).expect("copied");
+            let then = SystemTime::now() - Duration::from_secs(days * 86_400);
+            File::open(&place).and_then(|folder| folder.set_modified(then)).expect("ours");
+            place
+        };
+        let own = make('0', 0);
+        let [two, three, four, used] = [('2', 2), ('3', 3), ('4', 4), ('5', 5)].map(|(digit, days)| make(digit, days));
+        let strange = cache.path().join("not-a-version");
+        fs::create_dir(&strange).expect("made");
+        let mut program = Command::new(used.join("bin/forkpy")).arg("1000").stdin(Stdio::null()).spawn().expect("runs");
+        remove_old_versions(cache.path(), &own);
+        let stays = [&own, &two, &three, &four, &used, &strange].map(|path| path.exists());
+        program.kill().and_then(|()| program.wait()).expect("ours");
+        assert_eq!(stays, [true, true, true, false, true, true]);
+        assert!(!four.with_added_extension("lock").exists() && two.with_added_extension("lock").exists());
+        remove_old_versions(cache.path(), &own);
+        assert!(!used.exists(), "nothing runs in it any more");
+    }
+
+    #[test]
+    fn a_disk_that_runs_nothing_is_known() {
+        assert!(!runs_nothing(Path::new("/bin")));
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("readable");
+        let of_line = |line: &str| {
+            let mut words = line.split(' ');
+            let (place, options) = (PathBuf::from(words.nth(1)?), words.nth(1)?.to_owned());
+            Some((place, options.split(',').any(|option| option == "noexec")))
+        };
+        // One mount may hide another.
+        let seen: std::collections::BTreeMap<PathBuf, bool> = mounts.lines().filter_map(of_line).collect();
+        for (place, is_noexec) in seen.iter().filter(|(place, _)| statvfs(place.as_path()).is_ok()) {
+            assert_eq!(runs_nothing(place), *is_noexec, "{}", place.display());
+        }
+    }
 }

@@ -16,7 +16,16 @@ use std::{
 use clap::Args;
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, manifest, mcpb, payload::Payload, sources};
+use super::{
+    BundleError,
+    floor::{
+        Source,
+        symbols::{self, Version},
+    },
+    manifest, mcpb,
+    payload::Payload,
+    sources::{self, Wanted},
+};
 
 /// What `forkpy bundle` is told.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +43,19 @@ pub(crate) struct BundleArgs {
     #[arg(long, value_name = "EXE")]
     pub python: Option<PathBuf>,
 
+    /// The oldest C library that what is made is to run with, such as 2.28 (RHEL 8, Debian 10, Ubuntu 20.04). CPython and the
+    /// libraries are then built from their sources, by zig's compiler. Without it: what this machine has
+    #[arg(long, value_name = "VERSION", conflicts_with = "python")]
+    pub glibc: Option<Version>,
+
+    /// Sources of CPython for --glibc: a directory, or an archive. Without it Debian's
+    #[arg(long, value_name = "PATH", requires = "glibc")]
+    pub python_source: Option<PathBuf>,
+
+    /// SHA-256 of the archive that --python-source names
+    #[arg(long, value_name = "HEX", requires = "python_source")]
+    pub python_source_sha256: Option<String>,
+
     /// Make a wheel too, by maturin: what `uvx forkpy` and `pip install forkpy` are to get
     #[arg(long)]
     pub wheel: bool,
@@ -48,7 +70,10 @@ pub(crate) struct BundleArgs {
 }
 
 /// Put into every bundle: what sessions are promised.
-const HELPERS: [&str; 3] = ["psutil", "jedi", "cloudpickle"];
+const HELPERS: [&str; 4] = ["pip", "psutil", "jedi", "cloudpickle"];
+/// Where they lie, in forkpy's sources.
+const WHEELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wheels");
+
 /// What was made.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -84,10 +109,14 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
             copy_tree(&own, &directory, &|_| true)?;
             None
         }
-        None => Some(sources::lay_out(args.python.as_deref(), &directory, say)?),
+        None => Some(sources::lay_out(&wanted(args), &directory, say)?),
     };
+    if workshop.is_some() {
+        install_helpers(&directory, say)?;
+    }
     install(&directory, &args.with, say)?;
     finish(&directory)?;
+    check_floor(&directory, args.glibc, say)?;
     say("packing");
     let single = output.join(&name);
     let archive = output.join(format!("{name}.tar.gz"));
@@ -106,22 +135,54 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
     Ok(Made { single, archive, more })
 }
 
+fn wanted(args: &BundleArgs) -> Wanted<'_> {
+    let source = args.python_source.clone();
+    let source = source.map(|path| Source { path, sha256: args.python_source_sha256.clone() });
+    match args.glibc {
+        Some(version) => Wanted::Floor(version, source),
+        None => Wanted::Installed(args.python.as_deref()),
+    }
+}
+
+/// Says how old a system may be, and refuses a file that needs a newer one than was asked for.
+fn check_floor(root: &Path, floor: Option<Version>, say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
+    let found = symbols::of_bundle(root).map_err(BundleError::file("cannot read the files of", root))?;
+    let Some((version, path)) = found else { return Ok(()) };
+    if floor.is_some_and(|floor| version > floor) {
+        let path = path.display();
+        return Err(BundleError::Lacking(format!(
+            "{path} needs glibc {version}, which is newer than what was asked for"
+        )));
+    }
+    say(&format!("it runs with glibc {version} and newer"));
+    Ok(())
+}
+
+/// What sessions are promised, from the wheels in forkpy's sources: pip installs itself and the others.
+fn install_helpers(root: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
+    say(&format!("installing {}", HELPERS.join(", ")));
+    let wheels = list(Path::new(WHEELS))?;
+    let is_pip = |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"pip-"));
+    let pip = wheels.iter().find(is_pip).ok_or_else(|| BundleError::Lacking(format!("{WHEELS} has no pip")))?;
+    let mut command = Command::new(root.join("bin/python3"));
+    command.arg("-I").arg(pip.join("pip"));
+    run(of_pip(&mut command).args(["--no-index", "--find-links", WHEELS]).args(HELPERS))
+}
+
 /// Packages, by the laid out Python's own pip.
 fn install(root: &Path, with: &[String], say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
-    let python = root.join("bin/python3");
-    if !library(root)?.join("site-packages/pip").exists() {
-        run(Command::new(&python).args(["-I", "-m", "ensurepip"]))?;
-        // Python 3.11 and older bring it too; who needs it installs it.
-        run(Command::new(&python)
-            .args(["-I", "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"])
-            .env("PIP_ROOT_USER_ACTION", "ignore"))?;
+    if with.is_empty() {
+        return Ok(());
     }
-    let wanted: Vec<&str> = HELPERS.into_iter().chain(with.iter().map(String::as_str)).collect();
-    say(&format!("installing {}", wanted.join(", ")));
-    let mut pip = Command::new(&python);
-    pip.args(["-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
-    pip.args(["--only-binary", ":all:", "--no-compile", "--no-warn-script-location"]).args(wanted);
-    run(pip.env("PIP_ROOT_USER_ACTION", "ignore"))
+    say(&format!("installing {}", with.join(", ")));
+    let mut command = Command::new(root.join("bin/python3"));
+    command.args(["-I", "-m", "pip"]);
+    run(of_pip(&mut command).args(with))
+}
+
+fn of_pip(command: &mut Command) -> &mut Command {
+    command.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"]);
+    command.args(["--no-compile", "--no-warn-script-location"]).env("PIP_ROOT_USER_ACTION", "ignore")
 }
 
 /// Compiles all modules, names what is trusted, and lists it.

@@ -6,6 +6,7 @@
 //! A bundle's directory is `bin/forkpy`, `bin/python3` (a link to it), `lib/python3.11/`, `lib/*.so`, `lib/MANIFEST`. The
 //! single file is the forkpy binary, the packed directory without it, and a trailer (`payload.rs`).
 
+mod floor;
 pub(crate) mod launcher;
 pub(crate) mod make;
 mod manifest;

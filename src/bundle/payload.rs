@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 
 const MAGIC: &[u8; 8] = b"forkpyB1";
 const TRAILER: usize = 64;
+/// Hexadecimal digits of a hash that name the directory in the cache.
+pub(super) const NAME_LENGTH: usize = 24;
 
 /// What the trailer says.
 pub(crate) struct Payload {
@@ -55,7 +57,7 @@ impl Payload {
 
     /// Name of the directory in the cache.
     pub(crate) fn name(&self) -> String {
-        self.hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+        self.hash.iter().take(NAME_LENGTH / 2).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Writes the whole directory.
@@ -109,7 +111,7 @@ mod tests {
         let made = Payload { binary: 6, packed: 14, unpacked: 100, hash };
         let whole = file(&[binary, packed, &made.trailer()]);
         let found = Payload::find(&whole).expect("a payload");
-        assert_eq!((found.binary, found.packed, found.unpacked, found.name().len()), (6, 14, 100, 24));
+        assert_eq!((found.binary, found.packed, found.unpacked, found.name().len()), (6, 14, 100, NAME_LENGTH));
         assert!(found.is_intact(&whole).expect("read"));
 
         let changed = file(&[b"BINARY", packed, &made.trailer()]);

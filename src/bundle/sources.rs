@@ -13,7 +13,11 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{BundleError, wheel};
+use super::{
+    BundleError,
+    floor::{self, Built, Floor, Source, symbols::Version},
+    wheel,
+};
 use crate::bundle::steps::{copy_tree, list, run};
 
 /// Where these sources are.
@@ -88,34 +92,41 @@ struct Found {
     cpython: bool,
 }
 
+/// Which CPython goes in.
+pub(crate) enum Wanted<'a> {
+    /// An installed one, with its libraries; without a name the one that this forkpy was built with.
+    Installed(Option<&'a Path>),
+    /// One that is built for old systems, from these sources or Debian's.
+    Floor(Version, Option<Source>),
+}
+
 /// Builds and lays out.
-pub(crate) fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<Workshop, BundleError> {
+pub(crate) fn lay_out(wanted: &Wanted<'_>, root: &Path, say: &mut dyn FnMut(&str)) -> Result<Workshop, BundleError> {
     if !Path::new(SOURCES).join("Cargo.toml").exists() {
         return Err(BundleError::Lacking(format!(
             "forkpy's sources are gone from {SOURCES}: run this from a checkout (`cargo run --release -- bundle`), or from a bundle"
         )));
     }
-    let found = ask(python.unwrap_or(Path::new(env!("FORKPY_BUILD_PYTHON"))))?;
-    let Some(library) = &found.name else {
-        return Err(BundleError::Lacking(format!(
-            "{} has no static library (libpython{}.a in {}); name a Python that has one with --python",
-            found.executable.display(),
-            found.version,
-            found.folder.display()
-        )));
-    };
-    if found.debian || !found.cpython {
-        return Err(BundleError::Lacking(format!(
-            "{} is Debian's, which keeps packages in places of its own, or no CPython; name one that was built from \
-             CPython's sources with --python",
-            found.executable.display()
-        )));
-    }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(SOURCES).join("target"), PathBuf::from);
     let workshop = target.join("bundle");
     fs::create_dir_all(&workshop).map_err(BundleError::file("cannot make", &workshop))?;
+    let here = Path::new(env!("FORKPY_BUILD_PYTHON"));
+    let floor = match wanted {
+        Wanted::Installed(_) => None,
+        Wanted::Floor(version, source) => {
+            let floor = Floor::new(*version, &workshop, here)?;
+            let built = floor.python(source.as_ref(), say)?;
+            Some((floor, built))
+        }
+    };
+    let python = match (wanted, &floor) {
+        (_, Some((_, built))) => &built.python,
+        (Wanted::Installed(Some(named)), _) => *named,
+        _ => here,
+    };
+    let found = usable(ask(python)?)?;
     say(&format!("building forkpy with CPython {} inside", found.version));
-    let binary = build(&found, library, &workshop)?;
+    let binary = build(&found, floor.as_ref(), &workshop)?;
     say("laying out the standard library");
     let bin = root.join("bin");
     fs::create_dir_all(&bin).map_err(BundleError::file("cannot make", &bin))?;
@@ -124,8 +135,31 @@ pub(crate) fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&s
         symlink("forkpy", bin.join(name)).map_err(BundleError::file("cannot make", &bin.join(name)))?;
     }
     standard_library(&found, root)?;
-    libraries(&found, root, &workshop)?;
-    Ok(Workshop { config: config_file(&found, &workshop), python: found.executable, place: workshop })
+    match &floor {
+        None => libraries(&found, root, &workshop)?,
+        Some((floor, built)) => promised(floor, built, root)?,
+    }
+    Ok(Workshop { config: config_file(&found, &workshop), python: here.to_owned(), place: workshop })
+}
+
+/// Whether forkpy can be linked with it.
+fn usable(found: Found) -> Result<Found, BundleError> {
+    if found.name.is_none() {
+        return Err(BundleError::Lacking(format!(
+            "{} has no static library (libpython{}.a in {}); name a Python that has one with --python",
+            found.executable.display(),
+            found.version,
+            found.folder.display()
+        )));
+    }
+    if found.debian || !found.cpython {
+        return Err(BundleError::Lacking(format!(
+            "{} is Debian's, which keeps packages in places of its own, or no CPython; name one that was built from \
+             CPython's sources with --python",
+            found.executable.display()
+        )));
+    }
+    Ok(found)
 }
 
 /// What it was built with, for a wheel.
@@ -133,7 +167,7 @@ pub(crate) fn lay_out(python: Option<&Path>, root: &Path, say: &mut dyn FnMut(&s
 pub(crate) struct Workshop {
     /// What pyo3 is told.
     config: PathBuf,
-    /// The CPython that went in.
+    /// One with pip, for tools.
     python: PathBuf,
     place: PathBuf,
 }
@@ -159,7 +193,8 @@ fn ask(python: &Path) -> Result<Found, BundleError> {
 
 /// By cargo, beside other builds. pyo3 is told of the static library by a file, and links nothing itself: `build.rs` takes
 /// all of the library in, for modules that come later.
-fn build(found: &Found, library: &str, workshop: &Path) -> Result<PathBuf, BundleError> {
+fn build(found: &Found, floor: Option<&(Floor, Built)>, workshop: &Path) -> Result<PathBuf, BundleError> {
+    let library = found.name.as_deref().unwrap_or_default();
     let config = config_file(found, workshop);
     let text = format!(
         "implementation=CPython\nversion={}\nshared=false\nabi3=false\nlib_name={library}\nlib_dir={}\nexecutable={}\n\
@@ -173,10 +208,34 @@ fn build(found: &Found, library: &str, workshop: &Path) -> Result<PathBuf, Bundl
     if !unchanged {
         fs::write(&config, text).map_err(BundleError::file("cannot write", &config))?;
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(SOURCES).args(["build", "--locked", "--profile", "bundle", "--bin", "forkpy", "--target-dir"]);
-    run(cargo.arg(workshop).env("PYO3_CONFIG_FILE", &config).env_remove("PYO3_PYTHON"))?;
-    Ok(workshop.join("bundle/forkpy"))
+    let own = || {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.arg("build");
+        cargo
+    };
+    let mut cargo = floor.map_or_else(own, |(floor, _)| floor.cargo());
+    if let Some((_, built)) = floor {
+        let archives = std::env::join_paths(&built.archives);
+        cargo.env("FORKPY_LINK_MORE", archives.map_err(|error| BundleError::Lacking(error.to_string()))?);
+    }
+    cargo.current_dir(SOURCES).args(["--locked", "--profile", "bundle", "--bin", "forkpy", "--target-dir"]);
+    // What sessions are promised is laid out beside it.
+    cargo.arg(workshop).env("PYO3_CONFIG_FILE", &config).env_remove("PYO3_PYTHON").env("FORKPY_WITHOUT_WHEELS", "1");
+    run(&mut cargo)?;
+    let folder = floor.map_or_else(|| workshop.to_owned(), |_| workshop.join(floor::TRIPLE));
+    Ok(folder.join("bundle/forkpy"))
+}
+
+/// What wheels expect of a system, of an old one; and where the binary finds it: zig's linker writes a RUNPATH, which does not
+/// count for what is loaded later.
+fn promised(floor: &Floor, built: &Built, root: &Path) -> Result<(), BundleError> {
+    for library in &built.promised {
+        let copy = root.join("lib").join(library.file_name().unwrap_or_default());
+        let real = library.canonicalize().map_err(BundleError::file("cannot find", library))?;
+        fs::copy(&real, &copy).map_err(BundleError::file("cannot copy", &real))?;
+    }
+    let patchelf = floor.program("patchelf");
+    run(Command::new(patchelf).args(["--force-rpath", "--set-rpath", "$ORIGIN/../lib"]).arg(root.join("bin/forkpy")))
 }
 
 fn standard_library(found: &Found, root: &Path) -> Result<(), BundleError> {
@@ -188,6 +247,11 @@ fn standard_library(found: &Found, root: &Path) -> Result<(), BundleError> {
         !left_out && !is_module(path) && !name.starts_with("config-")
     })?;
     let modules = to.join("lib-dynload");
+    fs::create_dir_all(&modules).map_err(BundleError::file("cannot make", &modules))?;
+    if !found.modules.is_dir() {
+        // All of them are in the binary.
+        return make_packages(&to);
+    }
     copy_tree(&found.modules, &modules, &|path| {
         let name = path.to_string_lossy();
         let module = name.split('.').next().unwrap_or_default();
@@ -196,7 +260,11 @@ fn standard_library(found: &Found, root: &Path) -> Result<(), BundleError> {
             exact => module == exact,
         })
     })?;
-    let packages = to.join("site-packages");
+    make_packages(&to)
+}
+
+fn make_packages(library: &Path) -> Result<(), BundleError> {
+    let packages = library.join("site-packages");
     fs::create_dir_all(&packages).map_err(BundleError::file("cannot make", &packages))
 }
 

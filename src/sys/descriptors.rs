@@ -120,15 +120,37 @@ pub(crate) unsafe fn close_all_but(keep: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
     let mut from = 3;
-    for fd in kept {
+    let mut done = true;
+    for fd in kept.iter().copied() {
         if fd > from {
             // SAFETY: the caller gave up every descriptor in this range.
-            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            done &= unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) } == 0;
         }
         from = from.max(fd + 1);
     }
     // SAFETY: as above.
-    unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, 0) };
+    done &= unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, 0) } == 0;
+    if !done {
+        // SAFETY: as above.
+        unsafe { close_one_by_one(&kept) };
+    }
+}
+
+/// What [`close_all_but`] does where the kernel has no `close_range` (before Linux 5.9), or a filter forbids it.
+///
+/// # Safety
+/// As for that.
+unsafe fn close_one_by_one(kept: &[u32]) {
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let open: Vec<u32> = match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries.flatten().filter_map(number).collect(),
+        Err(_) => (0..getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| u32::try_from(soft).unwrap_or(1024)))
+            .collect(),
+    };
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
+        // SAFETY: the caller gave it up; that of the listing itself is closed already, and its number names nothing.
+        unsafe { libc::close(i32::try_from(fd).unwrap_or(-1)) };
+    }
 }
 
 /// Opens `/dev/null` as standard input.

@@ -25,6 +25,19 @@ pub(crate) enum Ended {
     NotOurs,
 }
 
+/// What is missing, where the kernel does not know the call or a filter forbids it.
+fn in_words(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "pidfd_open: {error}: forkpy needs Linux 5.3 or newer, and a seccomp filter that lets this call through"
+            ),
+        ),
+        _ => error,
+    }
+}
+
 impl PidFd {
     /// Opens the process `pid`, which must not have been reaped.
     ///
@@ -35,7 +48,7 @@ impl PidFd {
         let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let raw = RawFd::try_from(raw).unwrap_or(-1);
         if raw < 0 {
-            return Err(io::Error::last_os_error());
+            return Err(in_words(io::Error::last_os_error()));
         }
         // SAFETY: the kernel has just made this descriptor.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(raw) }))

@@ -190,8 +190,11 @@ impl Workshop<'_> {
         };
         if found != self.linked {
             let wanted = self.linked;
-            let advice =
-                format!("make one with `python{wanted} -m venv DIR`, or build forkpy with another PYO3_PYTHON");
+            let advice = format!(
+                "make one with `python{wanted} -m venv DIR`, or take a forkpy for Python {found} (`uvx --python {found} \
+                 forkpy`, or a build with PYO3_PYTHON={})",
+                python.display()
+            );
             return Err(self.mismatch(&root, found, advice));
         }
         let library = self.library_for(&root, &python, config.home.as_deref()).await?;
@@ -208,7 +211,12 @@ impl Workshop<'_> {
         let executable = found.unwrap_or_else(|| absolute(path));
         let Answer { version, executable: own, .. } = self.ask(&executable).await?;
         if version != self.linked {
-            let advice = format!("name a Python {}, or build forkpy with PYO3_PYTHON={}", self.linked, own.display());
+            let advice = format!(
+                "name a Python {}, or take a forkpy for Python {version} (`uvx --python {version} forkpy`, or a build with \
+                 PYO3_PYTHON={})",
+                self.linked,
+                own.display()
+            );
             return Err(self.mismatch(&executable, version, advice));
         }
         let library = self.library_for(&own, &own, None).await?;

