@@ -3,6 +3,7 @@
 use crate::support::{Forkpy, Setup};
 
 /// Whether the kernel gives any: with `never` there is nothing to see.
+#[expect(clippy::print_stderr, reason = "what is not tested is said")]
 fn are_given() -> bool {
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     let given = !setting.is_empty() && !setting.contains("[never]");

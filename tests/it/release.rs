@@ -19,7 +19,7 @@ fn install(release: &Path, target: &Path) -> Output {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "which part is not tested")]
+#[expect(clippy::print_stdout, reason = "what is not tested is said")]
 fn the_script_installs_what_has_the_hash_and_keeps_what_was_there_otherwise() {
     if Command::new("curl").arg("--version").output().is_err() {
         println!("NOT TESTED: curl is not here");
