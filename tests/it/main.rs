@@ -25,6 +25,7 @@ mod event_streams;
 mod evidence;
 mod faults;
 mod files;
+mod forgiving;
 mod habits;
 mod hostile;
 mod http;

@@ -196,7 +196,7 @@ fn what_could_come_from_anywhere_or_run_anything_is_refused_by_name() {
     fs::write(forkpy.file("latin.txt"), b"\xe9\n").expect("written");
     assert!(forkpy.refused("install_dependencies", json!({"packages": ["-r latin.txt"]})).contains("not UTF-8"));
     assert!(forkpy.refused("install_dependencies", json!({"packages": []})).contains("names nothing"));
-    assert!(forkpy.refused("install_dependencies", json!({"packages": "leaf"})).contains("`packages`"));
+    assert!(forkpy.refused("install_dependencies", json!({"packages": {"leaf": "1"}})).contains("`packages`"));
     assert!(forkpy.refused("install_dependencies", json!({})).contains("missing field `packages`"));
     let said = forkpy.refused("install_dependencies", json!({"packages": ["leaf"], "timeout": -1}));
     assert!(said.contains("above 0"), "{said}");

@@ -7,9 +7,12 @@
 //! Without `--allow-install-options` everything goes to the configured index or to a wheel in the workspace: no option, no
 //! URL, no source tree, whose build would run its code now, gets through.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
-use crate::server::{environment::error::PackageError, workspace::handle::Files};
+use crate::server::{
+    environment::error::PackageError,
+    workspace::{handle::Files, uri},
+};
 
 /// Most items in a call, and in all files it names.
 const MAX_ITEMS: usize = 2000;
@@ -85,7 +88,9 @@ impl Reader<'_> {
                 let file = items.next().ok_or_else(|| refuse(Place::Call, item, "it is not followed by a file"))?;
                 self.item(&format!("{item} {file}"), Place::Call)?;
             } else {
-                self.item(item, Place::Call)?;
+                let below = self.below(item);
+                // A source tree by its path must not become the name of a package.
+                self.item(if kind(&below).is_wheel() { &below } else { item }, Place::Call)?;
             }
         }
         let Wanted { items, lines, .. } = &self.wanted;
@@ -93,6 +98,11 @@ impl Reader<'_> {
             return Err(PackageError::Nothing);
         }
         Ok(self.wanted)
+    }
+
+    /// A path of the call, relative to the workspace if it lies there.
+    fn below<'a>(&self, path: &'a str) -> Cow<'a, str> {
+        uri::inside(self.files.root(), path).unwrap_or(Cow::Borrowed(path))
     }
 
     fn item(&mut self, item: &str, place: Place<'_>) -> Result<(), PackageError> {
@@ -168,7 +178,10 @@ impl Reader<'_> {
         if depth > MAX_DEPTH {
             return Err(refuse(place, file, "files name one another too deeply"));
         }
-        let path = beside(place, file);
+        let path = match place {
+            Place::Call => self.below(file).into_owned(),
+            _ => beside(place, file),
+        };
         let text = self.files.text(&path, MAX_FILE)?;
         for (line, item) in logical_lines(&text) {
             let place = if constraints || matches!(place, Place::Constraints { .. }) {
@@ -208,6 +221,12 @@ enum Kind<'a> {
     Foreign(&'static str),
     /// Nothing that can be told.
     Unclear(&'static str),
+}
+
+impl Kind<'_> {
+    fn is_wheel(&self) -> bool {
+        matches!(self, Self::Wheel { .. })
+    }
 }
 
 fn kind(item: &str) -> Kind<'_> {

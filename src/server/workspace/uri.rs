@@ -5,7 +5,10 @@
 //! `file:` because that is what clients have a use for: one on the same machine opens it, one elsewhere reads it through
 //! `resources/read`. A file has one spelling that announcements use; others that mean the same are understood.
 
-use std::path::Path;
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -36,6 +39,32 @@ pub(crate) fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
     let path = percent_decode_str(rest).decode_utf8().map_err(|_| "its path is not valid UTF-8")?;
     let below = Path::new(&*path).strip_prefix(root).map_err(|_| "it is not in the workspace")?;
     below.to_str().map(str::to_owned).ok_or("its path is not valid UTF-8")
+}
+
+/// A path as people and models write it: one below the home directory (`~`), an absolute one or a `file:` address, made
+/// relative to `root` when it lies below it. All others stay, for the handle to say what is wrong with them.
+///
+/// # Errors
+/// A reason that fits behind the path.
+pub(crate) fn inside<'a>(root: &Path, path: &'a str) -> Result<Cow<'a, str>, &'static str> {
+    let named = |below: &str| if below.is_empty() { ".".to_owned() } else { below.to_owned() };
+    if path.starts_with(SCHEME) {
+        return relative(root, path).map(|below| Cow::Owned(named(&below)));
+    }
+    let at_home = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let whole = match at_home {
+        Some(rest) => {
+            let home = std::env::var_os("HOME").map(PathBuf::from).ok_or("the home directory is not known")?;
+            Cow::Owned(home.join(rest.trim_start_matches('/')))
+        }
+        None if path.starts_with('/') => Cow::Borrowed(Path::new(path)),
+        None => return Ok(Cow::Borrowed(path)),
+    };
+    match whole.strip_prefix(root) {
+        Ok(below) => Ok(Cow::Owned(named(&below.to_string_lossy()))),
+        Err(_) if at_home.is_some() => Err("it is not in the workspace"),
+        Err(_) => Ok(Cow::Borrowed(path)),
+    }
 }
 
 /// The media type that a name tells of.

@@ -2,14 +2,17 @@
 //!
 //! Runs in: server. Pure.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use rmcp::model::JsonObject;
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::error::{ToolError, refuse};
+use super::{
+    error::{ToolError, refuse},
+    forgiving,
+};
 use crate::settings::bounds::{MAX_CODE, MAX_SECONDS};
 
 /// Longest description of a session, characters.
@@ -95,12 +98,16 @@ pub(crate) fn read<T: DeserializeOwned>(
     tool: &str,
     schema: &JsonObject,
     given: Option<JsonObject>,
+    root: &Path,
 ) -> Result<T, ToolError> {
-    let given = given.unwrap_or_default();
+    let mut given = given.unwrap_or_default();
     let properties = schema.get("properties").and_then(Value::as_object);
     let takes = || describe(tool, schema);
     if let Some(unknown) = given.keys().find(|name| !properties.is_some_and(|known| known.contains_key(*name))) {
         return refuse(format!("{tool} has no argument {unknown:?}; {}", takes()));
+    }
+    if let Err(wrong) = forgiving::understand(&mut given, schema, root) {
+        return refuse(format!("{tool}: {wrong}; {}", takes()));
     }
     serde_path_to_error::deserialize(Value::Object(given)).map_err(|error| {
         let path = error.path().to_string();
@@ -131,7 +138,8 @@ mod tests {
 
     fn run(given: Value) -> Result<RunPythonCode, String> {
         let Value::Object(given) = given else { unreachable!("tests pass objects") };
-        read("run_python_code", &schema::input::<RunPythonCode>(), Some(given)).map_err(|error| error.to_string())
+        read("run_python_code", &schema::input::<RunPythonCode>(), Some(given), Path::new("/ws"))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -142,11 +150,11 @@ mod tests {
             "{error}"
         );
         let error = run(json!({"code": 5})).expect_err("a number");
-        assert!(error.contains("`code`") && error.contains("integer `5`"), "{error}");
+        assert!(error.contains("`code` is 5, expected a string"), "{error}");
         let error = run(json!({})).expect_err("missing");
         assert!(error.contains("missing field `code`"), "{error}");
         let error = run(json!({"code": "1", "timeout": "soon"})).expect_err("a string");
-        assert!(error.contains("`timeout`"), "{error}");
+        assert!(error.contains("`timeout` is \"soon\", expected a number"), "{error}");
     }
 
     #[test]

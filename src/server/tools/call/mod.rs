@@ -7,6 +7,7 @@ pub(crate) mod asking;
 pub(crate) mod clients;
 pub(crate) mod error;
 pub(crate) mod flights;
+mod forgiving;
 pub(crate) mod links;
 pub(crate) mod notices;
 pub(crate) mod progress;

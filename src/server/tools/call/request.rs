@@ -2,9 +2,12 @@
 //!
 //! Runs in: server.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rmcp::{
@@ -84,8 +87,8 @@ impl Call {
     }
 
     /// Takes and reads the arguments.
-    pub(crate) fn read<T: DeserializeOwned>(&mut self) -> Result<T, ToolError> {
-        arguments::read(&self.tool.name, &self.tool.input_schema, self.arguments.take())
+    pub(crate) fn read<T: DeserializeOwned>(&mut self, root: &Path) -> Result<T, ToolError> {
+        arguments::read(&self.tool.name, &self.tool.input_schema, self.arguments.take(), root)
     }
 
     /// Who waits for what a session is asked for.

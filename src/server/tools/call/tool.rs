@@ -84,7 +84,7 @@ macro_rules! tool {
             $function,
             |server, mut call| {
                 Box::pin(async move {
-                    let asked = call.read()?;
+                    let asked = call.read(server.files.root())?;
                     $crate::server::tools::call::reply::Respond::respond(
                         $function(server, &call, asked).await?,
                         server,

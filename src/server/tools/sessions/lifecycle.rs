@@ -46,6 +46,7 @@ pub(crate) struct RestartKernel {
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CreateSession {
     /// Up to 64 letters, digits, '_', '-', '.'. Made up when left out.
+    #[schemars(length(min = 1))]
     pub(crate) session_id: Option<String>,
     /// What it is for.
     pub(crate) description: Option<String>,
