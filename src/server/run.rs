@@ -29,6 +29,7 @@ use crate::{
         mcp::{
             error::ServerError,
             fronts, http,
+            knowledge::SkillFiles,
             resources::{self, Resources, workspace as files_as_resources},
             stdio,
         },
@@ -182,7 +183,7 @@ fn front_room(
     let ward = Ward::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
     let resources = Resources::new(
-        vec![Box::new(shown), Box::new(told), Box::new(resources::guide::GuideChapters)],
+        vec![Box::new(shown), Box::new(told), Box::new(resources::guide::GuideChapters), Box::new(SkillFiles)],
         around.changes.clone(),
     );
     let packages = Packages::new(

@@ -3,10 +3,10 @@
 
     prepare.py TARGET_DIR
 
-makes TARGET_DIR/clients/venv (requirements.txt), TARGET_DIR/clients/libraries (libraries.txt) and
-TARGET_DIR/clients/node (package-lock.json), and prints where they are as one JSON object:
-{"python": ..., "libraries": ..., "node": ..., "node_dir": ...}. Everything else goes to stderr. Node itself comes
-with the Python requirements, so a machine needs neither node nor npm.
+makes TARGET_DIR/clients/venv (requirements.txt), TARGET_DIR/clients/libraries (libraries.txt),
+TARGET_DIR/clients/agents (agents.txt) and TARGET_DIR/clients/node (package-lock.json), and prints where they are as one
+JSON object: {"python": ..., "libraries": ..., "agents": ..., "node": ..., "node_dir": ...}. Everything else goes to
+stderr. Node itself comes with the Python requirements, so a machine needs neither node nor npm.
 
 A part whose stamp matches its requirement files is left alone; several runs at once wait for one another.
 
@@ -35,6 +35,9 @@ HERE = Path(__file__).resolve().parent
 PYTHON_FILES = ("requirements.txt", "constraints.txt")
 PYTHON_MODULES = "fastmcp, mcp, nbclient, prometheus_client, psutil, pytest"
 LIBRARY_FILES = ("libraries.txt",)
+AGENT_FILES = ("agents.txt",)
+# Importing the libraries themselves takes many seconds.
+AGENT_MODULES = "mcp, psutil"
 NODE_FILES = ("package.json", "package-lock.json", ".npmrc")
 STAMP = ".forkpy-stamp"
 # What of the caller's environment would make another interpreter or another environment answer.
@@ -55,12 +58,14 @@ def main() -> int:
         with alone(root / ".lock"):
             python = prepare_venv(root / "venv", PYTHON_FILES, PYTHON_MODULES)
             libraries = prepare_venv(root / "libraries", LIBRARY_FILES, "pandas, polars, matplotlib, IPython")
+            # All that they need is named, and finding that out again takes pip minutes.
+            agents = prepare_venv(root / "agents", AGENT_FILES, AGENT_MODULES, "--no-deps")
             node = node_of(python)
             node_dir = prepare_node(root / "node", node)
     except PrepareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = {"python": str(python), "libraries": str(libraries.parent.parent)}
+    found = {"python": str(python), "libraries": str(libraries.parent.parent), "agents": str(agents)}
     print(json.dumps({**found, "node": str(node), "node_dir": str(node_dir)}))
     return 0
 
@@ -73,7 +78,7 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def prepare_venv(venv: Path, files: tuple[str, ...], modules: str) -> Path:
+def prepare_venv(venv: Path, files: tuple[str, ...], modules: str, *options: str) -> Path:
     python = venv / "bin" / "python"
     wanted = fingerprint(files, sys.version, sysconfig.get_config_var("prefix") or "")
     if stamped(venv, wanted) and works(python, modules):
@@ -82,7 +87,7 @@ def prepare_venv(venv: Path, files: tuple[str, ...], modules: str) -> Path:
     shutil.rmtree(venv, ignore_errors=True)
     install = new_environment(venv, python)
     run(
-        [*install, "-r", str(HERE / files[0])],
+        [*install, *options, "-r", str(HERE / files[0])],
         f"install what {files[0]} names (is the package index reachable?)",
     )
     stamp(venv, wanted)
@@ -133,7 +138,16 @@ def prepare_node(directory: Path, node: Path) -> Path:
         shutil.copyfile(HERE / name, directory / name)
     npm = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     run(
-        [str(node), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+        [
+            str(node),
+            str(npm),
+            "ci",
+            "--omit=optional",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ],
         "install the official TypeScript clients (is the npm registry reachable?)",
         cwd=directory,
         path_first=node.parent,

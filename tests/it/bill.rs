@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup};
+use crate::support::{Forkpy, Setup, http::HttpForkpy};
 
 fn bytes(value: &Value) -> usize {
     value.to_string().len()
@@ -42,6 +42,11 @@ const TYPICAL: [(&str, &str, Option<usize>); 5] = [
     ("a list", "[n * n for n in range(10)]", Some(240)),
 ];
 
+/// Of a tool what clients hand to their model, names of keys included.
+fn before_a_model(tool: &Value) -> Value {
+    json!({"name": tool["name"], "description": tool["description"], "inputSchema": tool["inputSchema"]})
+}
+
 #[test]
 fn the_bill_stays_within_its_figures() {
     for (set, shown_most, whole_most, tools_most) in
@@ -50,8 +55,7 @@ fn the_bill_stays_within_its_figures() {
         let mut forkpy = met_by("it", &["--tools", set]);
         let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
         let listed = tools.as_array().expect("tools");
-        let shown: usize =
-            listed.iter().map(|tool| bytes(&json!([tool["name"], tool["description"], tool["inputSchema"]]))).sum();
+        let shown: usize = listed.iter().map(|tool| bytes(&before_a_model(tool))).sum();
         println!("{set}: {} tools, {shown} bytes before a model, {} in all", listed.len(), bytes(&tools));
         assert!(shown <= shown_most && bytes(&tools) <= whole_most && listed.len() <= tools_most, "{set}");
     }
@@ -136,8 +140,13 @@ fn an_unknown_tool_to_list_is_refused_with_those_there_are() {
     let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
     let names: Vec<&str> = tools.as_array().expect("tools").iter().filter_map(|tool| tool["name"].as_str()).collect();
     assert_eq!(names, ["run_python_code", "list_variables"]);
-    let former = result(&mut forkpy, "get_health_report", json!({}));
-    assert_eq!(former["isError"], false, "what was merged can be called under its old name: {former}");
+    for former in ["get_health_report", "dump_stacks"] {
+        let reply = result(&mut forkpy, former, json!({}));
+        assert_eq!(reply["isError"], false, "what was merged can be called under its old name: {reply}");
+    }
+    let mut all = met_by("it", &["--tools", "all"]);
+    let names = all.request("tools/list", json!({}))["result"]["tools"].to_string();
+    assert!(!names.contains("\"get_health_report\"") && !names.contains("\"dump_stacks\""), "and is not listed");
 }
 
 #[test]
@@ -147,6 +156,10 @@ fn schemas_are_flat_and_name_the_header_that_balancers_route_by() {
     for tool in tools.as_array().expect("tools") {
         let input = tool["inputSchema"].to_string();
         assert!(!input.contains("\"null\"") && !input.contains("\"const\""), "{input}");
+        let title = tool["title"].as_str().expect("a title");
+        assert!(title.starts_with(char::is_uppercase) && !title.contains('_'), "{title}");
+        let nullable = tool["outputSchema"].to_string();
+        assert!(!nullable.contains("\"type\":["), "one type each: {nullable}");
         assert!(!tool["outputSchema"].to_string().contains("\"description\":\""), "{}", tool["name"]);
         let session = &tool["inputSchema"]["properties"]["session_id"];
         assert!(session.is_null() || session["x-mcp-header"] == "Session-Id", "{session}");
@@ -166,4 +179,41 @@ fn variables_and_completions_come_in_pages() {
     let found = forkpy.call("code_completion", json!({"code": "v", "cursor_pos": 1})).data;
     assert_eq!(found["matches"].as_array().expect("some").len(), 50);
     assert!(found["more"].as_u64().expect("more") > 0, "{found}");
+}
+
+/// A call of 2026-07-28 by a client that says what it is in each request, or does not.
+fn call_as(server: &HttpForkpy, client: Option<&str>, code: &str) -> Value {
+    let mut meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                          "io.modelcontextprotocol/clientCapabilities": {}});
+    if let Some(name) = client {
+        meta["io.modelcontextprotocol/clientInfo"] = json!({"name": name, "version": "1"});
+    }
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "run_python_code", "arguments": {"code": code}, "_meta": meta}});
+    let headers =
+        [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "run_python_code")];
+    let answer = server.post(&headers, &call.to_string());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["result"].clone()
+}
+
+#[test]
+fn clients_with_different_needs_share_one_server_at_once() {
+    let server = HttpForkpy::start(Setup::new());
+    let long = "x".repeat(10_000);
+    let clients = [Some("claude-code"), Some("some program"), None, Some(&*long), Some("codex-mcp-client"), Some("")];
+    std::thread::scope(|scope| {
+        for client in clients {
+            let server = &server;
+            scope.spawn(move || {
+                let alone = matches!(client, Some("claude-code" | "codex-mcp-client"));
+                for _ in 0..5 {
+                    let result = call_as(server, client, "6*7");
+                    let words = result["content"][0]["text"].as_str().expect("text");
+                    assert!(words.starts_with("42"), "{client:?}: {result}");
+                    assert_eq!(result.get("structuredContent").is_none(), alone, "{client:?}: {result}");
+                }
+            });
+        }
+    });
 }

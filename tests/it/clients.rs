@@ -13,6 +13,7 @@ use serde_json::Value;
 struct Prepared {
     python: String,
     libraries: String,
+    agents: String,
     node: String,
     node_directory: String,
 }
@@ -54,6 +55,7 @@ fn prepared() -> &'static Prepared {
         Prepared {
             python: text("python"),
             libraries: text("libraries"),
+            agents: text("agents"),
             node: text("node"),
             node_directory: text("node_dir"),
         }
@@ -72,6 +74,7 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
         .args(arguments)
         .current_dir(root().join(directory))
         .env("FORKPY_BIN", env!("CARGO_BIN_EXE_forkpy"))
+        .env("FORKPY_AGENTS", &prepared.agents)
         .env("FORKPY_NODE", &prepared.node)
         .env("FORKPY_NODE_DIR", &prepared.node_directory)
         .env("FORKPY_TEST_VENV", environment)
@@ -119,6 +122,21 @@ fn health_document_over_stdio() {
 #[test]
 fn client_libraries() {
     pytest_with("tests/clients", &["test_libraries.py", "test_ipython.py"], &prepared().libraries);
+}
+
+#[test]
+fn client_agents() {
+    pytest_with("tests/clients", &["test_agents.py"], &prepared().libraries);
+}
+
+#[test]
+fn client_inspector() {
+    pytest("tests/clients", &["test_inspector.py"]);
+}
+
+#[test]
+fn client_routing() {
+    pytest("tests/clients", &["test_routing.py"]);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn about_forkpy() -> BTreeSet<&'static str> {
 
 #[test]
 fn readme_names_the_tools_that_there_are_with_their_arguments() {
-    let mut forkpy = Setup::new().args(&["--tools", "all,get_health_report"]).start();
+    let mut forkpy = Setup::new().args(&["--tools", "all,get_health_report,dump_stacks"]).start();
     let listed = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
     let tools: BTreeMap<&str, &Value> = listed
         .as_array()

@@ -38,7 +38,7 @@ fn one_text_for_a_list_and_json_for_a_list_or_an_object() {
     forkpy.call("save_script", json!({"name": "argv", "content": "import sys; print(sys.argv[1:])"}));
     let said = forkpy.call("run_script", json!({"path": "argv", "args": "--all"})).data;
     assert_eq!(said["stdout"], "['--all']\n");
-    let said = forkpy.call("run_script", json!({"path": "argv", "args": ["-n", 5], "timeout": "60"})).data;
+    let said = forkpy.call("run_script", json!({"path": "argv", "args": "[\"-n\", \"5\"]", "timeout": "60"})).data;
     assert_eq!(said["stdout"], "['-n', '5']\n");
 }
 
@@ -95,7 +95,7 @@ fn what_is_ambiguous_is_refused_with_what_was_expected() {
         ("run_branches", json!({"codes": ""}), "`codes` is \"\", expected a list of strings"),
         ("run_branches", json!({"codes": ["1"], "keep": "best"}), "a whole number, or one of none, first, max, min"),
         ("run_script", json!({"path": "a.py", "args": {"a": 1}}), "`args` is {\"a\":1}, expected a list of strings"),
-        ("run_script", json!({"path": "a.py", "args": [true]}), "args[0]"),
+        ("run_script", json!({"path": "argv", "args": ["-n", 5]}), "args[1]"),
         ("create_session", json!({"health": "cpu=5"}), "`health` is \"cpu=5\", expected an object"),
         ("create_session", json!({"health": {"cpu_alert": "much"}}), "health.cpu_alert"),
         ("read_file", json!({"path": "x".repeat(5000), "offset": "x".repeat(5000)}), "expected a whole number"),

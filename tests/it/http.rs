@@ -97,3 +97,18 @@ fn readiness_is_proven_by_a_fork_and_needs_no_token() {
     wait_for("readiness again", || server.get("/readyz").status == 200);
     wait_for("the probes' workers to be gone", || processes::children(zygote).len() == 1);
 }
+
+/// Every Python client took "202 Accepted" for a failure, and logged it.
+#[test]
+fn the_end_of_a_session_is_answered_without_content() {
+    let server = HttpForkpy::start(Setup::new());
+    let opened = server.post(&[], INITIALIZE);
+    let session = opened.header("mcp-session-id").to_owned();
+    assert!(!session.is_empty(), "{opened:?}");
+    let end = |session: &str| server.exchange("DELETE", "/mcp", &[("Mcp-Session-Id", session)], b"");
+    let ended = end(&session);
+    assert_eq!((ended.status, &*ended.body), (204, ""), "{ended:?}");
+    let list = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
+    assert_eq!(server.post(&[("Mcp-Session-Id", &session)], list).status, 404, "it is gone");
+    assert_eq!(server.exchange("DELETE", "/mcp", &[], b"").status, 400, "of no session");
+}

@@ -34,6 +34,7 @@ mod huge_pages;
 mod input;
 mod interrupts;
 mod keeping;
+mod knowledge;
 mod layers;
 mod limits;
 mod live;

@@ -330,8 +330,9 @@ fn health_is_a_resource_that_can_be_listened_to() {
     }
     wait_for("the alert", || text(&mut forkpy, all[0])["alerts"][0]["kind"] == "unhealthy");
     assert_eq!(text(&mut forkpy, all[1])["unhealthy"], json!(["default"]));
-    let health = text(&mut forkpy, all[2]);
-    assert_eq!((&health["status"], &health["last_exit"]["signal"]), (&json!("dead"), &json!("SIGKILL")));
+    // For a moment it is a zombie.
+    wait_for("its burial", || text(&mut forkpy, all[2])["status"] == "dead");
+    assert_eq!(text(&mut forkpy, all[2])["last_exit"]["signal"], "SIGKILL");
     let id = forkpy.call("list_crashes", json!({})).data["crashes"][0]["id"].as_str().expect("an id").to_owned();
     let crash = format!("health://crashes/{id}");
     assert_eq!(text(&mut forkpy, &crash)["signal"], "SIGKILL");

@@ -329,7 +329,7 @@ fn bad_calls_are_refused_in_words() {
         (json!({"path": long}), "too long"),
         (json!({"path": "big.py"}), "17825792 bytes"),
         (json!({}), "missing field `path`"),
-        (json!({"path": "x.py", "args": "one"}), "`args`"),
+        (json!({"path": "x.py", "args": {"one": 1}}), "`args`"),
         (json!({"path": "x.py", "args": ["a", 5]}), "`args[1]`"),
         (json!({"path": "x.py", "args": ["a\0"]}), "NUL"),
         (json!({"path": "x.py", "args": ["a".repeat(70_000)]}), "65536"),

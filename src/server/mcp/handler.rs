@@ -14,8 +14,9 @@ use rmcp::{
     ErrorData, Peer, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo, CustomRequest,
-        CustomResult, ErrorCode, Extensions, Implementation, InitializeRequestParams, InitializeResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        CustomResult, DiscoverResult, ErrorCode, Extensions, GetPromptRequestParams, GetPromptResponse, GetSkillRequestParams,
+        GetSkillResult, Icon, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListSkillsResult, ListToolsResult, PaginatedRequestParams,
         ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities,
         ServerConfig, SubscribeRequestParams, SubscriptionFilter, UnsubscribeRequestParams,
     },
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::greeting::{self, Greeting};
 use super::identity::{WHO, Who};
+use super::knowledge::{self, STAYS};
 use super::resources::Resources;
 use crate::server::{
     events::Subscriber,
@@ -45,11 +47,12 @@ const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a proces
      A reply with status running or queued is no failure: the code goes on by itself, wait_for_cell has its end, and \
      it must not be sent again. A cell that takes too long is interrupted and its session keeps its variables; when a worker process dies, the reply \
      says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
-     sessions with create_session and pass session_id.";
+     sessions with create_session and pass session_id. Skills and prompts tell more: work-with-data, \
+     checkpoints-and-branches, long-jobs, when-a-session-is-sick.";
 
 /// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
 /// taken for an unknown method.
-const KNOWN_METHODS: [&str; 8] = [
+const KNOWN_METHODS: [&str; 10] = [
     "tools/list",
     "tools/call",
     "resources/list",
@@ -58,6 +61,8 @@ const KNOWN_METHODS: [&str; 8] = [
     "prompts/list",
     "prompts/get",
     "completion/complete",
+    "skills/list",
+    "skills/get",
 ];
 
 /// Most streams of a connection between acknowledgement and service, an instant each.
@@ -126,7 +131,6 @@ impl Handler {
 
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
-        #[expect(deprecated, reason = "logging is deprecated by 2026-07-28 and still right for older clients")]
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_resources()
@@ -134,10 +138,12 @@ impl ServerHandler for Handler {
             .enable_resources_list_changed()
             .enable_prompts()
             .enable_completions()
-            .enable_logging()
+            .enable_skills()
             .build();
         ServerConfig::new(capabilities)
-            .with_server_info(Implementation::new("forkpy", env!("CARGO_PKG_VERSION")).with_title("forkpy"))
+            .with_server_info(
+                Implementation::new("forkpy", env!("CARGO_PKG_VERSION")).with_title("forkpy").with_icons(vec![icon()]),
+            )
             .with_instructions(INSTRUCTIONS)
     }
 
@@ -178,7 +184,44 @@ impl ServerHandler for Handler {
         if !manner.structure {
             listed.iter_mut().for_each(|tool| tool.output_schema = None);
         }
-        Ok(ListToolsResult::with_all_items(listed))
+        Ok(ListToolsResult::with_all_items(listed).with_ttl_ms(STAYS))
+    }
+
+    async fn discover(&self, _context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        let versions = self.supported_protocol_versions().into_owned();
+        Ok(DiscoverResult::from_server_info(versions, self.get_info()).with_ttl_ms(STAYS))
+    }
+
+    async fn list_prompts(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(knowledge::prompts())
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        knowledge::prompt(&request.name).map(Into::into)
+    }
+
+    async fn list_skills(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListSkillsResult, ErrorData> {
+        Ok(knowledge::skills())
+    }
+
+    async fn get_skill(
+        &self,
+        request: GetSkillRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<GetSkillResult, ErrorData> {
+        knowledge::skill(&request.uri)
     }
 
     async fn call_tool(
@@ -212,7 +255,8 @@ impl ServerHandler for Handler {
         let owner = self.who(&context.extensions).visitor.owner().clone();
         let contents = self.resources.read(owner, &request.uri, context.ct).await;
         let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
-        Ok(ReadResourceResult::new(contents).into())
+        let result = ReadResourceResult::new(contents);
+        Ok(if knowledge::stays(&request.uri) { result.with_ttl_ms(STAYS) } else { result }.into())
     }
 
     async fn list_resources(
@@ -232,7 +276,7 @@ impl ServerHandler for Handler {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Ok(ListResourceTemplatesResult::with_all_items(self.resources.templates()))
+        Ok(ListResourceTemplatesResult::with_all_items(self.resources.templates()).with_ttl_ms(STAYS))
     }
 
     async fn subscribe(
@@ -297,13 +341,11 @@ impl ServerHandler for Handler {
         let info = CompletionInfo::new(values).map_err(|words| ErrorData::internal_error(words, None))?;
         Ok(CompleteResult::new(info))
     }
+}
 
-    #[expect(deprecated, reason = "older clients call it; this server sends no log messages at any level")]
-    async fn set_level(
-        &self,
-        _request: rmcp::model::SetLevelRequestParams,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
-        Ok(())
-    }
+/// Two branches that come from one stem.
+fn icon() -> Icon {
+    const SVG: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16' fill='none' \
+                       stroke='%23378' stroke-width='2'%3E%3Cpath d='M8 15V9L3 4V1M8 9l5-5V1'/%3E%3C/svg%3E";
+    Icon::new(SVG).with_mime_type("image/svg+xml").with_sizes(vec!["any".to_owned()])
 }

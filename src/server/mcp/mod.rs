@@ -8,5 +8,6 @@ mod greeting;
 pub(crate) mod handler;
 pub(crate) mod http;
 pub(crate) mod identity;
+pub(crate) mod knowledge;
 pub(crate) mod resources;
 pub(crate) mod stdio;

@@ -61,7 +61,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "code_completion",
             Reads,
             lookup::complete,
-            "Says what could stand at a place in code: names, attributes of living objects, keys, columns, imports, paths. Runs nothing; answers while a cell runs."
+            "What could stand at a place in code: attributes of living objects, keys, columns, imports, paths. Runs nothing; answers while a cell runs."
         ),
         tool!(
             Standard,
@@ -166,7 +166,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "get_kernel_health",
             Reads,
             health::get,
-            "Health of a session's process: healthy, dead or zombie, with memory, CPU, threads, uptime, what it is doing, alerts, and how the one before it ended. Answers while a cell runs."
+            "Health of a session's process: healthy, dead or zombie; memory, CPU, what it is doing, alerts, how the one before it ended. Answers while a cell runs."
         ),
         tool!(
             Former,
@@ -183,11 +183,11 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Sets thresholds of a session (memory, processor, unresponsiveness) and what happens when it dies or hangs: manual, on-demand or auto. What is left out stays. Returns what is in force."
         ),
         tool!(
-            All,
+            Former,
             "dump_stacks",
             Reads,
             health::dump_stacks,
-            "Shows where a session's code is: the stacks of all its Python threads, and what each thread of its process waits for. Works while a cell runs, and also when native code holds the interpreter. Interrupts nothing."
+            "Now get_kernel_health with stacks. Shows where a session's code is: the stacks of all its Python threads, and what each thread of its process waits for. Works while a cell runs, and also when native code holds the interpreter. Interrupts nothing."
         ),
         tool!(
             All,

@@ -181,6 +181,7 @@ impl Ward {
             limits: shapes::LimitsInForce::of(session),
             checkpoints: self.checkpoints(session, status),
             history: None,
+            stacks: None,
         }
     }
 

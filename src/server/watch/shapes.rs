@@ -79,6 +79,9 @@ pub(crate) struct Health {
     pub checkpoints: HeldCheckpoints,
     /// The past, when asked for.
     pub history: Option<Series>,
+    /// Where its threads are, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stacks: Option<Stacks>,
 }
 
 /// Checkpoints of a session, and what they take.

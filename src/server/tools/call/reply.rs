@@ -8,7 +8,14 @@ use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredR
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{clients, error::ToolError, links, request::Call, server::Server};
+use super::{
+    clients,
+    error::ToolError,
+    links,
+    request::Call,
+    server::Server,
+    texts::{self, MOST_SHOWN},
+};
 
 /// What came of a call.
 #[derive(Debug)]
@@ -20,17 +27,25 @@ pub(crate) struct Reply<R> {
     pictures: Vec<ContentBlock>,
     /// Files of the workspace that the reply is about.
     files: Vec<String>,
+    /// Most bytes of the text.
+    most: usize,
 }
 
 impl<R: Serialize> Reply<R> {
     /// A reply whose text is its JSON.
     pub(crate) fn of(value: R) -> Self {
-        Self { value, text: None, is_error: false, pictures: Vec::new(), files: Vec::new() }
+        Self { value, text: None, is_error: false, pictures: Vec::new(), files: Vec::new(), most: MOST_SHOWN }
     }
 
     /// With a text of its own.
     pub(crate) fn text(mut self, text: String) -> Self {
         self.text = Some(text);
+        self
+    }
+
+    /// With a text that may have so many bytes: that much was asked for.
+    pub(crate) fn at_most(mut self, bytes: usize) -> Self {
+        self.most = self.most.max(bytes);
         self
     }
 
@@ -53,7 +68,10 @@ impl<R: Serialize> Reply<R> {
 
     fn result(self, server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
         let text = match self.text {
-            Some(text) => text,
+            Some(mut text) => {
+                texts::fit_model(&mut text, self.most);
+                text
+            }
             None => serde_json::to_string(&self.value)?,
         };
         let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);

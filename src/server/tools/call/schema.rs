@@ -41,7 +41,10 @@ pub(crate) fn input<T: JsonSchema>() -> JsonObject {
     schema.insert("type".to_owned(), json!("object"));
     let properties = schema.entry("properties").or_insert_with(|| json!({}));
     if let Some(properties) = properties.as_object_mut() {
-        properties.values_mut().for_each(not_null);
+        properties.values_mut().for_each(|property| {
+            not_null(property);
+            brief(property);
+        });
         if let Some(session) = properties.get_mut(SESSION).and_then(Value::as_object_mut) {
             session.insert(HEADER.to_owned(), json!("Session-Id"));
         }
@@ -58,10 +61,21 @@ pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(shallow);
     }
+    one_type_each(&mut schema);
     let mut root = JsonObject::new();
     root.insert("type".to_owned(), json!("object"));
     root.insert("allOf".to_owned(), json!([schema]));
     Arc::new(root)
+}
+
+/// The argument that most tools have is described once, in the tools that every list has.
+pub(super) fn known_session(input: &mut JsonObject) {
+    let session = input.get_mut("properties").and_then(|properties| properties.get_mut(SESSION));
+    if let Some(Value::Object(session)) = session
+        && session.get("description").and_then(Value::as_str) == Some("Default: the active session.")
+    {
+        session.remove("description");
+    }
 }
 
 fn plain<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
@@ -86,9 +100,11 @@ fn strip(schema: &mut Value) {
                     object.remove(key);
                 }
             }
-            // That a count is not negative.
-            if object.get("minimum") == Some(&json!(0)) {
-                object.remove("minimum");
+            // That a count is not negative, and fits into a byte.
+            for (key, limit) in [("minimum", 0), ("maximum", 255)] {
+                if object.get(key) == Some(&json!(limit)) {
+                    object.remove(key);
+                }
             }
             object.values_mut().for_each(strip);
             flatten(object);
@@ -144,6 +160,49 @@ fn not_null(property: &mut Value) {
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
         properties.values_mut().for_each(not_null);
     }
+}
+
+/// Within a property its own words do: forms to choose from say what they are, keys of an object have names that tell.
+fn brief(property: &mut Value) {
+    if let Some(choices) = property.get_mut("anyOf") {
+        without_words(choices);
+    }
+    if let Some(Value::Object(properties)) = property.get_mut("properties") {
+        properties.values_mut().for_each(without_words);
+    }
+    if let Some(Value::String(words)) = property.get_mut("description") {
+        *words = words.replace('\n', " ");
+    }
+}
+
+/// Clients that know one type only take a choice of two.
+fn one_type_each(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            object.values_mut().for_each(one_type_each);
+            if let Some(Value::Array(kinds)) = object.get("type") {
+                let words = object.get("enum").cloned();
+                let form = |kind: &Value| match (&words, kind.as_str()) {
+                    (Some(words), Some("string")) => json!({"type": kind, "enum": texts_of(words)}),
+                    (_, Some("array")) => {
+                        json!({"type": kind, "items": object.get("items").cloned().unwrap_or(json!({}))})
+                    }
+                    _ => json!({"type": kind}),
+                };
+                let choices: Vec<Value> = kinds.iter().map(form).collect();
+                object.remove("type");
+                object.remove("enum");
+                object.remove("items");
+                object.insert("anyOf".to_owned(), Value::Array(choices));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(one_type_each),
+        _ => {}
+    }
+}
+
+fn texts_of(words: &Value) -> Vec<Value> {
+    words.as_array().into_iter().flatten().filter(|word| word.is_string()).cloned().collect()
 }
 
 fn without_words(schema: &mut Value) {
@@ -211,7 +270,7 @@ mod tests {
         let schema = output::<shapes::Health>();
         assert!(!schema.contains_key("properties"));
         let inner = &schema["allOf"][0];
-        assert_eq!(inner["properties"]["pid"]["type"], json!(["integer", "null"]));
+        assert_eq!(inner["properties"]["pid"]["anyOf"], json!([{"type": "integer"}, {"type": "null"}]));
         assert!(!inner.to_string().contains("\"format\"") && !inner.to_string().contains("$ref"), "{inner}");
     }
 }

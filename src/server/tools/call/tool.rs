@@ -60,10 +60,16 @@ impl Tool {
         W: Future<Output = Result<R, ToolError>>,
         F: Fn(&'a Server, &'a Call, A) -> W,
     {
-        let listed = rmcp::model::Tool::new(name, about, schema::input::<A>())
+        let mut input = schema::input::<A>();
+        if set != Set::Core {
+            schema::known_session(&mut input);
+        }
+        let listed = rmcp::model::Tool::new(name, about, input)
+            .with_title(title(name))
             .with_raw_output_schema(schema::output::<R::Value>())
             .with_annotations(annotations(effect));
-        let listed = if set == Set::Core { listed.with_meta(size()) } else { listed };
+        let speaks_long = set == Set::Core || matches!(effect, Effect::Open);
+        let listed = if speaks_long { listed.with_meta(size()) } else { listed };
         Self { listed, set, work }
     }
 
@@ -96,6 +102,13 @@ macro_rules! tool {
     };
 }
 pub(crate) use tool;
+
+/// `run_python_code` as people read it.
+fn title(name: &str) -> String {
+    let words = name.replace('_', " ").replace("python", "Python");
+    let (first, rest) = words.split_at(1);
+    format!("{}{rest}", first.to_uppercase())
+}
 
 /// For Claude Code, which takes longer texts from tools that say so.
 fn size() -> MetaObject {

@@ -129,12 +129,10 @@ pub(super) async fn whole(session: &Session, ended: &Arc<Ended>, max_output: usi
     if !pictures.is_empty() {
         texts::section(&mut text, "pictures", &pictures::lines(&pictures).join("\n"));
     }
-    texts::shorten(&mut text, texts::MOST_SHOWN.max(max_output));
-    // What was displayed is in the reply already.
-    let files = cell.stdout_file.iter().chain(&cell.stderr_file);
-    let made: Vec<String> = cell.new_files.iter().chain(files).cloned().collect();
+    // What was displayed is in the reply already, and the whole output is named in it: the code made neither.
+    let made = cell.new_files.clone();
     let pictures = pictures.into_iter().map(|picture| ContentBlock::image(picture.base64, picture.mime));
-    Reply::of(cell).text(text).failed(is_error).pictures(pictures).files(&made)
+    Reply::of(cell).text(text).at_most(max_output).failed(is_error).pictures(pictures).files(&made)
 }
 
 /// The reply to a cell that has not ended: what it has written since the last look, and what to do next.

@@ -22,6 +22,8 @@ const DECODED_EDGE: u32 = 32_000;
 const DECODED_BYTES: u64 = 512 << 20;
 /// JPEG quality of what does not fit as PNG.
 const QUALITY: u8 = 82;
+/// Bytes of what a picture is said to be.
+const MOST_WORDS: usize = 100;
 /// The best first; one picture of a display is shown.
 const TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 
@@ -34,12 +36,16 @@ pub(crate) struct Picture {
     pub(crate) size: (u32, u32),
     /// Its bytes.
     pub(crate) base64: String,
+    /// What the code says that it is, in a line.
+    pub(crate) what: String,
 }
 
 /// What the pictures are, a line each, for those who cannot see them.
 pub(crate) fn lines(pictures: &[Picture]) -> Vec<String> {
     let line = |(index, picture): (usize, &Picture)| {
-        format!("{}: {}, {} x {} pixels", index + 1, picture.mime, picture.size.0, picture.size.1)
+        let Picture { mime, size: (width, height), what, .. } = picture;
+        let what = if what.is_empty() { String::new() } else { format!("{what}, ") };
+        format!("{}: {what}{mime}, {width} x {height} pixels", index + 1)
     };
     pictures.iter().enumerate().map(line).collect()
 }
@@ -53,9 +59,19 @@ pub(crate) fn any(displays: &[Display]) -> bool {
 /// The pictures for a reply, of the first displays that have some.
 #[must_use]
 pub(crate) fn prepare(displays: &[Display]) -> Vec<Picture> {
-    let originals: Vec<&Representation> = displays.iter().filter_map(best).take(MOST_PICTURES).collect();
+    let with_best = |display| best(display).map(|original| (display, original));
+    let originals: Vec<(&Display, &Representation)> =
+        displays.iter().filter_map(with_best).take(MOST_PICTURES).collect();
     let share = MOST_BASE64 / originals.len().max(1) / 4 * 3;
-    originals.into_iter().filter_map(|original| fitted(&original.bytes, share)).collect()
+    let made = originals.into_iter().filter_map(|(display, original)| {
+        Some(Picture { what: first_line(&display.text), ..fitted(&original.bytes, share)? })
+    });
+    made.collect()
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default();
+    line[..line.floor_char_boundary(MOST_WORDS)].to_owned()
 }
 
 fn best(display: &Display) -> Option<&Representation> {
@@ -130,7 +146,7 @@ fn mime(format: ImageFormat) -> Option<&'static str> {
 }
 
 fn picture(mime: &'static str, size: (u32, u32), bytes: &[u8]) -> Picture {
-    Picture { mime, size, base64: STANDARD.encode(bytes) }
+    Picture { mime, size, base64: STANDARD.encode(bytes), what: String::new() }
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub(crate) struct GetKernelHealth {
     pub(crate) session_id: Option<String>,
     /// Also the past: `90s`, `5m`, up to `24h`.
     pub(crate) history: Option<String>,
+    /// Also where each thread is: the stacks.
+    pub(crate) stacks: Option<bool>,
 }
 
 /// `list_crashes`.
@@ -88,7 +90,13 @@ pub(crate) async fn get(server: &Server, call: &Call, asked: GetKernelHealth) ->
     let span = asked.history.as_deref().map(span).transpose()?;
     let mut health = server.health.look(&session).await;
     health.history = span.map(|span| series(&session, span));
-    Ok(Reply::of(health))
+    if asked.stacks != Some(true) {
+        return Ok(Reply::of(health));
+    }
+    let dumped = stacks_of(server, &session).await;
+    let text = format!("{}\n{}", serde_json::to_string(&health)?, dumped.text());
+    health.stacks = dumped.stacks;
+    Ok(Reply::of(health).text(text))
 }
 
 pub(crate) async fn report_all(server: &Server, call: &Call, _: Nothing) -> Result<Reply<HealthReport>, ToolError> {
@@ -156,13 +164,19 @@ pub(crate) async fn dump_stacks(
     asked: OfSession,
 ) -> Result<Reply<DumpedStacks>, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
+    let dumped = stacks_of(server, &session).await;
+    let text = dumped.text();
+    Ok(Reply::of(dumped).text(text))
+}
+
+async fn stacks_of(server: &Server, session: &Session) -> DumpedStacks {
     let status = session.shared.settled(START_LIMIT).await;
     let stacks = match &status.worker {
         Some(worker) => Some(stacks::take(worker).await),
         None => None,
     };
-    let health = server.health.report(&session, &session.shared.get());
-    let dumped = DumpedStacks {
+    let health = server.health.report(session, &session.shared.get());
+    DumpedStacks {
         session_id: session.id.to_string(),
         status: health.status,
         state: health.state,
@@ -171,9 +185,7 @@ pub(crate) async fn dump_stacks(
         cell: health.cell,
         stacks,
         timestamp: now(),
-    };
-    let text = dumped.text();
-    Ok(Reply::of(dumped).text(text))
+    }
 }
 
 pub(crate) async fn list_crashes(

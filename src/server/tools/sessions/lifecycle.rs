@@ -50,9 +50,9 @@ pub(crate) struct CreateSession {
     pub(crate) session_id: Option<String>,
     /// What it is for.
     pub(crate) description: Option<String>,
-    /// Thresholds of its own.
+    /// Thresholds of its own: MB, percent of a processor, seconds; 0 is never.
     pub(crate) health: Option<PolicyChange>,
-    /// Limits, tighter than the server's.
+    /// Tighter than the server's. Of a cell: cpu_seconds, cell_seconds; idle_seconds and age_seconds end the session.
     pub(crate) limits: Option<SessionLimits>,
 }
 

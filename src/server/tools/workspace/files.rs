@@ -347,7 +347,8 @@ fn piece(path: String, piece: Piece) -> Result<Reply<FilePiece>, ToolError> {
         let text = value.text.as_deref().map(|text| shown(text, &value));
         let reply = Reply::of(value);
         return Ok(match text {
-            Some(text) => reply.text(text),
+            // Of what was asked for nothing is left out in the middle.
+            Some(text) => reply.text(text).at_most(usize::MAX),
             None => reply,
         });
     };

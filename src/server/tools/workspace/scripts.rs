@@ -125,8 +125,7 @@ pub(crate) async fn run(server: &Server, call: &Call, mut asked: RunScript) -> R
     let reply = shape(path.clone(), outcome);
     let text = text(&reply);
     let failed = matches!(reply.status, "died" | "timeout" | "cancelled");
-    let files: Vec<String> =
-        reply.stdout_file.iter().chain(&reply.stderr_file).chain(&reply.new_files).cloned().collect();
+    let files = reply.new_files.clone();
     Ok(Reply::of(reply).text(text).failed(failed).files(&files))
 }
 
