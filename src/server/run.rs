@@ -182,10 +182,12 @@ fn front_room(
     let shown = files_as_resources::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
     let ward = Ward::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
-    let resources = Resources::new(
-        vec![Box::new(shown), Box::new(told), Box::new(resources::guide::GuideChapters), Box::new(SkillFiles)],
-        around.changes.clone(),
-    );
+    #[cfg_attr(not(feature = "conformance"), expect(unused_mut, reason = "fixtures are added"))]
+    let mut providers: Vec<Box<dyn resources::Provider>> =
+        vec![Box::new(shown), Box::new(told), Box::new(resources::guide::GuideChapters), Box::new(SkillFiles)];
+    #[cfg(feature = "conformance")]
+    providers.push(Box::new(super::mcp::conformance::Fixtures));
+    let resources = Resources::new(providers, around.changes.clone());
     let packages = Packages::new(
         Arc::clone(around),
         Arc::clone(&scripts),

@@ -78,6 +78,7 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
         .env("FORKPY_NODE", &prepared.node)
         .env("FORKPY_NODE_DIR", &prepared.node_directory)
         .env("FORKPY_TEST_VENV", environment)
+        .env("FORKPY_CONFORMANCE", if cfg!(feature = "conformance") { "1" } else { "0" })
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONPATH", if directory == "python" { prepared.site_packages() } else { String::new() })
         .env_remove("VIRTUAL_ENV")

@@ -24,6 +24,8 @@ use rmcp::{
 };
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "conformance")]
+use super::conformance;
 use super::greeting::{self, Greeting};
 use super::identity::{WHO, Who};
 use super::knowledge::{self, STAYS};
@@ -140,6 +142,8 @@ impl ServerHandler for Handler {
             .enable_completions()
             .enable_skills()
             .build();
+        #[cfg(feature = "conformance")]
+        let capabilities = conformance::declared(capabilities);
         ServerConfig::new(capabilities)
             .with_server_info(
                 Implementation::new("forkpy", env!("CARGO_PKG_VERSION")).with_title("forkpy").with_icons(vec![icon()]),
@@ -181,10 +185,27 @@ impl ServerHandler for Handler {
     ) -> Result<ListToolsResult, ErrorData> {
         let manner = clients::manner(&context, self.server.structured);
         let mut listed = self.server.listed.clone();
+        #[cfg(feature = "conformance")]
+        listed.extend(conformance::tools());
         if !manner.structure {
             listed.iter_mut().for_each(|tool| tool.output_schema = None);
         }
         Ok(ListToolsResult::with_all_items(listed).with_ttl_ms(STAYS))
+    }
+
+    #[cfg(feature = "conformance")]
+    fn get_tool(&self, name: &str) -> Option<rmcp::model::Tool> {
+        conformance::checked_by_transport(name)
+    }
+
+    #[cfg(feature = "conformance")]
+    #[expect(deprecated, reason = "older protocols have it, and the suite asks for it")]
+    async fn set_level(
+        &self,
+        _request: rmcp::model::SetLevelRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        conformance::level()
     }
 
     async fn discover(&self, _context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
@@ -197,7 +218,11 @@ impl ServerHandler for Handler {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
-        Ok(knowledge::prompts())
+        #[cfg_attr(not(feature = "conformance"), expect(unused_mut, reason = "fixtures are added"))]
+        let mut listed = knowledge::prompts();
+        #[cfg(feature = "conformance")]
+        listed.prompts.extend(conformance::prompts());
+        Ok(listed)
     }
 
     async fn get_prompt(
@@ -205,6 +230,10 @@ impl ServerHandler for Handler {
         request: GetPromptRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
+        #[cfg(feature = "conformance")]
+        if let Some(answer) = conformance::prompt(&request) {
+            return answer;
+        }
         knowledge::prompt(&request.name).map(Into::into)
     }
 
@@ -229,6 +258,10 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        #[cfg(feature = "conformance")]
+        if let Some(answer) = conformance::call(&request, &context).await {
+            return answer;
+        }
         let Some(tool) = tools::find(&request.name) else {
             let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.listed.name).collect();
             let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));

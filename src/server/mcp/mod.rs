@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. The only room that knows rmcp beside `tools`, and the only one that knows axum.
 
+#[cfg(feature = "conformance")]
+pub(crate) mod conformance;
 pub(crate) mod error;
 pub(in crate::server) mod fronts;
 mod greeting;
