@@ -133,6 +133,15 @@ async function core(flavour, transport) {
     assert.equal(reply.status, "error");
     assert.equal(reply.error.type, "ZeroDivisionError");
   });
+  await check(title("a picture is a block of its own, and its line says what it is"), async () => {
+    const png =
+      "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    const dot = `import base64\nclass Dot:\n def _repr_png_(self): return base64.b64decode('${png}')\n def __repr__(self): return 'Dot'\nDot()`;
+    const { content } = await call("run_python_code", { code: dot, session_id });
+    assert.deepEqual(content.map((block) => block.type), ["text", "image"]);
+    assert.match(content[0].text, /1: Dot, image\/png, 1 x 1 pixels/);
+    assert.equal(content[1].data, png);
+  });
   await check(title("an unknown tool is refused"), async () => {
     await assert.rejects(async () => {
       const result = await call("no_such_tool");

@@ -112,3 +112,31 @@ fn the_end_of_a_session_is_answered_without_content() {
     assert_eq!(server.post(&[("Mcp-Session-Id", &session)], list).status, 404, "it is gone");
     assert_eq!(server.exchange("DELETE", "/mcp", &[], b"").status, 400, "of no session");
 }
+
+/// A balancer routes by the header, forkpy acts by the body: the two must not name different sessions.
+#[test]
+fn a_header_that_names_another_session_than_the_body_is_refused() {
+    let server = HttpForkpy::start(Setup::new());
+    server.call("create_session", json!({"session_id": "work"}));
+    let call = |headers: &[(&str, &str)], arguments: serde_json::Value| {
+        let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {
+            "name": "run_python_code", "arguments": arguments,
+            "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                      "io.modelcontextprotocol/clientInfo": {"name": "it", "version": "1"},
+                      "io.modelcontextprotocol/clientCapabilities": {}}}});
+        let usual =
+            [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "run_python_code")];
+        server.post(&[&usual, headers].concat(), &call.to_string())
+    };
+    let named = json!({"code": "1", "session_id": "work"});
+    for header in [&[][..], &[("Mcp-Param-Session-Id", "work")], &[("Mcp-Param-Session-Id", "=?base64?d29yaw==?=")]] {
+        assert_eq!(call(header, named.clone()).status, 200, "{header:?}");
+    }
+    for (header, arguments) in
+        [("default", named.clone()), ("=?base64?d29yaw?=", named), ("work", json!({"code": "1"}))]
+    {
+        let refused = call(&[("Mcp-Param-Session-Id", header)], arguments);
+        assert_eq!(refused.status, 400, "{refused:?}");
+        assert_eq!((&refused.json()["error"]["code"], &refused.json()["id"]), (&json!(-32020), &json!(7)));
+    }
+}

@@ -185,8 +185,9 @@ impl ServerHandler for Handler {
     ) -> Result<ListToolsResult, ErrorData> {
         let manner = clients::manner(&context, self.server.structured);
         let mut listed = self.server.listed.clone();
+        // The suite looks at the first tools.
         #[cfg(feature = "conformance")]
-        listed.extend(conformance::tools());
+        listed.splice(0..0, conformance::tools());
         if !manner.structure {
             listed.iter_mut().for_each(|tool| tool.output_schema = None);
         }
@@ -378,7 +379,8 @@ impl ServerHandler for Handler {
 
 /// Two branches that come from one stem.
 fn icon() -> Icon {
-    const SVG: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16' fill='none' \
-                       stroke='%23378' stroke-width='2'%3E%3Cpath d='M8 15V9L3 4V1M8 9l5-5V1'/%3E%3C/svg%3E";
+    const SVG: &str = "data:image/svg+xml;base64,\
+                       PHN2ZyB4bWxucz0naHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmcnIHZpZXdCb3g9JzAgMCAxNiAxNicgZmlsbD0nbm9uZScgc3Ry\
+                       b2tlPScjMzc4JyBzdHJva2Utd2lkdGg9JzInPjxwYXRoIGQ9J004IDE1VjlMMyA0VjFNOCA5bDUtNVYxJy8+PC9zdmc+";
     Icon::new(SVG).with_mime_type("image/svg+xml").with_sizes(vec!["any".to_owned()])
 }

@@ -18,6 +18,7 @@ mod download;
 mod events;
 mod failures;
 pub(crate) mod operators;
+mod routing;
 mod upload;
 mod words;
 
@@ -118,7 +119,7 @@ fn router(
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(end_without_content))
-        .layer(middleware::from_fn(keep_numbers))
+        .layer(middleware::from_fn(look_into))
         .layer(middleware::from_fn_with_state(clients, clients::admit))
         .layer(middleware::from_fn_with_state(intake, bodies::receive))
         .layer(middleware::from_fn_with_state(policy, recognise))
@@ -158,8 +159,9 @@ fn allowed_origins(settings: &HttpSettings) -> Vec<String> {
     own.chain(settings.allow_origins.iter().cloned()).collect()
 }
 
-/// Parameters of a notebook are numbers of Python's, of any size. Only a body that says how long it is is looked into.
-async fn keep_numbers(request: Request, next: Next) -> Response {
+/// What is looked at in a body before rmcp reads it: the session that a header names too, and parameters of a notebook, which
+/// are numbers of Python's, of any size. Only a body that says how long it is is looked into.
+async fn look_into(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_none_or(|length: usize| length > MAX_REQUEST) {
         return next.run(request).await;
@@ -171,6 +173,9 @@ async fn keep_numbers(request: Request, next: Next) -> Response {
             return (StatusCode::BAD_REQUEST, format!("the body could not be read: {error}\n")).into_response();
         }
     };
+    if let Some(refusal) = routing::refusal(&parts.headers, &bytes) {
+        return refusal;
+    }
     let found = memchr::memmem::find(&bytes, b"run_notebook").and_then(|_| std::str::from_utf8(&bytes).ok());
     let marked = found.map(|text| numbers::mark(text, numbers::Keep::Impossible).into_owned());
     let body = match marked {
