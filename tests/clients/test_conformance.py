@@ -1,9 +1,9 @@
 """The official conformance suite, over HTTP, for both protocol eras.
 
-Most scenarios call tools, resources and prompts of the suite's own by name ("fixtures"). A forkpy with the cargo feature
-`conformance` has them (FORKPY_CONFORMANCE=1 says that this is one): then every scenario must pass, those of tasks
-excepted. Without, those that need fixtures are listed here with what each one asks for, and may fail; every other
-scenario must pass. A scenario that this file does not know (a newer suite) must pass in either case.
+Most scenarios call tools, resources and prompts of the suite's own by name ("fixtures"). A forkpy with the cargo
+feature `conformance` has them (FORKPY_CONFORMANCE=1 says so): then every scenario must pass, those of tasks excepted.
+Without, those that need fixtures are listed here with what each one asks for, and may fail; every other scenario must
+pass. A scenario that this file does not know (a newer suite) must pass in either case.
 """
 
 from __future__ import annotations
@@ -128,8 +128,7 @@ WARNING_NEEDS_FIXTURE = {
 
 
 # The server has the fixtures; what is still excused has none.
-FIXTURES = os.environ.get("FORKPY_CONFORMANCE") == "1"
-if FIXTURES:
+if os.environ.get("FORKPY_CONFORMANCE") == "1":
     NEEDS_FIXTURE = {name: what for name, what in NEEDS_FIXTURE.items() if name.startswith("tasks-")}
     CHECK_NEEDS_FIXTURE = {}
     WARNING_NEEDS_FIXTURE = {key: what for key, what in WARNING_NEEDS_FIXTURE.items() if "reconnection" in what}

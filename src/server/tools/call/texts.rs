@@ -17,7 +17,7 @@ const MOST_TOKENS: usize = 25_000;
 /// in tokens.
 pub(crate) fn fit_model(text: &mut String, most: usize) {
     shorten(text, most);
-    // There are never more tokens than bytes. Of a text that is allowed to be longer somebody has decided.
+    // There are never more tokens than bytes. A text that may be longer than usual was asked for.
     while most <= MOST_SHOWN && text.len() > MOST_TOKENS {
         let tokens = tokens(text);
         if tokens <= MOST_TOKENS {
@@ -100,7 +100,8 @@ mod tests {
         assert!(!prose.contains("left out"), "{}", prose.len());
         let numbers: String = (0..20_000).map(|n| format!("{n} 0.{n}\n")).collect();
         for dense in [numbers, "漢字\n".repeat(60_000), "!?".repeat(90_000), "aB3".repeat(50_000)] {
-            let (head, tail) = (dense[..6].to_owned(), dense[dense.len() - 6..].to_owned());
+            let tail = dense.ceil_char_boundary(dense.len() - 6);
+            let (head, tail) = (dense[..6].to_owned(), dense[tail..].to_owned());
             let shown = fitted(dense);
             assert!(shown.len() <= MOST_SHOWN + 100 && tokens(&shown) <= MOST_TOKENS, "{} bytes", shown.len());
             assert!(tokens(&shown) > MOST_TOKENS / 2, "no shorter than it must be: {}", tokens(&shown));

@@ -34,6 +34,7 @@ pub(crate) struct CheckpointSession {
     /// Default: the active session.
     pub(crate) session_id: Option<String>,
     /// Its name. Made up when left out.
+    #[schemars(length(min = 1))]
     pub(crate) name: Option<String>,
     /// Although threads run, which it will not have.
     pub(crate) force: Option<bool>,
