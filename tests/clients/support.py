@@ -34,7 +34,7 @@ PASSED_ON = ("LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "TMPDIR", "LLVM_PR
 
 
 class Forkpy:
-    """One workspace. Over stdio each client starts a server of its own; over HTTP they share one, each with sessions of its own."""
+    """One workspace. Over stdio each client starts a server; over HTTP they share one, each with its own sessions."""
 
     def __init__(self, transport: str, directory: Path, *options: str) -> None:
         self.transport = transport

@@ -24,7 +24,8 @@ PNG = "iVBORw0KGgo"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkpy]:
-    with Forkpy("http", tmp_path_factory.mktemp("agents")) as forkpy:
+    # Some of them open a connection for each call, and what the first cell imports must be there for the next.
+    with Forkpy("http", tmp_path_factory.mktemp("agents"), "--share-sessions") as forkpy:
         yield forkpy
 
 

@@ -99,7 +99,7 @@ async def test_python_clients_send_the_header(forkpy_http: Forkpy) -> None:
         relay.calls.clear()
         # One that has listed no tools yet cannot know of the header, and is served all the same.
         async with fastmcp.Client(url) as client:
-            result = await client.call_tool("run_python_code", {"code": "6*7", "session_id": "python"})
+            result = await client.call_tool("run_python_code", {"code": "6*7", "session_id": "default"})
             assert result.content[0].text == "42"
         assert relay.calls[0][0] == "run_python_code"
 
