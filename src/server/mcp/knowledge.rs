@@ -15,7 +15,10 @@ use rmcp::{
 use tokio_util::sync::CancellationToken;
 
 use super::resources::{Page, Provider, ResourceError};
-use crate::server::events::{Hold, Subject};
+use crate::server::{
+    events::{Hold, Subject},
+    owner::Owner,
+};
 
 /// How long clients may keep what stays the same as long as the server runs, milliseconds.
 pub(super) const STAYS: u64 = 300_000;
@@ -122,6 +125,7 @@ impl Provider for SkillFiles {
 
     fn list(
         &self,
+        _owner: Owner,
         after: Option<String>,
         most: usize,
         _cancel: CancellationToken,
@@ -137,6 +141,7 @@ impl Provider for SkillFiles {
 
     fn read(
         &self,
+        _owner: Owner,
         uri: String,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>> {
@@ -148,7 +153,7 @@ impl Provider for SkillFiles {
         Box::pin(std::future::ready(contents))
     }
 
-    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
+    fn watch(&self, _owner: &Owner, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         Err(ResourceError::NotWatched { uri: uri.to_owned(), reason: "a skill never changes" })
     }
 }

@@ -11,6 +11,7 @@ use super::{PICTURE, is_on};
 use crate::server::{
     events::{Hold, Subject},
     mcp::resources::{Page, Provider, ResourceError},
+    owner::Owner,
 };
 
 pub(crate) struct Fixtures;
@@ -27,6 +28,7 @@ impl Provider for Fixtures {
 
     fn list(
         &self,
+        _owner: Owner,
         after: Option<String>,
         _most: usize,
         _cancel: CancellationToken,
@@ -39,6 +41,7 @@ impl Provider for Fixtures {
 
     fn read(
         &self,
+        _owner: Owner,
         uri: String,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>> {
@@ -66,9 +69,9 @@ impl Provider for Fixtures {
         Box::pin(std::future::ready(found))
     }
 
-    fn watch(&self, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
+    fn watch(&self, owner: &Owner, uri: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
         if is_on() && uri == "test://watched-resource" {
-            return Ok((Subject::Health, None));
+            return Ok((Subject::Health(owner.clone()), None));
         }
         Err(ResourceError::Unknown { uri: uri.to_owned(), reason: "it is no fixture".to_owned() })
     }
