@@ -25,7 +25,7 @@ PNG = "iVBORw0KGgo"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkpy]:
     # Some of them open a connection for each call, and what the first cell imports must be there for the next.
-    with Forkpy("http", tmp_path_factory.mktemp("agents"), "--share-sessions") as forkpy:
+    with Forkpy("http", tmp_path_factory.mktemp("agents"), "--share-sessions", "--checkpoints", "off") as forkpy:
         yield forkpy
 
 
