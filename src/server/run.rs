@@ -186,7 +186,7 @@ fn front_room(
     let mut providers: Vec<Box<dyn resources::Provider>> =
         vec![Box::new(shown), Box::new(told), Box::new(resources::guide::GuideChapters), Box::new(SkillFiles)];
     #[cfg(feature = "conformance")]
-    providers.push(Box::new(super::mcp::conformance::Fixtures));
+    providers.push(Box::new(super::mcp::conformance::resources::Fixtures));
     let resources = Resources::new(providers, around.changes.clone());
     let packages = Packages::new(
         Arc::clone(around),

@@ -222,7 +222,7 @@ impl ServerHandler for Handler {
         #[cfg_attr(not(feature = "conformance"), expect(unused_mut, reason = "fixtures are added"))]
         let mut listed = knowledge::prompts();
         #[cfg(feature = "conformance")]
-        listed.prompts.extend(conformance::prompts());
+        listed.prompts.extend(conformance::prompts::list());
         Ok(listed)
     }
 
@@ -232,7 +232,7 @@ impl ServerHandler for Handler {
         _context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
         #[cfg(feature = "conformance")]
-        if let Some(answer) = conformance::prompt(&request) {
+        if let Some(answer) = conformance::prompts::get(&request) {
             return answer;
         }
         knowledge::prompt(&request.name).map(Into::into)

@@ -14,7 +14,7 @@ use rmcp::{
 };
 use serde_json::{Map, Value};
 
-use super::{question, said};
+use super::parts::{question, said};
 
 pub(super) const NAMES: [&str; 9] = [
     "test_input_required_result_elicitation",

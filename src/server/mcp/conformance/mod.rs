@@ -5,38 +5,19 @@
 //! (modelcontextprotocol/rust-sdk, conformance/src/bin/server.rs). Tasks have none here.
 
 mod inputs;
+mod parts;
 mod plain;
-mod prompts;
-mod resources;
-
-use std::sync::LazyLock;
+pub(super) mod prompts;
+pub(crate) mod resources;
 
 use rmcp::{
     ErrorData, RoleServer,
-    model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest, ElicitRequestParams,
-        ErrorCode, InputRequest, JsonObject, ServerCapabilities, Tool,
-    },
+    model::{CallToolRequestParams, CallToolResponse, ErrorCode, JsonObject, ServerCapabilities, Tool},
     service::RequestContext,
 };
 use serde_json::{Value, json};
 
-pub(super) use self::prompts::{get as prompt, list as prompts};
-pub(crate) use self::resources::Fixtures;
-
-/// A red dot as PNG.
-const PICTURE: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI7wAAAABJRU5ErkJggg==";
-
-/// The tool whose argument is mirrored as a header and checked by the transport.
-const HEADER_TOOL: &str = "test_custom_header";
-
-static ON: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FORKPY_CONFORMANCE").is_some_and(|value| value == "1"));
-
-/// Whether the fixtures are wanted.
-pub(crate) fn is_on() -> bool {
-    *ON
-}
+use self::parts::{HEADER_TOOL, is_on};
 
 fn object(value: Value) -> JsonObject {
     match value {
@@ -97,20 +78,4 @@ pub(super) async fn call(
         Some(answer) => Some(answer),
         None => plain::call(request, context).await,
     }
-}
-
-fn said(text: impl Into<String>) -> CallToolResult {
-    CallToolResult::success(vec![ContentBlock::text(text)])
-}
-
-/// A form to be filled in by the client's user.
-fn form(message: &str, schema: Value) -> Result<ElicitRequestParams, ErrorData> {
-    let requested_schema =
-        serde_json::from_value(schema).map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
-    Ok(ElicitRequestParams::FormElicitationParams { meta: None, message: message.to_owned(), requested_schema })
-}
-
-fn question(message: &str, field: &str, kind: &str) -> Result<InputRequest, ErrorData> {
-    let schema = json!({"type": "object", "properties": {field: {"type": kind}}, "required": [field]});
-    Ok(InputRequest::Elicitation(ElicitRequest::new(form(message, schema)?)))
 }

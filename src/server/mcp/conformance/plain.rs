@@ -17,7 +17,7 @@ use rmcp::{
 };
 use serde_json::{Value, json};
 
-use super::{HEADER_TOOL, PICTURE, form, said};
+use super::parts::{HEADER_TOOL, PICTURE, form, said};
 
 /// Those without arguments.
 pub(super) const NAMES: [&str; 12] = [

@@ -11,9 +11,8 @@ use rmcp::{
 };
 
 use super::{
-    PICTURE,
     inputs::{response, text_of},
-    is_on, question,
+    parts::{PICTURE, is_on, question},
 };
 
 pub(in crate::server::mcp) fn list() -> Vec<Prompt> {

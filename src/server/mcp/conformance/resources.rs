@@ -7,7 +7,7 @@ use rmcp::model::{Resource, ResourceContents, ResourceTemplate};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{PICTURE, is_on};
+use super::parts::{PICTURE, is_on};
 use crate::server::{
     events::{Hold, Subject},
     mcp::resources::{Page, Provider, ResourceError},
