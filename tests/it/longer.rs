@@ -232,3 +232,41 @@ fn a_client_that_is_killed_in_the_middle_of_a_cell_loses_nothing() {
     assert_eq!(reply["stdout"], "through\n");
     assert_eq!(second.eval("runs"), "1");
 }
+
+/// They waited in silence until their clients gave up, and were done all the same some minutes later.
+#[test]
+fn what_is_no_cell_is_taken_back_when_its_turn_does_not_come() {
+    let mut forkpy = Setup::new().args(&["--wait", "1"]).start();
+    forkpy.run("x = 1");
+    forkpy.call("checkpoint_session", json!({"name": "early"}));
+    forkpy.call("save_session", json!({"path": "early.saved"}));
+    let cell =
+        forkpy.call("run_python_code", json!({"code": "x = 2\nwhile True: pass", "background": true})).data["cell"]
+            .clone();
+    let calls = [
+        ("checkpoint_session", json!({"name": "late"})),
+        ("restore_checkpoint", json!({"name": "early"})),
+        ("fork_session", json!({"new_session_id": "copy"})),
+        ("run_branches", json!({"codes": ["x = 3"], "keep": 0})),
+        ("save_session", json!({"path": "late.saved"})),
+        ("load_session", json!({"path": "early.saved"})),
+    ];
+    let asked = calls.map(|(tool, arguments)| (tool, forkpy.begin_call(tool, arguments)));
+    for (tool, id) in asked {
+        let reply = forkpy.reply(id);
+        assert!(reply.is_error, "{tool}: {}", reply.text);
+        for words in
+            ["nothing was done", "cell 2 of session \"default\" runs", "wait_for_cell(cell: 2)", "then call again"]
+        {
+            assert!(reply.text.contains(words), "{tool}: {words:?} is not in {}", reply.text);
+        }
+    }
+    assert_eq!(forkpy.call("list_variables", json!({})).data["variables"]["x"], "int: 2", "a look waits for nothing");
+    forkpy.call("interrupt_cell", json!({"cell": cell}));
+    assert_eq!(forkpy.eval("x"), "2");
+    let held = forkpy.call("list_checkpoints", json!({})).data["checkpoints"].to_string();
+    assert!(!held.contains("late"), "{held}");
+    assert!(!forkpy.workspace.join("late.saved").exists());
+    let listed = forkpy.call("list_sessions", json!({})).data;
+    assert_eq!(listed["total_sessions"], 1, "{listed}");
+}

@@ -161,6 +161,34 @@ impl Order {
     }
 }
 
+impl Order {
+    /// An order that was taken back before its turn is answered, and not begun. Cells are told how they end by their own.
+    pub(super) fn unless_taken_back(self, session: &str) -> Option<Self> {
+        let refuse =
+            |errand| SessionError::BrokenOff { session: session.to_owned(), errand, why: BrokenOff::Cancelled };
+        match self {
+            Self::Variables { caller, reply } if caller.cancel.is_cancelled() => {
+                let _ = reply.send(Err(refuse(Errand::List)));
+            }
+            Self::Checkpoint { caller, reply, .. } if caller.cancel.is_cancelled() => {
+                let _ = reply.send(Err(refuse(Errand::Checkpoint)));
+            }
+            Self::Restore { caller, reply, .. } if caller.cancel.is_cancelled() => {
+                let _ = reply.send(Err(refuse(Errand::GoBack)));
+            }
+            Self::Hold(Hold { caller, held, .. }) if caller.cancel.is_cancelled() => {
+                let _ = held.send(Err(refuse(Errand::Branches)));
+            }
+            Self::State { carry, caller, reply, .. } if caller.cancel.is_cancelled() => {
+                let errand = if carry == Carry::Save { Errand::Save } else { Errand::Load };
+                let _ = reply.send(Err(refuse(errand)));
+            }
+            order => return Some(order),
+        }
+        None
+    }
+}
+
 /// Which way variables go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carry {

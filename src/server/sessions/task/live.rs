@@ -132,6 +132,7 @@ impl Task {
         if let Some(death) = self.unsettled.take() {
             self.mourn(death).await;
         }
+        let Some(order) = order.unless_taken_back(&self.id) else { return };
         match order {
             Order::Cell { cell, number, reply } => {
                 let queued = cell.asked.elapsed();

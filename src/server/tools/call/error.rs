@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. The errors of the rooms behind, as one type; only an unknown tool is a protocol error.
 
+use std::time::Duration;
+
 use crate::server::{
     environment::error::PackageError,
     scripts::ScriptError,
@@ -22,6 +24,13 @@ pub(crate) enum ToolError {
     /// The session.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// Its turn did not come while its client could wait.
+    #[error(
+        "nothing was done: cell {cell} of session {session:?} runs, for {} s, and this call would have waited for its end. \
+         wait_for_cell(cell: {cell}) waits for it, interrupt_cell(cell: {cell}) ends it; then call again",
+        ran.as_secs()
+    )]
+    Busy { session: String, cell: u64, ran: Duration },
     /// The session, and what has happened to it.
     #[error("{error}. {news}")]
     Told {

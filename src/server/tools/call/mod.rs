@@ -10,6 +10,7 @@ pub(crate) mod flights;
 mod forgiving;
 pub(crate) mod links;
 pub(crate) mod notices;
+pub(crate) mod patience;
 pub(crate) mod progress;
 pub(crate) mod reply;
 pub(crate) mod request;

@@ -30,6 +30,7 @@ use crate::server::{
         call::{
             arguments,
             error::{ToolError, refuse},
+            patience::in_turn,
             progress,
             reply::Reply,
             request::Call,
@@ -192,8 +193,11 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
 
     let (held, holding) = oneshot::channel();
     let (release, released) = oneshot::channel();
-    session.hold(Hold { held, caller: call.caller(), release: released })?;
-    let from = holding.await.map_err(|_| deleted())??;
+    let from = in_turn(server, call, &session, |caller| async {
+        session.hold(Hold { held, caller, release: released })?;
+        holding.await.map_err(|_| deleted())?
+    })
+    .await?;
     let caller = call.caller();
     let mut notices = warnings(&from, &caller).await?;
     notices.extend(call.news_of(&session).1);

@@ -13,7 +13,7 @@ use super::{
     result::Cell,
 };
 use crate::{
-    protocol::{asynchronous::sleep_until, attach::span},
+    protocol::attach::span,
     server::{
         output::live::Live,
         sessions::{
@@ -22,8 +22,8 @@ use crate::{
         },
         tools::call::{
             asking::{self, Flight, Way},
-            clients,
             error::ToolError,
+            patience::Patience,
             progress,
             reply::{Answer, Reply},
             request::Call,
@@ -31,12 +31,7 @@ use crate::{
             texts,
         },
     },
-    settings::options::Wait,
 };
-
-/// How long a call waits for what it began.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience(Option<tokio::time::Instant>);
 
 /// How following ended.
 enum Followed {
@@ -45,22 +40,6 @@ enum Followed {
     Asks,
     /// The call has waited long enough, or it was cancelled.
     Left,
-}
-
-impl Patience {
-    /// As the call says; else as the server's options, or what is known of the client.
-    pub(crate) fn of(server: &Server, call: &Call, asked: Option<Duration>) -> Self {
-        let limit = asked.or_else(|| match server.around.settings.wait {
-            Wait::Auto => clients::patience(&call.context),
-            Wait::ToTheEnd => None,
-            Wait::Seconds(seconds) => Some(Duration::from_secs_f64(seconds)),
-        });
-        Self(limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit)))
-    }
-
-    async fn is_over(self) {
-        sleep_until(self.0).await;
-    }
 }
 
 /// Follows a cell for a call, and says what came of that.

@@ -7,10 +7,7 @@ use std::{sync::Arc, time::Duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{
-    following::{self, Patience},
-    result::Cell,
-};
+use super::{following, result::Cell};
 use crate::{
     protocol::attach::span,
     server::{
@@ -22,6 +19,7 @@ use crate::{
             arguments::wait,
             asking::Flight,
             error::{ToolError, refuse},
+            patience::Patience,
             reply::Answer,
             request::Call,
             server::Server,

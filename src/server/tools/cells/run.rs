@@ -9,16 +9,14 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    following::{self, Patience},
-    result::Cell,
-};
+use super::{following, result::Cell};
 use crate::server::{
     sessions::{orders::CellOrder, outcome},
     tools::call::{
         arguments::{cell_limit, checked_code, wait},
         asking::{self, Flight},
         error::ToolError,
+        patience::Patience,
         progress,
         reply::Answer,
         request::Call,

@@ -15,7 +15,7 @@ use crate::{
         sessions::handle::Session,
         tools::call::{
             error::{ToolError, refuse},
-            progress,
+            patience::in_turn,
             reply::Reply,
             request::Call,
             server::Server,
@@ -95,7 +95,7 @@ pub(crate) async fn list(server: &Server, call: &Call, asked: ListVariables) -> 
     };
     let found = match running {
         Some(_) => beside(call, &session).await?,
-        None => progress::of_session(&call.context, &session, None, session.variables(call.caller())).await?,
+        None => in_turn(server, call, &session, |caller| session.variables(caller)).await?,
     };
     let filter = asked.filter.unwrap_or_default().to_lowercase();
     let mut found: Vec<Variable> =

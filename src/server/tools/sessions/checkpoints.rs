@@ -19,6 +19,7 @@ use crate::{
         tools::call::{
             arguments::checked_description,
             error::ToolError,
+            patience::in_turn,
             reply::{Reply, now},
             request::Call,
             server::Server,
@@ -212,7 +213,7 @@ pub(crate) async fn checkpoint(
         return Err(SessionError::from(StoreError::BadName(name.chars().take(80).collect())).into());
     }
     let wish = CheckpointWish { name: asked.name, force: asked.force.unwrap_or(false), kept: true };
-    let made = session.checkpoint(wish, call.caller()).await?;
+    let made = in_turn(server, call, &session, |caller| session.checkpoint(wish, caller)).await?;
     // One that does not come that far is none, and is not listed.
     let mut warnings = warnings(&made, &call.caller()).await.inspect_err(|_| {
         drop(server.around.checkpoints.delete(&session.life, &made.name));
@@ -256,7 +257,8 @@ pub(crate) async fn restore(
     let session = server.session(call, asked.session_id.as_deref())?;
     let from = server.around.checkpoints.get(&session.life, &asked.name).map_err(SessionError::from)?;
     let warnings = warnings(&from, &call.caller()).await?;
-    session.restore(Arc::clone(&from), asked.keep_random.unwrap_or(false), call.caller()).await?;
+    let (to, keep_random) = (Arc::clone(&from), asked.keep_random.unwrap_or(false));
+    in_turn(server, call, &session, |caller| session.restore(to, keep_random, caller)).await?;
     Ok(Reply::of(RestoredCheckpoint {
         status: "restored",
         session_id: session.id.to_string(),
@@ -276,7 +278,7 @@ pub(crate) async fn fork(server: &Server, call: &Call, asked: ForkSession) -> Re
         Some(name) => server.around.checkpoints.get(&source.life, name).map_err(SessionError::from)?,
         None => {
             let wish = CheckpointWish { name: None, force: asked.force.unwrap_or(false), kept: false };
-            source.checkpoint(wish, call.caller()).await?
+            in_turn(server, call, &source, |caller| source.checkpoint(wish, caller)).await?
         }
     };
     let caller = call.caller();

@@ -16,10 +16,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::server::{
-    sessions::{handle::Session, orders::SessionError},
+    sessions::orders::SessionError,
     tools::call::{
         error::ToolError,
-        progress,
+        patience::in_turn,
         reply::Reply,
         request::Call,
         server::{Server, blocking},
@@ -106,10 +106,12 @@ fn private(path: &Path) -> io::Result<File> {
 pub(crate) async fn save(server: &Server, call: &Call, asked: SaveSession) -> Result<Reply<SavedSession>, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
-    let report = waiting(call, &session, session.save_to(scratch.name(), call.caller())).await;
+    let report = in_turn(server, call, &session, |caller| session.save_to(scratch.name(), caller)).await;
     let report = report.map_err(|error| match (error, call.news_of(&session)) {
-        (error @ SessionError::NothingToSave(_), (_, Some(news))) => ToolError::Told { error, news },
-        (error, _) => error.into(),
+        (ToolError::Session(error @ SessionError::NothingToSave(_)), (_, Some(news))) => {
+            ToolError::Told { error, news }
+        }
+        (error, _) => error,
     })?;
     let (files, source, path) = (server.files.clone(), scratch.0.clone(), asked.path);
     let written = blocking(move || {
@@ -137,10 +139,10 @@ pub(crate) async fn load(server: &Server, call: &Call, asked: LoadSession) -> Re
         copied.map(drop).map_err(|error| FileError::reading(&path, error))
     })
     .await?;
-    let loaded = waiting(call, &session, session.load_from(scratch.name(), call.caller())).await;
+    let loaded = in_turn(server, call, &session, |caller| session.load_from(scratch.name(), caller)).await;
     let report = loaded.map_err(|error| match error {
-        SessionError::Worker { session, reason } => {
-            SessionError::Worker { session, reason: format!("{:?} was not loaded: {reason}", asked.path) }
+        ToolError::Session(SessionError::Worker { session, reason }) => {
+            SessionError::Worker { session, reason: format!("{:?} was not loaded: {reason}", asked.path) }.into()
         }
         other => other,
     })?;
@@ -152,8 +154,4 @@ pub(crate) async fn load(server: &Server, call: &Call, asked: LoadSession) -> Re
         replaced: report.replaced,
         skipped: report.skipped.into_iter().collect(),
     }))
-}
-
-async fn waiting<T>(call: &Call, session: &Session, work: impl Future<Output = T>) -> T {
-    progress::told(&call.context, || format!("session {:?}: variables are carried", session.id), None, work).await
 }
