@@ -6,6 +6,7 @@ mod bundle;
 mod commands;
 mod front;
 pub mod guide;
+mod progress;
 mod protocol;
 mod server;
 mod settings;

@@ -12,6 +12,7 @@ pub(crate) mod echo;
 pub(crate) mod floors;
 pub(crate) mod http;
 pub(crate) mod options;
+pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rounds;
 pub(crate) mod rows;
@@ -21,7 +22,11 @@ pub(crate) mod stats;
 pub(crate) mod table;
 pub(crate) mod timed;
 
-use std::io::{self, Write};
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 pub(crate) use self::options::BenchArgs;
 
@@ -43,6 +48,10 @@ pub(crate) enum BenchError {
     Compare { path: String, reason: String },
     #[error("{0}")]
     Option(String),
+    #[error("failed to write the page {path}: {source}")]
+    Page { path: PathBuf, source: io::Error },
+    #[error("failed to write the result: {0}")]
+    Output(#[source] io::Error),
     #[error("failed to {what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -56,11 +65,18 @@ impl BenchError {
 pub(crate) fn run(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> Result<(), BenchError> {
     let earlier = args.compare.as_deref().map(compare::read).transpose()?;
     let mut out = io::stdout().lock();
-    let fail = BenchError::system("write the result");
     if args.explain {
-        return out.write_all(table::explained().as_bytes()).map_err(fail);
+        return out.write_all(table::explained().as_bytes()).map_err(BenchError::Output);
     }
-    let report = rounds::measure(args, server, preload)?;
+    let report = match &args.from {
+        Some(file) => compare::read(file)?,
+        None => rounds::measure(args, server, preload)?,
+    };
+    if let Some(file) = &args.html {
+        let chart_alone = file.extension().is_some_and(|end| end == "svg");
+        let text = if chart_alone { page::chart(&report, true) + "\n" } else { page::of(&report) };
+        fs::write(file, text).map_err(|source| BenchError::Page { path: file.clone(), source })?;
+    }
     let text = if args.json {
         let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
         text.push('\n');
@@ -68,5 +84,5 @@ pub(crate) fn run(args: &BenchArgs, server: Vec<String>, preload: &[String]) -> 
     } else {
         table::of(&report, earlier.as_ref())
     };
-    out.write_all(text.as_bytes()).map_err(fail)
+    out.write_all(text.as_bytes()).map_err(BenchError::Output)
 }

@@ -17,6 +17,14 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub compare: Option<PathBuf>,
 
+    /// Write the result as a page too, with charts and without anything from outside; the chart alone into a FILE.svg
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Take the figures of an earlier run with --json, and measure nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "quick", "against"])]
+    pub from: Option<PathBuf>,
+
     /// Measure beside this: the command of another MCP server that speaks stdio, or `ipykernel`
     #[arg(long, value_name = "COMMAND")]
     pub against: Option<String>,

@@ -4,7 +4,7 @@
 
 use std::{fs, thread, time::Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::progress::{self, Progress};
 
 use super::{
     BenchError,
@@ -26,6 +26,7 @@ pub(crate) fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String])
     let began = (Instant::now(), jiff::Timestamp::now(), load());
     let chosen = rows::chosen(&args.only)
         .map_err(|name| BenchError::Option(format!("there is no row {name:?}; `forkpy bench --explain` names them")))?;
+    let starting = progress::of("starting what is measured");
     let mut stage = Stage::new(args, server)?;
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     for row in chosen {
@@ -41,14 +42,15 @@ pub(crate) fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String])
             |row: &Row| Skipped { name: row.name.to_owned(), why: "takes longer than --quick allows".to_owned() };
         skipped.extend(sized.drain(..).map(left_out));
     }
-    let bar = bar(&times, &sized, rounds);
+    drop(starting);
+    let bar = progress::steps((times.len() + sized.len()) as u64 * u64::from(rounds));
     let mut measured = in_rounds(&times, rounds, &mut stage, &bar)?;
     for row in &sized {
-        bar.set_message(row.name);
+        bar.say(row.name);
         measured.push(size(row, rounds, &mut stage)?);
-        bar.inc(u64::from(rounds));
+        bar.forward(u64::from(rounds));
     }
-    bar.finish_and_clear();
+    drop(bar);
     hold_against_floors(&mut measured);
     Ok(Report {
         format: FORMAT,
@@ -65,19 +67,12 @@ pub(crate) fn measure(args: &BenchArgs, server: Vec<String>, preload: &[String])
     })
 }
 
-/// On standard error, and only where that is a terminal.
-fn bar(times: &[&Row], sized: &[&Row], rounds: u32) -> ProgressBar {
-    let steps = (times.len() + sized.len()) as u64 * u64::from(rounds);
-    let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}");
-    ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
 /// Each row has its turns in each round.
-fn in_rounds(rows: &[&Row], rounds: u32, stage: &mut Stage, bar: &ProgressBar) -> Result<Vec<Measured>, BenchError> {
+fn in_rounds(rows: &[&Row], rounds: u32, stage: &mut Stage, bar: &Progress) -> Result<Vec<Measured>, BenchError> {
     let mut times: Vec<Times> = rows.iter().map(|_| Times::default()).collect();
     for round in 0..rounds {
         for (row, times) in rows.iter().zip(&mut times) {
-            bar.set_message(row.name);
+            bar.say(row.name);
             for _ in 0..if round == 0 { WARMING } else { 1 } {
                 timed::turn(row, stage)?;
             }
@@ -85,7 +80,7 @@ fn in_rounds(rows: &[&Row], rounds: u32, stage: &mut Stage, bar: &ProgressBar) -
                 times.add(timed::turn(row, stage)?);
             }
             times.end_round();
-            bar.inc(1);
+            bar.forward(1);
         }
     }
     Ok(rows.iter().zip(&times).map(|(row, times)| of_times(row, times)).collect())

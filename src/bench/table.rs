@@ -64,7 +64,7 @@ fn notes(report: &Report) -> String {
 }
 
 /// A figure with its unit, in the unit that people read it in.
-fn figure(row: &Measured, value: f64) -> String {
+pub(super) fn figure(row: &Measured, value: f64) -> String {
     match row.unit.as_str() {
         "us" if value >= 1e6 => format!("{:.2} s", value / 1e6),
         "us" if value >= 1e4 => format!("{:.1} ms", value / 1e3),
@@ -75,7 +75,7 @@ fn figure(row: &Measured, value: f64) -> String {
     }
 }
 
-fn ratio(row: &Measured) -> String {
+pub(super) fn ratio(row: &Measured) -> String {
     match (&row.floor, row.ratio) {
         (Some(floor), Some(ratio)) => format!("{ratio:.1} × {floor}"),
         _ => String::new(),

@@ -11,9 +11,9 @@ use crate::{
     bundle::make::BundleArgs,
     commands::{
         attach::{AttachArgs, HostArgs},
-        doctor::DoctorArgs,
+        doctor::options::DoctorArgs,
         guide::GuideArgs,
-        install::InstallArgs,
+        install::options::{InstallArgs, UninstallArgs},
         servers::{StatusArgs, StopArgs},
     },
     settings::options::ServeOptions,
@@ -78,6 +78,8 @@ pub(crate) enum Role {
     Bench(BenchArgs),
     /// Enter forkpy into a client's configuration
     Install(InstallArgs),
+    /// Take forkpy out of a client's configuration again
+    Uninstall(UninstallArgs),
     /// Check whether this machine has what sessions need, with a remedy for what it has not
     Doctor(DoctorArgs),
     /// Read the guide: `forkpy guide` names its chapters

@@ -19,11 +19,22 @@ pub(crate) enum SetupError {
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the guide has no chapter {name:?}; there are: {known}")]
     Chapter { name: String, known: String },
-    #[error(transparent)]
+    #[error("{0}")]
     Output(#[from] std::io::Error),
     /// There is no home directory to find configurations in.
-    #[error("HOME is not set: name the file with --file")]
+    #[error("there is no home directory: name the file with --file")]
     NoHome,
+    /// A client that is not known.
+    #[error("{words}")]
+    Client { words: String },
+    /// What to paste was shown, and nothing written.
+    #[error("nothing was written: paste this into the client's configuration")]
+    NotInstalled,
+    #[error("{client} has no configuration for a project: leave --project out")]
+    NoProject { client: &'static str },
+    /// The client could not start forkpy so.
+    #[error("nothing was written: forkpy could not be started with these options: {0}")]
+    Options(String),
     /// Something that sessions need does not work.
     #[error("{0} of these checks failed: the remedies stand beside them")]
     Unwell(usize),

@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -70,11 +71,18 @@ fn names() -> String {
     CHAPTERS.iter().map(|chapter| chapter.name).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether the program that a shell would start is there.
+fn is_there(command: &str) -> bool {
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    Path::new(program).is_file() || std::env::split_paths(&search).any(|folder| folder.join(program).is_file())
+}
+
 /// Whether the user's pager has shown it. None is needed where there is none.
 fn paged(text: &str) -> io::Result<bool> {
     let named = |name| std::env::var(name).ok();
     let pager = named("FORKPY_PAGER").or_else(|| named("PAGER")).unwrap_or_else(|| "less".to_owned());
-    if pager.trim().is_empty() || pager.trim() == "cat" {
+    if pager.trim().is_empty() || pager.trim() == "cat" || !is_there(&pager) {
         return Ok(false);
     }
     let mut command = Command::new("sh");

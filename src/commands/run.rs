@@ -2,26 +2,76 @@
 //!
 //! Runs in: any process of forkpy, before its role is chosen. Owns what commands print. Never: what a command does.
 
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
 use anyhow::Context;
 
 use crate::{
-    bench, bundle,
+    bench::{self, BenchError},
+    bundle,
     commands::{
         attach,
         cli::{Cli, Role},
-        doctor, error, guide, install, servers, shell,
+        doctor,
+        error::SetupError,
+        guide, install,
+        servers::{self, ServersError},
+        shell,
     },
-    server,
-    settings::{file, logging, options::ServeOptions, resolve::Settings},
+    progress, server,
+    settings::{
+        file, logging,
+        options::{ServeOptions, Transport},
+        resolve::Settings,
+    },
     sys::descriptors,
     zygote,
 };
 
-/// What `main` is.
-///
-/// # Errors
-/// What kept the role from being played, in words for the person at the command line.
-pub fn run() -> anyhow::Result<()> {
+/// What `main` is: plays a role, and says what kept it from being played.
+#[must_use]
+pub fn run() -> ExitCode {
+    let Err(error) = play() else { return ExitCode::SUCCESS };
+    // `forkpy man | head`: who reads has read enough.
+    if is_unread(&error) {
+        return ExitCode::SUCCESS;
+    }
+    say(&words(&error));
+    ExitCode::FAILURE
+}
+
+/// The error and what it comes from, each thing once.
+fn words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words += ": ";
+            words += &cause;
+        }
+    }
+    words
+}
+
+#[expect(clippy::print_stderr, reason = "a person waits for it")]
+fn say(words: &str) {
+    eprintln!("error: {words}");
+}
+
+/// Whether standard output was closed by who read it.
+fn is_unread(error: &anyhow::Error) -> bool {
+    let output = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(SetupError::Output(error)), ..) => Some(error),
+        (_, Some(ServersError::Output(error)), _) => Some(error),
+        (.., Some(BenchError::Output(error))) => Some(error),
+        _ => error.downcast_ref::<io::Error>(),
+    };
+    output.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn play() -> anyhow::Result<()> {
     bundle::launcher::go_on_unpacked()?;
     bundle::find_certificates();
     if let Some(words) = bundle::python::wanted() {
@@ -38,63 +88,41 @@ pub fn run() -> anyhow::Result<()> {
             zygote::run(stream, server, huge_pages).context("the zygote ended")
         }
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),
-        Some(Role::Install(ref args)) => install(args),
-        Some(Role::Doctor(ref args)) => examine(&cli.serve, args),
+        Some(Role::Install(ref args)) => Ok(install::install(args, &mut io::stdout())?),
+        Some(Role::Uninstall(ref args)) => Ok(install::uninstall(args, &mut io::stdout())?),
+        Some(Role::Doctor(ref args)) => Ok(doctor::doctor(&cli.serve, args, &mut io::stdout())?),
         Some(Role::Guide(ref args)) => Ok(guide::guide(args)?),
-        Some(Role::Completions { shell }) => Ok(shell::completions(shell, &mut std::io::stdout())?),
-        Some(Role::Man { ref of }) => Ok(shell::man(of.as_deref(), &mut std::io::stdout())?),
+        Some(Role::Completions { shell }) => Ok(shell::completions(shell, &mut io::stdout())?),
+        Some(Role::Man { ref of }) => Ok(shell::man(of.as_deref(), &mut io::stdout())?),
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
         Some(Role::Bundle(ref args)) => make_bundle(args),
         Some(Role::Echo) => bench::echo::run().context("the channel broke"),
-        Some(Role::Attach(ref args)) => Ok(attach::attach(args)?),
+        Some(Role::Attach(ref args)) => {
+            greet_person();
+            Ok(attach::attach(args)?)
+        }
         Some(Role::Host(args)) => host(*args),
-        Some(Role::Status(ref args)) => Ok(servers::status(args, &mut std::io::stdout())?),
-        Some(Role::Stop(ref args)) => Ok(servers::stop(args, &mut std::io::stdout())?),
+        Some(Role::Status(ref args)) => Ok(servers::status(args, &mut io::stdout())?),
+        Some(Role::Stop(ref args)) => Ok(servers::stop(args, &mut io::stdout())?),
         None => serve(cli.serve),
     }
 }
 
+/// A line for each step, and on a terminal one that moves while the step takes.
 #[expect(clippy::print_stderr, reason = "a person waits for it")]
 #[expect(clippy::cast_precision_loss, reason = "megabytes")]
 fn make_bundle(args: &bundle::make::BundleArgs) -> anyhow::Result<()> {
-    let made = bundle::make::make(args, &mut |what| eprintln!("{what}"))?;
+    let shown = progress::of("making a bundle");
+    let made = bundle::make::make(args, &mut |what| {
+        progress::aside(|| eprintln!("{what}"));
+        shown.say(what);
+    })?;
+    drop(shown);
     for file in [&made.single, &made.archive].into_iter().chain(&made.more) {
         let size = file.metadata()?.len();
         eprintln!("{}: {:.1} MB", file.display(), size as f64 / 1e6);
     }
     Ok(())
-}
-
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a person asked")]
-fn install(args: &install::InstallArgs) -> anyhow::Result<()> {
-    let done = install::install(args)?;
-    let file = done.file.display();
-    if args.dry_run {
-        eprintln!("{file} would be:");
-        print!("{}", done.text);
-    } else if done.unchanged {
-        eprintln!("{file} has this entry already");
-    } else {
-        eprintln!("{file} is written; restart the client to see it");
-    }
-    if let Some(backup) = done.backup {
-        eprintln!("as it was before: {}", backup.display());
-    }
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "a person asked")]
-fn examine(options: &ServeOptions, args: &doctor::DoctorArgs) -> anyhow::Result<()> {
-    let findings = doctor::examine(options);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
-        print!("{}", doctor::text(&findings));
-    }
-    match findings.iter().filter(|finding| finding.grade == doctor::Grade::Failed).count() {
-        0 => Ok(()),
-        failed => Err(error::SetupError::Unwell(failed).into()),
-    }
 }
 
 /// The server behind `attach`: what is wrong with its options is said while the front listens, all else in its log.
@@ -108,7 +136,25 @@ fn host(args: attach::HostArgs) -> anyhow::Result<()> {
     Ok(server::serve(settings, Some(host))?)
 }
 
+/// What a person sees who typed a command that clients start.
+const HELLO: &str = "\
+forkpy speaks MCP here, which is for programs: JSON-RPC lines on standard input and output. Ctrl-D ends it.
+For people:
+  forkpy install --client NAME   connects a client (claude-code, cursor, vscode, codex, gemini, zed, …)
+  forkpy doctor                  checks this machine, and runs a session
+  forkpy guide                   explains the rest
+";
+
+fn greet_person() {
+    if io::stdin().is_terminal() {
+        let _ = io::stderr().write_all(HELLO.as_bytes());
+    }
+}
+
 fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    if options.transport == Transport::Stdio {
+        greet_person();
+    }
     logging::to_stderr(&options.log).with_context(|| format!("--log {:?} is no filter", options.log))?;
     Ok(server::serve(Settings::resolve(options)?, None)?)
 }

@@ -79,7 +79,7 @@ pub(crate) enum ServersError {
         pid: i32,
     },
     /// The reader is gone.
-    #[error(transparent)]
+    #[error("{0}")]
     Output(#[from] io::Error),
 }
 

@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    progress,
     protocol::ZygoteSettings,
     server::{
         counters,
@@ -63,6 +64,8 @@ use crate::{
 
 /// Clients kill a server that has not ended two seconds after they closed its input.
 const FAREWELL: Duration = Duration::from_millis(1500);
+/// A start that takes longer is explained to a person.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves until the client goes or a signal comes. One thread: a cell's way through the server then needs no hand-over, and
 /// children whose life is tied to the thread that made them live as long as the server.
@@ -230,6 +233,13 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
+/// On a terminal, what the first start is busy with; an ordinary start is over before.
+async fn tell_person() {
+    tokio::time::sleep(PATIENCE).await;
+    let _shown = progress::of("making a Python environment for sessions; later starts have it");
+    std::future::pending::<()>().await;
+}
+
 /// Starts the zygote's owner at once and prepares the environment behind it; what takes longer than a client would wait is
 /// put into the environment when sessions can run.
 fn start_zygote(settings: &Settings, children: &Children) -> io::Result<(Zygote, Filling)> {
@@ -248,7 +258,9 @@ fn start_zygote(settings: &Settings, children: &Children) -> io::Result<(Zygote,
             let pid = i32::try_from(pid).unwrap_or(0);
             if begins { children.add(pid) } else { children.remove(pid) }
         };
+        let told = tokio::spawn(tell_person());
         let prepared = make::prepare(&wish, &hook).await;
+        told.abort();
         let mut unfinished = None;
         let _ = ready.send(match prepared {
             Ok(prepared) => {

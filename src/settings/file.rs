@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgAction, Command, Parser, error::ErrorKind};
+use clap::{Arg, ArgAction, Command, Parser};
 use toml::{Table, Value};
 
 /// Why a settings file cannot be followed.
@@ -39,6 +39,14 @@ pub(crate) enum FileError {
         name: String,
         /// All of them.
         known: String,
+    },
+    /// A value that this option cannot have.
+    #[error("settings file {path}: {reason}")]
+    Option {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A value that no option can have.
     #[error("settings file {path}: {name} cannot be {what}")]
@@ -74,18 +82,23 @@ pub(crate) fn parse<C: Parser>(named: impl Fn(&C) -> Option<(PathBuf, Option<&'s
         }
     };
     let parsed = command.try_get_matches().and_then(|found| C::from_arg_matches(&found));
-    Ok(parsed.unwrap_or_else(|error| {
-        // The command line alone was fine, so the file it is.
-        let words = format!("in settings file {}: {error}", path.display());
-        C::command().error(ErrorKind::InvalidValue, words).exit()
-    }))
+    // The command line alone was fine, so the file it is.
+    parsed.map_err(|error| FileError::Option { path, reason: reason(&error) })
+}
+
+/// What clap has to say, once: without its own heading, and without the hint to an option that was not typed.
+fn reason(error: &clap::Error) -> String {
+    let words = error.render().to_string();
+    let words = words.strip_prefix("error: ").unwrap_or(&words);
+    words.split("\n\nUsage:").next().unwrap_or(words).split("\n\nFor more").next().unwrap_or(words).trim().to_owned()
 }
 
 fn with_file(mut command: Command, path: &Path) -> Result<Command, FileError> {
     let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-    let table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| FileError::Syntax { path: path.to_owned(), reason: error.to_string() })?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| FileError::Syntax {
+        path: path.to_owned(),
+        reason: error.to_string().trim_end().to_owned(),
+    })?;
     for (name, value) in &table {
         let long = name.replace('_', "-");
         let options: Vec<(String, String)> = command.get_arguments().filter_map(option).collect();

@@ -10,6 +10,7 @@ use std::{
     sync::OnceLock,
 };
 
+use crate::progress;
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 /// What the server's own token is replaced with, and other secrets.
@@ -51,7 +52,8 @@ struct Discreet;
 impl Write for Discreet {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        io::stderr().write_all(discreet(&text, TOKEN.get().map(String::as_str)).as_bytes())?;
+        let text = discreet(&text, TOKEN.get().map(String::as_str));
+        progress::aside(|| io::stderr().write_all(text.as_bytes()))?;
         Ok(bytes.len())
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod http_bounds;
 pub(crate) mod limits;
 pub(crate) mod logging;
 pub(crate) mod options;
+pub(crate) mod paths;
 pub(crate) mod policy;
 pub(crate) mod replies;
 pub(crate) mod resolve;

@@ -5,6 +5,7 @@
 use crate::settings::{
     http_bounds::BoundArgs,
     limits::LimitArgs,
+    paths::{default_workspace, path},
     policy::{Automatic, RecoveryPolicy},
     replies::ReplyOptions,
 };
@@ -18,15 +19,18 @@ use std::{
 #[derive(Debug, Args)]
 pub(crate) struct ServeOptions {
     /// TOML file with any of these options under their long names; the command line and the environment win over it
-    #[arg(long, value_name = "FILE", env = "FORKPY_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "FORKPY_CONFIG", value_parser = path)]
     pub config: Option<PathBuf>,
 
-    /// What is logged to standard error, as tracing filters: error, warn, info, debug, forkpy=debug
-    #[arg(long, value_name = "FILTER", env = "FORKPY_LOG", default_value = "forkpy=info,rmcp=error")]
+    /// What is logged to standard error, as tracing filters: error, warn, info, debug, forkpy=debug. rmcp::service tells only of
+    /// clients that are gone
+    #[arg(long, value_name = "FILTER", env = "FORKPY_LOG", default_value = "forkpy=info,rmcp=error,rmcp::service=off")]
     pub log: String,
 
-    /// Directory that sessions work in; made when missing, with outputs/, scripts/ and uploads/ inside
-    #[arg(long, value_name = "DIR", env = "MCP_WORKSPACE_DIR", default_value = "workspace")]
+    /// Directory that sessions work in; made when missing, with outputs/, scripts/ and uploads/ inside. ~/forkpy where the
+    /// current directory is / or cannot be written
+    #[arg(long, value_name = "DIR", env = "MCP_WORKSPACE_DIR", default_value_os_t = default_workspace().into(),
+          value_parser = path)]
     pub workspace: PathBuf,
 
     /// How clients reach the server
@@ -42,7 +46,7 @@ pub(crate) struct ServeOptions {
     pub port: u16,
 
     /// File whose first line is the bearer token that HTTP clients must send; FORKPY_TOKEN holds the token itself
-    #[arg(long, value_name = "FILE", env = "FORKPY_TOKEN_FILE", help_heading = "HTTP")]
+    #[arg(long, value_name = "FILE", env = "FORKPY_TOKEN_FILE", value_parser = path, help_heading = "HTTP")]
     pub token_file: Option<PathBuf>,
 
     /// Host name clients may use in the Host header, besides loopback names; may be repeated
@@ -67,15 +71,15 @@ pub(crate) struct ServeOptions {
     pub http_bounds: BoundArgs,
 
     /// Python executable whose environment sessions use; its version must be the one forkpy was built with
-    #[arg(long, value_name = "EXE", env = "FORKPY_PYTHON", help_heading = "Python")]
+    #[arg(long, value_name = "EXE", env = "FORKPY_PYTHON", value_parser = path, help_heading = "Python")]
     pub python: Option<PathBuf>,
 
     /// Virtual environment that sessions use (else VIRTUAL_ENV, else one that forkpy makes and manages)
-    #[arg(long, value_name = "DIR", env = "FORKPY_VENV", help_heading = "Python")]
+    #[arg(long, value_name = "DIR", env = "FORKPY_VENV", value_parser = path, help_heading = "Python")]
     pub venv: Option<PathBuf>,
 
     /// Directories put first on sys.path, separated by ':'
-    #[arg(long, value_name = "DIRS", env = "FORKPY_PYTHONPATH", value_delimiter = ':', help_heading = "Python")]
+    #[arg(long, value_name = "DIRS", env = "FORKPY_PYTHONPATH", value_delimiter = ':', value_parser = path, help_heading = "Python")]
     pub pythonpath: Vec<PathBuf>,
 
     /// Modules imported once, before any session is forked: sessions then have them at no cost
@@ -83,7 +87,7 @@ pub(crate) struct ServeOptions {
     pub preload: Vec<String>,
 
     /// Where managed environments are kept
-    #[arg(long, value_name = "DIR", env = "FORKPY_ENV_DIR", help_heading = "Python")]
+    #[arg(long, value_name = "DIR", env = "FORKPY_ENV_DIR", value_parser = path, help_heading = "Python")]
     pub env_dir: Option<PathBuf>,
 
     /// Most sessions at a time, the default one included

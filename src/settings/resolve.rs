@@ -29,8 +29,8 @@ const DEFAULT_MEMORY: u64 = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// The workspace cannot be made or used.
-    #[error("failed to prepare the workspace {path}: {source}")]
-    Workspace { path: PathBuf, source: io::Error },
+    #[error("failed to prepare the workspace {path}: {reason}. Name a directory that you may write with --workspace")]
+    Workspace { path: PathBuf, reason: String },
     /// A path that Python cannot take.
     #[error("path {0:?} is not valid UTF-8")]
     NotUtf8(PathBuf),
@@ -176,13 +176,19 @@ impl Settings {
 
 impl Workspace {
     fn make(path: &Path) -> Result<Self, ConfigError> {
-        let fail = |source| ConfigError::Workspace { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(fail)?;
-        let root = path.canonicalize().map_err(fail)?;
+        let refuse = |reason: String| ConfigError::Workspace { path: path.to_owned(), reason };
+        if let Some(file) = path.ancestors().find(|part| part.exists()).filter(|part| !part.is_dir()) {
+            return Err(refuse(format!("{} is a file", file.display())));
+        }
+        std::fs::create_dir_all(path).map_err(|error| refuse(plain(&error)))?;
+        let root = path.canonicalize().map_err(|error| refuse(plain(&error)))?;
         let workspace = Self { root };
         for folder in [workspace.outputs(), workspace.scripts(), workspace.uploads()] {
-            std::fs::create_dir_all(folder).map_err(fail)?;
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| refuse(format!("{}: {}", folder.display(), plain(&error))))?;
         }
+        nix::unistd::access(&workspace.root, nix::unistd::AccessFlags::W_OK)
+            .map_err(|errno| refuse(errno.desc().to_owned()))?;
         if workspace.root.to_str().is_none() {
             return Err(ConfigError::NotUtf8(workspace.root));
         }
@@ -205,6 +211,13 @@ impl Workspace {
     pub(crate) fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
     }
+}
+
+/// What the system says, without its number.
+fn plain(error: &io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |number| nix::errno::Errno::from_raw(number).desc().to_owned())
 }
 
 fn bounds(cli: &CheckpointOptions) -> Bounds {

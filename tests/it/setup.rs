@@ -135,6 +135,11 @@ fn doctor_runs_a_session_and_names_a_remedy() {
         "memory",
         "installer",
         "session",
+        "imports",
+        "plot",
+        "checkpoint",
+        "index",
+        "clients",
     ];
     assert_eq!(checks, all);
     assert!(well.status.success(), "{findings:?}");

@@ -9,6 +9,7 @@ pub mod browser;
 pub mod http;
 pub mod legacy;
 pub mod processes;
+pub mod terminal;
 pub mod who;
 pub mod zygote;
 

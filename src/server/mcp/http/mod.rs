@@ -75,7 +75,7 @@ pub(crate) async fn serve(
     serving: oneshot::Sender<()>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
-    let fail = |source| ServerError::Listen { address: settings.address, source };
+    let fail = |error| ServerError::listen(settings.address, &error);
     let listener = TcpListener::bind(settings.address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     let app = router((server, resources), readiness, settings, stop.clone());

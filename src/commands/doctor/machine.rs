@@ -1,20 +1,18 @@
-//! `forkpy doctor`: whether this machine has what sessions need, each check with its remedy.
+//! What sessions need of this machine: the kernel, memory, limits, an interpreter, a place for environments.
 //!
-//! Runs in: a process of its own. The last check is a server of this very binary that runs a cell.
+//! Runs in: a process of its own.
 
 use std::{
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
-use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
-use serde::Serialize;
 
+use super::finding::Finding;
 use crate::{
-    bench::{client::Client, floors},
+    bench::floors,
     bundle,
     server::environment::packages::Tool,
     settings::options::ServeOptions,
@@ -27,73 +25,7 @@ const FILES_EACH: u64 = 10;
 /// A session's memory and a bit, MiB.
 const MEMORY: u64 = 200;
 
-/// What `forkpy doctor` is told.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DoctorArgs {
-    /// Print the findings as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Grade {
-    /// As it should be.
-    Ok,
-    /// Sessions run, but something is missing.
-    Warning,
-    /// Sessions do not run.
-    Failed,
-}
-
-/// One check.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Finding {
-    /// What was looked at.
-    pub check: &'static str,
-    /// How it went.
-    pub grade: Grade,
-    /// What was seen.
-    pub seen: String,
-    /// What to do about it; none where nothing is to be done.
-    pub remedy: Option<String>,
-}
-
-impl Finding {
-    fn ok(check: &'static str, seen: impl Into<String>) -> Self {
-        Self { check, grade: Grade::Ok, seen: seen.into(), remedy: None }
-    }
-
-    fn warning(check: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, grade: Grade::Warning, seen: seen.into(), remedy: Some(remedy.into()) }
-    }
-
-    fn failed(check: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, grade: Grade::Failed, seen: seen.into(), remedy: Some(remedy.into()) }
-    }
-}
-
-/// All checks, with the options that sessions' Python would have.
-#[must_use]
-pub(crate) fn examine(options: &ServeOptions) -> Vec<Finding> {
-    vec![
-        build(),
-        interpreter(),
-        managed(options),
-        fork(),
-        pidfd(),
-        memory_file(),
-        landlock(),
-        open_files(),
-        processes(),
-        memory(),
-        installer(),
-        session(options),
-    ]
-}
-
-fn build() -> Finding {
+pub(super) fn build() -> Finding {
     let linked = env!("FORKPY_PYTHON_VERSION");
     let place = match bundle::root() {
         Some(root) => format!("a bundle in {}", root.display()),
@@ -115,7 +47,7 @@ fn build() -> Finding {
     Finding::ok("build", seen)
 }
 
-fn interpreter() -> Finding {
+pub(super) fn interpreter() -> Finding {
     let base = bundle::python().unwrap_or_else(|| PathBuf::from(env!("FORKPY_BUILD_PYTHON")));
     let remedy = format!("install Python {}, or start forkpy with --venv or --python", env!("FORKPY_PYTHON_VERSION"));
     let mut command = std::process::Command::new(&base);
@@ -138,7 +70,7 @@ fn interpreter() -> Finding {
 }
 
 /// Where managed environments go, unless another one is named.
-fn managed(options: &ServeOptions) -> Finding {
+pub(super) fn managed(options: &ServeOptions) -> Finding {
     if let Some(named) = options.venv.as_ref().or(options.python.as_ref()) {
         return Finding::ok("environment", format!("{}, as the options say", named.display()));
     }
@@ -165,14 +97,14 @@ fn usable(place: &Path) -> Result<(), String> {
     may_write.map_err(|errno| format!("{} cannot be written: {}", existing.display(), errno.desc()))
 }
 
-fn fork() -> Finding {
+pub(super) fn fork() -> Finding {
     match floors::fork() {
         Ok(took) => Finding::ok("fork", format!("to the child's first byte in {} µs", took.as_micros())),
         Err(error) => Finding::failed("fork", error.to_string(), "raise the limit of processes (ulimit -u, TasksMax)"),
     }
 }
 
-fn pidfd() -> Finding {
+pub(super) fn pidfd() -> Finding {
     match PidFd::open(i32::try_from(std::process::id()).unwrap_or(0)) {
         Ok(_) => Finding::ok("pidfd", "works"),
         Err(error) => Finding::failed(
@@ -183,7 +115,7 @@ fn pidfd() -> Finding {
     }
 }
 
-fn memory_file() -> Finding {
+pub(super) fn memory_file() -> Finding {
     match descriptors::memory_file(c"doctor") {
         Ok(file) if file.as_fd().try_clone_to_owned().is_ok() => Finding::ok("memory files", "work"),
         Ok(_) => Finding::failed("memory files", "cannot be copied", "raise the limit of open files (ulimit -n)"),
@@ -194,14 +126,14 @@ fn memory_file() -> Finding {
 }
 
 /// Not used: guide, Limits and security.
-fn landlock() -> Finding {
+pub(super) fn landlock() -> Finding {
     match landlock::abi() {
         Ok(abi) => Finding::ok("Landlock", format!("ABI {abi}; forkpy does not restrict sessions by it")),
         Err(reason) => Finding::ok("Landlock", format!("none ({reason}); forkpy does not need it")),
     }
 }
 
-fn open_files() -> Finding {
+pub(super) fn open_files() -> Finding {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
     let wanted = SESSIONS * FILES_EACH;
     let seen = format!("{soft} open files, at most {hard}");
@@ -214,7 +146,7 @@ fn open_files() -> Finding {
     Finding::ok("open files", seen)
 }
 
-fn processes() -> Finding {
+pub(super) fn processes() -> Finding {
     let (soft, _) = getrlimit(Resource::RLIMIT_NPROC).unwrap_or((u64::MAX, u64::MAX));
     let group = fs::read_to_string("/sys/fs/cgroup/pids.max").ok();
     let group = group.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(u64::MAX);
@@ -227,7 +159,7 @@ fn processes() -> Finding {
     Finding::ok("processes", if least == u64::MAX { "no limit".to_owned() } else { format!("at most {least}") })
 }
 
-fn memory() -> Finding {
+pub(super) fn memory() -> Finding {
     let Ok(mut system) = sysinfo::System::new() else {
         return Finding::failed("memory", "cannot be read", "mount /proc: forkpy watches sessions by it");
     };
@@ -243,65 +175,9 @@ fn memory() -> Finding {
     Finding::ok("memory", format!("{free} MiB are available"))
 }
 
-fn installer() -> Finding {
+pub(super) fn installer() -> Finding {
     match Tool::find() {
         Tool::Uv(path) => Finding::ok("installer", format!("uv, {}", path.display())),
         Tool::Pip => Finding::ok("installer", "pip of the environment; uv is quicker where it is on PATH"),
     }
-}
-
-/// Imports what of the standard library is compiled, and compiled packages that many environments have.
-const TRIAL: &str = "\
-import importlib.util, math, _struct, select, zlib, hashlib, sqlite3, ssl, ctypes, sys
-packages = [name for name in ('numpy', 'pandas', 'psutil', 'pydantic_core', 'PIL') if importlib.util.find_spec(name)]
-for name in packages: __import__(name)
-'imports work (standard library, ' + (', '.join(packages) or 'no compiled package') + ')'";
-
-/// The whole way, once.
-fn session(options: &ServeOptions) -> Finding {
-    let began = Instant::now();
-    let ran = tempfile::tempdir().map_err(|error| error.to_string()).and_then(|workspace| {
-        let mut args = options.for_same_python();
-        if let Some(place) = &options.env_dir {
-            args.extend(["--env-dir".to_owned(), place.to_string_lossy().into_owned()]);
-        }
-        let mut client = Client::forkpy(&workspace.path().join("w"), &args).map_err(|error| error.to_string())?;
-        client.run(TRIAL, "default").map_err(|error| error.to_string())?;
-        let reply = client.reply();
-        let stderr = reply["stderr"].as_str().unwrap_or_default().trim().lines().last().unwrap_or_default();
-        match reply["results"][0].as_str() {
-            Some(found) => Ok(found.trim_matches('\'').to_owned()),
-            None if stderr.is_empty() => Err(reply.to_string()),
-            None => Err(stderr.to_owned()),
-        }
-    });
-    match ran {
-        Ok(found) => {
-            let took = began.elapsed().as_millis();
-            Finding::ok("session", format!("runs code {took} ms after the server's start; {found}"))
-        }
-        Err(words) => Finding::failed(
-            "session",
-            words,
-            "start `forkpy --log debug` and see what it says; if it is an import, another --venv or none may do",
-        ),
-    }
-}
-
-/// For people.
-#[must_use]
-pub(crate) fn text(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for Finding { check, grade, seen, remedy } in findings {
-        let mark = match grade {
-            Grade::Ok => "ok     ",
-            Grade::Warning => "warning",
-            Grade::Failed => "FAILED ",
-        };
-        text += &format!("{mark}  {check:<13} {seen}\n");
-        if let Some(remedy) = remedy {
-            text += &format!("{:24}→ {remedy}\n", "");
-        }
-    }
-    text
 }
