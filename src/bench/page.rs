@@ -41,7 +41,7 @@ svg { width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td:last-child { text-align: left; white-space: normal; color: var(--dim); }
+th:first-child, td:first-child, th:last-child { text-align: left; } td:last-child { text-align: left; white-space: normal; color: var(--dim); }
 ";
 
 /// The whole page.
@@ -56,7 +56,7 @@ pub(crate) fn of(report: &Report) -> String {
     );
     let _ = writeln!(page, "<p class=\"dim\">{}</p>", about(report));
     page += "<h2>Times</h2>\n<p>Half of all turns took less than the bar shows. The scale is logarithmic: each line is ten times the one \
-             before. The black line is the spread: the smallest and the largest of the rounds' medians. The grey bar below is what \
+             before. The thin line is the spread: the smallest and the largest of the rounds' medians. The grey bar below is what \
              the row is held against.</p>\n";
     let _ = writeln!(page, "{}", chart(report, false));
     let rest: Vec<&Measured> = report.rows.iter().filter(|row| row.unit != "us").collect();

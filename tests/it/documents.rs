@@ -173,7 +173,9 @@ fn compare(tool: &str, given: &[&str], schema: &Value) {
 #[test]
 fn readme_names_options_that_there_are() {
     let mut known: BTreeSet<String> = options().into_keys().collect();
-    for command in ["attach", "status", "stop", "bench", "bundle", "doctor", "guide", "install", "completions", "man"] {
+    for command in
+        ["attach", "status", "stop", "bench", "bundle", "doctor", "guide", "install", "uninstall", "completions", "man"]
+    {
         known.extend(long_options(&help(&[command])).map(str::to_owned));
     }
     let named = about_forkpy();
@@ -390,4 +392,61 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
         }
     }
     files
+}
+
+/// The words of a picture, without where they stand.
+fn words_of(svg: &str) -> Vec<String> {
+    let lines = svg.lines().filter(|line| line.starts_with("<text"));
+    lines
+        .map(|line| {
+            let inside = line.split('<').map(|part| part.split_once('>').map_or("", |(_, text)| text));
+            inside.collect::<String>()
+        })
+        .collect()
+}
+
+/// The picture in README is of a real run: drawn again, it says the same.
+#[test]
+fn the_picture_is_what_happens() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let drawn = tempfile::NamedTempFile::new().expect("a file");
+    let mut script = Command::new(env!("FORKPY_BUILD_PYTHON"));
+    script.arg(root.join("tests/picture.py")).arg(env!("CARGO_BIN_EXE_forkpy")).arg(drawn.path());
+    let output = script.output().expect("python");
+    assert!(output.status.success(), "{output:?}");
+    let read = |path: &Path| words_of(&fs::read_to_string(path).expect("a picture"));
+    let (kept, now) = (read(&root.join("src/guide/run.svg")), read(drawn.path()));
+    assert!(kept.len() > 8, "{kept:?}");
+    assert_eq!(kept, now, "draw it anew: tests/picture.py target/debug/forkpy src/guide/run.svg");
+}
+
+/// The table, the page and the chart are of one run.
+#[test]
+fn results_are_shown_as_they_were_measured() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let page = tempfile::tempdir().expect("a folder");
+    for name in ["results.html", "results.svg"] {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_forkpy"));
+        bench.args(["bench", "--from"]).arg(benches.join("results.json")).arg("--html").arg(page.path().join(name));
+        let output = bench.output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let read = |path: &Path| fs::read_to_string(path).expect("there");
+        assert_eq!(
+            read(&benches.join(name)),
+            read(&page.path().join(name)),
+            "make {name} anew: `forkpy bench --from … --html …`"
+        );
+        let told = fs::read_to_string(benches.join("RESULTS.md")).expect("there");
+        let rows = String::from_utf8(output.stdout).expect("UTF-8");
+        for row in rows.lines().filter(|line| line.starts_with('|') && !line.starts_with("|-")) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            assert!(told.contains(&format!("| {} |", cells.join(" | "))), "RESULTS.md lacks {row}");
+        }
+    }
+    let html = fs::read_to_string(benches.join("results.html")).expect("there");
+    assert!(
+        !html.contains("src=") && !html.contains("href=") && !html.contains("@import"),
+        "something is loaded from outside"
+    );
+    assert!(html.contains("prefers-color-scheme: dark"));
 }
