@@ -411,13 +411,13 @@ fn the_picture_is_what_happens() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let drawn = tempfile::NamedTempFile::new().expect("a file");
     let mut script = Command::new(env!("FORKPY_BUILD_PYTHON"));
-    script.arg(root.join("tests/picture.py")).arg(env!("CARGO_BIN_EXE_forkpy")).arg(drawn.path());
+    script.arg(root.join("tests/clients/picture.py")).arg(env!("CARGO_BIN_EXE_forkpy")).arg(drawn.path());
     let output = script.output().expect("python");
     assert!(output.status.success(), "{output:?}");
     let read = |path: &Path| words_of(&fs::read_to_string(path).expect("a picture"));
     let (kept, now) = (read(&root.join("src/guide/run.svg")), read(drawn.path()));
     assert!(kept.len() > 8, "{kept:?}");
-    assert_eq!(kept, now, "draw it anew: tests/picture.py target/debug/forkpy src/guide/run.svg");
+    assert_eq!(kept, now, "draw it anew: tests/clients/picture.py target/debug/forkpy src/guide/run.svg");
 }
 
 /// The table, the page and the chart are of one run.

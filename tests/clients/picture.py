@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The picture in README: a session that comes back from a segfault.
 
-    tests/picture.py FORKPY            plays the run on a terminal, against that binary
-    tests/picture.py FORKPY FILE.svg   records it on a pseudo-terminal, and draws what was on the screen
+    tests/clients/picture.py FORKPY            plays the run on a terminal, against that binary
+    tests/clients/picture.py FORKPY FILE.svg   records it on a pseudo-terminal, and draws what was on the screen
 
 Plain Python, no packages. A test draws it again and compares the words.
 """
@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 from html import escape
+from pathlib import Path
 
-COLUMNS = 100
+COLUMNS = 104
 CALLS = [
     ("run_python_code", {"code": "rows = [line.split(',') for line in open('cities.csv')]\nlen(rows)"}),
     ("run_python_code", {"code": "import ctypes; ctypes.string_at(0)    # a bug in native code"}),
@@ -60,8 +61,7 @@ class Server:
 def play(program):
     """Prints the calls, and the replies as a model reads them."""
     with tempfile.TemporaryDirectory() as workspace:
-        with open(os.path.join(workspace, "cities.csv"), "w") as file:
-            file.write(CITIES)
+        Path(workspace, "cities.csv").write_text(CITIES)
         server = Server(program, workspace)
         try:
             for tool, arguments in CALLS:
@@ -129,25 +129,27 @@ def draw(text):
     rows = [row for line in text.rstrip("\n").split("\n") for row in wrapped(line)]
     height, width = 20 * len(rows) + 56, COLUMNS * 8 + 40
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        'aria-label="a session of forkpy that comes back from a segfault">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="forkpy">',
         "<style>text { font: 13.2px ui-monospace, Menlo, Consolas, monospace; fill: #c9d1d9; white-space: pre; }",
         ".call { fill: #56d4dd; } .code { fill: #ffffff; font-weight: bold; }</style>",
         f'<rect width="{width}" height="{height}" rx="8" fill="#161b22"/>',
-        *(f'<circle cx="{20 + 20 * n}" cy="18" r="6" fill="{c}"/>' for n, c in enumerate(["#ff5f56", "#ffbd2e", "#27c93f"])),
+        *(
+            f'<circle cx="{20 + 20 * n}" cy="18" r="6" fill="{c}"/>'
+            for n, c in enumerate(["#ff5f56", "#ffbd2e", "#27c93f"])
+        ),
     ]
     for number, row in enumerate(rows):
-        spans = "".join(f'<tspan class="{style}">{escape(part)}</tspan>' if style else escape(part) for style, part in row)
+        spans = "".join(
+            f'<tspan class="{style}">{escape(part)}</tspan>' if style else escape(part) for style, part in row
+        )
         lines.append(f'<text x="20" y="{52 + 20 * number}" xml:space="preserve">{spans}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case [program]:
-            play(program)
-        case [program, target]:
-            with open(target, "w", encoding="utf-8") as file:
-                file.write(draw(steady(record(program))))
-        case _:
-            sys.exit(__doc__)
+    if len(sys.argv) == 2:
+        play(sys.argv[1])
+    elif len(sys.argv) == 3:
+        Path(sys.argv[2]).write_text(draw(steady(record(sys.argv[1]))), "utf-8")
+    else:
+        sys.exit(__doc__)
