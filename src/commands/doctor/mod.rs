@@ -76,7 +76,7 @@ fn text(finding: &Finding, color: bool) -> String {
     let mark = if color { format!("\u{1b}[{code}m{mark}\u{1b}[0m") } else { mark.to_owned() };
     let mut text = format!("{mark}  {check:<13} {seen}\n");
     if let Some(remedy) = remedy {
-        text += &format!("{:24}→ {remedy}\n", "");
+        text += &format!("{:23}→ {remedy}\n", "");
     }
     text
 }

@@ -58,11 +58,12 @@ else:
 /// Asks the index that pip asks, as pip would find it; credentials in its address are not told.
 const INDEX: &str = "\
 import base64, os, ssl, subprocess, sys, urllib.parse, urllib.request
+done = subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', 'config', 'list'], capture_output=True, text=True)
+known = dict(line.partition('=')[::2] for line in done.stdout.splitlines())
 def configured(name):
-    for key in ('global.', 'install.', ':env:.'):
-        done = subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', 'config', 'get', key + name], capture_output=True, text=True)
-        if done.returncode == 0 and done.stdout.strip():
-            return done.stdout.strip()
+    for section in ('install.', 'global.'):
+        if section + name in known:
+            return known[section + name].strip(chr(39)) or None
 url = (os.environ.get('UV_DEFAULT_INDEX') or os.environ.get('UV_INDEX_URL') or os.environ.get('PIP_INDEX_URL')
        or configured('index-url') or 'https://pypi.org/simple')
 parts = urllib.parse.urlsplit(url)
