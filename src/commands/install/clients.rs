@@ -41,7 +41,7 @@ enum Shape {
 
 /// Where the configuration of a user lies.
 #[derive(Debug, Clone, Copy)]
-enum Home {
+enum Below {
     /// Below the home directory.
     Home(&'static str),
     /// Below `XDG_CONFIG_HOME`, or `~/.config`.
@@ -54,7 +54,7 @@ enum Home {
 #[derive(Debug)]
 pub(in crate::commands) struct Client {
     pub name: &'static str,
-    home: Home,
+    home: Below,
     /// The configuration of a project, from the project's directory on.
     project: Option<&'static str>,
     pub syntax: Syntax,
@@ -74,7 +74,7 @@ pub(in crate::commands) struct Entry {
 
 const fn json(
     name: &'static str,
-    home: Home,
+    home: Below,
     project: Option<&'static str>,
     key: &'static str,
     shape: Shape,
@@ -85,13 +85,13 @@ const fn json(
 /// All of them, by their names.
 pub(in crate::commands) const CLIENTS: &[Client] = &[
     // https://code.claude.com/docs/en/mcp: user scope in ~/.claude.json, project scope in .mcp.json
-    json("claude-code", Home::Home(".claude.json"), Some(".mcp.json"), "mcpServers", Shape::Typed),
+    json("claude-code", Below::Home(".claude.json"), Some(".mcp.json"), "mcpServers", Shape::Typed),
     // https://modelcontextprotocol.io/docs/develop/connect-local-servers
-    json("claude-desktop", Home::Config("Claude/claude_desktop_config.json"), None, "mcpServers", Shape::Plain),
+    json("claude-desktop", Below::Config("Claude/claude_desktop_config.json"), None, "mcpServers", Shape::Plain),
     // https://developers.openai.com/codex/mcp: ~/.codex/config.toml, and .codex/config.toml of trusted projects
     Client {
         name: "codex",
-        home: Home::Named("CODEX_HOME", "config.toml", ".codex/config.toml"),
+        home: Below::Named("CODEX_HOME", "config.toml", ".codex/config.toml"),
         project: Some(".codex/config.toml"),
         syntax: Syntax::Toml,
         key: "mcp_servers",
@@ -99,13 +99,13 @@ pub(in crate::commands) const CLIENTS: &[Client] = &[
         puts_folder: false,
     },
     // https://cursor.com/docs/context/mcp
-    json("cursor", Home::Home(".cursor/mcp.json"), Some(".cursor/mcp.json"), "mcpServers", Shape::Plain),
+    json("cursor", Below::Home(".cursor/mcp.json"), Some(".cursor/mcp.json"), "mcpServers", Shape::Plain),
     // https://geminicli.com/docs/tools/mcp-server/
-    json("gemini", Home::Home(".gemini/settings.json"), Some(".gemini/settings.json"), "mcpServers", Shape::Plain),
+    json("gemini", Below::Home(".gemini/settings.json"), Some(".gemini/settings.json"), "mcpServers", Shape::Plain),
     // https://block.github.io/goose/docs/guides/config-files
     Client {
         name: "goose",
-        home: Home::Config("goose/config.yaml"),
+        home: Below::Config("goose/config.yaml"),
         project: None,
         syntax: Syntax::Yaml,
         key: "extensions",
@@ -113,24 +113,24 @@ pub(in crate::commands) const CLIENTS: &[Client] = &[
         puts_folder: false,
     },
     // https://www.jetbrains.com/help/junie/model-context-protocol-mcp.html: Junie's files, of the IDEs and of the command line
-    json("jetbrains", Home::Home(".junie/mcp/mcp.json"), Some(".junie/mcp/mcp.json"), "mcpServers", Shape::Plain),
+    json("jetbrains", Below::Home(".junie/mcp/mcp.json"), Some(".junie/mcp/mcp.json"), "mcpServers", Shape::Plain),
     // https://lmstudio.ai/docs/app/mcp: Cursor's notation
-    json("lm-studio", Home::Home(".lmstudio/mcp.json"), None, "mcpServers", Shape::Plain),
+    json("lm-studio", Below::Home(".lmstudio/mcp.json"), None, "mcpServers", Shape::Plain),
     // https://opencode.ai/docs/mcp-servers/
-    json("opencode", Home::Config("opencode/opencode.json"), Some("opencode.json"), "mcp", Shape::Opencode),
+    json("opencode", Below::Config("opencode/opencode.json"), Some("opencode.json"), "mcp", Shape::Opencode),
     // https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
     Client {
         puts_folder: true,
-        ..json("vscode", Home::Config("Code/User/mcp.json"), Some(".vscode/mcp.json"), "servers", Shape::Typed)
+        ..json("vscode", Below::Config("Code/User/mcp.json"), Some(".vscode/mcp.json"), "servers", Shape::Typed)
     },
     // https://docs.windsurf.com/windsurf/cascade/mcp
-    json("windsurf", Home::Home(".codeium/windsurf/mcp_config.json"), None, "mcpServers", Shape::Plain),
+    json("windsurf", Below::Home(".codeium/windsurf/mcp_config.json"), None, "mcpServers", Shape::Plain),
     // https://zed.dev/docs/ai/mcp
-    json("zed", Home::Config("zed/settings.json"), Some(".zed/settings.json"), "context_servers", Shape::Zed),
+    json("zed", Below::Config("zed/settings.json"), Some(".zed/settings.json"), "context_servers", Shape::Zed),
 ];
 
 /// What is shown for a client that is not among them.
-pub(super) const PASTED: Client = json("", Home::Home(""), None, "mcpServers", Shape::Plain);
+pub(super) const PASTED: Client = json("", Below::Home(""), None, "mcpServers", Shape::Plain);
 
 /// The client of this name.
 pub(super) fn find(name: &str) -> Option<&'static Client> {
@@ -143,12 +143,12 @@ impl Client {
         let home = || paths::home().ok_or(SetupError::NoHome);
         let directory = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Ok(match self.home {
-            Home::Home(file) => home()?.join(file),
-            Home::Named(variable, file, usual) => match directory(variable) {
+            Below::Home(file) => home()?.join(file),
+            Below::Named(variable, file, usual) => match directory(variable) {
                 Some(named) => named.join(file),
                 None => home()?.join(usual),
             },
-            Home::Config(file) => {
+            Below::Config(file) => {
                 let config = match directory("XDG_CONFIG_HOME") {
                     Some(config) => config,
                     None => home()?.join(".config"),
