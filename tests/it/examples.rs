@@ -90,7 +90,10 @@ fn argument_names() -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
-fn calls(code: &str) -> Vec<(String, Vec<Value>, Map<String, Value>, String)> {
+/// A tool, its arguments by place and by name, and what the reply must hold.
+type Call = (String, Vec<Value>, Map<String, Value>, String);
+
+fn calls(code: &str) -> Vec<Call> {
     let mut python = Command::new(env!("FORKPY_BUILD_PYTHON"))
         .args(["-X", "utf8", "-c", CALLS])
         .stdin(Stdio::piped())
