@@ -197,7 +197,7 @@ fn all_that_have_the_token_have_the_same_sessions() {
     let token = [("Authorization", "Bearer open-sesame")];
     let first = Legacy::new(&server, &token);
     first.run("x = 1");
-    assert_eq!(first.leave(), 202);
+    assert_eq!(first.leave(), 204);
     assert_eq!(Legacy::new(&server, &token).run("x")["results"], json!(["1"]));
 }
 
@@ -217,7 +217,7 @@ fn sessions_are_shared_where_that_is_wished() {
         value(&one, "x = 1; 0");
         one.call("create_session", json!({"session_id": "a"}));
         assert_eq!(two.run("x")["results"], json!(["1"]));
-        assert_eq!(two.leave(), 202);
+        assert_eq!(two.leave(), 204);
         assert_eq!(Legacy::new(&server, &[]).call("delete_session", json!({"session_id": "a"}))["status"], "deleted");
     }
 }
@@ -230,7 +230,7 @@ fn the_sessions_of_a_client_that_leaves_end_with_it() {
     leaves.call("run_python_code", json!({"code": "while True: pass", "background": true}));
     let gone = pid(&leaves.call("get_kernel_health", json!({})));
     let kept = pid(&stays.call("get_kernel_health", json!({})));
-    assert_eq!(leaves.leave(), 202);
+    assert_eq!(leaves.leave(), 204);
     wait_for("its worker to end", || processes::state(gone) == '-');
     assert_eq!(pid(&stays.call("get_kernel_health", json!({}))), kept);
 }
