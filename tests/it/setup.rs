@@ -196,10 +196,12 @@ fn versions_agree() {
     let server = read(&root.join("server.json"));
     assert_eq!(server["version"], env!("CARGO_PKG_VERSION"));
     for package in server["packages"].as_array().expect("packages") {
-        assert_eq!(
-            (&package["version"], &package["identifier"]),
-            (&json!(env!("CARGO_PKG_VERSION")), &json!("forkpy"))
-        );
+        // An image has its version behind its name.
+        let (identifier, version) = match package["registryType"].as_str() {
+            Some("oci") => (concat!("ghcr.io/forkpy/forkpy:", env!("CARGO_PKG_VERSION")), Value::Null),
+            _ => ("forkpy", json!(env!("CARGO_PKG_VERSION"))),
+        };
+        assert_eq!((&package["version"], &package["identifier"]), (&version, &json!(identifier)));
     }
     // The registry's limits.
     assert!(server["description"].as_str().expect("words").len() <= 100);
