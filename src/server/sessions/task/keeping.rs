@@ -41,8 +41,9 @@ const PART_OF_LIMIT: u64 = 4;
 /// An automatic checkpoint may take so long: no call asked for it, and the next one may be waiting.
 const AUTOMATIC: Duration = Duration::from_secs(5);
 
-/// How long a call may wait behind one.
-const GIVES_WAY: Duration = Duration::from_millis(50);
+/// A call waits behind one for two of these at most. Not less: breaking it off is an interrupt, which a fork hook of a
+/// library (`logging` has one) may meet in its middle, and on a busy machine an ordinary copy takes long too.
+const GIVES_WAY: Duration = Duration::from_millis(250);
 
 /// A copy takes a millisecond or two. One that takes long is broken off when a call waits behind it, or at its limit.
 async fn too_long(queue: mpsc::WeakSender<Order>) -> BrokenOff {
