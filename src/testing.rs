@@ -4,6 +4,7 @@
 
 pub use crate::{
     protocol::{
+        confinement::ConfinementSettings,
         frame::{MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE},
         message::{
             FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, Urgency,

@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    os::fd::AsFd,
     process::ExitCode,
 };
 
@@ -25,7 +26,7 @@ use crate::{
     settings::{
         file, logging,
         options::{ServeOptions, Transport},
-        resolve::Settings,
+        resolve::{self, Settings},
     },
     sys::descriptors,
     zygote,
@@ -73,6 +74,8 @@ fn is_unread(error: &anyhow::Error) -> bool {
 
 fn play() -> anyhow::Result<()> {
     bundle::launcher::go_on_unpacked()?;
+    // SAFETY: nothing has run yet that could have made a thread.
+    unsafe { resolve::take_token() };
     bundle::find_certificates();
     if let Some(words) = bundle::python::wanted() {
         bundle::supply_libraries();
@@ -85,6 +88,7 @@ fn play() -> anyhow::Result<()> {
             // SAFETY: the server left this descriptor open for this role and tells its number on the command line;
             // nothing else in this process has touched descriptors yet.
             let stream = unsafe { descriptors::inherited_stream(socket) };
+            descriptors::close_on_exec(stream.as_fd(), true)?;
             zygote::run(stream, server, huge_pages).context("the zygote ended")
         }
         Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),

@@ -142,11 +142,11 @@ impl Meeting {
     /// The child becomes the server behind our back; what it has to say against its options it says before that.
     fn spawn(&self, place: &Place, listener: &UnixListener, _held: &Held) -> Result<(), AttachError> {
         let failed = |error: io::Error| AttachError::NotStarted(error.to_string());
-        descriptors::close_on_exec(listener.as_fd(), false).map_err(failed)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("forkpy").arg("__host").arg("--listener").arg(listener.as_raw_fd().to_string());
         command.arg("--socket-dir").arg(place.directory()).arg("--socket-name").arg(place.name()).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        descriptors::pass_on(&mut command, listener.as_fd());
         match command.status() {
             Ok(status) if status.success() => Ok(()),
             Ok(_) => Err(AttachError::NotStarted("see above".to_owned())),

@@ -39,6 +39,7 @@ chapters! {
     health: "health", "health and recovery: states, alerts, policies, why a worker died";
     checkpoints: "checkpoints", "checkpoints and branches: coming back from a crash, trying several ways, saving for another day";
     long_work: "long-work", "work longer than a call: running, queued, wait_for_cell";
+    sandbox: "sandbox", "what confined sessions cannot reach, what a sandbox does not keep, and when to take a virtual machine";
     limits: "limits", "limits and security: what forkpy does not protect from, memory, time, processes";
     clients: "clients", "how a client is connected, by a command and by hand";
     hosting: "hosting", "over HTTP: tokens, probes, metrics, systemd";

@@ -6,6 +6,7 @@
 use nix::sys::wait::WaitStatus;
 use serde::{Deserialize, Serialize};
 
+use super::confinement::{Confinement, ConfinementSettings};
 use super::report::{CellReport, StateReport, Variable};
 
 /// Version of the message enums, checked at each handshake.
@@ -30,8 +31,10 @@ pub struct ZygoteSettings {
     pub outputs: String,
     /// Tables and the like get a file with their HTML.
     pub keep_html: bool,
-    /// Value of `FORKPY_SERVER` in every worker and all it starts: how stray processes are recognised.
-    pub cookie: String,
+    /// What confined sessions may reach.
+    pub confinement: ConfinementSettings,
+    /// Failures that a test has armed; none of our variables comes to a session's process.
+    pub faults: String,
 }
 
 /// A standard library, and packages of another installation's environment: see `server/environment/borrowed.rs`.
@@ -44,6 +47,7 @@ pub struct Library {
     pub packages: Vec<String>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the large one is sent once in a zygote's life")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToZygote {
     /// First frame: who speaks, and what to warm up.
@@ -61,6 +65,8 @@ pub enum ToZygote {
         purpose: Purpose,
         /// What the kernel is to keep it to.
         limits: WorkerLimits,
+        /// Its own folder, when it is confined.
+        room: Option<String>,
     },
     /// Packages have changed on the disk: forget what was cached of it.
     Refresh,
@@ -110,6 +116,7 @@ pub struct WorkerLimits {
     /// Bytes of memory beyond what it starts with.
     pub memory: Option<u64>,
     pub open_files: Option<u32>,
+    pub confinement: Confinement,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -54,11 +54,13 @@
 pub(crate) mod asynchronous;
 pub(crate) mod attach;
 pub(crate) mod blocking;
+pub(crate) mod confinement;
 pub(crate) mod frame;
 pub(crate) mod message;
 pub(crate) mod outline;
 pub(crate) mod report;
 
+pub(crate) use confinement::{Confinement, ConfinementSettings};
 pub(crate) use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub(crate) use message::{
     Answer, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker, FromZygote, Library, Missed, NotebookCell,

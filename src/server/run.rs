@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     progress,
-    protocol::ZygoteSettings,
+    protocol::{Confinement, ConfinementSettings, ZygoteSettings},
     server::{
         counters,
         environment::{
@@ -50,13 +50,19 @@ use crate::{
         workers::{
             children::Children,
             spares::Spares,
-            zygote::{Spawner, Zygote},
+            zygote::{Reach, Spawner, Zygote},
         },
         workspace::{announce, handle::Files, watch::Watcher},
     },
-    settings::{host::Host, options::Transport, resolve::Settings},
+    settings::{
+        host::Host,
+        options::Transport,
+        resolve::{SessionSettings, Settings},
+        sandbox::list_gaps,
+    },
     sys::{
-        descriptors, memory_group, processes,
+        descriptors, fault, guarded, memory_group, processes,
+        room::Rooms,
         scratch::{self, Scratch},
         signals,
     },
@@ -81,6 +87,8 @@ pub(crate) fn serve(settings: Settings, host: Option<Host>) -> Result<(), Server
 
 async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
     let listed = tools::catalogue::of(&settings.replies.tools)?;
+    guarded::close_to_others();
+    descriptors::close_inherited_on_exec();
     counters::begin();
     signals::become_subreaper();
     signals::bear_file_size_limit();
@@ -88,6 +96,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let stop = stop_on_signals()?;
     let scratch = Scratch::make()?;
     tokio::task::spawn_blocking(scratch::remove_left_behind);
+    announce_sandbox(&settings.sessions);
     let (around, filling) = surroundings(&settings, &scratch)?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
     if host.is_some() || settings.transport == Transport::Stdio {
@@ -129,7 +138,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
 /// What sessions live in: the zygote and its workers, what is watched, what is kept of all of them.
 fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<(Arc<Surroundings>, Filling)> {
     let children = Children::default();
-    let (zygote, filling) = start_zygote(settings, &children)?;
+    let (zygote, filling) = start_zygote(settings, &children, scratch)?;
     let changes = Changes::default();
     let watcher = Watcher::start_observed(&settings.workspace.root, announce::announcer(changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
@@ -141,6 +150,7 @@ fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<(Arc<Surro
         settings: settings.sessions.clone(),
         outputs: settings.workspace.outputs(),
         scratch: scratch.path().to_owned(),
+        exchange: scratch.exchange(),
         files: Arc::new(watcher),
         oom: OomCounter::start(),
         health: settings.health,
@@ -219,6 +229,18 @@ fn front_room(
     Ok((Arc::new(server), Arc::new(resources)))
 }
 
+/// What is not kept of it is no secret.
+fn announce_sandbox(settings: &SessionSettings) {
+    let mode = settings.limits.confinement;
+    if mode == Confinement::Off {
+        return;
+    }
+    match list_gaps(&settings.sandbox.gaps) {
+        missing if missing.is_empty() => tracing::info!("sessions are confined (--sandbox {mode})"),
+        missing => tracing::warn!("sessions are confined (--sandbox {mode}) as far as this machine can: {missing}"),
+    }
+}
+
 /// A token that SIGTERM, SIGINT and SIGHUP cancel.
 fn stop_on_signals() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
@@ -242,16 +264,20 @@ async fn tell_person() {
 
 /// Starts the zygote's owner at once and prepares the environment behind it; what takes longer than a client would wait is
 /// put into the environment when sessions can run.
-fn start_zygote(settings: &Settings, children: &Children) -> io::Result<(Zygote, Filling)> {
+fn start_zygote(settings: &Settings, children: &Children, scratch: &Scratch) -> io::Result<(Zygote, Filling)> {
     let (ready, wanted) = oneshot::channel();
     let (filled, filling) = watch_channel(false);
-    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?);
+    let rooms = Rooms::below(scratch.path());
+    let write = settings.sessions.sandbox.write.clone();
+    let reach = Reach { workspace: settings.workspace.root.clone(), write };
+    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?, (rooms, reach));
     let wish = Wish {
         venv: settings.venv.clone(),
         python: settings.python.clone(),
         managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
     };
+    let confinement = settings.sessions.sandbox.for_zygote(&scratch.exchange());
     let (settings, children, behind) = (settings.clone(), children.clone(), zygote.clone());
     tokio::spawn(async move {
         let hook = |pid: u32, begins: bool| {
@@ -266,7 +292,7 @@ fn start_zygote(settings: &Settings, children: &Children) -> io::Result<(Zygote,
             Ok(prepared) => {
                 tracing::info!("{}", prepared.environment.note);
                 unfinished = prepared.unfinished;
-                Ok(zygote_settings(&settings, &prepared.environment))
+                Ok(zygote_settings(&settings, &prepared.environment, confinement))
             }
             Err(error) => Err(error.to_string()),
         });
@@ -283,7 +309,7 @@ fn start_zygote(settings: &Settings, children: &Children) -> io::Result<(Zygote,
     Ok((zygote, Filling::new(filling)))
 }
 
-fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSettings {
+fn zygote_settings(settings: &Settings, environment: &Environment, confinement: ConfinementSettings) -> ZygoteSettings {
     let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
     ZygoteSettings {
         python: words(&environment.python),
@@ -294,6 +320,7 @@ fn zygote_settings(settings: &Settings, environment: &Environment) -> ZygoteSett
         workspace: words(&settings.workspace.root),
         outputs: words(&settings.workspace.outputs()),
         keep_html: settings.replies.keep_html,
-        cookie: uuid::Uuid::new_v4().simple().to_string(),
+        confinement,
+        faults: fault::armed_here(),
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    protocol::{Script, WorkerExit},
+    protocol::{Confinement, Script, WorkerExit, WorkerLimits},
     server::{
         output::{
             captured::CapturedText,
@@ -29,6 +29,7 @@ use crate::{
         workers::zygote::{NewScript, ZygoteError},
         workspace::{script::OpenScript, watch::NewFiles},
     },
+    sys::room::Room,
 };
 
 /// How long lines of our own may run.
@@ -95,6 +96,12 @@ pub(crate) struct Scripts {
     stop: CancellationToken,
 }
 
+/// What is a script's until its end: letting go of the lifeline would end it, letting go of the folder would empty it.
+struct Held {
+    _lifeline: UnixStream,
+    _room: Option<Arc<Room>>,
+}
+
 impl Scripts {
     /// None yet; at most `most` at a time.
     #[must_use]
@@ -138,10 +145,10 @@ impl Scripts {
             () = cancel.cancelled() => return Ok(not_started(queued)),
             () = self.around.zygote.settled() => {}
         }
-        let forked = self.fork(script, args, live).await;
+        let limits = self.around.settings.limits.kept_by_kernel();
+        let forked = self.fork(script, args, limits, live).await;
         // The lifeline is held until the end: letting go of it would end the script.
-        let (mut process, _lifeline) =
-            forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
+        let (mut process, _held) = forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
         let course = process.follow(&bounds).await;
         let ran = began.elapsed();
@@ -183,7 +190,9 @@ impl Scripts {
         file.write_all(lines.as_bytes()).and_then(|()| file.rewind()).map_err(|error| fail(error.into()))?;
         let (path, full_path) = (ERRAND.to_owned(), PathBuf::from(ERRAND));
         let script = OpenScript { file, path, full_path, directory: self.around.scratch.clone() };
-        let (mut process, _lifeline) = self.fork(script, args, None).await.map_err(fail)?;
+        // Our own lines, and the environment's, which no session can change: nothing to be confined.
+        let limits = WorkerLimits { confinement: Confinement::Off, ..self.around.settings.limits.kept_by_kernel() };
+        let (mut process, _held) = self.fork(script, args, limits, None).await.map_err(fail)?;
         let (cancel, stop) = (CancellationToken::new(), self.stop.clone());
         process.follow(&Bounds { limit: ERRAND_LIMIT, grace: Duration::ZERO, cancel, stop }).await;
         let exit = self.bury(&mut process).await;
@@ -198,16 +207,16 @@ impl Scripts {
         &self,
         script: OpenScript,
         args: Vec<String>,
+        limits: WorkerLimits,
         live: Option<Arc<Live>>,
-    ) -> Result<(Followed, UnixStream), ZygoteError> {
+    ) -> Result<(Followed, Held), ZygoteError> {
         let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let OpenScript { file, path, full_path, directory } = script;
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
         let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".py").to_owned();
         let argv = std::iter::once(path).chain(args).collect();
         let wanted = Script { file: words(&full_path), directory: words(&directory), argv };
-        let limits = self.around.settings.limits.kept_by_kernel();
-        let NewScript { lease, pidfd, lifeline, stdout, stderr } =
+        let NewScript { lease, pidfd, lifeline, stdout, stderr, room } =
             self.around.zygote.fork_script(wanted, limits, file.into()).await?;
         let keeping = Keeping {
             cap: self.around.settings.max_output,
@@ -217,7 +226,7 @@ impl Scripts {
         };
         let process = Followed::new(lease.pid(), pidfd, [stdout, stderr], &keeping)?;
         let _ = lease.take();
-        Ok((process, lifeline))
+        Ok((process, Held { _lifeline: lifeline, _room: room }))
     }
 
     /// The process has ended: learns how, ends what it started, reads what is left, lets it be reaped.

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::{protocol::WorkerLimits, settings::bounds::MAX_SECONDS};
+use crate::{
+    protocol::{Confinement, WorkerLimits},
+    settings::bounds::MAX_SECONDS,
+};
 
 const MIB: u64 = 1 << 20;
 /// Less than this would not hold what an `import numpy` takes.
@@ -67,6 +70,8 @@ pub(crate) struct Limits {
     pub idle: Option<Duration>,
     /// So old: cleaned up.
     pub age: Option<Duration>,
+    /// How narrow its sandbox is.
+    pub confinement: Confinement,
 }
 
 /// What a client wishes for a session of its own, in the units of `create_session`.
@@ -86,6 +91,8 @@ pub(crate) struct Wished {
     pub idle_seconds: Option<f64>,
     /// Seconds.
     pub age_seconds: Option<f64>,
+    /// A narrower sandbox.
+    pub confinement: Option<Confinement>,
 }
 
 /// Why a wish cannot be granted.
@@ -115,6 +122,11 @@ pub(crate) enum LimitError {
         /// Where that is set.
         flag: &'static str,
     },
+    /// A wider sandbox than the operator's.
+    #[error(
+        "`sandbox` {asked} is wider than this server's own ({own}, --sandbox); leave it out or ask for a narrower one"
+    )]
+    Wider { asked: Confinement, own: Confinement },
 }
 
 impl From<LimitArgs> for Limits {
@@ -128,6 +140,7 @@ impl From<LimitArgs> for Limits {
             cell_time: time(args.max_timeout),
             idle: time(args.idle_ttl),
             age: time(args.max_age),
+            confinement: Confinement::Off,
         }
     }
 }
@@ -148,7 +161,12 @@ impl Limits {
             wish(name, flag, given.map(f64::from), own.map(f64::from), f64::from(least), 1e9)?;
             Ok::<_, LimitError>(given.or(own))
         };
+        let confinement = wished.confinement.unwrap_or(self.confinement);
+        if confinement < self.confinement {
+            return Err(LimitError::Wider { asked: confinement, own: self.confinement });
+        }
         Ok(Self {
+            confinement,
             memory: memory.map(bytes).or(self.memory),
             cpu: seconds("cpu_seconds", "--cpu-limit", wished.cpu_seconds, self.cpu)?,
             processes: number("processes", "--processes-limit", wished.processes, self.processes, 0)?,
@@ -178,7 +196,7 @@ impl Limits {
     /// Those that a worker sets for itself.
     #[must_use]
     pub(crate) fn kept_by_kernel(&self) -> WorkerLimits {
-        WorkerLimits { memory: self.memory, open_files: self.open_files }
+        WorkerLimits { memory: self.memory, open_files: self.open_files, confinement: self.confinement }
     }
 
     /// Whether the session's processes must be looked at for them to be kept.
@@ -286,6 +304,21 @@ mod tests {
         for bad in [-1.0, 0.0, f64::NAN, f64::INFINITY] {
             assert!(server.tightened(&Wished { cpu_seconds: Some(bad), ..Wished::default() }).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_sandbox_is_only_ever_made_narrower() {
+        let server = Limits { confinement: Confinement::Workspace, ..Limits::default() };
+        let wish = |confinement| server.tightened(&Wished { confinement, ..Wished::default() });
+        for (asked, granted) in [
+            (None, Confinement::Workspace),
+            (Some(Confinement::Workspace), Confinement::Workspace),
+            (Some(Confinement::Strict), Confinement::Strict),
+        ] {
+            assert_eq!(wish(asked).expect("no wider").confinement, granted);
+        }
+        let refused = wish(Some(Confinement::Off)).expect_err("wider").to_string();
+        assert!(refused.contains("`sandbox` off is wider than this server's own (workspace"), "{refused}");
     }
 
     #[test]

@@ -13,3 +13,4 @@ pub(crate) mod paths;
 pub(crate) mod policy;
 pub(crate) mod replies;
 pub(crate) mod resolve;
+pub(crate) mod sandbox;

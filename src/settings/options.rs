@@ -8,6 +8,7 @@ use crate::settings::{
     paths::{default_workspace, path},
     policy::{Automatic, RecoveryPolicy},
     replies::ReplyOptions,
+    sandbox::SandboxArgs,
 };
 use clap::{Args, ValueEnum};
 use std::{
@@ -150,6 +151,10 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "FORKPY_ALLOW_INSTALL_OPTIONS", value_parser = clap::builder::BoolishValueParser::new(),
           num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "Packages")]
     pub allow_install_options: bool,
+
+    /// What sessions are kept from.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
 
     /// What clients are shown.
     #[command(flatten)]

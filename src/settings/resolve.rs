@@ -3,24 +3,56 @@
 //! Runs in: server. Reads files and the environment once, at start.
 
 use std::{
+    ffi::OsString,
     io,
     net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
     time::Duration,
 };
 
-use crate::settings::{
-    http_bounds::Bounds as HttpBounds,
-    limits::Limits,
-    logging,
-    options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
-    policy::{Bounds, HealthPolicy},
-    replies::ReplyOptions,
+use crate::{
+    settings::{
+        http_bounds::Bounds as HttpBounds,
+        limits::Limits,
+        logging,
+        options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
+        policy::{Bounds, HealthPolicy},
+        replies::ReplyOptions,
+        sandbox::{Sandbox, SandboxError},
+    },
+    sys::guarded,
 };
 
-/// Variables that sessions do not see: the key to the HTTP door, and what lets a process speak to the service manager in the
-/// server's name.
-pub(crate) const HIDDEN: [&str; 4] = ["FORKPY_TOKEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+/// Variable that holds the key to the HTTP door.
+const TOKEN: &str = "FORKPY_TOKEN";
+/// How all our own variables begin.
+const OURS: &str = "FORKPY_";
+/// What lets a process speak to the service manager in the server's name.
+const SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// The token, from the moment on at which it left the environment.
+static TAKEN: OnceLock<Option<OsString>> = OnceLock::new();
+
+/// Takes the token out of the environment: first of all, before any other process can be looked at by a session.
+///
+/// # Safety
+/// No other thread may exist.
+pub(crate) unsafe fn take_token() {
+    // SAFETY: passed on to the caller.
+    let _ = TAKEN.set(unsafe { guarded::take_variable(TOKEN) });
+}
+
+/// Takes away from a child of ours what sessions, and what is run for them, do not see: our own variables, and those of the
+/// service manager.
+pub(crate) fn hide_variables(command: &mut Command) {
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_bytes().starts_with(OURS.as_bytes()));
+    for name in ours.chain(SERVICE_MANAGER.map(OsString::from)) {
+        command.env_remove(name);
+    }
+}
 
 /// What checkpoints may hold on a machine that does not say how much memory it has.
 const DEFAULT_MEMORY: u64 = 1 << 30;
@@ -43,6 +75,15 @@ pub(crate) enum ConfigError {
          Set FORKPY_TOKEN or --token-file, or listen on 127.0.0.1"
     )]
     OpenToTheWorld(IpAddr),
+    /// Open to the network without a sandbox, and nothing says that this is meant.
+    #[error(
+        "refusing to listen on {0} without a sandbox: a client with the token could use this machine as its user can. \
+         Add --sandbox workspace; or --sandbox off where something else confines the server, a container for example"
+    )]
+    Unconfined(IpAddr),
+    /// There can be no such sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
 }
 
 /// The workspace and its three folders.
@@ -74,6 +115,8 @@ pub(crate) struct SessionSettings {
     pub(crate) keep_replies: Duration,
     /// Limits of every session that has no tighter ones.
     pub limits: Limits,
+    /// What confined sessions may reach, and what this machine can keep.
+    pub sandbox: Sandbox,
     pub checkpoints: Bounds,
     /// Most workers that wait for a session.
     pub max_spares: usize,
@@ -133,6 +176,11 @@ impl Settings {
         if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() {
             return Err(ConfigError::OpenToTheWorld(cli.host));
         }
+        let is_said = cli.sandbox.sandbox.is_some();
+        let sandbox = cli.sandbox.resolve(&workspace.root)?;
+        if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_said {
+            return Err(ConfigError::Unconfined(cli.host));
+        }
         let env_dirs = cli.env_dir.map_or_else(default_env_dirs, |named| vec![named]);
         Ok(Self {
             workspace,
@@ -154,7 +202,8 @@ impl Settings {
                 queue: cli.queue as usize,
                 max_output: cli.max_output as usize,
                 max_notebook_output: cli.max_notebook_output as usize,
-                limits: cli.limits.into(),
+                limits: Limits { confinement: sandbox.mode, ..cli.limits.into() },
+                sandbox,
                 checkpoints: bounds(&cli.checkpoints),
                 wait: cli.wait,
                 keep_replies: Duration::from_secs_f64(cli.keep_replies),
@@ -254,9 +303,9 @@ fn read_token(file: Option<&Path>) -> Result<Option<String>, ConfigError> {
                 .map_err(|error| ConfigError::Token { path: path.to_owned(), reason: error.to_string() })?;
             (text, path.to_owned())
         }
-        None => match std::env::var("FORKPY_TOKEN") {
-            Ok(text) => (text, PathBuf::from("FORKPY_TOKEN")),
-            Err(_) => return Ok(None),
+        None => match TAKEN.get().cloned().flatten() {
+            Some(text) => (text.to_string_lossy().into_owned(), PathBuf::from(TOKEN)),
+            None => return Ok(None),
         },
     };
     let token = text.lines().next().unwrap_or_default().trim();

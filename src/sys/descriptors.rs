@@ -6,8 +6,9 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::CommandExt},
     },
+    process::Command,
 };
 
 use nix::{
@@ -109,6 +110,26 @@ pub(crate) fn are_open<const N: usize>(numbers: [RawFd; N]) -> [bool; N] {
 pub fn close_on_exec(descriptor: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     fcntl(descriptor, FcntlArg::F_SETFD(if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() }))?;
     Ok(())
+}
+
+/// Leaves a descriptor open in the child of a command, and in no other: this process may start others meanwhile.
+pub(crate) fn pass_on(command: &mut Command, descriptor: BorrowedFd<'_>) {
+    let raw = descriptor.as_raw_fd();
+    let keep = move || {
+        // SAFETY: a number that this child inherited; the call changes a flag of its own table.
+        match unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: one system call, no allocation and no lock.
+    unsafe { command.pre_exec(keep) };
+}
+
+/// What this process was started with, beyond the standard three, goes to none that it starts.
+pub(crate) fn close_inherited_on_exec() {
+    // SAFETY: sets a flag of descriptors; numbers that are not open are passed over.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Closes every descriptor above 2 that is not in `keep`.

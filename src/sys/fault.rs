@@ -1,7 +1,7 @@
 //! Named moments at which a test can make a process fail. Empty in release builds.
 //!
-//! Runs in: zygote, worker, checkpoint. A fault is armed by the environment variable `FORKPY_FAULT`: `NAME:NUMBER=ACTION`, several
-//! separated by `,`. The number tells one moment of a name from another: the cell's number in a worker, the fork's in
+//! Runs in: zygote, worker, checkpoint. A fault is armed by the server's environment variable `FORKPY_FAULT`, which it tells
+//! the zygote: `NAME:NUMBER=ACTION`, several separated by `,`. The number tells one moment of a name from another: the cell's number in a worker, the fork's in
 //! the zygote. Actions: `kill` (SIGKILL), `stop` (SIGSTOP, goes on with SIGCONT), `fail` (the caller's own failure).
 //!
 //! | moment | where |
@@ -35,6 +35,32 @@ pub(crate) fn limit(usual: std::time::Duration) -> std::time::Duration {
     usual
 }
 
+/// The version of Landlock that a server finds: this kernel's, or an older one that a test wants.
+#[must_use]
+pub(crate) fn landlock(real: i32) -> i32 {
+    let wanted = cfg!(debug_assertions).then(|| std::env::var("FORKPY_LANDLOCK").ok()).flatten();
+    wanted.and_then(|text| text.parse::<i32>().ok()).map_or(real, |wanted| wanted.min(real))
+}
+
+/// Whether a test lets a server find filters of system calls.
+#[must_use]
+pub(crate) fn seccomp() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("FORKPY_SECCOMP").is_none_or(|value| value != "off")
+}
+
+/// What is armed by this process' environment, for the zygote.
+#[must_use]
+pub(crate) fn armed_here() -> String {
+    if cfg!(debug_assertions) { std::env::var(VARIABLE).unwrap_or_default() } else { String::new() }
+}
+
+/// Arms what a server has told, once.
+pub(crate) fn arm(faults: &str) {
+    #[cfg(debug_assertions)]
+    armed::arm(faults);
+    let _ = faults;
+}
+
 /// The process is at this moment: dies, stops or goes on. True when the caller is to fail.
 #[must_use]
 pub(crate) fn at(name: &str, number: u64) -> bool {
@@ -61,9 +87,12 @@ mod armed {
 
     static FAULTS: OnceLock<Vec<(String, u64, Action)>> = OnceLock::new();
 
+    pub(crate) fn arm(faults: &str) {
+        let _ = FAULTS.set(parse(faults));
+    }
+
     pub(crate) fn action(name: &str, number: u64) -> Option<Action> {
-        let faults = FAULTS.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()));
-        faults.iter().find(|fault| fault.0 == name && fault.1 == number).map(|fault| fault.2)
+        FAULTS.get()?.iter().find(|fault| fault.0 == name && fault.1 == number).map(|fault| fault.2)
     }
 
     pub(crate) fn act(action: Action) -> bool {

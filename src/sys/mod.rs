@@ -2,10 +2,13 @@
 //!
 //! Runs in: all three processes. Knows neither Python nor MCP nor the protocol.
 
+pub(crate) mod capabilities;
 pub(crate) mod crash;
 pub(crate) mod descriptors;
+pub(crate) mod door;
 pub(crate) mod fault;
 pub(crate) mod forks;
+pub(crate) mod guarded;
 pub(crate) mod huge_pages;
 pub(crate) mod landlock;
 pub(crate) mod lifeline;
@@ -20,7 +23,9 @@ pub(crate) mod processes;
 pub(crate) mod programs;
 pub(crate) mod rendezvous;
 pub(crate) mod reserve;
+pub(crate) mod room;
 pub(crate) mod scratch;
+pub(crate) mod seccomp;
 pub(crate) mod shared_memory;
 pub(crate) mod sibling;
 pub(crate) mod signals;

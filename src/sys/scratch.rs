@@ -5,9 +5,9 @@
 //! the process ends, however it ends. What is not locked, and this user's, is removed at the next start, behind.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 const PREFIX: &str = "forkpy-";
+const EXCHANGE: &str = "exchange";
 /// Shows that a directory is one of these, and whether its server lives.
 const LOCK: &str = "server.lock";
 
@@ -42,12 +43,19 @@ impl Scratch {
         lock.lock()?;
         // Under its name it is locked from the first moment on.
         fs::rename(draft, directory.path().join(LOCK))?;
+        DirBuilder::new().mode(0o700).create(directory.path().join(EXCHANGE))?;
         Ok(Self { directory, _lock: lock })
     }
 
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// A folder in it for files that one worker writes and another reads; confined ones cannot list it.
+    #[must_use]
+    pub(crate) fn exchange(&self) -> PathBuf {
+        self.path().join(EXCHANGE)
     }
 }
 
@@ -77,8 +85,6 @@ fn is_left_behind(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt};
-
     use super::*;
 
     #[test]

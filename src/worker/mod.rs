@@ -5,6 +5,7 @@
 
 mod answers;
 mod checkpoint;
+pub(crate) mod confinement;
 mod control;
 mod foreground;
 mod gate;
@@ -30,7 +31,7 @@ use std::{
 use pyo3::Python;
 pub(crate) use python::Functions;
 
-use self::{gate::Gate, input::Requests, outputs::Outputs, quiet::Quiet, rlimits::MemoryLimit};
+use self::{confinement::Entry, gate::Gate, input::Requests, outputs::Outputs, quiet::Quiet, rlimits::MemoryLimit};
 use crate::{
     protocol::{
         FrameError, FromControl, FromWorker, MAX_CONTROL, MAX_FROM_WORKER, PROTOCOL_VERSION, ToWorker, WorkerLimits,
@@ -67,6 +68,14 @@ struct Continued {
     memory: Option<MemoryLimit>,
 }
 
+/// What a worker is a fork of.
+enum Origin<'a> {
+    /// What it is to be shut into.
+    Zygote(Option<Entry<'a>>),
+    /// It is confined as that was.
+    Checkpoint(Continued),
+}
+
 /// A worker at its work, as a checkpoint has to know it.
 struct Workbench<'a> {
     session: String,
@@ -84,8 +93,14 @@ struct Workbench<'a> {
 }
 
 /// Lives the worker's life in the child of a fork.
-pub(crate) fn run(py: Python<'_>, assignment: Assignment, functions: &Functions, settings: &ZygoteSettings) -> ! {
-    lead(|| live(py, assignment, functions, settings, None))
+pub(crate) fn run(
+    py: Python<'_>,
+    assignment: Assignment,
+    functions: &Functions,
+    settings: &ZygoteSettings,
+    entry: Option<Entry<'_>>,
+) -> ! {
+    lead(|| live(py, assignment, functions, settings, Origin::Zygote(entry)))
 }
 
 /// The same in a fork of a checkpoint: the session goes on.
@@ -96,7 +111,7 @@ fn wake(
     settings: &ZygoteSettings,
     from: Continued,
 ) -> ! {
-    lead(|| live(py, assignment, functions, settings, Some(from)))
+    lead(|| live(py, assignment, functions, settings, Origin::Checkpoint(from)))
 }
 
 fn lead(life: impl FnOnce() -> Result<(), FrameError>) -> ! {
@@ -122,23 +137,24 @@ fn live(
     assignment: Assignment,
     functions: &Functions,
     settings: &ZygoteSettings,
-    from: Option<Continued>,
+    from: Origin<'_>,
 ) -> Result<(), FrameError> {
     let session = assignment.session.clone();
     let limits = assignment.limits;
-    let (cell, control, black_box, outputs) = settle(assignment, from.is_none())?;
+    let (cell, control, black_box, outputs) = settle(assignment, &from)?;
     let gate = Arc::new(Gate::new(signals::ThreadHandle::current()));
     let requests = Arc::new(Requests::new(&cell)?);
     let ask = input::function(py, Arc::clone(&requests)).map_err(std::io::Error::other)?;
     let calls = (ask, gate::function(py, Arc::clone(&gate)).map_err(std::io::Error::other)?);
     match &from {
-        None => {
+        Origin::Zygote(entry) => {
             functions.start(py, &session, settings, calls).map_err(std::io::Error::other)?;
+            entry.map_or(Ok(()), |entry| functions.confine(py, entry.of(), settings)).map_err(std::io::Error::other)?;
             crash::install(control.as_raw_fd(), |signal, stack_overflow| {
                 frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
             })?;
         }
-        Some(from) => {
+        Origin::Checkpoint(from) => {
             functions.wake(py, &session, calls, from.keep_random).map_err(std::io::Error::other)?;
             crash::adopt(control.as_raw_fd());
         }
@@ -153,10 +169,9 @@ fn live(
     let pid = std::process::id();
     ownership::take()?;
     // Every descriptor of ours is in its place now. What a checkpoint woke has its limits from the worker before.
-    let woken = from.is_some();
-    let memory = match from {
-        None => rlimits::apply(limits)?,
-        Some(from) => from.memory,
+    let (woken, memory) = match from {
+        Origin::Zygote(_) => (false, rlimits::apply(limits)?),
+        Origin::Checkpoint(from) => (true, from.memory),
     };
     let hello = FromWorker::Hello { version: PROTOCOL_VERSION, pid: i32::try_from(pid).unwrap_or(0) };
     let _ = fault::at("worker.hello", 0);
@@ -173,7 +188,8 @@ fn live(
 
 /// Makes the process its own: session leader, own output, no signal state of the process it is a fork of. A fork of the zygote
 /// has none of its descriptors either; one of a checkpoint keeps those that the session's code has opened.
-fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixStream, OwnedFd, Outputs), FrameError> {
+fn settle(assignment: Assignment, from: &Origin<'_>) -> Result<(UnixStream, UnixStream, OwnedFd, Outputs), FrameError> {
+    let of_zygote = matches!(from, Origin::Zygote(_));
     nix::unistd::setsid().map_err(std::io::Error::from)?;
     if of_zygote {
         signals::reset_after_fork();
@@ -185,10 +201,14 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     descriptors::redirect(assignment.stdout.as_fd(), 1)?;
     descriptors::redirect(assignment.stderr.as_fd(), 2)?;
     descriptors::unbuffer_c_output();
-    let cell = descriptors::move_high(assignment.cell)?;
+    let cell = UnixStream::from(descriptors::move_high(assignment.cell)?);
     let control = descriptors::move_high(assignment.control)?;
     let black_box = descriptors::move_high(assignment.black_box)?;
     let outputs = Outputs::new(descriptors::move_high(assignment.stdout)?, descriptors::move_high(assignment.stderr)?);
+    if let Origin::Zygote(Some(entry)) = from {
+        // What it is made of is closed next.
+        entry.cage.enter(entry.room, &cell)?;
+    }
     if of_zygote {
         let [stdout, stderr] = outputs.borrowed();
         let mut kept = vec![cell.as_fd(), control.as_fd(), black_box.as_fd(), stdout, stderr];
@@ -200,7 +220,7 @@ fn settle(assignment: Assignment, of_zygote: bool) -> Result<(UnixStream, UnixSt
     if of_zygote {
         held?;
     }
-    Ok((UnixStream::from(cell), UnixStream::from(control), black_box, outputs))
+    Ok((cell, UnixStream::from(control), black_box, outputs))
 }
 
 fn set_title(session: &str) {

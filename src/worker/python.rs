@@ -2,7 +2,10 @@
 //!
 //! Runs in: zygote (`load`), worker main thread (all else), worker pinger thread ([`Pinger`]).
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::{
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::Path,
+};
 
 use pyo3::{
     Bound, Py, PyAny, PyErr, PyResult, Python,
@@ -11,8 +14,8 @@ use pyo3::{
 };
 
 use crate::protocol::{
-    CellError, CellReport, CellStatus, Display, NotebookCell, Question, Representation, Script, StateReport, Variable,
-    ZygoteSettings,
+    CellError, CellReport, CellStatus, Confinement, Display, NotebookCell, Question, Representation, Script,
+    StateReport, Variable, ZygoteSettings,
 };
 use crate::sys::reserve;
 
@@ -56,6 +59,15 @@ pub(crate) struct Functions {
     hazards: Py<PyAny>,
     renewed: Py<PyAny>,
     wake: Py<PyAny>,
+    needed_paths: Py<PyAny>,
+    confine: Py<PyAny>,
+}
+
+/// What Python and its environment are made of.
+#[derive(Debug)]
+pub(super) struct Needed {
+    pub folders: Vec<String>,
+    pub programs: Vec<String>,
 }
 
 /// What Python's `run_cell` returns: status, results, error, exit code, displays, notice.
@@ -113,6 +125,8 @@ impl Functions {
             hazards: find("session.checkpoint", "hazards")?,
             renewed: find("session.checkpoint", "renewed")?,
             wake: find("session.checkpoint", "wake")?,
+            needed_paths: find("session.confined", "needed")?,
+            confine: find("session.confined", "begin")?,
         })
     }
 
@@ -128,6 +142,23 @@ impl Functions {
         self.start
             .call1(py, (session, &settings.workspace, &settings.outputs, ask, interrupts, settings.keep_html))
             .map(drop)
+    }
+
+    /// What must be readable for Python to work.
+    pub(super) fn needed_paths(&self, py: Python<'_>) -> PyResult<Needed> {
+        let (folders, programs) = self.needed_paths.call0(py)?.extract(py)?;
+        Ok(Needed { folders, programs })
+    }
+
+    /// Tells Python that this process is confined, and where its files go.
+    pub(super) fn confine(
+        &self,
+        py: Python<'_>,
+        (mode, room): (Confinement, &Path),
+        settings: &ZygoteSettings,
+    ) -> PyResult<()> {
+        let args = (mode.word(), &settings.workspace, room.to_string_lossy(), &settings.confinement.write);
+        self.confine.call1(py, args).map(drop)
     }
 
     /// Lets what has arrived between two requests be raised, and keeps it: a signal's handler, an asynchronous exception.

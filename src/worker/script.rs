@@ -19,7 +19,7 @@ use std::{
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use pyo3::{Python, ffi};
 
-use super::{EXIT_CHANNEL_LOST, EXIT_START_FAILED, Functions, leave, rlimits};
+use super::{EXIT_CHANNEL_LOST, EXIT_START_FAILED, Functions, confinement::Entry, leave, rlimits};
 use crate::{
     protocol::{Script, WorkerLimits, ZygoteSettings},
     sys::{descriptors, processes, signals},
@@ -45,8 +45,14 @@ pub(crate) struct Errand {
 }
 
 /// Lives the process' life in the child of a fork.
-pub(crate) fn run(py: Python<'_>, errand: Errand, functions: &Functions, settings: &ZygoteSettings) -> ! {
-    let lived = catch_unwind(AssertUnwindSafe(|| live(py, errand, functions, settings)));
+pub(crate) fn run(
+    py: Python<'_>,
+    errand: Errand,
+    functions: &Functions,
+    settings: &ZygoteSettings,
+    entry: Option<Entry<'_>>,
+) -> ! {
+    let lived = catch_unwind(AssertUnwindSafe(|| live(py, errand, functions, settings, entry)));
     let reason = match lived {
         Ok(Ok(ending)) => end_as_python_does(ending),
         Ok(Err(error)) => error.to_string(),
@@ -56,14 +62,21 @@ pub(crate) fn run(py: Python<'_>, errand: Errand, functions: &Functions, setting
     leave(EXIT_START_FAILED)
 }
 
-fn live(py: Python<'_>, errand: Errand, functions: &Functions, settings: &ZygoteSettings) -> io::Result<Option<i32>> {
+fn live(
+    py: Python<'_>,
+    errand: Errand,
+    functions: &Functions,
+    settings: &ZygoteSettings,
+    entry: Option<Entry<'_>>,
+) -> io::Result<Option<i32>> {
     let script = errand.script.clone();
-    let source = settle(errand)?;
+    let source = settle(errand, entry)?;
+    entry.map_or(Ok(()), |entry| functions.confine(py, entry.of(), settings)).map_err(io::Error::other)?;
     functions.run_script(py, &source, &script, &settings.workspace).map_err(io::Error::other)
 }
 
 /// Makes the process its own, and reads the script.
-fn settle(errand: Errand) -> io::Result<Vec<u8>> {
+fn settle(errand: Errand, entry: Option<Entry<'_>>) -> io::Result<Vec<u8>> {
     let Errand { script, limits, source, lifeline, stdout, stderr } = errand;
     // First, so that a later failure is heard.
     descriptors::null_stdin()?;
@@ -78,13 +91,17 @@ fn settle(errand: Errand) -> io::Result<Vec<u8>> {
     signals::set_title(&format!("fp-run:{name}"));
     let mut text = Vec::new();
     File::from(source.try_clone()?).read_to_end(&mut text)?;
-    let lifeline = descriptors::move_high(lifeline)?;
+    let lifeline = UnixStream::from(descriptors::move_high(lifeline)?);
     std::mem::forget((source, stdout, stderr));
+    if let Some(entry) = entry {
+        // What it is made of is closed next.
+        entry.cage.enter(entry.room, &lifeline)?;
+    }
     let kept: Vec<_> = [lifeline.as_fd()].into_iter().chain(crate::sys::lifeline::end()).collect();
     // SAFETY: everything else belongs to values of the zygote's that this process never drops, or was forgotten above.
     unsafe { descriptors::close_all_but(&kept) };
     crate::sys::lifeline::hold()?;
-    hold(UnixStream::from(lifeline))?;
+    hold(lifeline)?;
     rlimits::apply(limits)?;
     Ok(text)
 }

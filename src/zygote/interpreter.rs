@@ -26,9 +26,9 @@ pub(crate) fn start(settings: &ZygoteSettings, huge_pages: bool) -> Result<(), Z
     Python::attach(|py| install(py, settings)).map_err(|error| ZygoteError::Interpreter(error.to_string()))
 }
 
-/// What sessions and all they start inherit: the server's mark, and the environment as its `activate` would set it.
+/// What sessions and all they start inherit: the environment as its `activate` would set it.
 fn set_environment(settings: &ZygoteSettings, huge_pages: bool) {
-    let mut changes = vec![("FORKPY_SERVER", OsString::from(&settings.cookie))];
+    let mut changes = Vec::new();
     if let Some(root) = &settings.virtual_env {
         let own = [Path::new(root).join("bin")];
         let rest = std::env::var_os("PATH").unwrap_or_default();

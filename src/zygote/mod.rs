@@ -16,6 +16,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::Path,
     time::Instant,
 };
 
@@ -36,8 +37,11 @@ use crate::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
-    sys::{descriptors, fault, forks::Bystanders, lifeline, processes, signals},
-    worker,
+    sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, processes, signals},
+    worker::{
+        self,
+        confinement::{Cages, Entry},
+    },
 };
 
 /// Idle time after which the second stage of warming up begins.
@@ -80,12 +84,14 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
         return Ok(());
     }
     signals::set_title("forkpy:zygote");
+    guarded::close_to_others();
     let mut link = Link::new(stream);
     let settings = match link.await_start() {
         // The server ended before it had a use for this process.
         Err(ZygoteError::Channel(FrameError::Closed)) => return Ok(()),
         settings => settings?,
     };
+    fault::arm(&settings.faults);
     let mut bystanders = Bystanders::default();
     link.received.pop().into_iter().for_each(lifeline::adopt);
     let warmed = interpreter::start(&settings, huge_pages).and_then(|()| {
@@ -111,7 +117,7 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
     let events = signals::child_events()?;
     link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
     let children = BTreeMap::new();
-    let zygote = Zygote { link, events, settings, functions, bystanders, children, forks: 0 };
+    let zygote = Zygote { link, events, settings, functions, bystanders, cages: Cages::default(), children, forks: 0 };
     Python::attach(|py| zygote.serve(py))
 }
 
@@ -171,6 +177,8 @@ struct Zygote {
     functions: worker::Functions,
     /// Threads that libraries have started here.
     bystanders: Bystanders,
+    /// What confined children are shut into.
+    cages: Cages,
     children: BTreeMap<i32, Child>,
     /// Forks asked for so far.
     forks: u64,
@@ -221,7 +229,7 @@ impl Zygote {
     fn obey(&mut self, py: Python<'_>, message: ToZygote) -> Result<(), ZygoteError> {
         match message {
             ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
-            ToZygote::Fork { worker, purpose, limits } => self.fork(py, worker, purpose, limits),
+            ToZygote::Fork { worker, purpose, limits, room } => self.fork(py, worker, purpose, (limits, room)),
             ToZygote::Refresh => {
                 self.functions.refresh(py, &[]);
                 Ok(())
@@ -233,7 +241,13 @@ impl Zygote {
         }
     }
 
-    fn fork(&mut self, py: Python<'_>, worker: u64, purpose: Purpose, limits: WorkerLimits) -> Result<(), ZygoteError> {
+    fn fork(
+        &mut self,
+        py: Python<'_>,
+        worker: u64,
+        purpose: Purpose,
+        (limits, room): (WorkerLimits, Option<String>),
+    ) -> Result<(), ZygoteError> {
         let taken = self.link.received.len().min(purpose.descriptors());
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
         self.forks += 1;
@@ -241,10 +255,19 @@ impl Zygote {
             let message = "a fault was injected".to_owned();
             return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
         }
+        let cage = match self.cages.of(limits.confinement, py, &self.functions, &self.settings) {
+            Ok(cage) => cage,
+            Err(error) => {
+                let message = format!("the sandbox could not be made ready: {error}");
+                return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
+            }
+        };
+        let room = room.unwrap_or_default();
+        let entry = cage.map(|cage| Entry { cage, room: Path::new(&room) });
         let answer = match Birth::new(purpose, limits, passed) {
             None => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
             Some(birth) => match fork::fork(py, &mut self.bystanders) {
-                Ok(fork::Side::Child) => birth.live(py, &self.functions, &self.settings),
+                Ok(fork::Side::Child) => birth.live(py, &self.functions, &self.settings, entry),
                 Ok(fork::Side::Parent { child }) => {
                     self.children.insert(child, Child::Running);
                     FromZygote::Forked { worker, pid: child }
@@ -317,10 +340,17 @@ impl Birth {
     }
 
     /// In the child of the fork: its whole life.
-    fn live(self, py: Python<'_>, functions: &worker::Functions, settings: &ZygoteSettings) -> ! {
+    fn live(
+        self,
+        py: Python<'_>,
+        functions: &worker::Functions,
+        settings: &ZygoteSettings,
+        entry: Option<Entry<'_>>,
+    ) -> ! {
+        guarded::open_to_others();
         match self {
-            Self::Worker(assignment) => worker::run(py, assignment, functions, settings),
-            Self::Script(errand) => worker::script::run(py, errand, functions, settings),
+            Self::Worker(assignment) => worker::run(py, assignment, functions, settings, entry),
+            Self::Script(errand) => worker::script::run(py, errand, functions, settings, entry),
         }
     }
 }

@@ -24,7 +24,7 @@ const SHIM: &str = r#"
 
 static long jump(void) {
     char text[32] = {0};
-    const char *path = getenv("FORKPY_TEST_JUMP");
+    const char *path = getenv("TEST_JUMP_OF_FORKPY");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0) return 0;
     ssize_t count = read(file, text, sizeof text - 1);
@@ -79,7 +79,7 @@ fn a_clock_that_jumps_decides_nothing() {
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let mut forkpy = Setup::new()
         .env("LD_PRELOAD", &text(&library))
-        .env("FORKPY_TEST_JUMP", &text(&file))
+        .env("TEST_JUMP_OF_FORKPY", &text(&file))
         .args(&["--idle-ttl", "3600", "--max-age", "86400", "--health-interval", "1", "--recovery", "auto"])
         .start();
     forkpy.run("x = 1");

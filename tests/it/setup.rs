@@ -139,6 +139,7 @@ fn doctor_runs_a_session_and_names_a_remedy() {
         "plot",
         "checkpoint",
         "index",
+        "sandbox",
         "clients",
     ];
     assert_eq!(checks, all);

@@ -34,6 +34,21 @@ workspace = ""
 # Tables and the like get a file with their HTML.
 keep_html = False
 
+
+
+class Sandbox:
+    """How this session is confined: the mode, and below which paths it may write."""
+
+    __slots__ = ("mode", "writable")
+
+    def __init__(self, mode: str, writable: list[str]) -> None:
+        self.mode = mode
+        self.writable = writable
+
+
+# None where the session is not confined.
+sandbox: Sandbox | None = None
+
 # Number of the cell that runs, or ran last.
 cell = 0
 # Values of these types have nothing to show but their `repr`, as long as no other is set.

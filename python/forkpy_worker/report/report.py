@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from forkpy_worker.base import streams
+from forkpy_worker.base import place, streams
 from forkpy_worker.base.text import clean, cut
 from forkpy_worker.code import sources
 
@@ -147,6 +147,12 @@ def _hint(exception: BaseException, filename: str, hint_of_ipython: HintOfIPytho
             return missing.hint(exception)
         if isinstance(exception, NameError):
             found = hint_of_ipython(exception, sources.text_of(filename))
+            if found is not None:
+                return found
+        if place.sandbox is not None:
+            from forkpy_worker.report import refused
+
+            found = refused.hint(exception, place.sandbox)
             if found is not None:
                 return found
         if isinstance(exception, (TypeError, NameError, ImportError, AttributeError)):

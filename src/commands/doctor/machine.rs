@@ -125,11 +125,10 @@ pub(super) fn memory_file() -> Finding {
     }
 }
 
-/// Not used: guide, Limits and security.
 pub(super) fn landlock() -> Finding {
     match landlock::abi() {
-        Ok(abi) => Finding::ok("Landlock", format!("ABI {abi}; forkpy does not restrict sessions by it")),
-        Err(reason) => Finding::ok("Landlock", format!("none ({reason}); forkpy does not need it")),
+        Ok(abi) => Finding::ok("Landlock", format!("ABI {abi}")),
+        Err(reason) => Finding::ok("Landlock", format!("none ({reason}); only --sandbox needs it")),
     }
 }
 

@@ -3,11 +3,13 @@
 //! - `machine.rs`: the kernel, memory, limits, interpreter
 //! - `session.rs`: a server of this very binary that runs cells, draws a plot, goes back to a checkpoint, imports and asks the
 //!   index of packages
+//! - `confined.rs`: what a sandbox keeps, tried from inside
 //! - `clients.rs`: configurations of clients in which forkpy is entered
 //!
 //! Runs in: a process of its own. Each finding is told as soon as there is one.
 
 mod clients;
+mod confined;
 mod finding;
 mod machine;
 pub(in crate::commands) mod options;
@@ -62,6 +64,7 @@ fn examine(options: &ServeOptions, tell: &mut dyn FnMut(Finding)) {
     tell(machine::memory());
     tell(machine::installer());
     session::examine(options, &shown, tell);
+    tell(confined::sandbox(options));
     tell(clients::clients());
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::wanted::{Flag, Wanted};
+use crate::settings::resolve::hide_variables;
 
 /// Variables that would send a tool to another environment than the one named on its command line.
 const MISLEADING: [&str; 11] = [
@@ -42,7 +43,7 @@ pub(crate) fn settle(command: &mut Command) {
     for name in MISLEADING {
         command.env_remove(name);
     }
-    command.env_remove("FORKPY_TOKEN");
+    hide_variables(command);
     command.env("NO_COLOR", "1").env("PIP_ROOT_USER_ACTION", "ignore");
     command.env("UV_NO_PROGRESS", "1").env("UV_PYTHON_DOWNLOADS", "never");
 }

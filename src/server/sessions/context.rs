@@ -26,6 +26,8 @@ pub(crate) struct Surroundings {
     pub outputs: PathBuf,
     /// Where variables are carried over; ours alone.
     pub scratch: PathBuf,
+    /// Where they are carried over by workers, which may be confined.
+    pub exchange: PathBuf,
     /// Which files appear in the workspace.
     pub files: Arc<Watcher>,
     /// Whether the kernel has killed for want of memory.

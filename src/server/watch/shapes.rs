@@ -386,6 +386,8 @@ pub(crate) struct LimitsInForce {
     pub idle_seconds: Option<f64>,
     /// Deleted when so old and at rest.
     pub age_seconds: Option<f64>,
+    /// Its sandbox: off, workspace or strict.
+    pub sandbox: &'static str,
 }
 
 impl LimitsInForce {
@@ -403,6 +405,7 @@ impl LimitsInForce {
             cell_seconds: seconds(limits.cell_time),
             idle_seconds: seconds(limits.idle),
             age_seconds: seconds(limits.age),
+            sandbox: limits.confinement.word(),
         }
     }
 }

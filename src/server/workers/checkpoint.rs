@@ -29,7 +29,7 @@ use crate::{
         process::watch,
         zygote::{Ends, GreetError, Zygote},
     },
-    sys::{fault, pidfd::PidFd},
+    sys::{fault, pidfd::PidFd, room::Room},
 };
 
 /// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
@@ -181,6 +181,7 @@ impl Making {
             name: Arc::from(of.name),
             of: of.of.clone(),
             cell: of.cell,
+            room: of.room,
             quiet: of.quiet,
             made: Timestamp::now(),
             made_at: Instant::now(),
@@ -205,6 +206,8 @@ pub(crate) struct Birth<'a> {
     pub cell: u64,
     /// No call asked for it, so no client is told when it gives way.
     pub quiet: bool,
+    /// The worker's own folder, when it is confined: what is woken has it too.
+    pub room: Option<Arc<Room>>,
 }
 
 /// A frozen copy of a session. Dropped, its process ends.
@@ -229,6 +232,7 @@ pub(crate) struct Checkpoint {
     pub missing: Vec<Missed>,
     children: Children,
     link: Mutex<Link>,
+    room: Option<Arc<Room>>,
     killer: PidFd,
     alive: Arc<AtomicBool>,
     memory: AtomicU64,
@@ -375,7 +379,7 @@ impl Checkpoint {
         let born = Instant::now();
         let mut link = self.link.lock().await;
         link.settled().await?;
-        let (ends, theirs) = Ends::new()?;
+        let (ends, theirs) = Ends::new(self.room.clone())?;
         let expected = self.children.expect();
         let passed: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         let pid = link.wake(ToCheckpoint::Wake { session, keep_random }, &passed).await?;

@@ -13,6 +13,7 @@ use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use super::{
     black_box::BlackBox,
     control::Control,
+    door,
     process::Endings,
     view::WorkerView,
     zygote::{GreetError, NewWorker, Zygote, ZygoteError},
@@ -23,7 +24,7 @@ use crate::{
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     server::output::pipe::Output,
-    sys::pidfd::PidFd,
+    sys::{pidfd::PidFd, room::Room},
 };
 
 /// How long a new worker may take to say hello.
@@ -45,6 +46,8 @@ pub(crate) struct Worker {
     pub black_box: Arc<BlackBox>,
     /// When it was forked.
     pub born: Instant,
+    /// Its own folder, when it is confined.
+    pub room: Option<Arc<Room>>,
 }
 
 impl Worker {
@@ -62,7 +65,14 @@ impl Worker {
     ///
     /// # Errors
     /// When it does not come up; it is ended then.
-    pub(crate) async fn greet(new: NewWorker, born: Instant) -> Result<Self, GreetError> {
+    pub(crate) async fn greet(mut new: NewWorker, born: Instant) -> Result<Self, GreetError> {
+        if let Some(reached) = new.reached.take() {
+            new.cell.set_nonblocking(true)?;
+            match tokio::time::timeout(HELLO_LIMIT, door::open(&new.cell, reached)).await {
+                Err(_) => return Err(GreetError::Late(HELLO_LIMIT)),
+                Ok(opened) => opened.map_err(GreetError::Open)?,
+            }
+        }
         let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER)?;
         match tokio::time::timeout(HELLO_LIMIT, replies.read()).await {
             Err(_) => return Err(GreetError::Late(HELLO_LIMIT)),
@@ -82,6 +92,7 @@ impl Worker {
             control,
             black_box: Arc::new(new.black_box),
             born,
+            room: new.room,
         })
     }
 

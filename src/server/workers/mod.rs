@@ -6,6 +6,7 @@ pub(crate) mod black_box;
 pub(crate) mod checkpoint;
 pub(crate) mod children;
 pub(crate) mod control;
+pub(crate) mod door;
 pub(crate) mod link;
 pub(crate) mod process;
 pub(crate) mod spares;

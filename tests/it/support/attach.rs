@@ -44,7 +44,7 @@ impl Attached {
     /// `forkpy` with these words, in this test's surroundings.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
-        command.args(words).env("FORKPY_TEST_MARK", &self.mark).env("HOME", self.directory.path());
+        command.args(words).env("TEST_MARK_OF_FORKPY", &self.mark).env("HOME", self.directory.path());
         command.env_remove("VIRTUAL_ENV").env_remove("FORKPY_NAME");
         for (name, value) in &self.environment {
             command.env(name, value);
@@ -100,7 +100,7 @@ impl Attached {
 
     /// Processes that any of it has started.
     pub fn family(&self) -> Vec<i32> {
-        processes::with_environment("FORKPY_TEST_MARK", &self.mark)
+        processes::with_environment("TEST_MARK_OF_FORKPY", &self.mark)
     }
 }
 

@@ -89,7 +89,7 @@ impl Setup {
         let mark = format!("{}-{}", std::process::id(), directory.path().display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
         command.arg("--workspace").arg(&workspace);
-        command.env("FORKPY_TEST_MARK", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
+        command.env("TEST_MARK_OF_FORKPY", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
         // One for all: what jedi keeps there takes seconds to make.
         command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
         Self {
@@ -463,7 +463,7 @@ impl Forkpy {
 
     /// Everything that descends from this server, wherever it has gone.
     pub fn family(&self) -> Vec<i32> {
-        processes::with_environment("FORKPY_TEST_MARK", &self.mark)
+        processes::with_environment("TEST_MARK_OF_FORKPY", &self.mark)
     }
 
     /// SIGKILL: what it would have tidied up stays for others to tidy.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use forkpy::testing::{
-    FromWorker, FromZygote, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose,
-    ToControl, ToWorker, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
+    ConfinementSettings, FromWorker, FromZygote, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE,
+    PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
     blocking::{self, FrameReader},
     descriptors, frame,
 };
@@ -61,7 +61,8 @@ impl Zygote {
             outputs: format!("{path}/outputs"),
             workspace: path,
             keep_html: false,
-            cookie: "test".to_owned(),
+            confinement: ConfinementSettings::default(),
+            faults: String::new(),
         };
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings };
         blocking::write(&ours, &start, MAX_ZYGOTE).expect("sent");
@@ -86,6 +87,7 @@ impl Zygote {
             worker: 1,
             purpose: Purpose::Session { name: "default".to_owned() },
             limits: WorkerLimits::default(),
+            room: None,
         };
         let bytes = frame::encode(&request, MAX_ZYGOTE).expect("small");
         let black_box = descriptors::memory_file(c"box").expect("memory");

@@ -92,7 +92,7 @@ impl Task {
             reason: format!("nothing can be kept by value: {error}"),
         };
         if self.keeping.values.is_none() {
-            let folder = tempfile::Builder::new().prefix("kept-").tempdir_in(&self.around.scratch);
+            let folder = tempfile::Builder::new().prefix("kept-").tempdir_in(&self.around.exchange);
             let folder = Some(folder.map_err(|error| fail(&self.id, error))?);
             self.keeping.values = Some(Values { folder, kept: None, number: 0, loaded: None });
         }

@@ -33,7 +33,7 @@ impl Task {
         if self.worker.is_none() {
             return self.restart_without_worker(caller).await;
         }
-        let path = self.around.scratch.join(format!("{}.{}.state", self.id, self.life.number()));
+        let path = self.around.exchange.join(format!("{}.state", uuid::Uuid::new_v4().simple()));
         let saved = self.carry(Carry::Save, path.to_string_lossy().into_owned(), caller).await;
         let restarted = match saved {
             Ok(report) => self.restart_with(report, &path, caller).await,

@@ -100,7 +100,8 @@ impl Task {
             counters::checkpoint_made(began.elapsed());
             let policy = self.shared.record(|record| record.policy.checkpoints);
             let quiet = name == LAST && policy == Automatic::Auto;
-            let birth = Birth { name, of: self.life.incarnation(), cell: self.tip, quiet };
+            let room = self.worker.as_ref().and_then(|worker| worker.room.clone());
+            let birth = Birth { name, of: self.life.incarnation(), cell: self.tip, quiet, room };
             return making.born(birth, pid, missing).map_err(|error| fail(&self.id, error));
         }
         making.give_up();

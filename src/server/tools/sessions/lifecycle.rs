@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
+    protocol::Confinement,
     server::{
         health::{HealthStatus, State, evidence::Phase},
         sessions::{
@@ -54,6 +55,27 @@ pub(crate) struct CreateSession {
     pub(crate) health: Option<PolicyChange>,
     /// Tighter than the server's. Of a cell: cpu_seconds, cell_seconds; idle_seconds and age_seconds end the session.
     pub(crate) limits: Option<SessionLimits>,
+    /// A narrower sandbox than the server's.
+    pub(crate) sandbox: Option<SandboxMode>,
+}
+
+/// How a session is confined.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SandboxMode {
+    Off,
+    Workspace,
+    Strict,
+}
+
+impl From<SandboxMode> for Confinement {
+    fn from(asked: SandboxMode) -> Self {
+        match asked {
+            SandboxMode::Off => Self::Off,
+            SandboxMode::Workspace => Self::Workspace,
+            SandboxMode::Strict => Self::Strict,
+        }
+    }
 }
 
 /// Limits of one session.
@@ -80,7 +102,8 @@ impl From<SessionLimits> for Wished {
     fn from(asked: SessionLimits) -> Self {
         let SessionLimits { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds } =
             asked;
-        Self { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds }
+        let confinement = None;
+        Self { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds, confinement }
     }
 }
 
@@ -231,9 +254,12 @@ pub(crate) async fn create(
     let description = checked_description(asked.description)?;
     let policy = server.around.health.changed(&asked.health.unwrap_or_default());
     let policy = policy.map_err(|error| ToolError::Argument(error.to_string()))?;
-    let wished = asked.limits.unwrap_or_default().into();
-    let own = server.around.settings.limits;
-    let limits = own.tightened(&wished).map_err(|error| ToolError::Argument(format!("create_session: {error}")))?;
+    let confinement = asked.sandbox.map(Confinement::from);
+    let wished = Wished { confinement, ..asked.limits.unwrap_or_default().into() };
+    let settings = &server.around.settings;
+    let refuse = |error: &dyn std::fmt::Display| ToolError::Argument(format!("create_session: {error}"));
+    let limits = settings.limits.tightened(&wished).map_err(|error| refuse(&error))?;
+    settings.sandbox.check(limits.confinement).map_err(|error| refuse(&error))?;
     let beginning = |life| Beginning { life, description, policy, limits, first: None };
     let (session, created) = server.registry.create(call.owner(), asked.session_id, &call.client, beginning)?;
     session.life.used_by(&call.client);

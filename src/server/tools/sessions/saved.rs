@@ -84,7 +84,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(server: &Server) -> Self {
-        Self(server.around.scratch.join(format!("{}.saved", uuid::Uuid::new_v4().simple())))
+        Self(server.around.exchange.join(format!("{}.saved", uuid::Uuid::new_v4().simple())))
     }
 
     fn name(&self) -> String {

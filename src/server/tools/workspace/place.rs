@@ -2,20 +2,23 @@
 //!
 //! Runs in: server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::server::{
-    tools::call::{
-        arguments::Nothing,
-        error::ToolError,
-        reply::{Reply, now},
-        request::Call,
-        server::Server,
+use crate::{
+    protocol::Confinement,
+    server::{
+        tools::call::{
+            arguments::Nothing,
+            error::ToolError,
+            reply::{Reply, now},
+            request::Call,
+            server::Server,
+        },
+        workers::zygote::Stage,
     },
-    workers::zygote::Stage,
 };
 
 /// `ping`.
@@ -52,8 +55,46 @@ pub(crate) struct WorkspaceInfo {
     pub(crate) python: Option<String>,
     /// Python's version; null until Python has started.
     pub(crate) python_version: Option<String>,
+    /// What sessions and scripts are kept from.
+    pub(crate) sandbox: SandboxInfo,
     /// forkpy's version.
     pub(crate) server_version: &'static str,
+}
+
+/// The server's sandbox.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SandboxInfo {
+    /// `off`, `workspace` or `strict`; a session may have a narrower one.
+    pub(crate) mode: &'static str,
+    /// Paths beside those of Python that may be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) read: Vec<String>,
+    /// Paths that may be changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) write: Vec<String>,
+    /// `all`, or `none`.
+    pub(crate) network: &'static str,
+    /// What this machine cannot keep.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) missing: Vec<String>,
+}
+
+impl SandboxInfo {
+    fn of(server: &Server) -> Self {
+        let settings = &server.around.settings;
+        let (mode, sandbox) = (settings.limits.confinement, &settings.sandbox);
+        let is_off = mode == Confinement::Off;
+        let words = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let workspace = server.workspace.root.to_string_lossy().into_owned();
+        let write = std::iter::once(workspace).chain(sandbox.write.iter().map(words));
+        Self {
+            mode: mode.word(),
+            read: sandbox.read.iter().filter(|_| !is_off).map(words).collect(),
+            write: write.filter(|_| !is_off).collect(),
+            network: if is_off { "all" } else { "none" },
+            missing: sandbox.gaps.iter().filter(|_| !is_off).map(ToString::to_string).collect(),
+        }
+    }
 }
 
 pub(crate) async fn ping(_: &Server, _: &Call, _: Nothing) -> Result<Reply<Pong>, ToolError> {
@@ -80,6 +121,7 @@ pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<
         uploads,
         python,
         python_version,
+        sandbox: SandboxInfo::of(server),
         server_version: env!("CARGO_PKG_VERSION"),
     }))
 }

@@ -5,6 +5,7 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio::{
 use crate::{
     protocol::{FrameError, Purpose, WorkerLimits},
     server::workers::black_box::BlackBox,
-    sys::{descriptors, pidfd::PidFd},
+    sys::{descriptors, pidfd::PidFd, room::Room},
 };
 
 /// How long a warm zygote may take for one fork before it is taken for stuck.
@@ -55,6 +56,8 @@ pub(crate) enum GreetError {
     Late(Duration),
     #[error("the new worker did not come up: {0}")]
     NoHello(#[source] FrameError),
+    #[error("the new worker could not be confined: {0}")]
+    Open(#[source] io::Error),
     #[error("the new worker did not say hello in our protocol version")]
     Version,
     #[error("the new worker's channels could not be opened: {0}")]
@@ -117,6 +120,10 @@ pub(crate) struct NewWorker {
     pub stderr: OwnedFd,
     /// What it writes its stacks to.
     pub black_box: BlackBox,
+    /// Its own folder, when it is confined.
+    pub room: Option<Arc<Room>>,
+    /// Paths below which it may connect, when its first word is that it is confined.
+    pub reached: Option<Vec<PathBuf>>,
 }
 
 /// Our ends of a worker's channels, before there is a worker.
@@ -127,6 +134,7 @@ pub(crate) struct Ends {
     stdout: OwnedFd,
     stderr: OwnedFd,
     black_box: BlackBox,
+    room: Option<Arc<Room>>,
 }
 
 impl Ends {
@@ -134,21 +142,21 @@ impl Ends {
     ///
     /// # Errors
     /// When the server is out of descriptors.
-    pub(crate) fn new() -> io::Result<(Self, Vec<OwnedFd>)> {
+    pub(crate) fn new(room: Option<Arc<Room>>) -> io::Result<(Self, Vec<OwnedFd>)> {
         let (cell, cell_worker) = StdStream::pair()?;
         let (control, control_worker) = StdStream::pair()?;
         let (stdout, stdout_worker) = descriptors::pipe()?;
         let (stderr, stderr_worker) = descriptors::pipe()?;
         let (black_box, black_box_worker) = BlackBox::new()?;
         let passed = vec![cell_worker.into(), control_worker.into(), stdout_worker, stderr_worker, black_box_worker];
-        Ok((Self { cell, control, stdout, stderr, black_box }, passed))
+        Ok((Self { cell, control, stdout, stderr, black_box, room }, passed))
     }
 
     /// With the process at the other end.
     #[must_use]
     pub(crate) fn with(self, lease: Lease, pidfd: AsyncFd<PidFd>) -> NewWorker {
-        let Self { cell, control, stdout, stderr, black_box } = self;
-        NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box }
+        let Self { cell, control, stdout, stderr, black_box, room } = self;
+        NewWorker { lease, pidfd, cell, control, stdout, stderr, black_box, room, reached: None }
     }
 }
 
@@ -165,6 +173,8 @@ pub(crate) struct NewScript {
     pub stdout: OwnedFd,
     /// Read end of its descriptor 2.
     pub stderr: OwnedFd,
+    /// Its own folder, when it is confined.
+    pub room: Option<Arc<Room>>,
 }
 
 /// What the owner task is asked.
@@ -175,6 +185,8 @@ pub(crate) enum Request {
         purpose: Purpose,
         /// What it is kept to.
         limits: WorkerLimits,
+        /// Its own folder, when it is confined.
+        room: Option<String>,
         descriptors: Vec<OwnedFd>,
         reply: oneshot::Sender<Result<Lease, ZygoteError>>,
     },

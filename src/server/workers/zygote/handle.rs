@@ -4,6 +4,7 @@
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -20,12 +21,17 @@ use super::{
     stage::Stage,
 };
 use crate::{
-    protocol::{Purpose, Script, WorkerLimits, ZygoteSettings},
+    protocol::{Confinement, Purpose, Script, WorkerLimits, ZygoteSettings},
     server::workers::{
         children::Children,
+        door,
         process::{self, Endings},
     },
-    sys::{descriptors, pidfd::PidFd},
+    sys::{
+        descriptors,
+        pidfd::PidFd,
+        room::{Room, Rooms},
+    },
 };
 
 #[derive(Debug, Clone)]
@@ -33,6 +39,15 @@ pub(crate) struct Zygote {
     requests: mpsc::UnboundedSender<Request>,
     stage: watch::Receiver<Stage>,
     endings: Endings,
+    rooms: Rooms,
+    reach: Arc<Reach>,
+}
+
+/// Paths that confined processes may change.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    pub workspace: PathBuf,
+    pub write: Vec<PathBuf>,
 }
 
 impl Zygote {
@@ -42,6 +57,7 @@ impl Zygote {
         settings: oneshot::Receiver<Result<ZygoteSettings, String>>,
         children: Children,
         spawner: Spawner,
+        (rooms, reach): (Rooms, Reach),
     ) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (stage_sender, stage) = watch::channel(Stage::Starting);
@@ -58,7 +74,7 @@ impl Zygote {
             next: 1,
         };
         tokio::spawn(owner.run(settings));
-        Self { requests, stage, endings }
+        Self { requests, stage, endings, rooms, reach: Arc::new(reach) }
     }
 
     /// How processes of ours are ended.
@@ -78,9 +94,22 @@ impl Zygote {
     /// # Errors
     /// [`ZygoteError`], in words for a client.
     pub(crate) async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
-        let (ends, passed) = Ends::new()?;
-        let (lease, pidfd) = self.ask(Purpose::Session { name: session.to_owned() }, limits, passed).await?;
-        Ok(ends.with(lease, pidfd))
+        let room = self.room(limits)?;
+        let (ends, passed) = Ends::new(room.clone())?;
+        let purpose = Purpose::Session { name: session.to_owned() };
+        let (lease, pidfd) = self.ask(purpose, limits, room.as_deref(), passed).await?;
+        let reached = room.as_deref().map(|room| self.reached(room));
+        Ok(NewWorker { reached, ..ends.with(lease, pidfd) })
+    }
+
+    /// A folder for a process that is to be confined.
+    fn room(&self, limits: WorkerLimits) -> std::io::Result<Option<Arc<Room>>> {
+        (limits.confinement != Confinement::Off).then(|| self.rooms.make()).transpose()
+    }
+
+    /// Below which paths a confined process may connect.
+    fn reached(&self, room: &Room) -> Vec<PathBuf> {
+        door::reached(&self.reach.workspace, room.path(), &self.reach.write)
     }
 
     /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
@@ -103,18 +132,26 @@ impl Zygote {
         let (stdout, stdout_theirs) = descriptors::pipe()?;
         let (stderr, stderr_theirs) = descriptors::pipe()?;
         let passed = vec![source, theirs.into(), stdout_theirs, stderr_theirs];
-        let (lease, pidfd) = self.ask(Purpose::Script(script), limits, passed).await?;
-        Ok(NewScript { lease, pidfd, lifeline, stdout, stderr })
+        let room = self.room(limits)?;
+        let (lease, pidfd) = self.ask(Purpose::Script(script), limits, room.as_deref(), passed).await?;
+        let new = NewScript { lease, pidfd, lifeline, stdout, stderr, room };
+        if let Some(room) = &new.room {
+            // A script that ends before that is followed to its end all the same.
+            let _ = door::open(&new.lifeline, self.reached(room)).await;
+        }
+        Ok(new)
     }
 
     async fn ask(
         &self,
         purpose: Purpose,
         limits: WorkerLimits,
+        room: Option<&Room>,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Fork { purpose, limits, descriptors, reply };
+        let room = room.map(|room| room.path().to_string_lossy().into_owned());
+        let request = Request::Fork { purpose, limits, room, descriptors, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
         let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
         // The zygote keeps a dead child as a zombie until we say `Reap`, so this number cannot be a stranger's.

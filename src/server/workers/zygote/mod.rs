@@ -14,7 +14,7 @@ mod stage;
 pub(in crate::server) use self::exits::Exits;
 pub(crate) use self::{
     births::{Ends, GreetError, NewScript, NewWorker, ZygoteError},
-    handle::Zygote,
+    handle::{Reach, Zygote},
     spawner::Spawner,
     stage::Stage,
 };

@@ -254,11 +254,12 @@ impl Owner {
             Request::Reap { pid } => {
                 let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
             }
-            Request::Fork { purpose, limits, descriptors, reply } => {
+            Request::Fork { purpose, limits, room, descriptors, reply } => {
                 let worker = self.next;
                 self.next += 1;
                 let passed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                match send(&process.socket, &ToZygote::Fork { worker, purpose, limits }, &passed) {
+                let fork = ToZygote::Fork { worker, purpose, limits, room };
+                match send(&process.socket, &fork, &passed) {
                     Ok(()) => {
                         process.pending.push_back((worker, reply));
                         process.oldest.get_or_insert_with(tokio::time::Instant::now);

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     server::workers::children::Children,
-    settings::resolve::HIDDEN,
+    settings::resolve::hide_variables,
     sys::{descriptors, huge_pages, lifeline::Lifeline},
 };
 
@@ -56,7 +56,6 @@ impl Spawner {
 
 /// Runs our own binary in the zygote role. Its stdout is not ours: that one carries MCP.
 fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
-    descriptors::close_on_exec(socket.as_fd(), false)?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("__zygote")
@@ -68,8 +67,7 @@ fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
     if let Some(tunables) = huge_pages::asked(std::env::var_os(huge_pages::VARIABLE).as_deref()) {
         command.env(huge_pages::VARIABLE, tunables).arg("--huge-pages");
     }
-    for name in HIDDEN {
-        command.env_remove(name);
-    }
+    hide_variables(&mut command);
+    descriptors::pass_on(&mut command, socket.as_fd());
     children.spawn(&mut command)
 }

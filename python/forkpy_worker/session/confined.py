@@ -1,0 +1,69 @@
+"""What a sandbox means for Python: what it needs of the disk, and where its files go.
+
+Owns: the list of paths that the interpreter and its environment are made of, and the variables that
+lead libraries into the session's own folder instead of the home directory that they cannot reach.
+May not confine anything: Rust does, with the kernel.
+Runs in: zygote (`needed`, once), worker and script main thread (`begin`, once after the fork).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from forkpy_worker.base import place
+
+# Below a prefix; the prefix itself may be a home directory.
+_PARTS = ("bin", "lib", "lib64", "include", "share", "etc", "pyvenv.cfg", "conda-meta")
+# These lead to the home directory, or to what is all users'.
+_LEADING_OUT = (
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+    "TEMP",
+    "TMP",
+)
+# Sockets of services that would act for the session outside of its sandbox.
+_SERVICES = ("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "DOCKER_HOST")
+
+
+def needed() -> tuple[list[str], list[str]]:
+    """Tell what must be readable, and which programs are Python."""
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    folders = {os.path.join(prefix, part) for prefix in prefixes for part in _PARTS}
+    folders.update(entry for entry in sys.path if os.path.isabs(entry) and entry != "/")
+    folders.update(_mapped())
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "MPLCONFIGDIR"):
+        named = os.environ.get(name, "")
+        if os.path.isabs(named) and named != "/":
+            folders.add(named)
+    base = getattr(sys, "_base_executable", None)
+    programs = {os.path.realpath(name) for name in (sys.executable, base) if name}
+    return sorted(filter(os.path.exists, folders)), sorted(filter(os.path.exists, programs))
+
+
+def _mapped() -> set[str]:
+    """Libraries that are loaded: they may lie anywhere, and a child of the session loads them again."""
+    try:
+        with open("/proc/self/maps") as maps:
+            lines = maps.read().splitlines()
+    except OSError:
+        return set()
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
+    return {path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))}
+
+
+def begin(mode: str, workspace: str, room: str, writable: list[str]) -> None:
+    """Lead libraries into the session's own folder."""
+    temporary, home = os.path.join(room, "tmp"), os.path.join(room, "home")
+    for name in (*_LEADING_OUT, *_SERVICES):
+        os.environ.pop(name, None)
+    os.environ["TMPDIR"] = temporary
+    os.environ["HOME"] = home
+    os.environ.setdefault("JOBLIB_TEMP_FOLDER", temporary)
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.tempdir = None  # type: ignore[attr-defined]
+    place.sandbox = place.Sandbox(mode, [workspace, temporary, home, *writable])

@@ -1,0 +1,206 @@
+//! The policy of the sandbox: what a session or script may reach, and how a process is shut in.
+//!
+//! Runs in: zygote (`Cages`: everything is opened and compiled once, before the first confined fork), worker and script
+//! (`enter`, after the fork, with one thread, before any code that is not forkpy's). Owns the lists. The kernel's part is in
+//! `sys/landlock.rs` and `sys/seccomp.rs`; what it is called and what this machine can keep, in `settings/sandbox.rs`.
+//!
+//! All that a process starts inherits it, a checkpoint and what that wakes too. Nothing here is checked in a cell's way.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use pyo3::Python;
+
+use super::python::Functions;
+use crate::{
+    protocol::{Confinement, ZygoteSettings},
+    sys::{
+        capabilities, descriptors,
+        landlock::{Fence, Reach},
+        seccomp::{Filter, Sockets},
+    },
+};
+
+/// The system's programs and libraries.
+const SYSTEM: [&str; 10] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store", "/etc/alternatives"];
+/// Its libraries and data alone.
+const LIBRARIES: [&str; 13] = [
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/share",
+    "/usr/local/lib",
+    "/usr/local/share",
+    "/usr/include",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/gnu/store",
+];
+/// What programs look up in the system's settings; no keys, no passwords' hashes, nothing of services.
+const SETTINGS: [&str; 32] = [
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ld.so.preload",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates",
+    "/etc/ca-certificates.conf",
+    "/etc/fonts",
+    "/etc/mime.types",
+    "/etc/magic",
+    "/etc/os-release",
+    "/etc/debian_version",
+    "/etc/locale.conf",
+    "/etc/terminfo",
+    "/etc/matplotlibrc",
+    "/var/cache/fontconfig",
+];
+/// What the kernel tells. It tells a confined process nothing of what is inside the processes of others.
+const KERNEL: [&str; 8] = [
+    "/proc",
+    "/sys/devices",
+    "/sys/fs/cgroup",
+    "/sys/kernel/mm",
+    "/sys/class",
+    "/sys/bus",
+    "/sys/block",
+    "/sys/module",
+];
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// Semaphores and shared memory of Python's `multiprocessing`: a name that is known can be opened, none is listed.
+const SHARED: &str = "/dev/shm";
+/// What starts a dynamically linked program; the kernel runs it for the program.
+const LOADERS: [&str; 4] = [
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
+];
+
+/// One kind of confinement, opened and compiled.
+#[derive(Debug)]
+pub(crate) struct Cage {
+    mode: Confinement,
+    fence: Fence,
+    filter: Option<Filter>,
+}
+
+/// The two kinds, each made when it is first wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Cages {
+    workspace: Option<Cage>,
+    strict: Option<Cage>,
+}
+
+impl Cages {
+    /// The one of this kind; none for [`Confinement::Off`].
+    ///
+    /// # Errors
+    /// When a path that is allowed has gone, or the workspace.
+    pub(crate) fn of(
+        &mut self,
+        mode: Confinement,
+        py: Python<'_>,
+        functions: &Functions,
+        settings: &ZygoteSettings,
+    ) -> io::Result<Option<&Cage>> {
+        let place = match mode {
+            Confinement::Off => return Ok(None),
+            Confinement::Workspace => &mut self.workspace,
+            Confinement::Strict => &mut self.strict,
+        };
+        if place.is_none() {
+            *place = Some(Cage::make(mode, py, functions, settings)?);
+        }
+        Ok(place.as_ref())
+    }
+}
+
+impl Cage {
+    fn make(mode: Confinement, py: Python<'_>, functions: &Functions, settings: &ZygoteSettings) -> io::Result<Self> {
+        let needed = functions.needed_paths(py).map_err(io::Error::other)?;
+        let given = &settings.confinement;
+        let is_strict = mode == Confinement::Strict;
+        let mut fence = Fence::new(given.landlock);
+        // Not every system has all of these.
+        let mut offer = |paths: &mut dyn Iterator<Item = PathBuf>, reach| {
+            paths.for_each(|path| drop(fence.allow(&path, reach)));
+        };
+        let run = if is_strict { Reach::Look } else { Reach::Run };
+        offer(&mut (if is_strict { &LIBRARIES[..] } else { &SYSTEM[..] }).iter().map(PathBuf::from), run);
+        offer(&mut SETTINGS.iter().chain(&KERNEL).map(PathBuf::from), Reach::Look);
+        offer(&mut DEVICES.iter().map(PathBuf::from), Reach::Device);
+        offer(&mut needed.folders.iter().map(PathBuf::from), run);
+        offer(&mut needed.programs.iter().map(PathBuf::from), Reach::Run);
+        if is_strict {
+            offer(&mut LOADERS.iter().map(PathBuf::from), Reach::Run);
+        } else {
+            offer(&mut [PathBuf::from(SHARED)].into_iter(), Reach::Exchange);
+        }
+        // These have to be there: someone counts on them.
+        let change = if is_strict { Reach::Keep } else { Reach::Change };
+        fence.allow(Path::new(&settings.workspace), change)?;
+        fence.allow(Path::new(&given.exchange), Reach::Exchange)?;
+        for (paths, reach) in [(&given.read, run), (&given.write, change)] {
+            for path in paths {
+                let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+                fence.allow(Path::new(path), reach).map_err(named)?;
+            }
+        }
+        let sockets = if is_strict { Sockets::Pairs } else { Sockets::Local };
+        let filter = given.seccomp.then(|| Filter::compile(sockets)).transpose()?;
+        Ok(Self { mode, fence, filter })
+    }
+
+    /// Shuts this process in, for good; `room` is its own folder. One byte goes to the server, and with it the listener for
+    /// calls of `connect`, where there is one.
+    ///
+    /// # Errors
+    /// When the system refuses: the process must not go on then.
+    pub(crate) fn enter(&self, room: &Path, server: &UnixStream) -> io::Result<()> {
+        capabilities::give_up()?;
+        let reach = if self.mode == Confinement::Strict { Reach::Keep } else { Reach::Change };
+        self.fence.shut(room, reach)?;
+        let listener = self.filter.as_ref().map_or(Ok(None), Filter::apply)?;
+        let passed: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+        descriptors::send_with(server, b"!", &passed)
+    }
+}
+
+/// A cage, and the folder that is a process' own in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub cage: &'a Cage,
+    pub room: &'a Path,
+}
+
+impl Entry<'_> {
+    /// What Python is told of it.
+    #[must_use]
+    pub(crate) fn of(&self) -> (Confinement, &Path) {
+        (self.cage.mode, self.room)
+    }
+}

@@ -1,0 +1,148 @@
+//! Ways out of the sandbox (`attempts.py`): each gets out where there is none, and none where there is one. As root and as an
+//! ordinary user; the list runs once a server.
+
+use std::{
+    collections::BTreeMap,
+    net::{TcpListener, UdpSocket},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr, UnixDatagram, UnixListener},
+        },
+    },
+    path::Path,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{Forkpy, Setup, who::Who};
+
+/// The world outside of a session, with what is there to be reached.
+struct World {
+    facts: Value,
+    _open: (TcpListener, Option<TcpListener>, UdpSocket, UnixListener, UnixListener, UnixDatagram),
+}
+
+impl World {
+    /// Around a server that runs.
+    fn around(forkpy: &mut Forkpy, who: Who) -> Self {
+        let home = forkpy.workspace.parent().expect("a directory above").to_owned();
+        let outside = home.join("outside");
+        std::fs::create_dir_all(outside.join("empty")).expect("made");
+        for (name, text) in
+            [("secret", "treasure"), ("to-fetch", "treasure"), ("victim", ""), ("full", "x"), ("to-remove", "")]
+        {
+            std::fs::write(outside.join(name), text).expect("written");
+        }
+        let (service, datagrams) = (outside.join("service"), outside.join("datagrams"));
+        let abstract_name = format!("forkpy-test-{}", home.display());
+        let address = SocketAddr::from_abstract_name(&abstract_name).expect("a name");
+        let open = (
+            TcpListener::bind("127.0.0.1:0").expect("a port"),
+            TcpListener::bind("[::1]:0").ok(),
+            UdpSocket::bind("127.0.0.1:0").expect("a port"),
+            UnixListener::bind(&service).expect("a socket"),
+            UnixListener::bind_addr(&address).expect("a socket"),
+            UnixDatagram::bind(&datagrams).expect("a socket"),
+        );
+        for socket in [&service, &datagrams] {
+            std::fs::set_permissions(socket, PermissionsExt::from_mode(0o777)).expect("ours");
+        }
+        who.own(&outside);
+        forkpy.call("create_session", json!({"session_id": "victim"}));
+        let victim = forkpy.call("run_python_code", json!({"session_id": "victim", "code": "import os; os.getpid()"}));
+        let facts = json!({
+            "outside": outside, "home": home, "service": service, "datagrams": datagrams, "abstract": abstract_name,
+            "tcp": open.0.local_addr().expect("bound").port(),
+            "tcp6": open.1.as_ref().map_or(0, |listener| listener.local_addr().expect("bound").port()),
+            "udp": open.2.local_addr().expect("bound").port(),
+            "server": forkpy.server_pid(), "zygote": forkpy.zygote_pid(),
+            "victim": victim.data["results"][0].as_str().and_then(|text| text.parse::<i32>().ok()).expect("a pid"),
+        });
+        Self { facts, _open: open }
+    }
+}
+
+/// What came of each attempt, and what it needs.
+fn tried(mode: &str, session: Value, who: Who) -> BTreeMap<String, (String, Vec<String>)> {
+    let options = ["--sandbox", mode, "--checkpoints", "off", "--max-spares", "0"];
+    let mut forkpy = Setup::new().args(&options).run_by(who).start();
+    forkpy.run("1");
+    let world = World::around(&mut forkpy, who);
+    std::fs::write(forkpy.file("attempts.py"), include_str!("attempts.py")).expect("written");
+    let id = session["session_id"].as_str().unwrap_or("default").to_owned();
+    if id != "default" {
+        assert!(!forkpy.call("create_session", session).is_error);
+    }
+    let code = format!(
+        "import attempts\nfound = attempts.run({:?})\nopen('found.json', 'w').write(found)",
+        world.facts.to_string()
+    );
+    let reply = forkpy.call("run_python_code", json!({"session_id": id, "code": code, "timeout": 100}));
+    let text = std::fs::read_to_string(forkpy.file("found.json")).unwrap_or_default();
+    let found: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {reply:?}"));
+    let found = found.as_object().expect("an object");
+    let words = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    found
+        .iter()
+        .map(|(name, what)| {
+            let marks = what["marks"].as_array().expect("a list").iter().map(words).collect();
+            (name.clone(), (words(&what["words"]), marks))
+        })
+        .collect()
+}
+
+fn nothing_gets_out(who: Who, least: usize) {
+    let open = tried("off", json!({}), who);
+    let mut proven = 0;
+    let mut unproven = Vec::new();
+    for (name, (words, marks)) in &open {
+        let is_bound = marks.iter().any(|mark| mark == "maybe" || (mark == "root" && who.is_ordinary()));
+        proven += usize::from(words == "out");
+        if words != "out" && !is_bound {
+            unproven.push(format!("{name}: {words}"));
+        }
+    }
+    assert!(unproven.is_empty(), "with --sandbox off these should get out ({who:?}): {unproven:#?}");
+    assert!(proven >= least, "{proven} attempts get out with --sandbox off ({who:?})");
+    let narrower = json!({"session_id": "narrower", "sandbox": "strict"});
+    for (mode, session) in [("workspace", json!({})), ("strict", json!({})), ("off", narrower)] {
+        let tried = tried(mode, session, who);
+        assert_eq!(tried.len(), open.len());
+        let out: Vec<_> = tried.iter().filter(|(_, (words, _))| !words.starts_with("kept: ")).collect();
+        assert!(out.is_empty(), "with --sandbox {mode} these get out ({who:?}): {out:#?}");
+        let died: Vec<_> = tried.iter().filter(|(_, (words, _))| words.contains("its process ended")).collect();
+        assert!(died.is_empty(), "a refusal is an error and no death: {died:#?}");
+    }
+}
+
+#[test]
+fn nothing_gets_out_as_root_or_whoever_runs_the_tests() {
+    let is_root = nix::unistd::geteuid().is_root();
+    nothing_gets_out(Who::Tester, if is_root { 75 } else { 60 });
+}
+
+#[test]
+fn nothing_gets_out_as_an_ordinary_user() {
+    if Who::every().contains(&Who::Ordinary) {
+        nothing_gets_out(Who::Ordinary, 60);
+    }
+}
+
+/// What sessions leave outside is nothing.
+#[test]
+fn what_is_outside_is_as_it_was() {
+    let mut forkpy = Setup::new().args(&["--sandbox", "workspace"]).start();
+    let outside = forkpy.workspace.parent().expect("a directory above").join("outside");
+    std::fs::create_dir(&outside).expect("made");
+    std::fs::write(outside.join("secret"), "treasure").expect("written");
+    let look = |path: &Path| std::fs::read_dir(path).expect("there").count();
+    forkpy.run(
+        "import os, shutil\ntry:\n    shutil.rmtree('../outside')\nexcept OSError: pass\nos.path.exists('../outside')",
+    );
+    assert_eq!(
+        (look(&outside), std::fs::read_to_string(outside.join("secret")).ok().as_deref()),
+        (1, Some("treasure"))
+    );
+}

@@ -1,0 +1,227 @@
+//! The sandbox: what works in it as before, what it says of itself, and when a server does not start.
+
+use serde_json::json;
+
+use crate::support::{Setup, http::HttpForkpy};
+
+/// Ordinary work, each with what it prints.
+const WORK: &[(&str, &str)] = &[
+    (
+        "import os\nopen('a.txt', 'w').write('x')\nos.rename('a.txt', 'b.txt')\nos.remove('b.txt')\nprint('files')",
+        "files\n",
+    ),
+    (
+        "import os\nos.makedirs('d/e')\nopen('d/e/f', 'w').close()\nos.rename('d/e/f', 'd/g')\nprint(sorted(os.listdir('d')))",
+        "['e', 'g']\n",
+    ),
+    (
+        "import os, tempfile\nwith tempfile.NamedTemporaryFile() as file: file.write(b'x')\nwith tempfile.TemporaryDirectory() as d: open(d + '/x', 'w').close()\nprint('temporary')",
+        "temporary\n",
+    ),
+    (
+        "import os, shutil, tempfile\npath = tempfile.mkstemp()[1]\nshutil.move(path, 'moved')\nprint(os.path.exists('moved'))",
+        "True\n",
+    ),
+    (
+        "import sqlite3\nbase = sqlite3.connect('x.db')\nbase.execute('create table a(b)')\nbase.execute('insert into a values (1)')\nbase.commit()\nprint(base.execute('select b from a').fetchall())",
+        "[(1,)]\n",
+    ),
+    (
+        "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'print(6 * 7)'], capture_output=True, text=True).stdout)",
+        "42\n\n",
+    ),
+    (
+        "import subprocess\nprint(subprocess.run('echo $((6 * 7)) | cat', shell=True, capture_output=True, text=True).stdout)",
+        "42\n\n",
+    ),
+    (
+        "import threading\nseen = []\nthreads = [threading.Thread(target=seen.append, args=(i,)) for i in range(4)]\nfor t in threads: t.start()\nfor t in threads: t.join()\nprint(sorted(seen))",
+        "[0, 1, 2, 3]\n",
+    ),
+    (
+        "from concurrent.futures import ProcessPoolExecutor\nwith ProcessPoolExecutor(2) as pool: print(list(pool.map(abs, [-1, -2])))",
+        "[1, 2]\n",
+    ),
+    (
+        "import multiprocessing as mp\nqueue, lock = mp.Queue(), mp.Lock()\nchild = mp.Process(target=queue.put, args=(5,))\nchild.start()\nprint(queue.get(timeout=20), child.join())",
+        "5 None\n",
+    ),
+    ("import multiprocessing as mp\nwith mp.get_context('spawn').Pool(1) as pool: print(pool.map(abs, [-3]))", "[3]\n"),
+    (
+        "from multiprocessing import shared_memory\nblock = shared_memory.SharedMemory(create=True, size=64)\nblock.buf[0] = 7\nagain = shared_memory.SharedMemory(block.name)\nprint(again.buf[0])\nagain.close(); block.close(); block.unlink()",
+        "7\n",
+    ),
+    ("from multiprocessing import Manager\nwith Manager() as manager: print(manager.dict(a=1)['a'])", "1\n"),
+    (
+        "import multiprocessing as mp\nwith mp.get_context('forkserver').Pool(1) as pool: print(pool.map(abs, [-4]))",
+        "[4]\n",
+    ),
+    (
+        "import os, socket\nserver, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)\nserver.bind('own.sock'); server.listen()\nclient.connect('own.sock'); print(client.getpeername() == 'own.sock')\nos.unlink('own.sock')",
+        "True\n",
+    ),
+    ("import asyncio\nprint(asyncio.new_event_loop().run_until_complete(asyncio.sleep(0, 'loop')))", "loop\n"),
+    ("import socket\none, other = socket.socketpair()\none.send(b'x')\nprint(other.recv(1))", "b'x'\n"),
+    (
+        "import os, signal, subprocess\nchild = subprocess.Popen(['sleep', '60'])\nchild.terminate()\nprint(child.wait() == -signal.SIGTERM)",
+        "True\n",
+    ),
+    (
+        "import ctypes\ncompare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1)\nprint(compare(1))",
+        "2\n",
+    ),
+    (
+        "import ssl, zoneinfo, locale, hashlib, secrets\nprint(zoneinfo.ZoneInfo('UTC'), bool(ssl.create_default_context()), len(secrets.token_bytes(4)))",
+        "UTC True 4\n",
+    ),
+    (
+        "import os\nprint(os.path.expanduser('~') == os.environ['HOME'], os.getcwd() != '/')\nopen(os.path.expanduser('~/note'), 'w').close()",
+        "True True\n",
+    ),
+    ("import os\nprint(len(os.listdir('/proc/self/fd')) > 2, open('/proc/meminfo').read(3))", "True Mem\n"),
+    ("import resource, os\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nos.nice(0)\nprint('limits')", "limits\n"),
+];
+
+#[test]
+fn ordinary_work_goes_on_as_before() {
+    let mut open = Setup::new().start();
+    let mut confined = Setup::new().args(&["--sandbox", "workspace"]).start();
+    for (code, expected) in WORK {
+        for (mode, forkpy) in [("off", &mut open), ("workspace", &mut confined)] {
+            let outcome = forkpy.run(code);
+            assert_eq!(outcome["stdout"], *expected, "--sandbox {mode}: {code}\n{outcome}");
+        }
+    }
+}
+
+#[test]
+fn copies_scripts_and_saved_variables_are_confined_and_work() {
+    let mut forkpy = Setup::new().args(&["--sandbox", "workspace"]).start();
+    let outside = forkpy.workspace.parent().expect("a directory above").join("secret");
+    std::fs::write(&outside, "treasure").expect("written");
+    let look =
+        format!("try:\n    print(open({outside:?}).read(), x)\nexcept PermissionError:\n    print('refused', x)");
+    forkpy.run("x = 5\nopen('kept', 'w').write('1')");
+    assert_eq!(forkpy.run(&look)["stdout"], "refused 5\n");
+    forkpy.call("checkpoint_session", json!({"name": "one"}));
+    forkpy.run("x = 6");
+    let restored = forkpy.call("restore_checkpoint", json!({"name": "one"}));
+    assert!(!restored.is_error, "{restored:?}");
+    let after = forkpy.run(&format!("{look}\nimport tempfile\ntempfile.TemporaryFile().write(b'x')"));
+    assert_eq!(after["stdout"], "refused 5\n", "{after}");
+    let restarted = forkpy.call("restart_kernel", json!({"preserve_state": true}));
+    assert_eq!(restarted.data["restored_vars"], json!(["tempfile", "x"]), "{restarted:?}");
+    assert_eq!(forkpy.run(&look)["stdout"], "refused 5\n");
+    std::fs::write(forkpy.file("look.py"), format!("x = 7\n{look}")).expect("written");
+    assert_eq!(forkpy.call("run_script", json!({"path": "look.py"})).data["stdout"], "refused 7\n");
+    let packages = forkpy.call("list_packages", json!({}));
+    assert!(!packages.is_error, "{packages:?}");
+}
+
+#[test]
+fn what_is_allowed_is_reached_and_what_is_refused_names_the_flag() {
+    let above = tempfile::tempdir().expect("a directory");
+    for name in ["readable", "writable", "closed"] {
+        std::fs::create_dir(above.path().join(name)).expect("made");
+        std::fs::write(above.path().join(name).join("file"), name).expect("written");
+    }
+    let path = |name: &str| above.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (read, write) = (path("readable"), path("writable"));
+    let options = ["--sandbox", "workspace", "--allow-read", &read, "--allow-write", &write];
+    let mut forkpy = Setup::new().args(&options).start();
+    assert_eq!(forkpy.eval(&format!("open('{read}/file').read()")), "'readable'");
+    assert_eq!(forkpy.eval(&format!("open('{write}/new', 'w').write('x')")), "1");
+    for code in [format!("open('{read}/new', 'w')"), format!("open('{}/file')", path("closed"))] {
+        let refused = forkpy.run(&code)["stderr"].as_str().unwrap_or_default().to_owned();
+        assert!(refused.contains("PermissionError") && refused.contains("--allow-write PATH"), "{refused}");
+        assert!(refused.contains(&write), "it says where writing is allowed: {refused}");
+    }
+    let refused = forkpy.run("import socket; socket.create_connection(('127.0.0.1', 9))");
+    assert!(refused["stderr"].as_str().is_some_and(|words| words.contains("no network")), "{refused}");
+    // What is replaced later opens nothing.
+    std::fs::rename(above.path().join("readable"), above.path().join("old")).expect("renamed");
+    std::os::unix::fs::symlink(above.path().join("closed"), above.path().join("readable")).expect("a link");
+    let refused = forkpy.run(&format!("open('{read}/file').read()"));
+    assert!(refused["stderr"].as_str().is_some_and(|words| words.contains("PermissionError")), "{refused}");
+    let info = forkpy.call("get_workspace_info", json!({})).data;
+    assert_eq!(
+        (&info["sandbox"]["mode"], &info["sandbox"]["network"]),
+        (&json!("workspace"), &json!("none")),
+        "{info}"
+    );
+    assert_eq!(info["sandbox"]["read"], json!([read]), "{info}");
+    assert_eq!(forkpy.health()["limits"]["sandbox"], "workspace");
+}
+
+#[test]
+fn a_session_may_have_a_narrower_sandbox_and_no_wider_one() {
+    let mut forkpy = Setup::new().start();
+    let program = "import subprocess\nsubprocess.run(['true']).returncode";
+    assert_eq!(forkpy.eval(program), "0");
+    let made = forkpy.call("create_session", json!({"session_id": "strict", "sandbox": "strict"}));
+    assert_eq!(made.data["limits"]["sandbox"], "strict", "{made:?}");
+    let run = |code: &str| json!({"session_id": "strict", "code": code});
+    let refused = forkpy.call("run_python_code", run(program));
+    assert!(refused.data["stderr"].as_str().is_some_and(|words| words.contains("PermissionError")), "{refused:?}");
+    let python = "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'print(1)'], capture_output=True, text=True).stdout)";
+    assert_eq!(forkpy.call("run_python_code", run(python)).data["stdout"], "1\n\n", "the environment's Python runs");
+    drop(forkpy);
+    let mut forkpy = Setup::new().args(&["--sandbox", "workspace"]).start();
+    let words = forkpy.refused("create_session", json!({"session_id": "wide", "sandbox": "off"}));
+    assert!(words.contains("`sandbox` off is wider than this server's own (workspace"), "{words}");
+}
+
+#[test]
+fn a_server_that_cannot_keep_a_promise_says_which_and_does_not_start() {
+    let of_landlock = |abi: &'static str| ("FORKPY_LANDLOCK", abi);
+    for ((name, value), missing) in [
+        (of_landlock("0"), "files, and the memory of other processes, are open"),
+        (of_landlock("1"), "files elsewhere can be emptied"),
+        (of_landlock("2"), "files elsewhere can be emptied"),
+        (of_landlock("3"), "devices that are open take all commands"),
+        (of_landlock("4"), "devices that are open take all commands"),
+        (of_landlock("5"), "can be signalled"),
+        (("FORKPY_SECCOMP", "off"), "network, tracing and namespaces are open"),
+    ] {
+        let setup = || Setup::new().env(name, value).args(&["--sandbox", "workspace"]);
+        let (code, log) = setup().run_to_end();
+        assert!(code == Some(1) && log.contains(missing), "{name}={value}: {code:?} {log}");
+        assert!(log.contains("--sandbox-best-effort"), "{log}");
+        if !["0", "5", "off"].contains(&value) {
+            continue;
+        }
+        let mut forkpy = setup().args(&["--sandbox-best-effort"]).start();
+        assert_eq!(forkpy.eval("1 + 1"), "2", "{name}={value}");
+        let info = forkpy.call("get_workspace_info", json!({})).data;
+        assert!(info["sandbox"]["missing"].to_string().contains(missing), "{info}");
+    }
+    let mut forkpy = Setup::new().env("FORKPY_LANDLOCK", "5").start();
+    let words = forkpy.refused("create_session", json!({"session_id": "a", "sandbox": "strict"}));
+    assert!(words.contains("can be signalled"), "a session alike: {words}");
+}
+
+#[test]
+fn senseless_paths_are_refused_at_the_start() {
+    for (options, expected) in [
+        (["--allow-write", "/"], "that is everything"),
+        (["--allow-read", "/usr/.."], "that is everything"),
+        (["--allow-read", "/no/such/path"], "--allow-read /no/such/path: No such file"),
+        (["--allow-write", "no/such/relative/path"], "No such file"),
+    ] {
+        let (code, log) = Setup::new().args(&["--sandbox", "workspace"]).args(&options).run_to_end();
+        assert!(code == Some(1) && log.contains(expected), "{options:?}: {log}");
+    }
+    let (code, log) = Setup::new().args(&["--sandbox", "tight"]).run_to_end();
+    assert!(code == Some(2) && log.contains("off, workspace, strict"), "{log}");
+}
+
+#[test]
+fn http_for_others_needs_a_word_on_the_sandbox() {
+    let open =
+        || Setup::new().env("FORKPY_TOKEN", "x").args(&["--transport", "http", "--host", "0.0.0.0", "--port", "0"]);
+    let (code, log) = open().run_to_end();
+    assert!(code == Some(1) && log.contains("without a sandbox") && log.contains("--sandbox workspace"), "{log}");
+    // That it starts with one is seen by its answer.
+    let server = HttpForkpy::start(Setup::new().args(&["--sandbox", "workspace"]));
+    assert_eq!(server.get("/healthz").status, 200);
+}
