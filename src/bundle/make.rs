@@ -104,6 +104,11 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
         Some(_) if args.wheel => {
             return Err(BundleError::Lacking("a wheel is made from forkpy's sources, not from a bundle".to_owned()));
         }
+        None if args.wheel && args.glibc.is_some() => {
+            let words = "--wheel cannot be had with --glibc yet: maturin would link the wheel's program anew, against this \
+                         system's C library. Leave one of them out; the single file runs on the older systems";
+            return Err(BundleError::Lacking(words.to_owned()));
+        }
         Some(own) => {
             say("taking this bundle");
             copy_tree(&own, &directory, &|_| true)?;

@@ -249,7 +249,10 @@ fn standard_library(found: &Found, root: &Path) -> Result<(), BundleError> {
     let modules = to.join("lib-dynload");
     fs::create_dir_all(&modules).map_err(BundleError::file("cannot make", &modules))?;
     if !found.modules.is_dir() {
-        // All of them are in the binary.
+        // All of them are in the binary. Python looks for this folder all the same, and one without a file is not packed.
+        let mark = modules.join("README");
+        fs::write(&mark, "Modules of the standard library are part of the program.\n")
+            .map_err(BundleError::file("cannot write", &mark))?;
         return make_packages(&to);
     }
     copy_tree(&found.modules, &modules, &|path| {
