@@ -191,8 +191,8 @@ impl Workshop<'_> {
         if found != self.linked {
             let wanted = self.linked;
             let advice = format!(
-                "make one with `python{wanted} -m venv DIR`, or take a forkpy for Python {found} (`uvx --python {found} \
-                 forkpy`, or a build with PYO3_PYTHON={})",
+                "make one with `python{wanted} -m venv DIR`, or build a forkpy for Python {found} (`PYO3_PYTHON={} cargo \
+                 install --path .` in its sources)",
                 python.display()
             );
             return Err(self.mismatch(&root, found, advice));
@@ -212,8 +212,8 @@ impl Workshop<'_> {
         let Answer { version, executable: own, .. } = self.ask(&executable).await?;
         if version != self.linked {
             let advice = format!(
-                "name a Python {}, or take a forkpy for Python {version} (`uvx --python {version} forkpy`, or a build with \
-                 PYO3_PYTHON={})",
+                "name a Python {}, or build a forkpy for Python {version} (`PYO3_PYTHON={} cargo install --path .` in its \
+                 sources)",
                 self.linked,
                 own.display()
             );
