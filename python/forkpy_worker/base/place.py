@@ -35,13 +35,13 @@ workspace = ""
 keep_html = False
 
 
-
 class Sandbox:
     """How this session is confined: the mode, and below which paths it may write."""
 
     __slots__ = ("mode", "writable")
 
     def __init__(self, mode: str, writable: list[str]) -> None:
+        """Note both."""
         self.mode = mode
         self.writable = writable
 

@@ -41,11 +41,11 @@ def _of(exception: BaseException, sandbox: Sandbox) -> str | None:
         return None
     if exception.filename is None:
         return (
-            f"the sandbox ({sandbox.mode}) refuses this system call: a confined session has no network, and reaches no "
-            "process but its own"
+            f"the sandbox ({sandbox.mode}) refuses this system call: a confined session has no network, and reaches "
+            "no process but its own"
         )
     below = ", ".join(sandbox.writable)
     return (
-        f"the sandbox ({sandbox.mode}) allows writing only below {below}, and reading only there and what Python needs; "
-        "the server's options --allow-read PATH and --allow-write PATH allow more"
+        f"the sandbox ({sandbox.mode}) allows writing only below {below}, and reading only there and what Python "
+        "needs; the server's options --allow-read PATH and --allow-write PATH allow more"
     )

@@ -149,20 +149,25 @@ def _hint(exception: BaseException, filename: str, hint_of_ipython: HintOfIPytho
             found = hint_of_ipython(exception, sources.text_of(filename))
             if found is not None:
                 return found
-        if place.sandbox is not None:
-            from forkpy_worker.report import refused
-
-            found = refused.hint(exception, place.sandbox)
-            if found is not None:
-                return found
-        if isinstance(exception, (TypeError, NameError, ImportError, AttributeError)):
-            from forkpy_worker.report import damaged
-
-            return damaged.hint()
-        return None
+        return _hint_of_place(exception)
     except Exception:
         # The cell raised it itself, with attributes of its own making.
         return None
+
+
+def _hint_of_place(exception: BaseException) -> str | None:
+    """Say what in this session may be the cause: its sandbox, or names that its code has overwritten."""
+    if place.sandbox is not None:
+        from forkpy_worker.report import refused
+
+        found = refused.hint(exception, place.sandbox)
+        if found is not None:
+            return found
+    if isinstance(exception, (TypeError, NameError, ImportError, AttributeError)):
+        from forkpy_worker.report import damaged
+
+        return damaged.hint()
+    return None
 
 
 def _message(exception: BaseException) -> str:

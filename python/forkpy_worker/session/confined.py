@@ -26,7 +26,13 @@ _LEADING_OUT = (
     "TMP",
 )
 # Sockets of services that would act for the session outside of its sandbox.
-_SERVICES = ("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "DOCKER_HOST")
+_SERVICES = (
+    "DBUS_SESSION_BUS_ADDRESS",
+    "SSH_AUTH_SOCK",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "DOCKER_HOST",
+)
 
 
 def needed() -> tuple[list[str], list[str]]:
@@ -35,7 +41,13 @@ def needed() -> tuple[list[str], list[str]]:
     folders = {os.path.join(prefix, part) for prefix in prefixes for part in _PARTS}
     folders.update(entry for entry in sys.path if os.path.isabs(entry) and entry != "/")
     folders.update(_mapped())
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "MPLCONFIGDIR"):
+    for name in (
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "MPLCONFIGDIR",
+    ):
         named = os.environ.get(name, "")
         if os.path.isabs(named) and named != "/":
             folders.add(named)
@@ -52,7 +64,9 @@ def _mapped() -> set[str]:
     except OSError:
         return set()
     paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
-    return {path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))}
+    return {
+        path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))
+    }
 
 
 def begin(mode: str, workspace: str, room: str, writable: list[str]) -> None:

@@ -240,30 +240,50 @@ def make_a_database():
 
 @attempt()
 def have_a_program_read():
-    return subprocess.run(["cat", out("secret")], capture_output=True).stdout == b"treasure"
+    return (
+        subprocess.run(["cat", out("secret")], capture_output=True, check=False).stdout
+        == b"treasure"
+    )
 
 
 @attempt()
 def have_a_shell_write():
-    return subprocess.run(["sh", "-c", f"echo x > {out('by-shell')}"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ["sh", "-c", f"echo x > {out('by-shell')}"],
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
 
 
 @attempt()
 def have_python_read():
     code = f"print(open({out('secret')!r}).read())"
-    return b"treasure" in subprocess.run([sys.executable, "-c", code], capture_output=True).stdout
+    return (
+        b"treasure"
+        in subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=False
+        ).stdout
+    )
 
 
 @attempt()
 def preload_a_library_into_a_child():
     environment = {**os.environ, "LD_PRELOAD": "libc.so.6"}
-    return subprocess.run(["cat", out("secret")], env=environment, capture_output=True).stdout == b"treasure"
+    return (
+        subprocess.run(
+            ["cat", out("secret")], env=environment, capture_output=True, check=False
+        ).stdout
+        == b"treasure"
+    )
 
 
 @attempt()
 def have_a_daemon_read():
     code = f"setsid sh -c 'cat {out('secret')} > got' </dev/null >/dev/null 2>&1"
-    subprocess.run(["sh", "-c", code])
+    subprocess.run(["sh", "-c", code], check=False)
     return read("got")
 
 
@@ -289,7 +309,9 @@ def read_the_home_directory():
 
 @attempt("root")
 def add_to_the_environment():
-    path = os.path.join(sysconfig.get_path("purelib"), f"forkpy-escape-{os.getpid()}.tmp")
+    path = os.path.join(
+        sysconfig.get_path("purelib"), f"forkpy-escape-{os.getpid()}.tmp"
+    )
     with open(path, "w") as file:
         file.write("")
     os.unlink(path)
@@ -298,7 +320,9 @@ def add_to_the_environment():
 
 @attempt("root")
 def add_a_pth_file():
-    path = os.path.join(sysconfig.get_path("purelib"), f"forkpy-escape-{os.getpid()}.pth")
+    path = os.path.join(
+        sysconfig.get_path("purelib"), f"forkpy-escape-{os.getpid()}.pth"
+    )
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
     os.unlink(path)
     return True
@@ -334,7 +358,14 @@ def make_a_device():
 def open_a_file_by_its_number():
     handle = ctypes.create_string_buffer(struct.pack("II", 128, 0) + bytes(128))
     number = ctypes.c_int()
-    call("name_to_handle_at", -100, ctypes.c_char_p(out("secret").encode()), handle, ctypes.byref(number), 0)
+    call(
+        "name_to_handle_at",
+        -100,
+        ctypes.c_char_p(out("secret").encode()),
+        handle,
+        ctypes.byref(number),
+        0,
+    )
     mount = os.open(F["outside"], os.O_PATH)
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     file = -1
@@ -391,7 +422,9 @@ def make_a_child_in_a_user_namespace():
 
 @attempt("maybe")
 def make_a_child_in_a_user_namespace_the_new_way():
-    wanted = ctypes.create_string_buffer(struct.pack("QQQQQQQQ", 0x10000000, 0, 0, 0, signal.SIGCHLD, 0, 0, 0))
+    wanted = ctypes.create_string_buffer(
+        struct.pack("QQQQQQQQ", 0x10000000, 0, 0, 0, signal.SIGCHLD, 0, 0, 0)
+    )
     if call("clone3", wanted, 64) == 0:
         os._exit(0)
     return True
@@ -463,7 +496,9 @@ def signal_a_thread_the_old_way():
 
 @attempt()
 def signal_with_a_message():
-    info = ctypes.create_string_buffer(struct.pack("iii", signal.SIGCONT, 0, -1) + bytes(116))
+    info = ctypes.create_string_buffer(
+        struct.pack("iii", signal.SIGCONT, 0, -1) + bytes(116)
+    )
     call("rt_sigqueueinfo", F["victim"], signal.SIGCONT, info)
     return True
 
@@ -583,7 +618,9 @@ def change_anothers_limits():
 
 @attempt()
 def change_anothers_priority():
-    os.setpriority(os.PRIO_PROCESS, F["victim"], os.getpriority(os.PRIO_PROCESS, F["victim"]))
+    os.setpriority(
+        os.PRIO_PROCESS, F["victim"], os.getpriority(os.PRIO_PROCESS, F["victim"])
+    )
     return True
 
 
@@ -630,18 +667,33 @@ def connect_by_multipath():
 
 @attempt()
 def have_a_program_connect():
-    code = f"import socket; socket.create_connection(('127.0.0.1', {F['tcp']}), timeout=3)"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    code = (
+        f"import socket; socket.create_connection(('127.0.0.1', {F['tcp']}), timeout=3)"
+    )
+    return (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 @attempt()
 def send_by_udp():
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", F["udp"])) == 1
+    return (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(
+            b"x", ("127.0.0.1", F["udp"])
+        )
+        == 1
+    )
 
 
 @attempt()
 def tunnel_through_a_query_for_a_name():
-    query = struct.pack(">HHHHHH", 1, 0x100, 1, 0, 0, 0) + b"\x08treasure\x04evil\x00\x00\x10\x00\x01"
+    query = (
+        struct.pack(">HHHHHH", 1, 0x100, 1, 0, 0, 0)
+        + b"\x08treasure\x04evil\x00\x00\x10\x00\x01"
+    )
     own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     own.connect(("127.0.0.1", F["udp"]))
     return own.send(query) == len(query)
@@ -701,7 +753,10 @@ def connect_to_an_abstract_socket():
 
 @attempt()
 def send_to_a_services_socket():
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", F["datagrams"]) == 1
+    return (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", F["datagrams"])
+        == 1
+    )
 
 
 @attempt()
@@ -736,7 +791,16 @@ def share_messages_by_number():
 
 @attempt("maybe")
 def share_messages_by_name():
-    return call("mq_open", ctypes.c_char_p(b"forkpy-escape"), os.O_CREAT | os.O_RDWR, 0o600, 0) >= 0
+    return (
+        call(
+            "mq_open",
+            ctypes.c_char_p(b"forkpy-escape"),
+            os.O_CREAT | os.O_RDWR,
+            0o600,
+            0,
+        )
+        >= 0
+    )
 
 
 @attempt()
@@ -746,7 +810,17 @@ def see_shared_memory_of_others():
 
 @attempt("maybe")
 def keep_a_key_in_the_kernel():
-    return call("add_key", ctypes.c_char_p(b"user"), ctypes.c_char_p(b"forkpy"), ctypes.c_char_p(b"x"), 1, -3) > 0
+    return (
+        call(
+            "add_key",
+            ctypes.c_char_p(b"user"),
+            ctypes.c_char_p(b"forkpy"),
+            ctypes.c_char_p(b"x"),
+            1,
+            -3,
+        )
+        > 0
+    )
 
 
 @attempt("maybe")
@@ -789,7 +863,7 @@ def _one(function, report):
     signal.alarm(20)
     try:
         got = "out" if function() else "kept: nothing came of it"
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - all that ends it is told
         got = f"kept: {type(error).__name__}: {error}"
     os.write(report, got.encode())
     os._exit(0)
