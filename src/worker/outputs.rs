@@ -17,13 +17,16 @@ use crate::sys::descriptors;
 pub(crate) struct Outputs {
     stdout: OwnedFd,
     stderr: OwnedFd,
+    /// What standard output is: device and number of the pipe.
+    pipe: Option<(u64, u64)>,
     /// That standard output leads elsewhere has been told.
     told: AtomicBool,
 }
 
 impl Outputs {
     pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
-        Self { stdout, stderr, told: AtomicBool::new(false) }
+        let pipe = fstat(&stdout).ok().map(|seen| (seen.st_dev, seen.st_ino));
+        Self { stdout, stderr, pipe, told: AtomicBool::new(false) }
     }
 
     /// Opens again what is closed.
@@ -43,8 +46,7 @@ impl Outputs {
     pub(crate) fn led_away(&self) -> Option<&'static str> {
         // SAFETY: the number is borrowed for one call, and `mend` has seen to it that it is open.
         let now = fstat(unsafe { BorrowedFd::borrow_raw(1) }).ok()?;
-        let ours = fstat(&self.stdout).ok()?;
-        let away = (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino);
+        let away = (now.st_dev, now.st_ino) != self.pipe?;
         let told = self.told.swap(away, Ordering::Relaxed);
         (away && !told).then_some(
             "Standard output (descriptor 1) leads elsewhere since this cell (os.dup2 or the like), so what later cells \

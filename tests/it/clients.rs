@@ -66,6 +66,8 @@ fn pytest(directory: &str, arguments: &[&str]) {
     pytest_with(directory, arguments, &prepared().python_home());
 }
 
+const CONFORMANCE: [&str; 1] = ["test_conformance.py"];
+
 /// With sessions in that environment.
 fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
     let prepared = prepared();
@@ -78,7 +80,8 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
         .env("FORKPY_NODE", &prepared.node)
         .env("FORKPY_NODE_DIR", &prepared.node_directory)
         .env("FORKPY_TEST_VENV", environment)
-        .env("FORKPY_CONFORMANCE", if cfg!(feature = "conformance") { "1" } else { "0" })
+        // Its fixtures are for this suite alone.
+        .env("FORKPY_CONFORMANCE", if cfg!(feature = "conformance") && arguments == CONFORMANCE { "1" } else { "0" })
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONPATH", if directory == "python" { prepared.site_packages() } else { String::new() })
         .env_remove("VIRTUAL_ENV")
@@ -167,7 +170,7 @@ fn client_prometheus() {
 
 #[test]
 fn conformance_suite() {
-    pytest("tests/clients", &["test_conformance.py"]);
+    pytest("tests/clients", &CONFORMANCE);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn the_guide_does_without_colors_style_pager_or_terminal() {
         // One that waits for keys has no one here to press them.
         shown.env("PAGER", "cat").env(name, value);
         let (status, screen) = OnTerminal::start(shown, 80).end();
-        assert!(status.success() && plain(&screen).contains("forkpy is not a sandbox."), "{screen}");
+        assert!(status.success() && plain(&screen).contains("Limits are no sandbox"), "{screen}");
         screen
     };
     let colorless = on_terminal("NO_COLOR", "1");
@@ -155,7 +155,7 @@ fn a_port_that_is_taken_is_told_with_who_has_it() {
     let said = refused_log(command(home.path(), &[&python[..], &["--port", &port]].concat()));
     let holder = format!("(process {}) listens there", std::process::id());
     assert!(said.contains(&holder) && said.contains("--port 0"), "{said}");
-    let elsewhere = ["--host", "192.0.2.1", "--port", "0"];
+    let elsewhere = ["--host", "192.0.2.1", "--port", "0", "--sandbox", "off"];
     let mut far = command(home.path(), &[&python[..], &elsewhere].concat());
     far.env("FORKPY_TOKEN", "secret");
     let said = refused_log(far);

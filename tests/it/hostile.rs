@@ -56,7 +56,6 @@ fn no_path_leads_out_of_the_workspace() {
     for who in Who::every() {
         let (mut forkpy, outside) = with_traps(who);
         let absolute = outside.join("secret").to_str().expect("UTF-8").to_owned();
-        let inside = forkpy.file("dir/x").to_str().expect("UTF-8").to_owned();
         let ways = [
             "../outside/secret",
             "dir/../../outside/secret",
@@ -73,7 +72,6 @@ fn no_path_leads_out_of_the_workspace() {
             "/etc/passwd",
             "/proc/self/root/etc/passwd",
             &absolute,
-            &inside,
         ];
         for path in ways {
             for (tool, arguments) in [
@@ -196,7 +194,7 @@ fn deleting_stops_at_links_directories_and_the_workspace() {
         assert_eq!(fs::read_to_string(outside.join("secret")).expect("there"), "secret");
         for root in [".", "./", "scripts/..", "..", "/", "", "./."] {
             let words = forkpy.refused("delete_file", json!({"path": root, "recursive": true}));
-            assert!(words.contains("never deleted") || words.contains("empty"), "{root:?}: {words}");
+            assert!(words.contains("never deleted") || words.contains("missing"), "{root:?}: {words}");
         }
         assert!(forkpy.workspace.is_dir() && forkpy.file("scripts").is_dir());
         assert!(forkpy.refused("delete_file", json!({})).contains("`path` is missing"));
