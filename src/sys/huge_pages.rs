@@ -1,6 +1,6 @@
 //! Huge pages for what is large: a fork copies one entry for two megabytes instead of 512.
 //!
-//! Runs in: server (`asked`), zygote (`forget`, `Arenas`), and each fork of it, which has the zygote's heap. Owns memory
+//! Runs in: server (`asked`), zygote (`without`, `Arenas`), and each fork of it, which has the zygote's heap. Owns memory
 //! that it hands out in pieces of an arena's size; frees by `munmap` alone, so a piece may come from elsewhere.
 //!
 //! glibc's heap is told by a tunable, which it reads when a program starts. The kernel's setting
