@@ -54,7 +54,7 @@ pub(crate) fn of(report: &Report) -> String {
         "<title>forkpy bench, {}</title>\n<style>\n{STYLE}{PAGE_STYLE}</style>\n<h1>forkpy bench</h1>\n",
         escaped(&report.when)
     );
-    let _ = writeln!(page, "<p class=\"dim\">{}</p>", about(report));
+    let _ = writeln!(page, "<p class=\"dim\">{}</p>", escaped(&report.about()));
     page += "<h2>Times</h2>\n<p>Half of all turns took less than the bar shows. The scale is logarithmic: each line is ten times the one \
              before. The thin line is the spread: the smallest and the largest of the rounds' medians. The grey bar below is what \
              the row is held against.</p>\n";
@@ -95,24 +95,6 @@ fn figures(report: &Report) -> String {
             writeln!(text, "<p class=\"dim\">Not measured: {}: {}.</p>", escaped(&skipped.name), escaped(&skipped.why));
     }
     text
-}
-
-fn about(report: &Report) -> String {
-    let machine = &report.machine;
-    let build = if report.optimized { "" } else { " (NOT an optimized build: these figures say little)" };
-    escaped(&format!(
-        "forkpy {}{build}, CPython {}. {} × {}, Linux {}, load {:.1} to {:.1}. {} rounds in {:.0} s, {}.",
-        report.version,
-        report.python,
-        machine.processors,
-        machine.processor,
-        machine.kernel,
-        machine.load.0,
-        machine.load.1,
-        report.rounds,
-        report.seconds,
-        report.when,
-    ))
 }
 
 fn what(name: &str) -> String {

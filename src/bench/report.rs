@@ -29,6 +29,29 @@ pub(crate) struct Report {
     pub skipped: Vec<Skipped>,
 }
 
+impl Report {
+    /// What was measured, where and when, in two lines.
+    #[must_use]
+    pub(super) fn about(&self) -> String {
+        let machine = &self.machine;
+        let build = if self.optimized { "" } else { " (NOT an optimized build: these figures say little)" };
+        format!(
+            "forkpy {}{build}, CPython {}, preloaded: {}\n{} × {}, Linux {}, load {:.1} to {:.1}; {} rounds in {:.0} s, {}",
+            self.version,
+            self.python,
+            if self.preload.is_empty() { "nothing".to_owned() } else { self.preload.join(", ") },
+            machine.processors,
+            machine.processor,
+            machine.kernel,
+            machine.load.0,
+            machine.load.1,
+            self.rounds,
+            self.seconds,
+            self.when,
+        )
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Model of its processor.

@@ -31,26 +31,7 @@ pub(crate) fn of(report: &Report, earlier: Option<&Report>) -> String {
         });
         table.add_row(cells.collect::<Vec<_>>());
     }
-    format!("{}\n{table}\n{}", about(report), notes(report))
-}
-
-fn about(report: &Report) -> String {
-    let machine = &report.machine;
-    let build = if report.optimized { "" } else { " (NOT an optimized build: these figures say little)" };
-    format!(
-        "forkpy {}{build}, CPython {}, preloaded: {}\n{} × {}, Linux {}, load {:.1} to {:.1}; {} rounds in {:.0} s, {}",
-        report.version,
-        report.python,
-        if report.preload.is_empty() { "nothing".to_owned() } else { report.preload.join(", ") },
-        machine.processors,
-        machine.processor,
-        machine.kernel,
-        machine.load.0,
-        machine.load.1,
-        report.rounds,
-        report.seconds,
-        report.when,
-    )
+    format!("{}\n{table}\n{}", report.about(), notes(report))
 }
 
 fn notes(report: &Report) -> String {

@@ -23,6 +23,7 @@
 pub(crate) const VARIABLE: &str = "FORKPY_FAULT";
 
 /// Variable with the seconds that an errand may take, whatever kind it is.
+#[cfg(debug_assertions)]
 pub(crate) const ERRAND_LIMIT: &str = "FORKPY_ERRAND_LIMIT";
 
 /// How long an errand may take: as usual, or as a test says.

@@ -3,6 +3,10 @@
 //! Runs in: worker, main thread (`make`); checkpoint, its only thread (`stand`), up to the fork in which a worker wakes.
 //! A checkpoint holds everything the session has: variables, imports, open files. It does nothing until it is asked to
 //! wake a worker, which is a fork of it again; so it can be woken any number of times. Its end is that of its socket.
+//!
+//! Each page that a checkpoint writes to is memory that the machine has twice. So it runs no Python: CPython's work after
+//! a fork is done in what it wakes. Where the session has registered fork hooks, it is done here, for such a hook may
+//! hang or kill, and a checkpoint that cannot be woken is none.
 
 use std::{
     io,
@@ -16,7 +20,7 @@ use pyo3::{Python, ffi};
 
 use super::{
     Assignment, Continued, Workbench,
-    hazards::{self, Left},
+    hazards::{self, Left, Told},
     leave, threads,
 };
 use crate::{
@@ -45,18 +49,28 @@ pub(crate) fn make(py: Python<'_>, bench: &Workbench<'_>, number: u64, force: bo
     if !missing.is_empty() && !force {
         return FromWorker::Threaded(missing);
     }
-    if let Err(error) = bench.functions.before_checkpoint(py) {
-        return failed(error.to_string());
-    }
+    let told = match bench.functions.before_checkpoint(py) {
+        Ok(told) => told,
+        Err(error) => return failed(error.to_string()),
+    };
     let _ = fault::at("worker.checkpoint", number);
     match fork(py, bench) {
         Ok((Side::Parent { child }, _)) => {
             let _ = fault::at("worker.checkpointed", number);
             FromWorker::Checkpointed { pid: child, missing }
         }
-        Ok((Side::Child, moment)) => stand(py, bench, UnixStream::from(link), number, &moment),
+        Ok((Side::Child, moment)) => stand(py, bench, UnixStream::from(link), number, (&moment, told)),
         Err(error) => failed(format!("the system refused the fork: {error}")),
     }
+}
+
+/// How far CPython is with the fork that made this checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Between its two calls: no Python may run here.
+    Before,
+    /// Behind both.
+    After,
 }
 
 /// What is true at the moment of the fork only: the worker goes on, and moves its files.
@@ -85,7 +99,13 @@ fn fork(py: Python<'_>, bench: &Workbench<'_>) -> io::Result<(Side, Moment)> {
     side.map(|side| (side, moment))
 }
 
-fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64, moment: &Moment) -> ! {
+fn stand(
+    py: Python<'_>,
+    bench: &Workbench<'_>,
+    link: UnixStream,
+    number: u64,
+    (moment, told): (&Moment, Option<Told>),
+) -> ! {
     let mut reader = match descriptors::move_high(OwnedFd::from(link)) {
         Ok(link) => FrameReader::in_pieces(UnixStream::from(link), MAX_ZYGOTE, CHUNK).with_descriptors(),
         Err(_) => leave(super::EXIT_START_FAILED),
@@ -99,15 +119,21 @@ fn stand(py: Python<'_>, bench: &Workbench<'_>, link: UnixStream, number: u64, m
     if be_silent().is_err() {
         leave(super::EXIT_START_FAILED);
     }
-    // SAFETY: this is the child of the fork in `fork`, which holds the GIL; nothing of Python's has run since.
-    unsafe { ffi::PyOS_AfterFork_Child() };
     if settle(bench).is_err() {
         leave(super::EXIT_START_FAILED);
     }
+    let (stage, told) = match told {
+        Some(told) => (Stage::Before, told),
+        None => {
+            // SAFETY: this is the child of the fork in `fork`, which holds the GIL; nothing of Python's has run since.
+            unsafe { ffi::PyOS_AfterFork_Child() };
+            (Stage::After, bench.functions.hazards(py))
+        }
+    };
     let left = Left { worker: bench.pid, shared, timers: &moment.timers, link: reader.stream().as_raw_fd() };
-    let (hazards, binding) = hazards::all(py, bench.functions, &left);
+    let (hazards, binding) = hazards::all(told, &left);
     let _ = fault::at("checkpoint.frozen", number);
-    let code = match serve(py, bench, &mut reader, (hazards, binding), number) {
+    let code = match serve(py, bench, &mut reader, (hazards, binding), (number, stage)) {
         Ok(()) | Err(FrameError::Closed) => 0,
         Err(_) => super::EXIT_CHANNEL_LOST,
     };
@@ -153,7 +179,7 @@ fn serve(
     bench: &Workbench<'_>,
     reader: &mut FrameReader,
     (hazards, binding): (Vec<String>, Vec<String>),
-    number: u64,
+    (number, stage): (u64, Stage),
 ) -> Result<(), FrameError> {
     let say = |reader: &FrameReader, message: &FromCheckpoint| blocking::write(reader.stream(), message, MAX_ZYGOTE);
     say(reader, &FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards, binding })?;
@@ -167,7 +193,7 @@ fn serve(
                 let _ = fault::at("checkpoint.wake", number);
                 wakes += 1;
                 let ours = [&cell, &control, &stdout, &stderr, &black_box].map(AsRawFd::as_raw_fd);
-                match fork_again(py, &ours) {
+                match fork_again(py, stage, &ours) {
                     Ok(Side::Child) => {
                         let _ = fault::at("checkpoint.woken", wakes);
                         close(reader.stream().as_raw_fd());
@@ -186,9 +212,12 @@ fn serve(
 }
 
 /// Forks a worker, which has files of its own as this checkpoint has: what one worker reads, the next one reads again.
-fn fork_again(_gil_held: Python<'_>, passed: &[RawFd]) -> io::Result<Side> {
-    // SAFETY: the GIL is held, this process has one thread, and the calls around the fork are CPython's own, in its order.
-    unsafe { ffi::PyOS_BeforeFork() };
+fn fork_again(_gil_held: Python<'_>, stage: Stage, passed: &[RawFd]) -> io::Result<Side> {
+    if stage == Stage::After {
+        // SAFETY: the GIL is held, this process has one thread, and the calls around the fork are CPython's own, in its
+        // order: those of a checkpoint that stands between them are made in what it wakes.
+        unsafe { ffi::PyOS_BeforeFork() };
+    }
     let positions = open_files::positions(passed);
     // SAFETY: as above.
     let side = unsafe { sibling::fork() };
@@ -197,7 +226,7 @@ fn fork_again(_gil_held: Python<'_>, passed: &[RawFd]) -> io::Result<Side> {
         let _ = open_files::own(&positions);
         // SAFETY: as above.
         unsafe { ffi::PyOS_AfterFork_Child() };
-    } else {
+    } else if stage == Stage::After {
         // SAFETY: as above.
         unsafe { ffi::PyOS_AfterFork_Parent() };
     }

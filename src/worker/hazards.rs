@@ -1,7 +1,7 @@
 //! What a checkpoint shares with the world, and so does not hold: said, not hidden.
 //!
 //! Runs in: checkpoint, its only thread, once, when the worker has gone on. Open descriptors and mappings are read from
-//! `/proc`; what only Python knows (tasks, locks) comes from `python/forkpy_worker/session/checkpoint.py`.
+//! `/proc`; what only Python knows (tasks, locks) comes from `python/forkpy_worker/session/checkpoint.py`. No Python here.
 
 use std::{
     fs::{self, File},
@@ -14,9 +14,7 @@ use std::{
 };
 
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
-use pyo3::Python;
 
-use super::python::Functions;
 use crate::sys::{
     lifeline,
     open_files::{self, Shared},
@@ -46,10 +44,25 @@ pub(crate) struct Left<'a> {
     pub link: RawFd,
 }
 
+/// What Python knows of it.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Descriptors of ours that a woken worker has anew, and that so are no hazard.
+    pub renewed: Vec<RawFd>,
+    /// Hazards, a sentence each.
+    pub hazards: Vec<String>,
+}
+
+impl From<(Vec<RawFd>, Vec<String>)> for Told {
+    fn from((renewed, hazards): (Vec<RawFd>, Vec<String>)) -> Self {
+        Self { renewed, hazards }
+    }
+}
+
 /// All of it, a sentence each; and what binds others.
-pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> (Vec<String>, Vec<String>) {
+pub(crate) fn all(told: Told, left: &Left<'_>) -> (Vec<String>, Vec<String>) {
     let mut found = Found::default();
-    let mut renewed = functions.renewed(py);
+    let mut renewed = told.renewed;
     renewed.extend(lifeline::number());
     renewed.push(left.link);
     for (number, target) in descriptors() {
@@ -68,7 +81,7 @@ pub(crate) fn all(py: Python<'_>, functions: &Functions, left: &Left<'_>) -> (Ve
         words.push("POSIX timers are set: a copy has none of them".to_owned());
     }
     words.extend(children(left.worker));
-    words.extend(functions.hazards(py));
+    words.extend(told.hazards);
     (words, binding)
 }
 

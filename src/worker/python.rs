@@ -13,6 +13,7 @@ use pyo3::{
     types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTracebackMethods, PyTypeMethods},
 };
 
+use super::hazards::Told;
 use crate::protocol::{
     CellError, CellReport, CellStatus, Confinement, Display, NotebookCell, Question, Representation, Script,
     StateReport, Variable, ZygoteSettings,
@@ -57,7 +58,6 @@ pub(crate) struct Functions {
     keepers: Py<PyAny>,
     before_checkpoint: Py<PyAny>,
     hazards: Py<PyAny>,
-    renewed: Py<PyAny>,
     wake: Py<PyAny>,
     needed_paths: Py<PyAny>,
     confine: Py<PyAny>,
@@ -123,7 +123,6 @@ impl Functions {
             keepers: find("session.checkpoint", "keepers")?,
             before_checkpoint: find("session.checkpoint", "before")?,
             hazards: find("session.checkpoint", "hazards")?,
-            renewed: find("session.checkpoint", "renewed")?,
             wake: find("session.checkpoint", "wake")?,
             needed_paths: find("session.confined", "needed")?,
             confine: find("session.confined", "begin")?,
@@ -290,18 +289,15 @@ impl Functions {
     }
 
     /// What a checkpoint must remember and the fork's hooks would overwrite.
-    pub(super) fn before_checkpoint(&self, py: Python<'_>) -> PyResult<()> {
-        self.before_checkpoint.call0(py).map(drop)
+    pub(super) fn before_checkpoint(&self, py: Python<'_>) -> PyResult<Option<Told>> {
+        let told: Option<(Vec<RawFd>, Vec<String>)> = self.before_checkpoint.call0(py)?.extract(py)?;
+        Ok(told.map(Told::from))
     }
 
-    /// What a checkpoint shares with the worker it is of, as far as Python knows, in words.
-    pub(super) fn hazards(&self, py: Python<'_>) -> Vec<String> {
-        self.hazards.call0(py).and_then(|words| words.extract(py)).unwrap_or_default()
-    }
-
-    /// Descriptors of ours that a woken worker has anew, and that so are no hazard.
-    pub(super) fn renewed(&self, py: Python<'_>) -> Vec<RawFd> {
-        self.renewed.call0(py).and_then(|numbers| numbers.extract(py)).unwrap_or_default()
+    /// What Python knows of what a checkpoint shares with the worker it is of; asked for in the checkpoint.
+    pub(super) fn hazards(&self, py: Python<'_>) -> Told {
+        let told: PyResult<(Vec<RawFd>, Vec<String>)> = self.hazards.call0(py).and_then(|told| told.extract(py));
+        told.map_or_else(|_| Told::default(), Told::from)
     }
 
     /// Makes a fork of a checkpoint the session's.

@@ -105,8 +105,6 @@ def record(program):
 
 def steady(text):
     """Without what differs from run to run: addresses, times, processes."""
-    # What the supervisor happens to see at this moment.
-    text = re.sub(r"  --- health ---\n(  .*\n)*", "", text)
     text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
     text = re.sub(r"\b\d+([.]\d+)? ?(µs|ms|s)\b", "… ms", text)
     text = re.sub(r"crash-[\w.-]+", "crash-….json", text)

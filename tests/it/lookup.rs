@@ -245,6 +245,16 @@ part = functools.partial(tool.use, 1)";
     }
     assert_eq!(matches(&mut forkpy, "d['a', '"), ["b'", "c'"]);
     assert_eq!(matches(&mut forkpy, "d[('a', '"), ["b'", "c'"]);
+    let whole = ["('a', 'b')", "('a', 'c')", "'k2'", "3", "b'by'"];
+    let mut offered = matches(&mut forkpy, "d[");
+    offered.sort_unstable();
+    let mut all = whole.to_vec();
+    all.sort_unstable();
+    assert_eq!(offered, all, "as code writes them");
+    assert_eq!(matches(&mut forkpy, "d[("), ["'a'"], "only tuples begin so");
+    assert_eq!(matches(&mut forkpy, "d[('a', "), ["'b'", "'c'"]);
+    assert_eq!(matches(&mut forkpy, "d['a', "), ["'b'", "'c'"]);
+    assert_eq!(matches(&mut forkpy, "counts["), ["'q1'"]);
     assert!(!matches(&mut forkpy, "tool.use(gamma=1, ").contains(&"gamma=".to_owned()), "it is there already");
 }
 

@@ -43,6 +43,23 @@ fn whatever_is_done_to_them_later_cells_print() {
 }
 
 #[test]
+fn a_script_for_another_system_does_not_change_what_arrives() {
+    let mut forkpy = Forkpy::start();
+    for code in [
+        "import sys; sys.stdout.reconfigure(encoding='latin-1', errors='replace')\nprint('Maß 😀 \\udc80')",
+        "sys.stdout.reconfigure(encoding='utf-8')\nprint('Maß 😀 \\udc80')",
+        "sys.stdout.reconfigure(line_buffering=False, write_through=False)\nprint('Maß 😀 \\udc80')",
+        "print('Maß 😀 \\udc80')",
+    ] {
+        let reply = forkpy.run(code);
+        let printed = reply["stdout"].as_str().expect("text");
+        assert!(reply["status"] == "ok" && printed.starts_with("Maß 😀"), "{code}: {reply}");
+    }
+    assert_eq!(forkpy.eval("sys.stdout.encoding"), "'utf-8'");
+    assert_eq!(forkpy.run("sys.stdout.reconfigure(encoding='no-such')")["error"]["type"], "LookupError");
+}
+
+#[test]
 fn a_stream_that_can_be_written_to_stays() {
     let mut forkpy = Forkpy::start();
     forkpy.run("import io, sys\nsys.stdout = io.StringIO()");

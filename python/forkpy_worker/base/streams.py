@@ -156,6 +156,18 @@ class Writer(TextIOWrapper):
         self.flush()
         return self.buffer
 
+    def reconfigure(self, *, encoding: str | None = None, **options: Any) -> None:
+        """Stay UTF-8, written through: what arrives is decoded so, whatever a terminal would show.
+
+        A script for another system sets `latin-1`; its later text would arrive as other letters.
+        """
+        if encoding is not None:
+            import codecs
+
+            codecs.lookup(encoding)
+        options.pop("write_through", None)
+        super().reconfigure(**options)
+
 
 def _named(raw: FileIO, name: str) -> FileIO:
     raw.name = name

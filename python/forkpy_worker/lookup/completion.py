@@ -35,6 +35,10 @@ _KEY = re.compile(
     rf"(?P<chain>{calls.CHAIN})\s*\[\s*\(?\s*(?P<earlier>(?:{_LITERAL})*)"
     r"(?P<kind>[bBuU]?)(?P<quote>['\"])(?P<begun>[^'\"\\\n]*)$"
 )
+# The same before the quote is there: `d[`, `d[(`, `d["a", `.
+_NO_KEY = re.compile(
+    rf"(?P<chain>{calls.CHAIN})\s*\[\s*(?P<open>\(?)\s*(?P<earlier>(?:{_LITERAL})*)$"
+)
 _MAGIC = re.compile(r"^[ \t]*(%{1,2})(\w*)$")
 # The magics that IPython has for a kernel of this kind.
 _LINE_MAGICS = (
@@ -108,7 +112,9 @@ def _magics(before: str) -> tuple[int, list[Match]] | None:
 def _keys(before: str) -> tuple[int, list[Match]] | None:
     """Complete `d["ke` for dicts, `d["a", "ke` where keys are tuples, `rec["fie` for fields."""
     found = _KEY.search(before)
-    if found is None or _in_comment_or_string(before[: found.start()]):
+    if found is None:
+        return _whole_keys(before)
+    if _in_comment_or_string(before[: found.start()]):
         return None
     earlier = _literals(found["earlier"])
     keys = None if earlier is None else _keys_at(found["chain"], len(earlier))
@@ -131,6 +137,31 @@ def _keys(before: str) -> tuple[int, list[Match]] | None:
         if text.startswith(prefix) and quote not in text and "\\" not in text
     ]
     return len(before) - len(prefix), closed
+
+
+def _whole_keys(before: str) -> tuple[int, list[Match]] | None:
+    """Complete `d[`, `d[(` and `d["a", ` with keys as code writes them."""
+    found = _NO_KEY.search(before)
+    if found is None or _in_comment_or_string(before[: found.start()]):
+        return None
+    earlier = _literals(found["earlier"])
+    keys = None if earlier is None else _keys_at(found["chain"], len(earlier))
+    if keys is None or earlier is None:
+        return None
+    count = len(earlier)
+    if (count or found["open"]) and not _INDEXER.search(found["chain"]):
+        fitting = [key for key in keys if type(key) is tuple and key[:count] == earlier]
+        keys = [key[count] for key in fitting if len(key) > count]
+    shown = {repr(key) for key in keys if _is_plain(key)}
+    matches = [(text, "key", "") for text in shown if len(text) <= MAX_LENGTH]
+    return (len(before), matches) if matches else None
+
+
+def _is_plain(key: Any) -> bool:
+    """Whether a key's repr is code that makes it, and runs nothing of the user's."""
+    if type(key) is tuple:
+        return all(_is_plain(part) for part in key)
+    return type(key) in (str, bytes, int, bool, type(None))
 
 
 def _keys_at(chain: str, count: int) -> list[Any] | None:

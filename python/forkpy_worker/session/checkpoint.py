@@ -2,15 +2,15 @@
 
 Owns: the state of the random generators that a checkpoint remembers. May not walk over all objects:
 that would touch, and so copy, every page that the checkpoint shares with its session.
-Runs in: worker main thread (`threads`, `before`), checkpoint (`hazards`), worker just woken
-(`wake`).
+Runs in: worker main thread (`threads`, `before`), checkpoint (`hazards`, where the session has fork
+hooks), worker just woken (`wake`).
 """
 
 from __future__ import annotations
 
 import sys
 
-from forkpy_worker.base import asking, place, streams
+from forkpy_worker.base import asking, forks, place, streams
 from forkpy_worker.session import copied, session
 
 TYPE_CHECKING = False
@@ -64,25 +64,32 @@ def _name_of(finalizer: Any) -> str:
     return str(getattr(finalizer._callback, "__name__", ""))
 
 
-def before() -> None:
-    """Remember what the fork's hooks change."""
+def before() -> tuple[list[int], list[str]] | None:
+    """Remember what the fork's hooks change, and tell of the hazards.
+
+    None where the session has fork hooks: then the checkpoint runs them, and tells of the hazards.
+    """
     global _random, _numpy
     copied.remember()
     random, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
     _random = None if random is None else random.getstate()
     _numpy = None if numpy is None else numpy.get_state()
+    return None if forks.has_hooks() else hazards()
 
 
-def hazards() -> list[str]:
-    """Say what of the session is shared with, or only in, the worker that goes on."""
-    found = []
+def hazards() -> tuple[list[int], list[str]]:
+    """Say what of the session is shared with, or only in, the worker that goes on.
+
+    First come the descriptors of ours that each woken worker has anew, and that so are no hazard.
+    """
+    found: list[str] = []
     for look in (_tasks, _variables, _folders):
         try:
             found += look()
         except Exception:  # noqa: PERF203
             # Objects of the session's own may do anything when looked at.
             continue
-    return found
+    return _renewed(), found
 
 
 def _tasks() -> list[str]:
@@ -122,8 +129,7 @@ def _folders() -> list[str]:
     ]
 
 
-def renewed() -> list[int]:
-    """Give the descriptors of ours that each woken worker has anew."""
+def _renewed() -> list[int]:
     awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
     return [] if awaiting is None else awaiting.descriptors()
 

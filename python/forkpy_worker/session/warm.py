@@ -63,11 +63,13 @@ COMMON = (
 def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
     _check_library()
+    from forkpy_worker.base import forks
     from forkpy_worker.cell import run  # noqa: F401
     from forkpy_worker.lookup import answers  # noqa: F401
     from forkpy_worker.session import probe, session  # noqa: F401
     from forkpy_worker.variables import state, variables  # noqa: F401
 
+    forks.watch()
     watch()
 
     settle()

@@ -184,7 +184,8 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let manner = clients::manner(&context, self.server.structured);
-        let mut listed = self.server.listed.clone();
+        let tools = self.server.listed.iter().filter_map(|name| tools::find(name));
+        let mut listed: Vec<_> = tools.map(|tool| tool.listed().clone()).collect();
         // The suite looks at the first tools.
         #[cfg(feature = "conformance")]
         listed.splice(0..0, conformance::tools());
@@ -264,14 +265,23 @@ impl ServerHandler for Handler {
             return answer;
         }
         let Some(tool) = tools::find(&request.name) else {
-            let known: Vec<&str> = tools::TOOLS.iter().map(|tool| &*tool.listed.name).collect();
+            let known: Vec<&str> = tools::TOOLS.iter().map(|tool| tool.name).collect();
             let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));
             return Err(ErrorData::new(ErrorCode::INVALID_PARAMS, words, None));
         };
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
         let Who { client, visitor } = self.who(&context.extensions).clone();
         let gone = self.gone.clone();
-        let call = Call { tool: &tool.listed, client, visitor, arguments: request.arguments, context, gone, again };
+        let call = Call {
+            tool: tool.name,
+            takes: tool.input(),
+            client,
+            visitor,
+            arguments: request.arguments,
+            context,
+            gone,
+            again,
+        };
         let mut answer = tool.answer(&self.server, call).await;
         if let CallToolResponse::Complete(result) = &mut answer
             && let Some(words) = self.greeting.take().await

@@ -130,13 +130,8 @@ impl Provider for SkillFiles {
         most: usize,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Page, ResourceError>> {
-        let mut all: Vec<Resource> = TEXTS.iter().map(Text::resource).collect();
-        all.sort_by(|a, b| a.uri.cmp(&b.uri));
-        all.retain(|resource| after.as_ref().is_none_or(|after| resource.uri > *after));
-        let is_cut = all.len() > most;
-        all.truncate(most);
-        let next = all.last().filter(|_| is_cut).map(|last| last.uri.clone());
-        Box::pin(std::future::ready(Ok(Page { resources: all, next })))
+        let page = Page::of(TEXTS.iter().map(Text::resource), after.as_deref(), most);
+        Box::pin(std::future::ready(Ok(page)))
     }
 
     fn read(

@@ -7,8 +7,8 @@ use super::{
     call::tool::{Set, Tool},
 };
 
-/// Tools as `tools/list` has them.
-pub(crate) type Listed = Vec<rmcp::model::Tool>;
+/// Names of the tools that `tools/list` has.
+pub(crate) type Listed = Vec<&'static str>;
 
 /// What was asked for is no tool.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +31,9 @@ pub(crate) fn of(wish: &str) -> Result<Listed, UnknownTool> {
             "all" => Some(Set::All),
             _ => None,
         };
-        let wanted = |tool: &Tool| set.map_or_else(|| tool.listed.name == name, |set| tool.set <= set);
+        let wanted = |tool: &Tool| set.map_or_else(|| tool.name == name, |set| tool.set <= set);
         if !TOOLS.iter().any(wanted) {
-            let known: Vec<&str> = TOOLS.iter().map(|tool| &*tool.listed.name).collect();
+            let known: Vec<&str> = TOOLS.iter().map(|tool| tool.name).collect();
             return Err(UnknownTool { name: name.to_owned(), known: known.join(", ") });
         }
         for (chosen, tool) in chosen.iter_mut().zip(TOOLS.iter()) {
@@ -43,5 +43,5 @@ pub(crate) fn of(wish: &str) -> Result<Listed, UnknownTool> {
     if !chosen.contains(&true) {
         return of("standard");
     }
-    Ok(TOOLS.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(tool, _)| tool.listed.clone()).collect())
+    Ok(TOOLS.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(tool, _)| tool.name).collect())
 }

@@ -286,5 +286,5 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
 /// The tool of this name. Listed or not, it can be called: what is not listed costs no model anything, and programs know
 /// their tools by name.
 pub(crate) fn find(name: &str) -> Option<&'static Tool> {
-    TOOLS.iter().find(|tool| tool.listed.name == name)
+    TOOLS.iter().find(|tool| tool.name == name)
 }

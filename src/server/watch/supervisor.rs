@@ -192,7 +192,11 @@ impl Supervisor {
                 counters::alert_raised(measure.kind.word());
                 let alert = self.around.alerts.raise((owner, life), &session.id, &measure, when);
                 tracing::warn!(session = %session.id, alert = alert.id, kind = measure.kind.word(), "{}", measure.words);
-                session.shared.record(|record| record.tell(measure.words));
+                // Each death is told by the reply of the call that met it, else by the next one's: with what became of the
+                // variables, and when another worker may serve already.
+                if measure.kind != Kind::Unhealthy {
+                    session.shared.record(|record| record.tell(measure.words));
+                }
             }
             Change::Cleared(kind) => {
                 self.around.alerts.clear(life, kind, &when);

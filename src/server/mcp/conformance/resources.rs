@@ -30,13 +30,13 @@ impl Provider for Fixtures {
         &self,
         _owner: Owner,
         after: Option<String>,
-        _most: usize,
+        most: usize,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Page, ResourceError>> {
         let all = [("static-text", "text/plain"), ("static-binary", "image/png"), ("watched-resource", "text/plain")];
         let made = |(name, mime): (&str, &str)| Resource::new(format!("test://{name}"), name).with_mime_type(mime);
-        let resources = if is_on() && after.is_none() { all.map(made).to_vec() } else { Vec::new() };
-        Box::pin(std::future::ready(Ok(Page { resources, next: None })))
+        let all = all.map(made).into_iter().filter(|_| is_on());
+        Box::pin(std::future::ready(Ok(Page::of(all, after.as_deref(), most))))
     }
 
     fn read(

@@ -49,12 +49,8 @@ impl Provider for GuideChapters {
         most: usize,
         _cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Page, ResourceError>> {
-        let mut all: Vec<&Chapter> = CHAPTERS.iter().collect();
-        all.sort_unstable_by_key(|chapter| chapter.name);
-        let mut rest = all.into_iter().filter(move |chapter| after.as_ref().is_none_or(|after| uri(chapter) > *after));
-        let resources: Vec<Resource> = rest.by_ref().take(most).map(resource).collect();
-        let next = resources.last().filter(|_| rest.next().is_some()).map(|last| last.uri.clone());
-        Box::pin(std::future::ready(Ok(Page { resources, next })))
+        let page = Page::of(CHAPTERS.iter().map(resource), after.as_deref(), most);
+        Box::pin(std::future::ready(Ok(page)))
     }
 
     fn read(

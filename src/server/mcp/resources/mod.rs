@@ -104,6 +104,19 @@ pub(crate) struct Page {
     pub next: Option<String>,
 }
 
+impl Page {
+    /// At most `most` of all that there are, those behind the address `after`, in the order of their addresses.
+    pub(crate) fn of(all: impl IntoIterator<Item = Resource>, after: Option<&str>, most: usize) -> Self {
+        let behind = |resource: &Resource| after.is_none_or(|after| resource.uri.as_str() > after);
+        let mut resources: Vec<Resource> = all.into_iter().filter(behind).collect();
+        resources.sort_unstable_by(|a, b| a.uri.cmp(&b.uri));
+        let is_cut = resources.len() > most;
+        resources.truncate(most);
+        let next = resources.last().filter(|_| is_cut).map(|last| last.uri.clone());
+        Self { resources, next }
+    }
+}
+
 /// All resources of the server.
 pub(crate) struct Resources {
     providers: Vec<Box<dyn Provider>>,

@@ -12,7 +12,7 @@ use std::{
 
 use rmcp::{
     RoleServer,
-    model::{InputResponses, JsonObject, Tool},
+    model::{InputResponses, JsonObject},
     service::RequestContext,
 };
 use serde::de::DeserializeOwned;
@@ -26,8 +26,10 @@ use crate::server::{
 
 /// One call.
 pub(crate) struct Call {
-    /// What is called, as it was listed.
-    pub(crate) tool: &'static Tool,
+    /// The tool that is called.
+    pub(crate) tool: &'static str,
+    /// The schema of the arguments that it takes.
+    pub(crate) takes: &'static JsonObject,
     /// Who calls.
     pub(crate) client: Client,
     /// Whose sessions it is about.
@@ -88,7 +90,7 @@ impl Call {
 
     /// Takes and reads the arguments.
     pub(crate) fn read<T: DeserializeOwned>(&mut self, root: &Path) -> Result<T, ToolError> {
-        arguments::read(&self.tool.name, &self.tool.input_schema, self.arguments.take(), root)
+        arguments::read(self.tool, self.takes, self.arguments.take(), root)
     }
 
     /// Who waits for what a session is asked for.

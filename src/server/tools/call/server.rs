@@ -42,8 +42,8 @@ pub(crate) struct Server {
     pub(crate) workspace: Workspace,
     /// What is in them.
     pub(crate) files: Files,
-    /// The tools that clients are told of.
-    pub(crate) listed: Vec<rmcp::model::Tool>,
+    /// Names of the tools that clients are told of.
+    pub(crate) listed: Vec<&'static str>,
     /// Whether replies hold structured content.
     pub(crate) structured: Structured,
 }

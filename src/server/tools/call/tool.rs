@@ -2,8 +2,10 @@
 //!
 //! Runs in: server. Schemas are made from the function's types, so that they cannot differ from what it takes and gives.
 
+use std::sync::{Arc, OnceLock};
+
 use futures::future::BoxFuture;
-use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, MetaObject, ToolAnnotations};
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject, MetaObject, ToolAnnotations};
 use schemars::JsonSchema;
 use serde_json::json;
 
@@ -36,11 +38,21 @@ pub(crate) enum Set {
 
 type Work<'a> = BoxFuture<'a, Result<CallToolResponse, ToolError>>;
 
-/// A tool.
+/// How the schemas of what a tool takes and gives are made.
+struct Schemas {
+    input: fn() -> JsonObject,
+    output: fn() -> Arc<JsonObject>,
+}
+
+/// A tool. Its schemas are made when they are first asked for: those of all tools take longer than a server's start.
 pub(crate) struct Tool {
-    /// As clients see it.
-    pub(crate) listed: rmcp::model::Tool,
+    pub(crate) name: &'static str,
     pub(crate) set: Set,
+    effect: Effect,
+    about: &'static str,
+    schemas: Schemas,
+    input: OnceLock<Arc<JsonObject>>,
+    listed: OnceLock<rmcp::model::Tool>,
     work: for<'a> fn(&'a Server, Call) -> Work<'a>,
 }
 
@@ -60,17 +72,31 @@ impl Tool {
         W: Future<Output = Result<R, ToolError>>,
         F: Fn(&'a Server, &'a Call, A) -> W,
     {
-        let mut input = schema::input::<A>();
-        if set != Set::Core {
-            schema::known_session(&mut input);
-        }
-        let listed = rmcp::model::Tool::new(name, about, input)
-            .with_title(title(name))
-            .with_raw_output_schema(schema::output::<R::Value>())
-            .with_annotations(annotations(effect));
-        let speaks_long = set == Set::Core || matches!(effect, Effect::Open);
-        let listed = if speaks_long { listed.with_meta(size()) } else { listed };
-        Self { listed, set, work }
+        let schemas = Schemas { input: schema::input::<A>, output: schema::output::<R::Value> };
+        Self { name, set, effect, about, schemas, input: OnceLock::new(), listed: OnceLock::new(), work }
+    }
+
+    /// The schema of its arguments.
+    pub(crate) fn input(&self) -> &Arc<JsonObject> {
+        self.input.get_or_init(|| {
+            let mut input = (self.schemas.input)();
+            if self.set != Set::Core {
+                schema::known_session(&mut input);
+            }
+            Arc::new(input)
+        })
+    }
+
+    /// As clients see it.
+    pub(crate) fn listed(&self) -> &rmcp::model::Tool {
+        self.listed.get_or_init(|| {
+            let listed = rmcp::model::Tool::new(self.name, self.about, Arc::clone(self.input()))
+                .with_title(title(self.name))
+                .with_raw_output_schema((self.schemas.output)())
+                .with_annotations(annotations(self.effect));
+            let speaks_long = self.set == Set::Core || matches!(self.effect, Effect::Open);
+            if speaks_long { listed.with_meta(size()) } else { listed }
+        })
     }
 
     /// Answers a call; a refusal is an answer too.
