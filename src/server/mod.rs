@@ -15,6 +15,7 @@ mod run;
 pub(crate) mod scripts;
 pub(crate) mod sessions;
 pub(crate) mod tools;
+pub(crate) mod turns;
 pub(crate) mod watch;
 pub(crate) mod workers;
 pub(crate) mod workspace;

@@ -22,10 +22,11 @@ use crate::{
     server::{
         output::{
             captured::CapturedText,
-            live::Live,
+            peephole::Audience,
             streams::{Bounds, Course, Followed, Keeping, Method},
         },
         sessions::context::Surroundings,
+        turns::{Line, Turn},
         workers::zygote::{NewScript, ZygoteError},
         workspace::{script::OpenScript, watch::NewFiles},
     },
@@ -63,8 +64,10 @@ pub(crate) struct ScriptOrder {
     pub limit: Duration,
     /// Cancelled when the client takes it back.
     pub cancel: CancellationToken,
-    /// Who hears of its output at once.
-    pub live: Option<Arc<Live>>,
+    /// Who hears of its output.
+    pub audience: Audience,
+    /// Its place among those that wait.
+    pub turn: Arc<Turn>,
 }
 
 /// What it came to.
@@ -92,6 +95,7 @@ pub(crate) struct Scripts {
     places: Arc<Semaphore>,
     most: usize,
     waiting: AtomicUsize,
+    line: Arc<Line>,
     started: AtomicU64,
     stop: CancellationToken,
 }
@@ -108,7 +112,22 @@ impl Scripts {
     pub(crate) fn new(around: Arc<Surroundings>, most: usize) -> Self {
         let places = Arc::new(Semaphore::new(most));
         let (waiting, started) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { around, places, most, waiting, started, stop: CancellationToken::new() }
+        Self { around, places, most, waiting, line: Arc::default(), started, stop: CancellationToken::new() }
+    }
+
+    /// A place among those that wait.
+    pub(crate) fn turn(&self) -> Arc<Turn> {
+        self.line.join()
+    }
+
+    /// Whether as many run as may.
+    pub(crate) fn are_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
+    /// How many may run at a time.
+    pub(crate) fn most(&self) -> usize {
+        self.most
     }
 
     /// Runs a script when there is a place, and waits for its end. Dropping this future ends the script.
@@ -133,11 +152,12 @@ impl Scripts {
     async fn live(self: Arc<Self>, order: ScriptOrder) -> Result<ScriptOutcome, ScriptError> {
         let asked = Instant::now();
         let Some(_place) = self.place(&order).await? else { return Ok(not_started(asked.elapsed())) };
+        order.turn.comes();
         let queued = asked.elapsed();
         let path = order.script.path.clone();
         let mark = self.around.files.mark();
         let began = Instant::now();
-        let ScriptOrder { script, args, limit, cancel, live } = order;
+        let ScriptOrder { script, args, limit, cancel, audience, turn: _turn } = order;
         // The last chance not to run it: what is forked runs, whatever we know of it yet.
         tokio::select! {
             biased;
@@ -146,7 +166,7 @@ impl Scripts {
             () = self.around.zygote.settled() => {}
         }
         let limits = self.around.settings.limits.kept_by_kernel();
-        let forked = self.fork(script, args, limits, live).await;
+        let forked = self.fork(script, args, limits, audience).await;
         // The lifeline is held until the end: letting go of it would end the script.
         let (mut process, _held) = forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
@@ -192,7 +212,7 @@ impl Scripts {
         let script = OpenScript { file, path, full_path, directory: self.around.scratch.clone() };
         // Our own lines, and the environment's, which no session can change: nothing to be confined.
         let limits = WorkerLimits { confinement: Confinement::Off, ..self.around.settings.limits.kept_by_kernel() };
-        let (mut process, _held) = self.fork(script, args, limits, None).await.map_err(fail)?;
+        let (mut process, _held) = self.fork(script, args, limits, Audience::default()).await.map_err(fail)?;
         let (cancel, stop) = (CancellationToken::new(), self.stop.clone());
         process.follow(&Bounds { limit: ERRAND_LIMIT, grace: Duration::ZERO, cancel, stop }).await;
         let exit = self.bury(&mut process).await;
@@ -208,7 +228,7 @@ impl Scripts {
         script: OpenScript,
         args: Vec<String>,
         limits: WorkerLimits,
-        live: Option<Arc<Live>>,
+        audience: Audience,
     ) -> Result<(Followed, Held), ZygoteError> {
         let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let OpenScript { file, path, full_path, directory } = script;
@@ -222,9 +242,9 @@ impl Scripts {
             cap: self.around.settings.max_output,
             outputs: &self.around.outputs,
             name: format!("script-{number}-{name}"),
-            live,
+            audience,
         };
-        let process = Followed::new(lease.pid(), pidfd, [stdout, stderr], &keeping)?;
+        let process = Followed::new(lease.pid(), pidfd, [stdout, stderr], keeping)?;
         let _ = lease.take();
         Ok((process, Held { _lifeline: lifeline, _room: room }))
     }

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 26] = [
+const ROOMS: [(&str, u32); 27] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -30,6 +30,7 @@ const ROOMS: [(&str, u32); 26] = [
     ("server/workspace", 6),
     ("server/health", 7),
     ("server/output", 7),
+    ("server/turns", 7),
     ("server/workers", 8),
     ("server/sessions", 9),
     ("server/scripts", 10),

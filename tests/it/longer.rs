@@ -247,7 +247,6 @@ fn what_is_no_cell_is_taken_back_when_its_turn_does_not_come() {
         ("checkpoint_session", json!({"name": "late"})),
         ("restore_checkpoint", json!({"name": "early"})),
         ("fork_session", json!({"new_session_id": "copy"})),
-        ("run_branches", json!({"codes": ["x = 3"], "keep": 0})),
         ("save_session", json!({"path": "late.saved"})),
         ("load_session", json!({"path": "early.saved"})),
     ];

@@ -38,6 +38,7 @@ mod huge_pages;
 mod input;
 mod installing;
 mod interrupts;
+mod jobs;
 mod keeping;
 mod knowledge;
 mod layers;

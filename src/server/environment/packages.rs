@@ -26,12 +26,13 @@ use crate::{
         environment::wanted::{Reader, Wanted, normal},
         output::{
             captured::CapturedText,
-            live::Live,
+            peephole::Audience,
             streams::{Bounds, Course, Followed, Keeping},
         },
         owner::Owner,
         scripts::{ScriptError, Scripts},
         sessions::{context::Surroundings, registry::Registry},
+        turns::{Line, Turn},
         workers::{process, zygote::Stage},
         workspace::handle::{FileError, Files},
     },
@@ -50,14 +51,16 @@ const SURVEY: &str =
 pub(crate) struct InstallOrder {
     /// Whose sessions are named in what is said.
     pub owner: Owner,
-    /// As the client wrote it.
-    pub packages: Vec<String>,
+    /// What is to be there, as [`Packages::check`] has read it.
+    pub wanted: Wanted,
     /// How long it may take.
     pub limit: Duration,
     /// Cancelled when the client takes it back.
     pub cancel: CancellationToken,
-    /// Who hears of the tool's output at once.
-    pub live: Option<Arc<Live>>,
+    /// Who hears of the tool's output.
+    pub audience: Audience,
+    /// Its place among those that wait.
+    pub turn: Arc<Turn>,
 }
 
 /// What came of it.
@@ -144,6 +147,7 @@ pub(crate) struct Packages {
     free: bool,
     /// Held by the install that runs.
     turn: Mutex<()>,
+    line: Arc<Line>,
     stop: CancellationToken,
     filling: Filling,
 }
@@ -159,7 +163,8 @@ impl Packages {
         free: bool,
         filling: Filling,
     ) -> Self {
-        Self { around, scripts, registry, files, free, turn: Mutex::default(), stop: CancellationToken::new(), filling }
+        let (turn, line, stop) = (Mutex::default(), Arc::default(), CancellationToken::new());
+        Self { around, scripts, registry, files, free, turn, line, stop, filling }
     }
 
     /// Waits a moment for an environment that is still being filled.
@@ -170,6 +175,16 @@ impl Packages {
     /// Whether the environment is still being filled, for those who tell what an install waits for.
     pub(crate) fn is_filling(&self) -> bool {
         !self.filling.is_over()
+    }
+
+    /// Whether an install runs.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.turn.try_lock().is_err()
+    }
+
+    /// A place among the installs that wait.
+    pub(crate) fn turn(&self) -> Arc<Turn> {
+        self.line.join()
     }
 
     /// Sessions that began before the environment was whole find what has come into it since.
@@ -208,14 +223,14 @@ impl Packages {
     }
 
     async fn live(self: Arc<Self>, order: InstallOrder) -> Result<InstallOutcome, PackageError> {
-        let InstallOrder { owner, packages, limit, cancel, live } = order;
-        let wanted = self.check(packages).await?;
+        let InstallOrder { owner, wanted, limit, cancel, audience, turn } = order;
         let _turn = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(PackageError::Stopped),
             () = self.stop.cancelled() => return Err(PackageError::Stopped),
             turn = async { self.filling.over().await; self.turn.lock().await } => turn,
         };
+        turn.comes();
         let before = self.survey(true).await?;
         let python = match self.around.zygote.stage() {
             Stage::Warm { executable, .. } => executable,
@@ -232,7 +247,7 @@ impl Packages {
         }
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
         let began = Instant::now();
-        let mut process = self.spawn(command, live).map_err(fail)?;
+        let mut process = self.spawn(command, audience).map_err(fail)?;
         let course = process.follow(&bounds).await;
         let ran = began.elapsed();
         let exit = self.bury(&mut process).await;
@@ -249,7 +264,11 @@ impl Packages {
         Ok(InstallOutcome { tool, course, exit, stdout, stderr, ran, installed, changes, stale, preloaded, untold })
     }
 
-    async fn check(&self, packages: Vec<String>) -> Result<Wanted, PackageError> {
+    /// Reads what is to be installed, as the client wrote it.
+    ///
+    /// # Errors
+    /// [`PackageError`] when that cannot be meant, or is not allowed.
+    pub(crate) async fn check(&self, packages: Vec<String>) -> Result<Wanted, PackageError> {
         let (files, free) = (self.files.clone(), self.free);
         let checked = tokio::task::spawn_blocking(move || {
             let mut wanted = Reader { files: &files, free, wanted: Wanted::default() }.read(&packages)?;
@@ -270,7 +289,7 @@ impl Packages {
         serde_json::from_slice(&text).map_err(|error| fail(&error))
     }
 
-    fn spawn(&self, mut command: Command, live: Option<Arc<Live>>) -> io::Result<Followed> {
+    fn spawn(&self, mut command: Command, audience: Audience) -> io::Result<Followed> {
         let (stdout, stdout_theirs) = descriptors::pipe()?;
         let (stderr, stderr_theirs) = descriptors::pipe()?;
         command.stdout(stdout_theirs).stderr(stderr_theirs);
@@ -282,9 +301,9 @@ impl Packages {
             cap: self.around.settings.max_output,
             outputs: &self.around.outputs,
             name: "install".to_owned(),
-            live,
+            audience,
         };
-        process::watch(pid).and_then(|pidfd| Followed::new(pid, pidfd, [stdout, stderr], &keeping))
+        process::watch(pid).and_then(|pidfd| Followed::new(pid, pidfd, [stdout, stderr], keeping))
     }
 
     /// The tool has ended: learns how, ends what it started, reads what is left, reaps it.

@@ -215,7 +215,10 @@ impl Room {
         }
         self.server.registry.all_and_branches().iter().all(|session| {
             let status = session.shared.get();
-            status.used_at.elapsed() >= limit && status.waiting == 0 && !is_busy(status.phase)
+            status.used_at.elapsed() >= limit
+                && status.waiting == 0
+                && !session.runs.has_work()
+                && !is_busy(status.phase)
         })
     }
 

@@ -281,6 +281,7 @@ impl ServerHandler for Handler {
             context,
             gone,
             again,
+            sight: None,
         };
         let mut answer = tool.answer(&self.server, call).await;
         if let CallToolResponse::Complete(result) = &mut answer

@@ -7,6 +7,7 @@ pub(crate) mod captured;
 pub(crate) mod live;
 pub(crate) mod marks;
 pub(crate) mod numbers;
+pub(crate) mod peephole;
 pub(crate) mod pipe;
 pub(crate) mod screen;
 pub(crate) mod spill;

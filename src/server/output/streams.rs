@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     capture::Capture,
-    live::{Live, Stream},
+    live::Stream,
+    peephole::{Audience, Look, Looks, Peek},
 };
 pub(crate) use crate::server::output::captured::Method;
 use crate::{
@@ -62,6 +63,7 @@ pub(crate) struct Followed {
     outputs: [Output; 2],
     captures: [Capture; 2],
     buffers: [Box<[u8]>; 2],
+    looks: Option<Looks>,
 }
 
 /// How its output is kept: at most this much, the whole under `outputs/` by a name, and told to a listener.
@@ -71,8 +73,8 @@ pub(crate) struct Keeping<'a> {
     pub outputs: &'a Path,
     /// How names of files begin.
     pub name: String,
-    /// Who hears of it at once.
-    pub live: Option<Arc<Live>>,
+    /// Who hears of it at once, and may look at it.
+    pub audience: Audience,
 }
 
 impl Followed {
@@ -80,19 +82,20 @@ impl Followed {
     ///
     /// # Errors
     /// When the reactor does not take them.
-    pub(crate) fn new(pid: i32, pidfd: AsyncFd<PidFd>, pipes: [OwnedFd; 2], keeping: &Keeping<'_>) -> io::Result<Self> {
+    pub(crate) fn new(pid: i32, pidfd: AsyncFd<PidFd>, pipes: [OwnedFd; 2], keeping: Keeping<'_>) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
         let outputs = [Output::new(stdout)?, Output::new(stderr)?];
         let capture = |stream, word: &str| {
             let file = format!("{}-{word}.txt", keeping.name);
             let mut capture = Capture::new(keeping.cap, keeping.outputs, file);
-            if let Some(live) = &keeping.live {
+            if let Some(live) = &keeping.audience.live {
                 capture.tell(Arc::clone(live), stream);
             }
             capture
         };
         let captures = [capture(Stream::Stdout, "stdout"), capture(Stream::Stderr, "stderr")];
-        Ok(Self { pid, pidfd, outputs, captures, buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()] })
+        let buffers = [vec![0; CHUNK].into(), vec![0; CHUNK].into()];
+        Ok(Self { pid, pidfd, outputs, captures, buffers, looks: keeping.audience.looks })
     }
 
     /// Reads its output until it has ended, and sees to that when its time is over or its call is cancelled.
@@ -129,6 +132,10 @@ impl Followed {
                     }
                 }
                 _ = self.pidfd.readable() => return course,
+                Peek { from, reply } = Looks::next(&mut self.looks) => {
+                    let ((stdout, out), (stderr, err)) = (out_capture.since(from[0]), err_capture.since(from[1]));
+                    let _ = reply.send(Look { stdout, stderr, up_to: [out, err] });
+                }
                 Ok(_) = out_capture.read(out, out_buffer) => {}
                 Ok(_) = err_capture.read(err, err_buffer) => {}
             }

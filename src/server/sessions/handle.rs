@@ -12,7 +12,7 @@ use super::{
     death::DeathReason,
     history::History,
     life::Life,
-    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Look, Order, Restarted, SessionError, Urgent},
+    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
     runs::{Reply, Run, Runs},
     status::Shared,
@@ -22,6 +22,7 @@ use crate::{
     protocol::{StateReport, Variable},
     server::{
         health::{HealthPolicy, recovery::Step},
+        output::peephole::Look,
         workers::link::Worker,
     },
     settings::limits::Limits,
@@ -44,6 +45,20 @@ pub(crate) struct Session {
     pub(in crate::server) runs: Arc<Runs>,
     cells: mpsc::Sender<Order>,
     urgent: mpsc::UnboundedSender<Urgent>,
+}
+
+/// The place of an order in a session's queue.
+#[derive(Debug)]
+pub(crate) struct Place {
+    shared: Shared,
+    number: u64,
+}
+
+impl Place {
+    /// As which number it waits, the next one being 1; none when its turn has come.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.number.checked_sub(self.shared.get().taken).filter(|number| *number > 0)
+    }
 }
 
 /// What a session begins with.
@@ -109,6 +124,12 @@ impl Session {
         let (run, reply) = self.runs.begin(number, cell.client.clone(), cell.cancel.clone());
         let accepted = self.put(Order::Cell { cell, number, reply });
         accepted.inspect_err(|_| self.runs.withdraw(number)).map(|()| run)
+    }
+
+    /// The place in the queue of the order that was sent last.
+    pub(crate) fn place(&self) -> Place {
+        let status = self.shared.get();
+        Place { shared: self.shared.clone(), number: status.taken + status.waiting as u64 }
     }
 
     /// What the running cell has written beyond these bytes of its two streams, if one runs.

@@ -23,7 +23,7 @@ use crate::{
     protocol::{Answer, FrameError, NotebookCell, StateReport, Variable},
     server::{
         health::{errand::Errand, recovery::Step},
-        output::live::Live,
+        output::{live::Live, peephole::Look},
         workers::zygote::ZygoteError,
     },
 };
@@ -216,15 +216,6 @@ pub(super) enum Urgent {
         from: [u64; 2],
         reply: oneshot::Sender<Look>,
     },
-}
-
-/// What a cell that runs has written since the last look.
-#[derive(Debug)]
-pub(in crate::server) struct Look {
-    pub(in crate::server) stdout: String,
-    pub(in crate::server) stderr: String,
-    /// Up to where that goes.
-    pub(in crate::server) up_to: [u64; 2],
 }
 
 /// A cell to run.

@@ -1,11 +1,13 @@
 //! The cells that a session has been given by calls: which wait, which runs, and what came of those that have ended, kept for
-//! a caller that asks later.
+//! a caller that asks later. Long work of other tools that goes on without its call has a number among them.
 //!
 //! Runs in: server. The session's task writes what happened; calls wait and look. A call is not a cell: it may be gone before
 //! the cell has ended, and another may ask for what came of it. Bounded in number, age and size.
 
 use std::{
+    any::Any,
     collections::VecDeque,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +27,6 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_DROPPED: usize = 1000;
 
 /// One cell, as calls see it.
-#[derive(Debug)]
 pub(crate) struct Run {
     /// Its number in the session, given when it was asked for.
     pub(crate) cell: u64,
@@ -33,10 +34,23 @@ pub(crate) struct Run {
     pub(crate) client: Client,
     /// Cancelled when it is to end.
     pub(crate) cancel: CancellationToken,
+    /// It is no cell but the work of another tool: that room knows what it is, and has its reply.
+    pub(crate) work: Option<Work>,
     /// What it is doing.
     stage: watch::Receiver<Stage>,
     /// Bytes of each stream that have been shown.
     shown: Mutex<[u64; 2]>,
+}
+
+/// Work of another tool.
+pub(crate) type Work = Arc<dyn Any + Send + Sync>;
+
+impl fmt::Debug for Run {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cell, client, work, .. } = self;
+        let work = work.is_some();
+        formatter.debug_struct("Run").field("cell", cell).field("client", client).field("work", &work).finish()
+    }
 }
 
 /// How far a cell is.
@@ -48,6 +62,16 @@ pub(crate) enum Stage {
     Running(Instant),
     /// It has ended.
     Ended(Arc<Ended>),
+    /// Work of another tool has ended.
+    Done(Arc<Done>),
+}
+
+/// When something ended, and how much memory its reply takes.
+#[derive(Debug)]
+pub(crate) struct Done {
+    at: Instant,
+    when: Timestamp,
+    size: usize,
 }
 
 /// What came of a cell.
@@ -57,9 +81,7 @@ pub(crate) struct Ended {
     pub(crate) outcome: CellOutcome,
     /// Who is given this has been told of all events of the session up to that number.
     pub(crate) told: u64,
-    at: Instant,
-    when: Timestamp,
-    size: usize,
+    done: Done,
 }
 
 /// Where a cell of some number is.
@@ -137,7 +159,7 @@ impl Run {
     pub(crate) async fn ended(stage: &mut watch::Receiver<Stage>) -> Option<Arc<Ended>> {
         match &*stage.wait_for(|stage| matches!(stage, Stage::Ended(_))).await.ok()? {
             Stage::Ended(ended) => Some(Arc::clone(ended)),
-            Stage::Queued | Stage::Running(_) => None,
+            Stage::Queued | Stage::Running(_) | Stage::Done(_) => None,
         }
     }
 
@@ -153,7 +175,28 @@ impl Run {
 
     /// Whether nothing more is to come of it.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(*self.stage.borrow(), Stage::Ended(_)) || self.stage.has_changed().is_err()
+        matches!(*self.stage.borrow(), Stage::Ended(_) | Stage::Done(_)) || self.stage.has_changed().is_err()
+    }
+}
+
+impl Stage {
+    /// The end of work whose reply takes so many bytes.
+    pub(crate) fn done(size: usize) -> Self {
+        Self::Done(Arc::new(Done::now(size)))
+    }
+
+    fn end(&self) -> Option<&Done> {
+        match self {
+            Self::Ended(ended) => Some(&ended.done),
+            Self::Done(done) => Some(done),
+            Self::Queued | Self::Running(_) => None,
+        }
+    }
+}
+
+impl Done {
+    fn now(size: usize) -> Self {
+        Self { at: Instant::now(), when: Timestamp::now(), size }
     }
 }
 
@@ -173,9 +216,42 @@ impl Runs {
     /// A cell that is asked for now, of that number.
     pub(super) fn begin(self: &Arc<Self>, cell: u64, client: Client, cancel: CancellationToken) -> (Arc<Run>, Reply) {
         let (sender, stage) = watch::channel(Stage::Queued);
-        let run = Arc::new(Run { cell, client, cancel, stage, shown: Mutex::default() });
+        let run = Arc::new(Run { cell, client, cancel, work: None, stage, shown: Mutex::default() });
         self.state.lock().runs.push_back(Arc::clone(&run));
         (run, Reply::Kept(sender, Arc::clone(self)))
+    }
+
+    /// Work of another tool, whose call waits for it: it has no number.
+    pub(crate) fn attend(
+        &self,
+        client: Client,
+        cancel: CancellationToken,
+        work: Work,
+        stage: watch::Receiver<Stage>,
+    ) -> Arc<Run> {
+        let run = Arc::new(Run { cell: 0, client, cancel, work: Some(work), stage, shown: Mutex::default() });
+        self.state.lock().runs.push_back(Arc::clone(&run));
+        run
+    }
+
+    /// It goes on without its call: it gets the next number.
+    pub(crate) fn adopt(&self, run: &Arc<Run>) -> Arc<Run> {
+        let cell = self.number();
+        let (client, cancel, work) = (run.client.clone(), run.cancel.clone(), run.work.clone());
+        let adopted = Arc::new(Run { cell, client, cancel, work, stage: run.watch(), shown: Mutex::default() });
+        self.forget(run);
+        self.state.lock().runs.push_back(Arc::clone(&adopted));
+        adopted
+    }
+
+    /// Its call has the reply, and no other can ask for it.
+    pub(crate) fn forget(&self, run: &Arc<Run>) {
+        self.state.lock().runs.retain(|other| !Arc::ptr_eq(run, other));
+    }
+
+    /// Whether work of another tool goes on.
+    pub(crate) fn has_work(&self) -> bool {
+        self.state.lock().runs.iter().any(|run| run.work.is_some() && !run.is_over())
     }
 
     /// The newest one was not accepted.
@@ -197,7 +273,7 @@ impl Runs {
     pub(crate) fn find(&self, cell: u64) -> Found {
         let mut state = self.state.lock();
         state.tidy(self.keep);
-        if let Some(run) = state.runs.iter().rev().find(|run| run.cell == cell) {
+        if let Some(run) = state.runs.iter().rev().find(|run| run.cell == cell && cell > 0) {
             return Found::Here(Arc::clone(run));
         }
         match state.dropped.iter().rev().find(|dropped| dropped.cell == cell) {
@@ -214,16 +290,19 @@ impl Runs {
         own.or(state.runs.back()).cloned()
     }
 
-    /// The cell that runs, of those that calls have sent.
+    /// The cell that runs, of those that calls have sent; else the newest work that goes on.
     pub(crate) fn running(&self) -> Option<Arc<Run>> {
         let state = self.state.lock();
-        state.runs.iter().rev().find(|run| matches!(*run.stage.borrow(), Stage::Running(_))).cloned()
+        let mut running = state.runs.iter().rev().filter(|run| matches!(*run.stage.borrow(), Stage::Running(_)));
+        let newest = running.clone().next();
+        running.find(|run| run.work.is_none()).or(newest).cloned()
     }
 
     /// How many cells are to be run before this one, the one that runs included.
     pub(crate) fn before(&self, cell: u64) -> usize {
         let state = self.state.lock();
-        state.runs.iter().rev().skip_while(|run| run.cell != cell).skip(1).take_while(|run| !run.is_over()).count()
+        let earlier = state.runs.iter().rev().filter(|run| run.work.is_none()).skip_while(|run| run.cell != cell);
+        earlier.skip(1).take_while(|run| !run.is_over()).count()
     }
 
     /// The number of the cell that was asked for last.
@@ -231,7 +310,8 @@ impl Runs {
         self.state.lock().last
     }
 
-    fn keep(&self, size: usize) {
+    /// Something has ended whose reply takes so many bytes.
+    pub(crate) fn keep(&self, size: usize) {
         let mut state = self.state.lock();
         state.bytes += size;
         state.tidy(self.keep);
@@ -242,22 +322,19 @@ impl State {
     /// Drops what is too old, too much or too large; never what has not ended, and the newest only for its age.
     fn tidy(&mut self, keep: Duration) {
         loop {
-            let ended = |run: &Arc<Run>| match &*run.stage.borrow() {
-                Stage::Ended(ended) => Some(Arc::clone(ended)),
-                Stage::Queued | Stage::Running(_) => None,
-            };
+            let ended = |run: &Arc<Run>| run.stage.borrow().end().map(|end| (end.at, end.when, end.size));
             let mut over = self.runs.iter().enumerate().filter_map(|(place, run)| Some((place, ended(run)?)));
-            let Some((place, oldest)) = over.next() else { return };
+            let Some((place, (at, when, size))) = over.next() else { return };
             let others = over.count();
             let why = match () {
-                () if oldest.at.elapsed() >= keep => WhyDropped::Old,
+                () if at.elapsed() >= keep => WhyDropped::Old,
                 () if others >= MAX_KEPT => WhyDropped::TooMany,
                 () if self.bytes > MAX_BYTES && others > 0 => WhyDropped::TooLarge,
                 () => return,
             };
             let Some(run) = self.runs.remove(place) else { return };
-            self.bytes -= oldest.size;
-            self.dropped.push_back(Dropped { cell: run.cell, ended: oldest.when, when: Timestamp::now(), why });
+            self.bytes = self.bytes.saturating_sub(size);
+            self.dropped.push_back(Dropped { cell: run.cell, ended: when, when: Timestamp::now(), why });
             if self.dropped.len() > MAX_DROPPED {
                 self.dropped.pop_front();
             }
@@ -279,7 +356,7 @@ impl Reply {
             Self::Once(reply) => reply.send(outcome).is_ok(),
             Self::Kept(stage, runs) => {
                 let size = outcome.size();
-                let ended = Ended { outcome, told, at: Instant::now(), when: Timestamp::now(), size };
+                let ended = Ended { outcome, told, done: Done::now(size) };
                 // One receiver is the run's own.
                 let heard = stage.receiver_count() > 1;
                 stage.send_replace(Stage::Ended(Arc::new(ended)));

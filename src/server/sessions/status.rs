@@ -44,6 +44,8 @@ pub(crate) struct Status {
     /// Cells that ran or began to.
     pub executed: u64,
     pub waiting: usize,
+    /// Orders whose turn has come, ever.
+    pub taken: u64,
     /// Workers it has had beyond the first.
     pub restarts: u64,
     /// How the last worker ended, and when.
@@ -63,6 +65,12 @@ pub(crate) struct Status {
 }
 
 impl Status {
+    /// The turn of one that waits has come.
+    pub(super) fn take(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.taken += 1;
+    }
+
     pub(crate) fn touch(&mut self) {
         self.last_activity = Timestamp::now();
         self.used_at = Instant::now();
@@ -95,6 +103,7 @@ impl Shared {
             used_at: Instant::now(),
             executed: 0,
             waiting: 0,
+            taken: 0,
             restarts: 0,
             last_exit: None,
             condemned: None,

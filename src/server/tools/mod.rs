@@ -12,7 +12,7 @@ pub(crate) mod workspace;
 use std::sync::LazyLock;
 
 use self::{
-    call::tool::{Tool, tool},
+    call::tool::{Tool, long_tool, tool},
     cells::{branches, kept, lookup, run, variables},
     sessions::{checkpoints, health, lifecycle, saved},
     workspace::{files, notebooks::tools as notebooks, packages, place, scripts},
@@ -140,7 +140,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             checkpoints::delete,
             "Deletes a checkpoint and frees the memory that it holds alone."
         ),
-        tool!(
+        long_tool!(
             Standard,
             "run_branches",
             Open,
@@ -245,14 +245,14 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             files::save_script,
             "Saves Python code in scripts/ of the workspace."
         ),
-        tool!(
+        long_tool!(
             Standard,
             "run_script",
             Open,
             scripts::run,
             "Runs a Python file of the workspace as `python file.py args` would, in a process of its own; gives output and exit code. No session is touched."
         ),
-        tool!(
+        long_tool!(
             Core,
             "install_dependencies",
             Open,
@@ -273,7 +273,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             notebooks::export,
             "Writes what a session has run, with outputs and pictures, as a Jupyter notebook or an HTML page."
         ),
-        tool!(
+        long_tool!(
             Standard,
             "run_notebook",
             Open,

@@ -32,7 +32,7 @@ pub(crate) async fn watch(registry: Arc<Registry>) {
         let times = times.chain([registry.away()]);
         let pause = times.min().map_or(LONGEST, |time| (time / 100).clamp(SHORTEST, LONGEST));
         for session in all {
-            if let Some(why) = due(&session.limits, &session.shared.get()) {
+            if let Some(why) = due(&session.limits, &session.shared.get()).filter(|_| !session.runs.has_work()) {
                 clean_up(&registry, &session, why);
             }
         }

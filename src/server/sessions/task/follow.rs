@@ -17,10 +17,10 @@ use crate::{
     server::{
         counters,
         health::recovery::Step,
-        output::{capture::Capture, live::Stream, marks, screen},
+        output::{capture::Capture, live::Stream, marks, peephole::Look, screen},
         sessions::{
             death::DeathReason,
-            orders::{CellOrder, Look, Order, SessionError, Urgent},
+            orders::{CellOrder, Order, SessionError, Urgent},
         },
         workers::{link::Worker, stacks},
     },

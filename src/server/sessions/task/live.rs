@@ -18,6 +18,7 @@ use crate::{
             history::Recorded,
             orders::{Caller, Carry, NoWorker, Order, SessionError, Urgent},
             outcome::Ending,
+            status::Status,
         },
         workers::zygote::ZygoteError,
     },
@@ -54,7 +55,7 @@ impl Task {
                 Event::Order(Order::Rest { why }) => self.rest(why).await,
                 Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
                 Event::Order(order) => {
-                    self.shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
+                    self.shared.update(Status::take);
                     self.serve(order).await;
                 }
                 Event::Urgent(urgent) => {

@@ -16,7 +16,7 @@ use crate::{
             death::Fate,
             orders::{CellOrder, Order, Question, SessionError},
             outcome::{CellOutcome, refusal},
-            status::Shared,
+            status::{Shared, Status},
         },
     },
 };
@@ -118,7 +118,7 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
     if order.is_own() {
         return;
     }
-    shared.update(|status| status.waiting = status.waiting.saturating_sub(1));
+    shared.update(Status::take);
     let error = || SessionError::NotRun { words: words.clone() };
     match order {
         Order::Cell { cell, reply, .. } => {

@@ -61,6 +61,12 @@ pub(crate) enum ToolError {
          started again since. Nothing was run; to run the code anew, call again without requestState"
     )]
     NoQuestion,
+    /// Why the work of an earlier call failed, as it was told.
+    #[error("{0}")]
+    Kept(String),
+    /// The server's own fault.
+    #[error("the work was not done to its end: {0}")]
+    Broken(String),
     /// The reply could not be made.
     #[error("failed to encode the reply: {0}")]
     Encode(#[from] serde_json::Error),

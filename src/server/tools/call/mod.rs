@@ -16,5 +16,6 @@ pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod schema;
 pub(crate) mod server;
+pub(crate) mod sight;
 pub(crate) mod texts;
 pub(crate) mod tool;

@@ -10,9 +10,12 @@ use futures::FutureExt;
 use super::{clients, error::ToolError, progress, request::Call, server::Server};
 use crate::{
     protocol::asynchronous::sleep_until,
-    server::sessions::{
-        handle::Session,
-        orders::{Caller, SessionError},
+    server::{
+        health::evidence::Phase,
+        sessions::{
+            handle::Session,
+            orders::{Caller, SessionError},
+        },
     },
     settings::options::Wait,
 };
@@ -37,6 +40,19 @@ impl Patience {
 
     pub(crate) async fn is_over(self) {
         sleep_until(self.0).await;
+    }
+}
+
+/// What an order that waits for its turn waits for.
+pub(crate) fn ahead(session: &Session) -> String {
+    match session.shared.get().phase {
+        Phase::Busy { cell, since } => format!("cell {cell} runs, for {} s", since.elapsed().as_secs()),
+        Phase::WaitingInput { cell, .. } => format!("cell {cell} waits for input"),
+        Phase::Starting => "Python is starting".to_owned(),
+        Phase::Serving { errand, since } => {
+            format!("the session {}, for {} s", errand.doing(), since.elapsed().as_secs())
+        }
+        Phase::Idle | Phase::Dead => "the session is at something else".to_owned(),
     }
 }
 

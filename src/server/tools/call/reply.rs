@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult};
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     clients,
@@ -18,7 +19,7 @@ use super::{
 };
 
 /// What came of a call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reply<R> {
     value: R,
     /// For people and models; the value's JSON when left out.
@@ -66,6 +67,13 @@ impl<R: Serialize> Reply<R> {
         self
     }
 
+    /// The same, whatever the tool, for calls that ask for it later.
+    pub(crate) fn kept(self) -> Result<Reply<Value>, ToolError> {
+        let Self { value, text, is_error, pictures, files, most } = self;
+        let value = serde_json::to_value(&value)?;
+        Ok(Reply { value, text, is_error, pictures, files, most })
+    }
+
     fn result(self, server: &Server, call: &Call) -> Result<CallToolResult, ToolError> {
         let text = match self.text {
             Some(mut text) => {
@@ -85,6 +93,19 @@ impl<R: Serialize> Reply<R> {
             links::add(&mut result, server.files.root(), self.files.iter().map(String::as_str));
         }
         Ok(result)
+    }
+}
+
+impl Reply<Value> {
+    /// The word in it that says how the work ended.
+    pub(crate) fn status(&self) -> Option<&str> {
+        self.value.get("status")?.as_str()
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        let text = self.text.as_ref().map_or(0, String::len);
+        2 * text + serde_json::to_string(&self.value).map_or(0, |value| value.len())
     }
 }
 

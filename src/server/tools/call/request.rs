@@ -18,7 +18,7 @@ use rmcp::{
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{arguments, error::ToolError, notices};
+use super::{arguments, error::ToolError, notices, sight::Sight};
 use crate::server::{
     owner::Owner,
     sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate},
@@ -40,6 +40,8 @@ pub(crate) struct Call {
     pub(crate) context: RequestContext<RoleServer>,
     /// Cancelled when the client's connection has ended: its calls are then not taken back, but left.
     pub(crate) gone: CancellationToken,
+    /// What is to be seen of its work while it goes on, for tools whose work may outlive the call.
+    pub(crate) sight: Option<Arc<Sight>>,
     /// What it brings if it is the second call for a question (protocol 2026-07-28).
     pub(crate) again: Again,
 }
@@ -91,6 +93,11 @@ impl Call {
     /// Takes and reads the arguments.
     pub(crate) fn read<T: DeserializeOwned>(&mut self, root: &Path) -> Result<T, ToolError> {
         arguments::read(self.tool, self.takes, self.arguments.take(), root)
+    }
+
+    /// What is to be seen of its work; of a short tool's nothing is.
+    pub(crate) fn sight(&self) -> Arc<Sight> {
+        self.sight.clone().unwrap_or_default()
     }
 
     /// Who waits for what a session is asked for.

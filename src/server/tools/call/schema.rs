@@ -68,6 +68,40 @@ pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
     Arc::new(root)
 }
 
+/// Further arguments, which are described where every list has them: with run_python_code.
+pub(super) fn add(input: &mut JsonObject, more: JsonObject) {
+    let more = more.into_iter().find_map(|(key, value)| (key == "properties").then_some(value));
+    if let (Some(Value::Object(properties)), Some(Value::Object(more))) = (input.get_mut("properties"), more) {
+        properties.extend(more.into_iter().map(|(name, mut property)| {
+            without_words(&mut property);
+            (name, property)
+        }));
+    }
+}
+
+/// Of a tool whose work may go on without its call: its result, or what is said of work that has not ended.
+pub(super) fn or_unfinished(output: &JsonObject) -> Arc<JsonObject> {
+    let unfinished = json!({
+        "type": "object",
+        "properties": {
+            "status": {"type": "string", "enum": ["running", "queued"]},
+            "session_id": {"type": "string"},
+            "cell": {"type": "integer"},
+            "stdout": {"type": "string"},
+            "stderr": {"type": "string"},
+            "notice": {"type": "string"}
+        },
+        "required": ["status", "session_id", "cell"]
+    });
+    let mut root = output.clone();
+    if let Some(Value::Array(all)) = root.get_mut("allOf")
+        && let Some(whole) = all.pop()
+    {
+        all.push(json!({"anyOf": [whole, unfinished]}));
+    }
+    Arc::new(root)
+}
+
 /// The argument that most tools have is described once, in the tools that every list has.
 pub(super) fn known_session(input: &mut JsonObject) {
     let session = input.get_mut("properties").and_then(|properties| properties.get_mut(SESSION));

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde_json::json;
 
 use super::{error::ToolError, reply::Respond, request::Call, schema, server::Server, texts::MOST_SHOWN};
+use crate::server::tools::cells::jobs;
 
 /// What a tool does to the world, for its annotations.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,14 @@ struct Schemas {
     output: fn() -> Arc<JsonObject>,
 }
 
+/// How a tool's calls are answered.
+pub(crate) enum Way {
+    /// By a function that the call waits for.
+    Within(for<'a> fn(&'a Server, Call) -> Work<'a>),
+    /// By one that may go on without the call.
+    Beyond(fn(Arc<Server>, Call) -> BoxFuture<'static, jobs::Outcome>),
+}
+
 /// A tool. Its schemas are made when they are first asked for: those of all tools take longer than a server's start.
 pub(crate) struct Tool {
     pub(crate) name: &'static str,
@@ -53,18 +62,19 @@ pub(crate) struct Tool {
     schemas: Schemas,
     input: OnceLock<Arc<JsonObject>>,
     listed: OnceLock<rmcp::model::Tool>,
-    work: for<'a> fn(&'a Server, Call) -> Work<'a>,
+    way: Way,
 }
 
 impl Tool {
-    /// A tool whose schemas are those of what `function` takes and gives; `work` calls it. Made by [`tool!`](tool).
+    /// A tool whose schemas are those of what `function` takes and gives; `way` calls it. Made by [`tool!`](tool) and
+    /// [`long_tool!`](long_tool).
     pub(crate) fn new<'a, A, R, W, F>(
         set: Set,
         name: &'static str,
         effect: Effect,
         about: &'static str,
         _function: F,
-        work: for<'b> fn(&'b Server, Call) -> Work<'b>,
+        way: Way,
     ) -> Self
     where
         A: JsonSchema,
@@ -73,7 +83,7 @@ impl Tool {
         F: Fn(&'a Server, &'a Call, A) -> W,
     {
         let schemas = Schemas { input: schema::input::<A>, output: schema::output::<R::Value> };
-        Self { name, set, effect, about, schemas, input: OnceLock::new(), listed: OnceLock::new(), work }
+        Self { name, set, effect, about, schemas, input: OnceLock::new(), listed: OnceLock::new(), way }
     }
 
     /// The schema of its arguments.
@@ -83,6 +93,9 @@ impl Tool {
             if self.set != Set::Core {
                 schema::known_session(&mut input);
             }
+            if matches!(self.way, Way::Beyond(_)) {
+                schema::add(&mut input, schema::input::<jobs::Waits>());
+            }
             Arc::new(input)
         })
     }
@@ -90,9 +103,11 @@ impl Tool {
     /// As clients see it.
     pub(crate) fn listed(&self) -> &rmcp::model::Tool {
         self.listed.get_or_init(|| {
+            let output = (self.schemas.output)();
+            let output = if matches!(self.way, Way::Beyond(_)) { schema::or_unfinished(&output) } else { output };
             let listed = rmcp::model::Tool::new(self.name, self.about, Arc::clone(self.input()))
                 .with_title(title(self.name))
-                .with_raw_output_schema((self.schemas.output)())
+                .with_raw_output_schema(output)
                 .with_annotations(annotations(self.effect));
             let speaks_long = self.set == Set::Core || matches!(self.effect, Effect::Open);
             if speaks_long { listed.with_meta(size()) } else { listed }
@@ -100,8 +115,12 @@ impl Tool {
     }
 
     /// Answers a call; a refusal is an answer too.
-    pub(crate) async fn answer(&self, server: &Server, call: Call) -> CallToolResponse {
-        (self.work)(server, call).await.unwrap_or_else(|error| refusal(&error).into())
+    pub(crate) async fn answer(&self, server: &Arc<Server>, call: Call) -> CallToolResponse {
+        let answered = match self.way {
+            Way::Within(work) => work(server, call).await,
+            Way::Beyond(work) => jobs::answer(server, call, work).await,
+        };
+        answered.unwrap_or_else(|error| refusal(&error).into())
     }
 }
 
@@ -114,7 +133,7 @@ macro_rules! tool {
             $crate::server::tools::call::tool::Effect::$effect,
             $about,
             $function,
-            |server, mut call| {
+            $crate::server::tools::call::tool::Way::Within(|server, mut call| {
                 Box::pin(async move {
                     let asked = call.read(server.files.root())?;
                     $crate::server::tools::call::reply::Respond::respond(
@@ -123,11 +142,31 @@ macro_rules! tool {
                         &call,
                     )
                 })
-            },
+            }),
         )
     };
 }
 pub(crate) use tool;
+
+/// The same of a tool whose work may go on without its call.
+macro_rules! long_tool {
+    ($set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
+        $crate::server::tools::call::tool::Tool::new(
+            $crate::server::tools::call::tool::Set::$set,
+            $name,
+            $crate::server::tools::call::tool::Effect::$effect,
+            $about,
+            $function,
+            $crate::server::tools::call::tool::Way::Beyond(|server, mut call| {
+                Box::pin(async move {
+                    let asked = call.read(server.files.root())?;
+                    $function(&server, &call, asked).await?.kept()
+                })
+            }),
+        )
+    };
+}
+pub(crate) use long_tool;
 
 /// `run_python_code` as people read it.
 fn title(name: &str) -> String {

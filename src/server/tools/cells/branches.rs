@@ -4,7 +4,10 @@
 //! that only `Registry::branches` knows, so that guard and shutdown see it.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,11 +33,11 @@ use crate::server::{
         call::{
             arguments,
             error::{ToolError, refuse},
-            patience::in_turn,
-            progress,
+            patience::ahead,
             reply::Reply,
             request::Call,
             server::Server,
+            sight::Doing,
         },
         sessions::checkpoints::{unless_taken_back, warnings},
     },
@@ -193,15 +196,13 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
 
     let (held, holding) = oneshot::channel();
     let (release, released) = oneshot::channel();
-    let from = in_turn(server, call, &session, |caller| async {
-        session.hold(Hold { held, caller, release: released })?;
-        holding.await.map_err(|_| deleted())?
-    })
-    .await?;
     let caller = call.caller();
+    session.hold(Hold { held, caller: caller.clone(), release: released })?;
+    let ended = Arc::<AtomicUsize>::default();
+    be_seen(call, &session, asked.codes.len(), &ended);
+    let from = unless_taken_back(&session.id, &caller, holding).await?.map_err(|_| deleted())??;
     let mut notices = warnings(&from, &caller).await?;
     notices.extend(call.news_of(&session).1);
-    let context = &call.context;
     // Copies of a session do not go on when it is over.
     let caller = Caller { cancel: caller.cancel.child_token(), ..caller };
     let (over, cancel) = (session.life.incarnation().clone(), caller.cancel.clone());
@@ -209,8 +210,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
         over.ended().await;
         cancel.cancel();
     });
-    let work = branch_all(server, &session, &from, asked.codes, timeout, at_once, &caller);
-    let runs = progress::told(context, || format!("session {:?}: branches run", session.id), None, work).await;
+    let runs = branch_all(server, &session, &from, asked.codes, (timeout, at_once, &ended), &caller).await;
     ending.abort();
     if session.life.is_over() {
         end_all(server, runs).await;
@@ -239,6 +239,21 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
     Ok(Reply::of(Branches { session_id: session.id.to_string(), branches, kept, notices }).text(text))
 }
 
+fn be_seen(call: &Call, session: &Session, all: usize, ended: &Arc<AtomicUsize>) {
+    let (sight, place, ended, session) = (call.sight(), session.place(), Arc::clone(ended), session.clone());
+    sight.is_in(&session);
+    sight.accepted(move || match place.number() {
+        Some(number) => {
+            Doing::waits(format!("session {:?}: {}, and it waits as number {number}", session.id, ahead(&session)))
+        }
+        None => Doing::works(format!(
+            "session {:?}: {} of {all} branches have ended",
+            session.id,
+            ended.load(Ordering::Relaxed)
+        )),
+    });
+}
+
 /// What the session has become by this branch is part of its history.
 fn record(session: &Session, run: &Result<Run, ToolError>) {
     if let Ok(run) = run
@@ -253,8 +268,7 @@ async fn branch_all(
     session: &Session,
     from: &Arc<Checkpoint>,
     codes: Vec<String>,
-    timeout: Option<Duration>,
-    at_once: usize,
+    (timeout, at_once, ended): (Option<Duration>, usize, &AtomicUsize),
     caller: &Caller,
 ) -> Vec<Result<Run, ToolError>> {
     let runs = codes.into_iter().enumerate().map(|(index, code)| async move {
@@ -274,8 +288,9 @@ async fn branch_all(
             notebook: None,
             max_output: None,
         };
-        let outcome =
-            branch.run(order)?.await.map_err(|_| SessionError::NotRun { words: "the server is ending".to_owned() })?;
+        let outcome = branch.run(order)?.await;
+        ended.fetch_add(1, Ordering::Relaxed);
+        let outcome = outcome.map_err(|_| SessionError::NotRun { words: "the server is ending".to_owned() })?;
         Ok(Run { session: branch, code, outcome })
     });
     stream::iter(runs).buffered(at_once).collect().await

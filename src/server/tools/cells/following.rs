@@ -23,7 +23,7 @@ use crate::{
         tools::call::{
             asking::{self, Flight, Way},
             error::ToolError,
-            patience::Patience,
+            patience::{Patience, ahead},
             progress,
             reply::{Answer, Reply},
             request::Call,
@@ -118,7 +118,7 @@ pub(super) async fn whole(session: &Session, ended: &Arc<Ended>, max_output: usi
 async fn so_far(server: &Server, session: &Session, run: &Arc<Run>) -> Reply<Cell> {
     let look = match run.stage() {
         Stage::Running(_) => session.look(run.shown()).await,
-        Stage::Queued | Stage::Ended(_) => None,
+        Stage::Queued | Stage::Ended(_) | Stage::Done(_) => None,
     };
     let (stdout, stderr) = match look {
         Some(look) => {
@@ -129,12 +129,12 @@ async fn so_far(server: &Server, session: &Session, run: &Arc<Run>) -> Reply<Cel
     };
     let ran = match run.stage() {
         Stage::Running(since) => since.elapsed(),
-        Stage::Queued | Stage::Ended(_) => Duration::ZERO,
+        Stage::Queued | Stage::Ended(_) | Stage::Done(_) => Duration::ZERO,
     };
     let keep = server.around.settings.keep_replies;
     let (status, notice) = match run.stage() {
         Stage::Queued => ("queued", queued(session, run)),
-        Stage::Running(_) | Stage::Ended(_) => ("running", running(session, run, ran, keep)),
+        Stage::Running(_) | Stage::Ended(_) | Stage::Done(_) => ("running", running(session, run, ran, keep)),
     };
     let cell = reply::unfinished(reply::Unfinished {
         status,
@@ -150,11 +150,7 @@ async fn so_far(server: &Server, session: &Session, run: &Arc<Run>) -> Reply<Cel
 }
 
 fn running(session: &Session, run: &Run, ran: Duration, keep: Duration) -> String {
-    let (cell, id) = (run.cell, &session.id);
-    let kept = match keep.as_secs() {
-        0 => "Its reply is not kept (--keep-replies 0): a call that waits when it ends gets it.".to_owned(),
-        _ => format!("Its reply is kept for {}.", span(keep.as_secs_f64())),
-    };
+    let (cell, id, kept) = (run.cell, &session.id, kept_for(keep));
     format!(
         "Cell {cell} of session {id:?} still runs, for {} s, and goes on. wait_for_cell(cell: {cell}) waits for the rest, \
          interrupt_cell(cell: {cell}) ends it; do not send the code again. {kept}",
@@ -162,13 +158,18 @@ fn running(session: &Session, run: &Run, ran: Duration, keep: Duration) -> Strin
     )
 }
 
+/// How long the reply to what goes on can be had.
+pub(super) fn kept_for(keep: Duration) -> String {
+    match keep.as_secs() {
+        0 => "Its reply is not kept (--keep-replies 0): a call that waits when it ends gets it.".to_owned(),
+        _ => format!("Its reply is kept for {}.", span(keep.as_secs_f64())),
+    }
+}
+
 fn queued(session: &Session, run: &Run) -> String {
     let (cell, id) = (run.cell, &session.id);
     let place = session.runs.before(cell).max(1);
-    let ahead = match session.shared.get().phase.cell() {
-        Some((other, since)) => format!("cell {other} runs, for {} s", since.elapsed().as_secs()),
-        None => "the session is at something else".to_owned(),
-    };
+    let ahead = ahead(session);
     format!(
         "Cell {cell} of session {id:?} waits for its turn, as number {place}: {ahead}. It will run by itself. \
          wait_for_cell(cell: {cell}) waits for it, interrupt_cell(cell: {cell}) takes it back; do not send the code again."

@@ -4,10 +4,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rmcp::model::CallToolResponse;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{following, result::Cell};
+use super::{following, jobs, result::Cell};
 use crate::{
     protocol::attach::span,
     server::{
@@ -20,7 +22,7 @@ use crate::{
             asking::Flight,
             error::{ToolError, refuse},
             patience::Patience,
-            reply::Answer,
+            reply::{Answer, Reply, Respond},
             request::Call,
             server::Server,
         },
@@ -50,7 +52,39 @@ pub(crate) struct InterruptCell {
     pub(crate) session_id: Option<String>,
 }
 
-pub(crate) async fn wait_for(server: &Server, call: &Call, asked: WaitForCell) -> Result<Answer<Cell>, ToolError> {
+/// The reply of whatever the number stood for.
+pub(crate) enum Whichever {
+    Cell(Box<Answer<Cell>>),
+    Work(Reply<Value>),
+}
+
+/// `wait_for_cell` and `interrupt_cell`: the reply as the tool gives it that was called, run_python_code in most cases.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AnyReply {
+    /// How it ended, or `running` or `queued`.
+    status: Option<String>,
+    session_id: Option<String>,
+    cell: Option<u64>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+    results: Option<Vec<String>>,
+    outputs: Option<Vec<String>>,
+    new_files: Option<Vec<String>>,
+    execution_time: Option<f64>,
+}
+
+impl Respond for Whichever {
+    type Value = AnyReply;
+
+    fn respond(self, server: &Server, call: &Call) -> Result<CallToolResponse, ToolError> {
+        match self {
+            Self::Cell(answer) => answer.respond(server, call),
+            Self::Work(reply) => reply.respond(server, call),
+        }
+    }
+}
+
+pub(crate) async fn wait_for(server: &Server, call: &Call, asked: WaitForCell) -> Result<Whichever, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
     let patience = Patience::of(server, call, wait("timeout", asked.timeout)?);
     let run = match asked.cell {
@@ -60,17 +94,28 @@ pub(crate) async fn wait_for(server: &Server, call: &Call, asked: WaitForCell) -
             None => return refuse(format!("session {:?} has been sent no cell whose reply is kept", session.id)),
         },
     };
-    following::follow(server, call, flight(server, session, run), None, patience).await
+    if let Some(job) = jobs::of(&run) {
+        return jobs::follow(server, call, &job, Some(patience), false).await.map(Whichever::Work);
+    }
+    following::follow(server, call, flight(server, session, run), None, patience)
+        .await
+        .map(|answer| Whichever::Cell(Box::new(answer)))
 }
 
-pub(crate) async fn interrupt(server: &Server, call: &Call, asked: InterruptCell) -> Result<Answer<Cell>, ToolError> {
+pub(crate) async fn interrupt(server: &Server, call: &Call, asked: InterruptCell) -> Result<Whichever, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
     let run = match asked.cell {
         Some(cell) => found(&session, cell)?,
         None => running(&session)?,
     };
-    if let Stage::Ended(ended) = run.stage() {
-        let (cell, status) = (run.cell, ended.outcome.ending.status());
+    let job = jobs::of(&run);
+    let ended = match (run.stage(), &job) {
+        (Stage::Ended(ended), _) => Some(ended.outcome.ending.status().to_owned()),
+        (Stage::Done(_), Some(job)) => Some(job.status()),
+        _ => None,
+    };
+    if let Some(status) = ended {
+        let cell = run.cell;
         return refuse(format!(
             "cell {cell} of session {:?} has ended already (status {status:?}); nothing was interrupted. \
              wait_for_cell(cell: {cell}) has its reply",
@@ -79,12 +124,15 @@ pub(crate) async fn interrupt(server: &Server, call: &Call, asked: InterruptCell
     }
     run.cancel.cancel();
     let patience = Patience::of(server, call, Some(server.around.settings.grace + MARGIN));
+    // What was asked for has been done.
+    if let Some(job) = job {
+        return Ok(Whichever::Work(jobs::follow(server, call, &job, Some(patience), false).await?.failed(false)));
+    }
     let answer = following::follow(server, call, flight(server, session, run), None, patience).await?;
-    Ok(match answer {
-        // What was asked for has been done.
+    Ok(Whichever::Cell(Box::new(match answer {
         Answer::Done(reply) => Answer::Done(reply.failed(false)),
         asks @ Answer::Asks(_) => asks,
-    })
+    })))
 }
 
 /// Follows the cell as its own call did, or beside the call that does.
@@ -100,7 +148,7 @@ fn found(session: &Session, cell: u64) -> Result<Arc<Run>, ToolError> {
         Found::Never => {
             let newest = session.runs.last();
             refuse(format!(
-                "session {:?} has no cell {cell} that run_python_code has sent; its newest cell is {newest}. Numbers begin \
+                "session {:?} has no cell {cell} that a call has left or sent; its newest cell is {newest}. Numbers begin \
                  anew when a session is made anew",
                 session.id
             ))
@@ -114,10 +162,7 @@ fn running(session: &Session) -> Result<Arc<Run>, ToolError> {
     }
     let id = &session.id;
     match session.shared.get().phase.cell() {
-        Some((cell, _)) => refuse(format!(
-            "cell {cell} of session {id:?} belongs to a call of another tool (run_notebook, run_branches): cancel that call, or \
-             use restart_kernel"
-        )),
+        Some((cell, _)) => refuse(format!("cell {cell} of session {id:?} ends already; nothing was interrupted")),
         None => refuse(format!("no cell runs in session {id:?}; nothing was interrupted")),
     }
 }

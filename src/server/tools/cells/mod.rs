@@ -4,6 +4,7 @@
 
 pub(crate) mod branches;
 pub(crate) mod following;
+pub(crate) mod jobs;
 pub(crate) mod kept;
 pub(crate) mod lookup;
 pub(crate) mod pictures;

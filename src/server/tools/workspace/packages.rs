@@ -2,7 +2,10 @@
 //!
 //! Runs in: server.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,10 +18,10 @@ use crate::{
         tools::call::{
             arguments::seconds,
             error::ToolError,
-            progress,
             reply::Reply,
             request::Call,
             server::Server,
+            sight::Doing,
             texts::{fit_texts, section},
         },
         workers::zygote::Stage,
@@ -134,15 +137,21 @@ pub(crate) async fn install(
     asked: InstallDependencies,
 ) -> Result<Reply<Installed>, ToolError> {
     let limit = asked.limit()?;
+    let wanted = server.packages.check(asked.packages).await?;
     let began = Instant::now();
-    let live = progress::live(&call.context);
-    let (owner, cancel) = (call.owner().clone(), call.context.ct.clone());
-    let order = InstallOrder { owner, packages: asked.packages, limit, cancel, live: live.clone() };
-    let doing = || {
-        let what = if server.packages.is_filling() { "making the session environment" } else { "installing" };
-        format!("{what}: {} s", began.elapsed().as_secs())
-    };
-    let outcome = progress::told(&call.context, doing, live, server.packages.install(order)).await?;
+    let (sight, turn) = (call.sight(), server.packages.turn());
+    let (owner, cancel, audience) = (call.owner().clone(), call.context.ct.clone(), sight.audience());
+    let order = InstallOrder { owner, wanted, limit, cancel, audience, turn: Arc::clone(&turn) };
+    let packages = Arc::clone(&server.packages);
+    sight.accepted(move || match turn.lasts() {
+        Some(time) => Doing::works(format!("installing: {} s", time.as_secs())),
+        None if packages.is_filling() => {
+            Doing::waits(format!("making the session environment: {} s", began.elapsed().as_secs()))
+        }
+        None if !packages.is_installing() => Doing::works("installing".to_owned()),
+        None => Doing::waits(format!("another install runs, and it waits as number {}", turn.place())),
+    });
+    let outcome = server.packages.install(order).await?;
     let reply = shape(outcome);
     let text = text(&reply);
     let failed = matches!(reply.status, "timeout" | "cancelled");

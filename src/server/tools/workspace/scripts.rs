@@ -2,7 +2,7 @@
 //!
 //! Runs in: server.
 
-use std::time::{Duration, Instant};
+use std::{sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,10 +16,10 @@ use crate::{
         tools::call::{
             arguments::seconds,
             error::{ToolError, refuse},
-            progress,
             reply::Reply,
             request::Call,
             server::{Server, blocking},
+            sight::Doing,
             texts::{fit_texts, section},
         },
     },
@@ -117,11 +117,19 @@ pub(crate) async fn run(server: &Server, call: &Call, mut asked: RunScript) -> R
     let files = server.files.clone();
     let script = blocking(move || files.open_script(&asked.path)).await?;
     let path = script.path.clone();
-    let began = Instant::now();
-    let live = progress::live(&call.context);
-    let order = ScriptOrder { script, args, limit, cancel: call.context.ct.clone(), live: live.clone() };
-    let doing = || format!("script {path:?}: {} s", began.elapsed().as_secs());
-    let outcome = progress::told(&call.context, doing, live, server.scripts.run(order)).await?;
+    let (sight, turn, most) = (call.sight(), server.scripts.turn(), server.scripts.most());
+    let audience = sight.audience();
+    let order = ScriptOrder { script, args, limit, cancel: call.context.ct.clone(), audience, turn: Arc::clone(&turn) };
+    let (name, scripts) = (path.clone(), Arc::clone(&server.scripts));
+    sight.accepted(move || match turn.lasts() {
+        Some(time) => Doing::works(format!("script {name:?}: {} s", time.as_secs())),
+        None if !scripts.are_full() => Doing::works(format!("script {name:?} begins")),
+        None => Doing::waits(format!(
+            "script {name:?}: {most} scripts run, which is the limit (--max-scripts), and it waits as number {}",
+            turn.place()
+        )),
+    });
+    let outcome = server.scripts.run(order).await?;
     let reply = shape(path.clone(), outcome);
     let text = text(&reply);
     let failed = matches!(reply.status, "died" | "timeout" | "cancelled");

@@ -3,10 +3,7 @@
 //! Runs in: server. Brings sessions, files and the notebook format together; what may be large is read and written on
 //! blocking threads.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use rmcp::model::JsonObject;
 use schemars::JsonSchema;
@@ -19,7 +16,9 @@ use super::{
 use crate::{
     protocol::NotebookCell,
     server::{
+        output::peephole::Past,
         sessions::{
+            handle::Session,
             orders::{CellOrder, SessionError},
             outcome::{CellOutcome, Ending, Fate},
             outputs::{self, Output},
@@ -28,10 +27,12 @@ use crate::{
             call::{
                 arguments,
                 error::ToolError,
-                notices, progress,
+                notices,
+                patience::ahead,
                 reply::Reply,
                 request::Call,
                 server::{Server, blocking},
+                sight::{Doing, Sight},
                 texts::section,
             },
             cells::{reply, result::CellException},
@@ -221,37 +222,37 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Res
     let (document, steps) = opened(server, asked.path.clone(), asked.parameters.unwrap_or_default()).await?;
     let total = steps.len();
     let directory = directory_of(server, &asked.path);
-    let live = progress::live(&call.context);
+    let (sight, past) = (call.sight(), Arc::<Past>::default());
     let mut run = Run { document, goes_on: asked.on_error == Some(OnError::Continue), ..Run::default() };
-    let at = AtomicUsize::new(0);
-    let doing = || format!("notebook {:?}: cell {} of {total}", asked.path, at.load(Ordering::Relaxed));
+    be_seen(&sight, &session, &past);
     let began = Instant::now();
-    let work = async {
-        for step in steps {
-            at.fetch_add(1, Ordering::Relaxed);
-            let order = CellOrder {
-                code: step.code.clone(),
-                client: call.client.clone(),
-                timeout,
-                cancel: call.context.ct.clone(),
-                asked: Instant::now(),
-                live: live.clone(),
-                on_error: Default::default(),
-                questions: None,
-                notebook: Some(NotebookCell { directory: directory.clone(), first: at.load(Ordering::Relaxed) == 1 }),
-                max_output: Some(server.around.settings.max_notebook_output),
-            };
-            let deleted = || SessionError::Deleted(session.id.to_string());
-            let outcome = match session.run(order) {
-                Ok(answer) => answer.await.map_err(|_| deleted()),
-                Err(error) => Err(error),
-            };
-            if !run.take(&session.id, &step, outcome) {
-                break;
-            }
+    for (index, step) in steps.into_iter().enumerate() {
+        let order = CellOrder {
+            code: step.code.clone(),
+            client: call.client.clone(),
+            timeout,
+            cancel: call.context.ct.clone(),
+            asked: Instant::now(),
+            live: sight.live(),
+            on_error: Default::default(),
+            questions: None,
+            notebook: Some(NotebookCell { directory: directory.clone(), first: index == 0 }),
+            max_output: Some(server.around.settings.max_notebook_output),
+        };
+        let deleted = || SessionError::Deleted(session.id.to_string());
+        let submitted = session.run(order);
+        at_cell(&sight, &session, &asked.path, (index + 1, total));
+        let outcome = match submitted {
+            Ok(answer) => answer.await.map_err(|_| deleted()),
+            Err(error) => Err(error),
+        };
+        if let Ok(outcome) = &outcome {
+            past.add(&outcome.stdout.text, &outcome.stderr.text);
         }
-    };
-    progress::told(&call.context, doing, live.clone(), work).await;
+        if !run.take(&session.id, &step, outcome) {
+            break;
+        }
+    }
     let execution_time = began.elapsed().as_secs_f64();
     let output = asked.output_path.unwrap_or_else(|| asked.path.clone());
     let (document, files) = (run.document, server.files.clone());
@@ -270,6 +271,29 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Res
     let failed = run.stopped_by_tool;
     let (text, output) = (text(&value), value.output_path.clone());
     Ok(Reply::of(value).text(text).failed(failed).files([&output]))
+}
+
+/// What its cells have written so far can be looked at.
+fn be_seen(sight: &Sight, session: &Session, past: &Arc<Past>) {
+    let past = Arc::clone(past);
+    sight.is_in(session);
+    sight.shows(move |from| {
+        let look = past.look(from);
+        Box::pin(async move { Some(look) })
+    });
+}
+
+/// A cell of it has been sent.
+fn at_cell(sight: &Sight, session: &Session, path: &str, (index, total): (usize, usize)) {
+    let (path, place, session) = (path.to_owned(), session.place(), session.clone());
+    sight.accepted(move || match place.number() {
+        Some(number) => Doing::waits(format!(
+            "notebook {path:?}: cell {index} of {total} waits for its turn in session {:?} as number {number}: {}",
+            session.id,
+            ahead(&session)
+        )),
+        None => Doing::works(format!("notebook {path:?}: cell {index} of {total}")),
+    });
 }
 
 /// A notebook that is being run.
