@@ -61,4 +61,6 @@ pub struct ConfinementSettings {
     pub landlock: i32,
     /// Calls can be filtered.
     pub seccomp: bool,
+    /// Where the server's proxy is, if it has one: `127.0.0.1:PORT`. What sessions may reach there is the proxy's to know.
+    pub proxy: Option<String>,
 }

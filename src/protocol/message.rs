@@ -108,6 +108,19 @@ pub struct Script {
     pub directory: String,
     /// `sys.argv`, the script's own name first.
     pub argv: Vec<String>,
+    /// It is forkpy's own and installs packages.
+    pub installing: Option<Box<Installing>>,
+}
+
+/// What a process that installs may do beyond a session of the mode `workspace`: it changes the environment, and has these.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installing {
+    /// Files with the settings of the tool.
+    pub read: Vec<String>,
+    /// The tool.
+    pub run: Vec<String>,
+    /// Where its proxy is.
+    pub proxy: Option<String>,
 }
 
 /// Limits that a child of the zygote sets for itself before it runs code that is not forkpy's.

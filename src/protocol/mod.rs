@@ -63,8 +63,8 @@ pub(crate) mod report;
 pub(crate) use confinement::{Confinement, ConfinementSettings};
 pub(crate) use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub(crate) use message::{
-    Answer, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker, FromZygote, Library, Missed, NotebookCell,
-    PROTOCOL_VERSION, Purpose, Question, Script, ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency, WorkerExit,
-    WorkerLimits, ZygoteSettings, list_missed,
+    Answer, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker, FromZygote, Installing, Library, Missed,
+    NotebookCell, PROTOCOL_VERSION, Purpose, Question, Script, ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency,
+    WorkerExit, WorkerLimits, ZygoteSettings, list_missed,
 };
 pub(crate) use report::{CellError, CellReport, CellStatus, Display, Representation, StateReport, Variable};

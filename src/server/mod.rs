@@ -5,6 +5,7 @@
 //! `run.rs` puts the rooms together.
 
 pub(crate) mod counters;
+pub(crate) mod egress;
 pub(crate) mod environment;
 pub(crate) mod events;
 pub(crate) mod health;

@@ -20,6 +20,7 @@ use crate::{
     protocol::{Confinement, ConfinementSettings, ZygoteSettings},
     server::{
         counters,
+        egress::{callers::Kind, proxy::Egress},
         environment::{
             kinds::Environment,
             make::{self, Wish},
@@ -97,7 +98,8 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let scratch = Scratch::make()?;
     tokio::task::spawn_blocking(scratch::remove_left_behind);
     announce_sandbox(&settings.sessions);
-    let (around, filling) = surroundings(&settings, &scratch)?;
+    let egress = Egress::open(&settings.sessions.sandbox.network, settings.sessions.limits.confinement)?;
+    let (around, filling) = surroundings(&settings, &scratch, egress)?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
     if host.is_some() || settings.transport == Transport::Stdio {
         // Its first call finds it warm.
@@ -136,9 +138,13 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
 }
 
 /// What sessions live in: the zygote and its workers, what is watched, what is kept of all of them.
-fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<(Arc<Surroundings>, Filling)> {
+fn surroundings(
+    settings: &Settings,
+    scratch: &Scratch,
+    egress: Option<Arc<Egress>>,
+) -> io::Result<(Arc<Surroundings>, Filling)> {
     let children = Children::default();
-    let (zygote, filling) = start_zygote(settings, &children, scratch)?;
+    let (zygote, filling) = start_zygote(settings, &children, scratch, egress.as_deref())?;
     let changes = Changes::default();
     let watcher = Watcher::start_observed(&settings.workspace.root, announce::announcer(changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
@@ -151,6 +157,7 @@ fn surroundings(settings: &Settings, scratch: &Scratch) -> io::Result<(Arc<Surro
         outputs: settings.workspace.outputs(),
         scratch: scratch.path().to_owned(),
         exchange: scratch.exchange(),
+        egress,
         files: Arc::new(watcher),
         oom: OomCounter::start(),
         health: settings.health,
@@ -264,12 +271,19 @@ async fn tell_person() {
 
 /// Starts the zygote's owner at once and prepares the environment behind it; what takes longer than a client would wait is
 /// put into the environment when sessions can run.
-fn start_zygote(settings: &Settings, children: &Children, scratch: &Scratch) -> io::Result<(Zygote, Filling)> {
+fn start_zygote(
+    settings: &Settings,
+    children: &Children,
+    scratch: &Scratch,
+    egress: Option<&Egress>,
+) -> io::Result<(Zygote, Filling)> {
     let (ready, wanted) = oneshot::channel();
     let (filled, filling) = watch_channel(false);
     let rooms = Rooms::below(scratch.path());
     let write = settings.sessions.sandbox.write.clone();
-    let reach = Reach { workspace: settings.workspace.root.clone(), write };
+    let callers = egress.map(|egress| Arc::clone(egress.callers()));
+    let proxy = callers.as_ref().and_then(|callers| callers.proxy(Kind::Session));
+    let reach = Reach { workspace: settings.workspace.root.clone(), write, callers };
     let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?, (rooms, reach));
     let wish = Wish {
         venv: settings.venv.clone(),
@@ -277,7 +291,7 @@ fn start_zygote(settings: &Settings, children: &Children, scratch: &Scratch) -> 
         managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
     };
-    let confinement = settings.sessions.sandbox.for_zygote(&scratch.exchange());
+    let confinement = settings.sessions.sandbox.for_zygote(&scratch.exchange(), proxy);
     let (settings, children, behind) = (settings.clone(), children.clone(), zygote.clone());
     tokio::spawn(async move {
         let hook = |pid: u32, begins: bool| {

@@ -4,7 +4,7 @@
 //! a script starts while every session is busy. The caller may go away at any await; the script then ends.
 
 use std::{
-    io::{Seek, Write},
+    io::{self, Seek, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    protocol::{Confinement, Script, WorkerExit, WorkerLimits},
+    protocol::{Confinement, Installing, Script, WorkerExit, WorkerLimits},
     server::{
         output::{
             captured::CapturedText,
@@ -101,7 +101,8 @@ pub(crate) struct Scripts {
 }
 
 /// What is a script's until its end: letting go of the lifeline would end it, letting go of the folder would empty it.
-struct Held {
+#[derive(Debug)]
+pub(crate) struct Held {
     _lifeline: UnixStream,
     _room: Option<Arc<Room>>,
 }
@@ -166,7 +167,10 @@ impl Scripts {
             () = self.around.zygote.settled() => {}
         }
         let limits = self.around.settings.limits.kept_by_kernel();
-        let forked = self.fork(script, args, limits, audience).await;
+        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".py");
+        let name = format!("script-{number}-{name}");
+        let forked = self.fork(script, args, (limits, None), (name, audience)).await;
         // The lifeline is held until the end: letting go of it would end the script.
         let (mut process, _held) = forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
@@ -206,13 +210,11 @@ impl Scripts {
     /// [`ScriptError`]; also when the lines did not run to their end.
     pub(crate) async fn errand(&self, lines: &str, args: Vec<String>) -> Result<(), ScriptError> {
         let fail = |source| ScriptError::NoProcess { path: ERRAND.to_owned(), source };
-        let mut file = tempfile::tempfile().map_err(|error| fail(error.into()))?;
-        file.write_all(lines.as_bytes()).and_then(|()| file.rewind()).map_err(|error| fail(error.into()))?;
-        let (path, full_path) = (ERRAND.to_owned(), PathBuf::from(ERRAND));
-        let script = OpenScript { file, path, full_path, directory: self.around.scratch.clone() };
+        let script = self.own(lines).map_err(|error| fail(error.into()))?;
         // Our own lines, and the environment's, which no session can change: nothing to be confined.
         let limits = WorkerLimits { confinement: Confinement::Off, ..self.around.settings.limits.kept_by_kernel() };
-        let (mut process, _held) = self.fork(script, args, limits, Audience::default()).await.map_err(fail)?;
+        let named = (ERRAND.to_owned(), Audience::default());
+        let (mut process, _held) = self.fork(script, args, (limits, None), named).await.map_err(fail)?;
         let (cancel, stop) = (CancellationToken::new(), self.stop.clone());
         process.follow(&Bounds { limit: ERRAND_LIMIT, grace: Duration::ZERO, cancel, stop }).await;
         let exit = self.bury(&mut process).await;
@@ -223,27 +225,46 @@ impl Scripts {
         }
     }
 
+    /// Runs lines of forkpy's own that install packages, confined for that; until what is held is dropped.
+    ///
+    /// # Errors
+    /// [`ZygoteError`] when there is no process.
+    pub(crate) async fn install(
+        &self,
+        lines: &str,
+        args: Vec<String>,
+        confined: (Arc<Room>, Installing),
+        audience: Audience,
+    ) -> Result<(Followed, Held), ZygoteError> {
+        let limits = WorkerLimits { confinement: Confinement::Workspace, ..WorkerLimits::default() };
+        let named = ("install".to_owned(), audience);
+        self.fork(self.own(lines)?, args, (limits, Some(confined)), named).await
+    }
+
+    /// Lines of our own, as a script.
+    fn own(&self, lines: &str) -> io::Result<OpenScript> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(lines.as_bytes()).and_then(|()| file.rewind())?;
+        let (path, full_path) = (ERRAND.to_owned(), PathBuf::from(ERRAND));
+        Ok(OpenScript { file, path, full_path, directory: self.around.scratch.clone() })
+    }
+
     async fn fork(
         &self,
         script: OpenScript,
         args: Vec<String>,
-        limits: WorkerLimits,
-        audience: Audience,
+        (limits, confined): (WorkerLimits, Option<(Arc<Room>, Installing)>),
+        (name, audience): (String, Audience),
     ) -> Result<(Followed, Held), ZygoteError> {
         let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let OpenScript { file, path, full_path, directory } = script;
-        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
-        let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".py").to_owned();
         let argv = std::iter::once(path).chain(args).collect();
-        let wanted = Script { file: words(&full_path), directory: words(&directory), argv };
+        let (room, installing) = confined.map(|(room, installing)| (room, Box::new(installing))).unzip();
+        let wanted = Script { file: words(&full_path), directory: words(&directory), argv, installing };
         let NewScript { lease, pidfd, lifeline, stdout, stderr, room } =
-            self.around.zygote.fork_script(wanted, limits, file.into()).await?;
-        let keeping = Keeping {
-            cap: self.around.settings.max_output,
-            outputs: &self.around.outputs,
-            name: format!("script-{number}-{name}"),
-            audience,
-        };
+            self.around.zygote.fork_script(wanted, limits, (file.into(), room)).await?;
+        let cap = self.around.settings.max_output;
+        let keeping = Keeping { cap, outputs: &self.around.outputs, name, audience };
         let process = Followed::new(lease.pid(), pidfd, [stdout, stderr], keeping)?;
         let _ = lease.take();
         Ok((process, Held { _lifeline: lifeline, _room: room }))

@@ -8,6 +8,7 @@ pub(crate) mod host;
 pub(crate) mod http_bounds;
 pub(crate) mod limits;
 pub(crate) mod logging;
+pub(crate) mod network;
 pub(crate) mod options;
 pub(crate) mod paths;
 pub(crate) mod policy;

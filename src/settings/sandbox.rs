@@ -2,7 +2,10 @@
 //!
 //! Runs in: server, once, at start. Confines nothing: `worker/confinement.rs` does.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+};
 
 use clap::{
     Args,
@@ -11,6 +14,7 @@ use clap::{
 
 use crate::{
     protocol::{Confinement, ConfinementSettings},
+    settings::network::{Network, Word, WordError},
     sys::{fault, landlock, seccomp},
 };
 
@@ -33,6 +37,17 @@ pub(crate) struct SandboxArgs {
     /// A file or directory that confined sessions may read and change; may be repeated
     #[arg(long = "allow-write", value_name = "PATH", value_parser = clap::value_parser!(PathBuf))]
     pub allow_write: Vec<PathBuf>,
+
+    /// Hosts that confined sessions may reach, by a proxy of the server's: names, *.NAME, addresses, networks, each with a port
+    /// if only that one is meant; all: every host. Addresses that are not public have to be listed as addresses; localhost may
+    /// be listed by its name. none is the default
+    #[arg(
+        long = "allow-net",
+        value_name = "none|all|HOST[:PORT],...",
+        env = "FORKPY_ALLOW_NET",
+        value_delimiter = ','
+    )]
+    pub allow_net: Vec<Word>,
 
     /// Start also where this machine cannot keep all of --sandbox; what is missing is logged and told to clients
     #[arg(long, env = "FORKPY_SANDBOX_BEST_EFFORT", value_parser = clap::builder::BoolishValueParser::new(),
@@ -94,6 +109,8 @@ pub(crate) struct Sandbox {
     /// Paths, with their links followed.
     pub read: Vec<PathBuf>,
     pub write: Vec<PathBuf>,
+    /// Hosts.
+    pub network: Network,
     /// What this machine cannot keep.
     pub gaps: Vec<Gap>,
     /// That is accepted.
@@ -115,6 +132,13 @@ pub(crate) enum SandboxError {
         workspace.display()
     )]
     Home { mode: Confinement, workspace: PathBuf },
+    #[error("--allow-net: {0}")]
+    Network(#[from] WordError),
+    #[error(
+        "--allow-net is for confined sessions, and these are not: add --sandbox workspace; or --sandbox off, and it is for \
+         those that create_session confines"
+    )]
+    NotConfined,
     #[error(
         "--sandbox {mode} cannot be kept on this machine: {}. \
          --sandbox-best-effort starts all the same and keeps the rest; --sandbox off keeps nothing",
@@ -130,12 +154,17 @@ impl SandboxArgs {
     /// [`SandboxError`], in words for the person who typed the command.
     pub(crate) fn resolve(self, workspace: &Path) -> Result<Sandbox, SandboxError> {
         let mode = self.sandbox.unwrap_or_default();
+        let network = Network::of(self.allow_net)?;
+        if self.sandbox.is_none() && !network.is_none() {
+            return Err(SandboxError::NotConfined);
+        }
         let landlock = fault::landlock(landlock::abi().unwrap_or(0));
         let seccomp = seccomp::available() && fault::seccomp();
         let sandbox = Sandbox {
             mode,
             read: real("--allow-read", &self.allow_read)?,
             write: real("--allow-write", &self.allow_write)?,
+            network,
             gaps: gaps(landlock, seccomp),
             best_effort: self.sandbox_best_effort,
             landlock,
@@ -162,9 +191,9 @@ impl Sandbox {
         Err(SandboxError::Gaps { mode, gaps: self.gaps.clone() })
     }
 
-    /// For the zygote. `exchange` is a folder of the server's.
+    /// For the zygote. `exchange` is a folder of the server's, `proxy` is where its proxy is.
     #[must_use]
-    pub(crate) fn for_zygote(&self, exchange: &Path) -> ConfinementSettings {
+    pub(crate) fn for_zygote(&self, exchange: &Path, proxy: Option<SocketAddrV4>) -> ConfinementSettings {
         let words = |paths: &[PathBuf]| paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         ConfinementSettings {
             read: words(&self.read),
@@ -172,6 +201,7 @@ impl Sandbox {
             exchange: exchange.to_string_lossy().into_owned(),
             landlock: self.landlock,
             seccomp: self.seccomp,
+            proxy: proxy.map(|address| address.to_string()),
         }
     }
 }

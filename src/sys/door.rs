@@ -1,16 +1,20 @@
-//! Calls of `connect` that a filter hands to the server: how they are read, made in the caller's place, and answered.
+//! Calls of `connect` and `listen` that a filter hands to the server: how they are read, made in the caller's place, and
+//! answered.
 //!
 //! Runs in: server, on threads that may block. Owns the way in which a confined process' socket is connected; who may be
-//! connected to is the caller's list.
+//! connected to is the caller's list, and the proxy that `server/egress` has.
 //!
 //! A filter of system calls sees a pointer, not the address behind it, and the process may change that at any time. So the
 //! call is never let through: the server copies the address once, takes a duplicate of the socket, looks at where the path
 //! leads by a handle, and connects that very socket to that very handle. Nothing that changes meanwhile changes that.
+//! `listen` is a matter of the door where a process may have sockets of the internet: what listens there takes a port of all
+//! addresses without having been bound to one, which Landlock does not see.
 
 use std::{
     fs::{self, File},
     io::{self, IoSliceMut},
     mem::offset_of,
+    net::{Ipv4Addr, SocketAddrV4},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::{
@@ -24,7 +28,10 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        socket::{UnixAddr, connect},
+        socket::{
+            AddressFamily, Backlog, SockaddrIn, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname,
+            listen,
+        },
         uio::{RemoteIoVec, process_vm_readv},
     },
     unistd::Pid,
@@ -36,8 +43,38 @@ pub(crate) struct Knock {
     id: u64,
     thread: i32,
     socket: i32,
-    address: usize,
-    length: usize,
+    wish: Wish,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    /// To connect to the address that lies there.
+    Connect { address: usize, length: usize },
+    /// To listen, with a queue of this length.
+    Listen { queue: i32 },
+}
+
+/// The one address of the internet that a confined process may be connected to.
+pub(crate) trait Proxy {
+    /// Where it is.
+    fn address(&self) -> SocketAddrV4;
+    /// A connection will come from there.
+    fn expect(&self, from: SocketAddrV4);
+    /// It will not.
+    fn forget(&self, from: SocketAddrV4);
+}
+
+/// What may be connected to: sockets of the file system below these paths, and the proxy.
+#[derive(Clone, Copy)]
+pub(crate) struct Allowed<'a> {
+    pub below: &'a [PathBuf],
+    pub proxy: Option<&'a dyn Proxy>,
+}
+
+/// An address as the caller has written it.
+enum Address {
+    Path(PathBuf),
+    Internet(SocketAddrV4),
 }
 
 /// Takes a call that has come, as the descriptor's readiness says.
@@ -53,14 +90,17 @@ pub(crate) fn take(listener: BorrowedFd<'_>) -> io::Result<Knock> {
         }
         found
     };
-    let [socket, address, length, ..] = found.data.args;
-    Ok(Knock {
-        id: found.id,
-        thread: i32::try_from(found.pid).unwrap_or(0),
-        socket: i32::try_from(socket & 0xffff_ffff).unwrap_or(-1),
-        address: usize::try_from(address).unwrap_or(0),
-        length: usize::try_from(length & 0xffff_ffff).unwrap_or(usize::MAX),
-    })
+    // Whole numbers in the lower half of an argument; the kernel looks at no more.
+    let number = |argument: u64| (argument & 0xffff_ffff) as u32;
+    let [socket, second, third, ..] = found.data.args;
+    let wish = if libc::c_long::from(found.data.nr) == libc::SYS_listen {
+        Wish::Listen { queue: number(second).cast_signed() }
+    } else {
+        let length = usize::try_from(number(third)).unwrap_or(usize::MAX);
+        Wish::Connect { address: usize::try_from(second).unwrap_or(0), length }
+    };
+    let thread = i32::try_from(found.pid).unwrap_or(0);
+    Ok(Knock { id: found.id, thread, socket: number(socket).cast_signed(), wish })
 }
 
 /// Answers: the call has succeeded, or failed with this.
@@ -77,44 +117,98 @@ fn is_there(listener: BorrowedFd<'_>, knock: &Knock) -> bool {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
 }
 
-/// Connects the caller's socket, if its address is a socket of the file system below one of these paths. Blocks as the call
-/// would.
+/// Does what the caller wants with its socket, if it may. Blocks as the call would.
 ///
 /// # Errors
 /// What the call is to fail with.
-pub(crate) fn connect_below(listener: BorrowedFd<'_>, knock: &Knock, allowed: &[PathBuf]) -> Result<(), Errno> {
-    let path = address(knock)?;
+pub(crate) fn serve(listener: BorrowedFd<'_>, knock: &Knock, allowed: Allowed<'_>) -> Result<(), Errno> {
     let process = process_of(knock.thread).ok_or(Errno::EACCES)?;
-    let socket = duplicate(process, knock.socket)?;
-    let (target, real) = find(knock.thread, &path)?;
-    // From here on nothing is read that belongs to a number which another process may have by now.
-    if !is_there(listener, knock) {
-        return Err(Errno::EINTR);
+    let (address, length) = match knock.wish {
+        Wish::Connect { address, length } => (address, length),
+        Wish::Listen { queue } => {
+            let socket = duplicate(process, knock.socket)?;
+            return if is_there(listener, knock) { listen_at_home(&socket, queue) } else { Err(Errno::EINTR) };
+        }
+    };
+    match read(knock.thread, address, length)? {
+        Address::Path(path) => {
+            let socket = duplicate(process, knock.socket)?;
+            let (target, real) = find(knock.thread, &path)?;
+            // From here on nothing is read that belongs to a number which another process may have by now.
+            if !is_there(listener, knock) {
+                return Err(Errno::EINTR);
+            }
+            if !allowed.below.iter().any(|above| real.starts_with(above)) {
+                return Err(Errno::EACCES);
+            }
+            let place = format!("/proc/self/fd/{}", target.as_raw_fd());
+            connect(socket.as_raw_fd(), &UnixAddr::new(place.as_str())?)
+        }
+        Address::Internet(wanted) => {
+            let proxy = allowed.proxy.filter(|proxy| proxy.address() == wanted).ok_or(Errno::EACCES)?;
+            let socket = duplicate(process, knock.socket)?;
+            if is_there(listener, knock) { connect_to(&socket, proxy) } else { Err(Errno::EINTR) }
+        }
     }
-    if !allowed.iter().any(|above| real.starts_with(above)) {
-        return Err(Errno::EACCES);
-    }
-    let place = format!("/proc/self/fd/{}", target.as_raw_fd());
-    connect(socket.as_raw_fd(), &UnixAddr::new(place.as_str())?)
 }
 
-/// The path of a Unix address; no other kind is let through.
-fn address(knock: &Knock) -> Result<PathBuf, Errno> {
-    const BEFORE: usize = offset_of!(libc::sockaddr_un, sun_path);
-    let mut bytes = [0; size_of::<libc::sockaddr_un>()];
-    if knock.length > bytes.len() {
+/// A socket of the file system may listen: its name is where the process may make files.
+fn listen_at_home(socket: &OwnedFd, queue: i32) -> Result<(), Errno> {
+    if family(socket)? != Some(AddressFamily::Unix) {
         return Err(Errno::EACCES);
     }
-    let remote = [RemoteIoVec { base: knock.address, len: knock.length }];
-    let mut local = [IoSliceMut::new(&mut bytes[..knock.length])];
-    let count = process_vm_readv(Pid::from_raw(knock.thread), &mut local, &remote)?;
+    // What is out of its bounds is cut by the kernel.
+    listen(socket, Backlog::new(queue.clamp(0, i32::from(u16::MAX) / 16)).unwrap_or(Backlog::MAXCONN))
+}
+
+/// The proxy hears from where the connection comes before it comes.
+fn connect_to(socket: &OwnedFd, proxy: &dyn Proxy) -> Result<(), Errno> {
+    if family(socket)? != Some(AddressFamily::Inet) {
+        return Err(Errno::EAFNOSUPPORT);
+    }
+    let name = || getsockname::<SockaddrIn>(socket.as_raw_fd());
+    if name()?.port() == 0 {
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)))?;
+    }
+    let from = SocketAddrV4::new(Ipv4Addr::LOCALHOST, name()?.port());
+    proxy.expect(from);
+    let connected = connect(socket.as_raw_fd(), &SockaddrIn::from(proxy.address()));
+    if connected.is_err_and(|errno| errno != Errno::EINPROGRESS) {
+        proxy.forget(from);
+    }
+    connected
+}
+
+fn family(socket: &OwnedFd) -> Result<Option<AddressFamily>, Errno> {
+    getsockname::<SockaddrStorage>(socket.as_raw_fd()).map(|name| name.family())
+}
+
+/// The address that a call names; no other kind is let through.
+fn read(thread: i32, address: usize, length: usize) -> Result<Address, Errno> {
+    const BEFORE: usize = offset_of!(libc::sockaddr_un, sun_path);
+    let mut bytes = [0; size_of::<libc::sockaddr_un>()];
+    if length > bytes.len() {
+        return Err(Errno::EACCES);
+    }
+    let remote = [RemoteIoVec { base: address, len: length }];
+    let mut local = [IoSliceMut::new(&mut bytes[..length])];
+    let count = process_vm_readv(Pid::from_raw(thread), &mut local, &remote)?;
     let family = i32::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+    if family == libc::AF_INET && count >= size_of::<libc::sockaddr_in>() {
+        // Both in the order of the network.
+        let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+        let address = Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]);
+        return Ok(Address::Internet(SocketAddrV4::new(address, port)));
+    }
     if count < BEFORE || family != libc::AF_UNIX {
         return Err(Errno::EACCES);
     }
     let path = bytes[BEFORE..count].split(|byte| *byte == 0).next().unwrap_or_default();
     // An abstract address begins with NUL.
-    if path.is_empty() { Err(Errno::EACCES) } else { Ok(PathBuf::from(std::ffi::OsStr::from_bytes(path))) }
+    if path.is_empty() {
+        return Err(Errno::EACCES);
+    }
+    Ok(Address::Path(PathBuf::from(std::ffi::OsStr::from_bytes(path))))
 }
 
 /// The process of a thread.

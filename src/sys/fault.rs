@@ -49,6 +49,14 @@ pub(crate) fn seccomp() -> bool {
     !cfg!(debug_assertions) || std::env::var_os("FORKPY_SECCOMP").is_none_or(|value| value != "off")
 }
 
+/// Where a test says that a name leads: `NAME=ADDRESS|ADDRESS;NAME=ADDRESS`. Other names are looked up.
+#[must_use]
+pub(crate) fn addresses(name: &str) -> Option<Vec<std::net::IpAddr>> {
+    let told = cfg!(debug_assertions).then(|| std::env::var("FORKPY_ADDRESSES").ok()).flatten()?;
+    let (_, addresses) = told.split(';').filter_map(|entry| entry.split_once('=')).find(|(told, _)| *told == name)?;
+    Some(addresses.split('|').filter_map(|address| address.parse().ok()).collect())
+}
+
 /// What is armed by this process' environment, for the zygote.
 #[must_use]
 pub(crate) fn armed_here() -> String {

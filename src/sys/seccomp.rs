@@ -4,8 +4,8 @@
 //! before any code that is not forkpy's). Owns the list.
 //!
 //! Two filters: the list, compiled by seccompiler, and a short one of our own for what that crate has no words for: other
-//! architectures' calls, `clone3` (whose flags no filter can read: ENOSYS, and the C library takes `clone`), and `connect`, which
-//! it hands to the server (`sys/door.rs`).
+//! architectures' calls, `clone3` (whose flags no filter can read: ENOSYS, and the C library takes `clone`), and `connect` and
+//! `listen`, which it hands to the server (`sys/door.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -123,7 +123,19 @@ pub(crate) enum Sockets {
     Pairs,
     /// Those of the own processes too, by name.
     Local,
+    /// And TCP, which the door connects to the server's proxy and to nothing else.
+    Proxied,
 }
+
+/// Options of a socket that lead its packets elsewhere, or connect it behind the door: level, option.
+const LEADING_AWAY: [(libc::c_int, libc::c_int); 6] = [
+    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::IPPROTO_TCP, libc::TCP_REPAIR),
+    (libc::IPPROTO_TCP, libc::TCP_ULP),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT),
+];
 
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`: a call that the server has taken is broken off by death only.
 const TO_ITS_END: libc::c_ulong = 1 << 5;
@@ -149,12 +161,13 @@ impl Filter {
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture);
         let mut list: BpfProgram = filter.and_then(TryInto::try_into).map_err(|error| failed(&error))?;
         list.iter_mut().for_each(spare);
-        let asking = (sockets == Sockets::Local).then(|| rest(libc::SECCOMP_RET_USER_NOTIF));
-        Ok(Self { list, asking, refusing: rest(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()) })
+        let asking = (sockets != Sockets::Pairs).then(|| rest(sockets, libc::SECCOMP_RET_USER_NOTIF));
+        let refusing = rest(sockets, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs());
+        Ok(Self { list, asking, refusing })
     }
 
-    /// Refuses, from now on, in this thread and all that it starts. `no_new_privs` is set. The listener to which calls of
-    /// `connect` go, where there is one: it must not stay in this process.
+    /// Refuses, from now on, in this thread and all that it starts. `no_new_privs` is set. The listener to which calls that
+    /// the server makes go, where there is one: it must not stay in this process.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -223,17 +236,39 @@ fn rules(sockets: Sockets) -> Result<Rules, seccompiler::BackendError> {
     }
     // Streams and sequenced packets of Unix; a datagram socket sends to any name.
     let unix = wide(libc::AF_UNIX);
-    let mut refused = vec![when(vec![(0, Ne, unix)])?];
+    let internet = wide(libc::AF_INET);
+    let mut kinds = Vec::new();
     for kind in (0..=TYPE).filter(|kind| ![wide(libc::SOCK_STREAM), wide(libc::SOCK_SEQPACKET)].contains(kind)) {
-        refused.push(when(vec![(1, MaskedEq(TYPE), kind)])?);
+        kinds.push(when(vec![(1, MaskedEq(TYPE), kind)])?);
     }
-    rules.insert(libc::SYS_socketpair, refused.clone());
-    rules.insert(libc::SYS_socket, if sockets == Sockets::Pairs { Vec::new() } else { refused });
+    let with_kinds = |mut refused: Vec<SeccompRule>| {
+        refused.extend(kinds.clone());
+        refused
+    };
+    let local = with_kinds(vec![when(vec![(0, Ne, unix)])?]);
+    rules.insert(libc::SYS_socketpair, local.clone());
+    let made = match sockets {
+        Sockets::Pairs => Vec::new(),
+        Sockets::Local => local,
+        // Streams of TCP: no others, and none that are made of several.
+        Sockets::Proxied => with_kinds(vec![
+            when(vec![(0, Ne, unix), (0, Ne, internet)])?,
+            when(vec![(0, Eq, internet), (1, MaskedEq(TYPE), wide(libc::SOCK_SEQPACKET))])?,
+            when(vec![(0, Eq, internet), (2, Ne, 0), (2, Ne, wide(libc::IPPROTO_TCP))])?,
+        ]),
+    };
+    rules.insert(libc::SYS_socket, made);
+    if sockets == Sockets::Proxied {
+        // A route of one's own, among others.
+        let levels = [libc::IPPROTO_IP, libc::IPPROTO_IPV6].map(|level| when(vec![(1, Eq, wide(level))]));
+        let options = LEADING_AWAY.map(|(level, option)| when(vec![(1, Eq, wide(level)), (2, Eq, wide(option))]));
+        rules.insert(libc::SYS_setsockopt, levels.into_iter().chain(options).collect::<Result<_, _>>()?);
+    }
     Ok(rules)
 }
 
-/// `connect` is what becomes of that call.
-fn rest(connect: u32) -> Vec<libc::sock_filter> {
+/// `door` is what becomes of calls that the server makes.
+fn rest(sockets: Sockets, door: u32) -> Vec<libc::sock_filter> {
     let load = |place: usize| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, u32::try_from(place).unwrap_or(0));
     let refuse =
         |errno: libc::c_int| step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs());
@@ -247,7 +282,10 @@ fn rest(connect: u32) -> Vec<libc::sock_filter> {
         program.extend([step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32), refuse(libc::ENOSYS)]);
     }
     program.extend(is(libc::SYS_clone3, refuse(libc::ENOSYS)));
-    program.extend(is(libc::SYS_connect, step(libc::BPF_RET | libc::BPF_K, 0, 0, connect)));
+    program.extend(is(libc::SYS_connect, step(libc::BPF_RET | libc::BPF_K, 0, 0, door)));
+    if sockets == Sockets::Proxied {
+        program.extend(is(libc::SYS_listen, step(libc::BPF_RET | libc::BPF_K, 0, 0, door)));
+    }
     program.push(step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
     program
 }
@@ -262,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_list_compiles_and_kills_nothing() {
-        for sockets in [Sockets::Pairs, Sockets::Local] {
+        for sockets in [Sockets::Pairs, Sockets::Local, Sockets::Proxied] {
             let filter = Filter::compile(sockets).expect("words for all of it");
             assert!(filter.list.len() < 4096, "{} steps", filter.list.len());
             let kills = filter.list.iter().filter(|step| {

@@ -9,14 +9,14 @@
 use std::{
     io,
     os::{fd::AsFd, unix::net::UnixStream},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use pyo3::Python;
 
-use super::python::Functions;
+use super::python::{Functions, Needed};
 use crate::{
-    protocol::{Confinement, ZygoteSettings},
+    protocol::{Confinement, Installing, ZygoteSettings},
     sys::{
         capabilities, descriptors,
         landlock::{Fence, Reach},
@@ -106,6 +106,8 @@ pub(crate) struct Cage {
     mode: Confinement,
     fence: Fence,
     filter: Option<Filter>,
+    /// Where the server's proxy is, for those who have it.
+    proxy: Option<String>,
 }
 
 /// The two kinds, each made when it is first wanted.
@@ -133,35 +135,45 @@ impl Cages {
             Confinement::Strict => &mut self.strict,
         };
         if place.is_none() {
-            *place = Some(Cage::make(mode, py, functions, settings)?);
+            *place = Some(Cage::make(mode, py, functions, settings, None)?);
         }
         Ok(place.as_ref())
     }
 }
 
 impl Cage {
-    fn make(mode: Confinement, py: Python<'_>, functions: &Functions, settings: &ZygoteSettings) -> io::Result<Self> {
-        let needed = functions.needed_paths(py).map_err(io::Error::other)?;
+    /// One for a process that installs, made for it alone.
+    ///
+    /// # Errors
+    /// As for [`Cages::of`].
+    pub(crate) fn for_installing(
+        py: Python<'_>,
+        functions: &Functions,
+        settings: &ZygoteSettings,
+        installing: &Installing,
+    ) -> io::Result<Self> {
+        Self::make(Confinement::Workspace, py, functions, settings, Some(installing))
+    }
+
+    fn make(
+        mode: Confinement,
+        py: Python<'_>,
+        functions: &Functions,
+        settings: &ZygoteSettings,
+        installing: Option<&Installing>,
+    ) -> io::Result<Self> {
         let given = &settings.confinement;
-        let is_strict = mode == Confinement::Strict;
         let mut fence = Fence::new(given.landlock);
-        // Not every system has all of these.
-        let mut offer = |paths: &mut dyn Iterator<Item = PathBuf>, reach| {
-            paths.for_each(|path| drop(fence.allow(&path, reach)));
-        };
-        let run = if is_strict { Reach::Look } else { Reach::Run };
-        offer(&mut (if is_strict { &LIBRARIES[..] } else { &SYSTEM[..] }).iter().map(PathBuf::from), run);
-        offer(&mut SETTINGS.iter().chain(&KERNEL).map(PathBuf::from), Reach::Look);
-        offer(&mut DEVICES.iter().map(PathBuf::from), Reach::Device);
-        offer(&mut needed.folders.iter().map(PathBuf::from), run);
-        offer(&mut needed.programs.iter().map(PathBuf::from), Reach::Run);
-        if is_strict {
-            offer(&mut LOADERS.iter().map(PathBuf::from), Reach::Run);
-        } else {
-            offer(&mut [PathBuf::from(SHARED)].into_iter(), Reach::Exchange);
+        offer_what_python_needs(&mut fence, mode, &functions.needed_paths(py).map_err(io::Error::other)?);
+        if let Some(installing) = installing {
+            let environment = functions.environment_paths(py).map_err(io::Error::other)?;
+            offer(&mut fence, installing.read.iter(), Reach::Look);
+            offer(&mut fence, installing.run.iter(), Reach::Run);
+            offer(&mut fence, environment.iter(), Reach::Change);
         }
         // These have to be there: someone counts on them.
-        let change = if is_strict { Reach::Keep } else { Reach::Change };
+        let is_strict = mode == Confinement::Strict;
+        let (run, change) = if is_strict { (Reach::Look, Reach::Keep) } else { (Reach::Run, Reach::Change) };
         fence.allow(Path::new(&settings.workspace), change)?;
         fence.allow(Path::new(&given.exchange), Reach::Exchange)?;
         for (paths, reach) in [(&given.read, run), (&given.write, change)] {
@@ -170,9 +182,14 @@ impl Cage {
                 fence.allow(Path::new(path), reach).map_err(named)?;
             }
         }
-        let sockets = if is_strict { Sockets::Pairs } else { Sockets::Local };
+        let proxy = installing.map_or(&given.proxy, |installing| &installing.proxy).clone();
+        let sockets = match &proxy {
+            _ if is_strict => Sockets::Pairs,
+            None => Sockets::Local,
+            Some(_) => Sockets::Proxied,
+        };
         let filter = given.seccomp.then(|| Filter::compile(sockets)).transpose()?;
-        Ok(Self { mode, fence, filter })
+        Ok(Self { mode, fence, filter, proxy: proxy.filter(|_| !is_strict) })
     }
 
     /// Shuts this process in, for good; `room` is its own folder. One byte goes to the server, and with it the listener for
@@ -198,9 +215,29 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// What Python is told of it.
+    /// What Python is told of it: the mode, the folder, and where the proxy is.
     #[must_use]
-    pub(crate) fn of(&self) -> (Confinement, &Path) {
-        (self.cage.mode, self.room)
+    pub(crate) fn of(&self) -> (Confinement, &Path, Option<&str>) {
+        (self.cage.mode, self.room, self.cage.proxy.as_deref())
+    }
+}
+
+/// What there may be and need not be: not every system has all of it.
+fn offer<P: AsRef<Path>>(fence: &mut Fence, paths: impl Iterator<Item = P>, reach: Reach) {
+    paths.for_each(|path| drop(fence.allow(path.as_ref(), reach)));
+}
+
+fn offer_what_python_needs(fence: &mut Fence, mode: Confinement, needed: &Needed) {
+    let is_strict = mode == Confinement::Strict;
+    let run = if is_strict { Reach::Look } else { Reach::Run };
+    offer(fence, if is_strict { &LIBRARIES[..] } else { &SYSTEM[..] }.iter(), run);
+    offer(fence, SETTINGS.iter().chain(&KERNEL), Reach::Look);
+    offer(fence, DEVICES.iter(), Reach::Device);
+    offer(fence, needed.folders.iter(), run);
+    offer(fence, needed.programs.iter(), Reach::Run);
+    if is_strict {
+        offer(fence, LOADERS.iter(), Reach::Run);
+    } else {
+        offer(fence, [SHARED].iter(), Reach::Exchange);
     }
 }

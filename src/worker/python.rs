@@ -60,6 +60,7 @@ pub(crate) struct Functions {
     hazards: Py<PyAny>,
     wake: Py<PyAny>,
     needed_paths: Py<PyAny>,
+    environment_paths: Py<PyAny>,
     confine: Py<PyAny>,
 }
 
@@ -125,6 +126,7 @@ impl Functions {
             hazards: find("session.checkpoint", "hazards")?,
             wake: find("session.checkpoint", "wake")?,
             needed_paths: find("session.confined", "needed")?,
+            environment_paths: find("session.confined", "environment")?,
             confine: find("session.confined", "begin")?,
         })
     }
@@ -149,14 +151,19 @@ impl Functions {
         Ok(Needed { folders, programs })
     }
 
-    /// Tells Python that this process is confined, and where its files go.
+    /// Where packages are installed to.
+    pub(super) fn environment_paths(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.environment_paths.call0(py)?.extract(py)
+    }
+
+    /// Tells Python that this process is confined, where its files go, and where the proxy is.
     pub(super) fn confine(
         &self,
         py: Python<'_>,
-        (mode, room): (Confinement, &Path),
+        (mode, room, proxy): (Confinement, &Path, Option<&str>),
         settings: &ZygoteSettings,
     ) -> PyResult<()> {
-        let args = (mode.word(), &settings.workspace, room.to_string_lossy(), &settings.confinement.write);
+        let args = (mode.word(), &settings.workspace, room.to_string_lossy(), &settings.confinement.write, proxy);
         self.confine.call1(py, args).map(drop)
     }
 
@@ -259,7 +266,7 @@ impl Functions {
         script: &Script,
         workspace: &str,
     ) -> PyResult<Option<i32>> {
-        let Script { file, directory, argv } = script;
+        let Script { file, directory, argv, .. } = script;
         self.run_script.call1(py, (PyBytes::new(py, source), file, directory, argv, workspace))?.extract(py)
     }
 

@@ -34,13 +34,13 @@ use pyo3::Python;
 use self::preload::Preloaded;
 use crate::{
     protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, ToZygote, WorkerExit, WorkerLimits,
+        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
     sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, processes, signals},
     worker::{
         self,
-        confinement::{Cages, Entry},
+        confinement::{Cage, Cages, Entry},
     },
 };
 
@@ -255,7 +255,18 @@ impl Zygote {
             let message = "a fault was injected".to_owned();
             return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
         }
-        let cage = match self.cages.of(limits.confinement, py, &self.functions, &self.settings) {
+        let own;
+        let cage = match &purpose {
+            Purpose::Script(Script { installing: Some(installing), .. }) => {
+                own = Cage::for_installing(py, &self.functions, &self.settings, installing);
+                own.as_ref().map(Some).map_err(ToString::to_string)
+            }
+            _ => {
+                let made = self.cages.of(limits.confinement, py, &self.functions, &self.settings);
+                made.map_err(|error| error.to_string())
+            }
+        };
+        let cage = match cage {
             Ok(cage) => cage,
             Err(error) => {
                 let message = format!("the sandbox could not be made ready: {error}");

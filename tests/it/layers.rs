@@ -28,6 +28,7 @@ const ROOMS: [(&str, u32); 27] = [
     ("server/counters", 5),
     ("server/events", 5),
     ("server/workspace", 6),
+    ("server/egress", 7),
     ("server/health", 7),
     ("server/output", 7),
     ("server/turns", 7),

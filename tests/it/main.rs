@@ -18,6 +18,7 @@ mod cost;
 mod display;
 mod documents;
 mod doors;
+mod egress;
 mod endings;
 mod environment;
 mod errors;

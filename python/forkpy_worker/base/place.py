@@ -36,14 +36,16 @@ keep_html = False
 
 
 class Sandbox:
-    """How this session is confined: the mode, and below which paths it may write."""
+    """How this session is confined: the mode, below which paths it may write, and where its proxy is."""
 
-    __slots__ = ("mode", "writable")
+    __slots__ = ("mode", "proxy", "writable")
 
-    def __init__(self, mode: str, writable: list[str]) -> None:
-        """Note both."""
+    def __init__(self, mode: str, writable: list[str], proxy: str | None) -> None:
+        """Note all."""
         self.mode = mode
         self.writable = writable
+        # None where there is no network.
+        self.proxy = proxy
 
 
 # None where the session is not confined.

@@ -32,7 +32,12 @@ def hint(exception: BaseException, sandbox: Sandbox) -> str | None:
 
 def _of(exception: BaseException, sandbox: Sandbox) -> str | None:
     if type(exception).__name__ == "gaierror":
-        return f"the sandbox ({sandbox.mode}) has no network, so no host name can be looked up"
+        if sandbox.proxy is not None:
+            return (
+                f"in the sandbox ({sandbox.mode}) only the server's proxy looks up host names; let this library use "
+                f"the proxy http://{sandbox.proxy}, as HTTP_PROXY and HTTPS_PROXY say"
+            )
+        return f"the sandbox ({sandbox.mode}) has no network, so no host name can be looked up{_allowed_by(sandbox)}"
     if not isinstance(exception, OSError):
         return None
     if exception.errno == errno.EXDEV:
@@ -40,12 +45,24 @@ def _of(exception: BaseException, sandbox: Sandbox) -> str | None:
     if exception.errno not in _REFUSED:
         return None
     if exception.filename is None:
+        network = "no network"
+        if sandbox.proxy is not None:
+            network += (
+                f" but by the proxy http://{sandbox.proxy}, as HTTP_PROXY and HTTPS_PROXY say"
+            )
         return (
-            f"the sandbox ({sandbox.mode}) refuses this system call: a confined session has no network, and reaches "
-            "no process but its own"
+            f"the sandbox ({sandbox.mode}) refuses this system call: a confined session has {network}, and reaches no "
+            f"process but its own{_allowed_by(sandbox)}"
         )
     below = ", ".join(sandbox.writable)
     return (
         f"the sandbox ({sandbox.mode}) allows writing only below {below}, and reading only there and what Python "
         "needs; the server's options --allow-read PATH and --allow-write PATH allow more"
     )
+
+
+def _allowed_by(sandbox: Sandbox) -> str:
+    """Name the option for a network, where there is none and could be one."""
+    if sandbox.mode == "strict" or sandbox.proxy is not None:
+        return ""
+    return "; the server's option --allow-net HOST allows some hosts"

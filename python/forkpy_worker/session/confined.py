@@ -33,6 +33,10 @@ _SERVICES = (
     "WAYLAND_DISPLAY",
     "DOCKER_HOST",
 )
+# The proxy, in both cases: programs read the one or the other. What the server's user has set may
+# hold a password.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_NO_PROXY = "NO_PROXY"
 
 
 def needed() -> tuple[list[str], list[str]]:
@@ -56,6 +60,16 @@ def needed() -> tuple[list[str], list[str]]:
     return sorted(filter(os.path.exists, folders)), sorted(filter(os.path.exists, programs))
 
 
+def environment() -> list[str]:
+    """Tell where packages of the environment are installed to."""
+    if sys.prefix != sys.base_prefix:
+        return [sys.prefix]
+    import sysconfig
+
+    names = ("purelib", "platlib", "scripts")
+    return sorted({sysconfig.get_path(name) for name in names})
+
+
 def _mapped() -> set[str]:
     """Libraries that are loaded: they may lie anywhere, and a child of the session loads them again."""
     try:
@@ -69,15 +83,25 @@ def _mapped() -> set[str]:
     }
 
 
-def begin(mode: str, workspace: str, room: str, writable: list[str]) -> None:
-    """Lead libraries into the session's own folder."""
+def begin(mode: str, workspace: str, room: str, writable: list[str], proxy: str | None) -> None:
+    """Lead libraries into the session's own folder, and to the server's proxy."""
     temporary, home = os.path.join(room, "tmp"), os.path.join(room, "home")
     for name in (*_LEADING_OUT, *_SERVICES):
         os.environ.pop(name, None)
+    for name in _PROXIES:
+        for spelled in (name, name.lower()):
+            os.environ.pop(spelled, None)
+            if proxy is not None:
+                os.environ[spelled] = f"http://{proxy}"
+    for spelled in (_NO_PROXY, _NO_PROXY.lower()):
+        # Nothing is reached without it, not even this machine.
+        os.environ.pop(spelled, None)
+        if proxy is not None:
+            os.environ[spelled] = ""
     os.environ["TMPDIR"] = temporary
     os.environ["HOME"] = home
     os.environ.setdefault("JOBLIB_TEMP_FOLDER", temporary)
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
-    place.sandbox = place.Sandbox(mode, [workspace, temporary, home, *writable])
+    place.sandbox = place.Sandbox(mode, [workspace, temporary, home, *writable], proxy)

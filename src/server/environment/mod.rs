@@ -3,6 +3,8 @@
 //! Runs in: server; what is slow runs in child processes.
 
 mod borrowed;
+mod confined;
+mod errand;
 pub(crate) mod error;
 pub(crate) mod installer;
 pub(crate) mod kinds;

@@ -16,21 +16,26 @@ use std::{
 
 use futures::future::join_all;
 use serde::Deserialize;
+use tempfile::TempDir;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::server::environment::installer::Tool;
 use crate::{
-    protocol::WorkerExit,
+    protocol::{Confinement, WorkerExit},
     server::{
-        environment::wanted::{Reader, Wanted, normal},
+        environment::{
+            confined,
+            errand::errand,
+            wanted::{Reader, Wanted, normal},
+        },
         output::{
             captured::CapturedText,
             peephole::Audience,
             streams::{Bounds, Course, Followed, Keeping},
         },
         owner::Owner,
-        scripts::{ScriptError, Scripts},
+        scripts::{Held, Scripts},
         sessions::{context::Surroundings, registry::Registry},
         turns::{Line, Turn},
         workers::{process, zygote::Stage},
@@ -238,16 +243,9 @@ impl Packages {
             Stage::Failed(reason) => return Err(PackageError::NoEnvironment(reason)),
         };
         let tool = Tool::find();
-        let fail = |source| PackageError::Tool { tool: tool.name(), source };
-        let directory = tempfile::tempdir_in(&self.around.scratch).map_err(fail)?;
-        let mut command = tool.command(&python, &wanted, directory.path()).map_err(fail)?;
-        if self.free {
-            // A caller who may name source trees names them from here.
-            command.current_dir(self.files.root());
-        }
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
         let began = Instant::now();
-        let mut process = self.spawn(command, audience).map_err(fail)?;
+        let (mut process, _held) = self.start(&tool, &python, &wanted, audience).await?;
         let course = process.follow(&bounds).await;
         let ran = began.elapsed();
         let exit = self.bury(&mut process).await;
@@ -280,13 +278,29 @@ impl Packages {
     }
 
     async fn survey(&self, modules: bool) -> Result<Survey, PackageError> {
-        let fail = |error: &dyn std::fmt::Display| PackageError::Script(ScriptError::Errand(error.to_string()));
-        let file = tempfile::NamedTempFile::new_in(&self.around.scratch).map_err(|error| fail(&error))?;
-        let what = if modules { "modules" } else { "names" };
-        let arguments = vec![file.path().to_string_lossy().into_owned(), what.to_owned()];
-        self.scripts.errand(SURVEY, arguments).await?;
-        let text = std::fs::read(file.path()).map_err(|error| fail(&error))?;
-        serde_json::from_slice(&text).map_err(|error| fail(&error))
+        errand((&self.around, &self.scripts), SURVEY, &[if modules { "modules" } else { "names" }]).await
+    }
+
+    /// Starts the tool: confined where sessions are, else as a child of ours. With what has to be there until its end.
+    async fn start(
+        &self,
+        tool: &Tool,
+        python: &str,
+        wanted: &Wanted,
+        audience: Audience,
+    ) -> Result<(Followed, (Option<Held>, Option<TempDir>)), PackageError> {
+        // A caller who may name source trees names them from here.
+        let place = self.free.then(|| self.files.root());
+        if self.around.settings.limits.confinement != Confinement::Off {
+            let around = (&*self.around, &*self.scripts);
+            let (process, held) = confined::start(around, tool, (python, wanted), place, audience).await?;
+            return Ok((process, (Some(held), None)));
+        }
+        let fail = |source| PackageError::Tool { tool: tool.name(), source };
+        let directory = tempfile::tempdir_in(&self.around.scratch).map_err(fail)?;
+        let mut command = tool.command(python, wanted, directory.path()).map_err(fail)?;
+        place.map(|place| command.current_dir(place));
+        Ok((self.spawn(command, audience).map_err(fail)?, (None, Some(directory))))
     }
 
     fn spawn(&self, mut command: Command, audience: Audience) -> io::Result<Followed> {

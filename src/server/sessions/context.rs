@@ -7,6 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{checkpoints::Checkpoints, crashes::Crashes, oom::OomCounter};
 use crate::{
     server::{
+        egress::proxy::Egress,
         events::Changes,
         health::{HealthPolicy, alerts::Book},
         workers::{children::Children, spares::Spares, zygote::Zygote},
@@ -28,6 +29,8 @@ pub(crate) struct Surroundings {
     pub scratch: PathBuf,
     /// Where they are carried over by workers, which may be confined.
     pub exchange: PathBuf,
+    /// The proxy of confined sessions, if they may reach anything.
+    pub egress: Option<Arc<Egress>>,
     /// Which files appear in the workspace.
     pub files: Arc<Watcher>,
     /// Whether the kernel has killed for want of memory.

@@ -1,5 +1,6 @@
-//! The door of a confined process: its calls of `connect`, answered one after another. It reaches Unix sockets in the
-//! workspace, in its own folder, and where `--allow-write` says; nothing else.
+//! The door of a confined process: its calls of `connect` and `listen`, answered one after another. It reaches Unix sockets
+//! in the workspace, in its own folder, and where `--allow-write` says; the proxy of `server/egress` where `--allow-net` says
+//! something; nothing else.
 //!
 //! Runs in: server, one task for each confined process that the zygote has forked, until that and all it started are gone;
 //! a call is looked at on a blocking thread. What a checkpoint wakes has the door of its session. Owns the listener.
@@ -17,18 +18,31 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::sys::{descriptors, door};
+use crate::{
+    server::egress::callers::Caller,
+    sys::{
+        descriptors,
+        door::{self, Allowed, Proxy},
+    },
+};
 
-/// Waits for the first word of a confined process, on a socket of its own, and opens its door where it has one. `allowed` are
-/// paths below which it may connect.
+/// What one confined process may connect to.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    /// Sockets of the file system below these paths.
+    below: Vec<PathBuf>,
+    proxy: Option<Caller>,
+}
+
+/// Waits for the first word of a confined process, on a socket of its own, and opens its door where it has one.
 ///
 /// # Errors
 /// When it ended before that.
-pub(crate) async fn open(stream: &StdStream, allowed: Vec<PathBuf>) -> io::Result<()> {
+pub(crate) async fn open(stream: &StdStream, reached: Reached) -> io::Result<()> {
     let listener = receive(stream).await?;
     if let Some(listener) = listener {
         let listener = register(listener)?;
-        tokio::spawn(serve(listener, Arc::from(allowed)));
+        tokio::spawn(serve(listener, Arc::new(reached)));
     }
     Ok(())
 }
@@ -52,7 +66,7 @@ async fn receive(stream: &StdStream) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-async fn serve(listener: AsyncFd<OwnedFd>, allowed: Arc<[PathBuf]>) {
+async fn serve(listener: AsyncFd<OwnedFd>, reached: Arc<Reached>) {
     let listener = Arc::new(listener);
     loop {
         let Ok(mut ready) = listener.readable().await else { return };
@@ -64,11 +78,13 @@ async fn serve(listener: AsyncFd<OwnedFd>, allowed: Arc<[PathBuf]>) {
             }
             Asked::Yes => {}
         }
-        let (listener, allowed) = (Arc::clone(&listener), Arc::clone(&allowed));
+        let (listener, reached) = (Arc::clone(&listener), Arc::clone(&reached));
         let looked = tokio::task::spawn_blocking(move || {
             let listener = listener.get_ref().as_fd();
             if let Ok(knock) = door::take(listener) {
-                door::answer(listener, &knock, door::connect_below(listener, &knock, &allowed));
+                let proxy = reached.proxy.as_ref().map(|proxy| proxy as &dyn Proxy);
+                let allowed = Allowed { below: &reached.below, proxy };
+                door::answer(listener, &knock, door::serve(listener, &knock, allowed));
             }
         });
         let _ = looked.await;
@@ -95,10 +111,13 @@ fn is_asked(listener: &AsyncFd<OwnedFd>) -> Asked {
     }
 }
 
-/// Below which paths a process may connect.
-#[must_use]
-pub(crate) fn reached(workspace: &Path, room: &Path, write: &[PathBuf]) -> Vec<PathBuf> {
-    // The temporary directory may be named by a link.
-    let room = room.canonicalize().unwrap_or_else(|_| room.to_owned());
-    [workspace.to_owned(), room].into_iter().chain(write.iter().cloned()).collect()
+impl Reached {
+    /// What a process reaches whose own folder is `room`.
+    #[must_use]
+    pub(crate) fn of(workspace: &Path, room: &Path, write: &[PathBuf], proxy: Option<Caller>) -> Self {
+        // The temporary directory may be named by a link.
+        let room = room.canonicalize().unwrap_or_else(|_| room.to_owned());
+        let below = [workspace.to_owned(), room].into_iter().chain(write.iter().cloned()).collect();
+        Self { below, proxy }
+    }
 }

@@ -707,6 +707,37 @@ def listen_on_a_port():
     return True
 
 
+@attempt()
+def listen_without_having_asked_for_a_port():
+    with socket.socket(socket.AF_INET) as server:
+        server.listen()
+        return server.getsockname()[1] > 0
+
+
+@attempt("root", "maybe")
+def send_along_a_route_of_ones_own():
+    with socket.socket(socket.AF_INET) as sender:
+        # A loose route by 127.0.0.2.
+        route = bytes([131, 7, 4, 127, 0, 0, 2, 0])
+        sender.setsockopt(socket.IPPROTO_IP, 4, route)
+    return True
+
+
+@attempt("maybe")
+def leave_by_a_device_of_ones_choice():
+    with socket.socket(socket.AF_INET) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+    return True
+
+
+@attempt("maybe")
+def connect_when_the_first_byte_is_sent():
+    with socket.socket(socket.AF_INET) as sender:
+        sender.setsockopt(socket.IPPROTO_TCP, 30, 1)
+        sender.connect(("127.0.0.1", F["tcp"]))
+        return sender.send(b"x") == 1
+
+
 @attempt("root", "maybe")
 def send_raw_packets():
     return bool(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))

@@ -65,8 +65,8 @@ impl World {
 }
 
 /// What came of each attempt, and what it needs.
-fn tried(mode: &str, session: Value, who: Who) -> BTreeMap<String, (String, Vec<String>)> {
-    let options = ["--sandbox", mode, "--checkpoints", "off", "--max-spares", "0"];
+fn tried((mode, network): (&str, &str), session: Value, who: Who) -> BTreeMap<String, (String, Vec<String>)> {
+    let options = ["--sandbox", mode, "--allow-net", network, "--checkpoints", "off", "--max-spares", "0"];
     let mut forkpy = Setup::new().args(&options).run_by(who).start();
     forkpy.run("1");
     let world = World::around(&mut forkpy, who);
@@ -94,7 +94,7 @@ fn tried(mode: &str, session: Value, who: Who) -> BTreeMap<String, (String, Vec<
 }
 
 fn nothing_gets_out(who: Who, least: usize) {
-    let open = tried("off", json!({}), who);
+    let open = tried(("off", "none"), json!({}), who);
     let mut proven = 0;
     let mut unproven = Vec::new();
     for (name, (words, marks)) in &open {
@@ -107,8 +107,14 @@ fn nothing_gets_out(who: Who, least: usize) {
     assert!(unproven.is_empty(), "with --sandbox off these should get out ({who:?}): {unproven:#?}");
     assert!(proven >= least, "{proven} attempts get out with --sandbox off ({who:?})");
     let narrower = json!({"session_id": "narrower", "sandbox": "strict"});
-    for (mode, session) in [("workspace", json!({})), ("strict", json!({})), ("off", narrower)] {
-        let tried = tried(mode, session, who);
+    for (mode, network, session) in [
+        ("workspace", "none", json!({})),
+        // The proxy is there, and what it reaches is not this machine.
+        ("workspace", "all", json!({})),
+        ("strict", "all", json!({})),
+        ("off", "all", narrower),
+    ] {
+        let tried = tried((mode, network), session, who);
         assert_eq!(tried.len(), open.len());
         let out: Vec<_> = tried.iter().filter(|(_, (words, _))| !words.starts_with("kept: ")).collect();
         assert!(out.is_empty(), "with --sandbox {mode} these get out ({who:?}): {out:#?}");

@@ -78,6 +78,9 @@ pub(crate) async fn serve(
     let fail = |error| ServerError::listen(settings.address, &error);
     let listener = TcpListener::bind(settings.address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
+    if let Some(egress) = &server.around.egress {
+        egress.keep_from(address.port());
+    }
     let app = router((server, resources), readiness, settings, stop.clone());
     tracing::info!("listening on http://{address}/mcp");
     let _ = serving.send(());

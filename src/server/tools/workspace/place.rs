@@ -72,8 +72,11 @@ pub(crate) struct SandboxInfo {
     /// Paths that may be changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) write: Vec<String>,
-    /// `all`, or `none`.
+    /// `all`, `none`, or `proxy`: `hosts` by the server's proxy, which HTTP_PROXY and HTTPS_PROXY name. `strict` has none.
     pub(crate) network: &'static str,
+    /// Hosts that the proxy reaches; `all` is every one with a public address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hosts: Vec<String>,
     /// What this machine cannot keep.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) missing: Vec<String>,
@@ -87,11 +90,17 @@ impl SandboxInfo {
         let words = |path: &PathBuf| path.to_string_lossy().into_owned();
         let workspace = server.workspace.root.to_string_lossy().into_owned();
         let write = std::iter::once(workspace).chain(sandbox.write.iter().map(words));
+        let hosts = if mode == Confinement::Workspace { sandbox.network.words() } else { Vec::new() };
         Self {
             mode: mode.word(),
             read: sandbox.read.iter().filter(|_| !is_off).map(words).collect(),
             write: write.filter(|_| !is_off).collect(),
-            network: if is_off { "all" } else { "none" },
+            network: match mode {
+                Confinement::Off => "all",
+                Confinement::Workspace if !hosts.is_empty() => "proxy",
+                Confinement::Workspace | Confinement::Strict => "none",
+            },
+            hosts,
             missing: sandbox.gaps.iter().filter(|_| !is_off).map(ToString::to_string).collect(),
         }
     }

@@ -5,7 +5,6 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +16,7 @@ use tokio::{
 
 use crate::{
     protocol::{FrameError, Purpose, WorkerLimits},
-    server::workers::black_box::BlackBox,
+    server::workers::{black_box::BlackBox, door::Reached},
     sys::{descriptors, pidfd::PidFd, room::Room},
 };
 
@@ -122,8 +121,8 @@ pub(crate) struct NewWorker {
     pub black_box: BlackBox,
     /// Its own folder, when it is confined.
     pub room: Option<Arc<Room>>,
-    /// Paths below which it may connect, when its first word is that it is confined.
-    pub reached: Option<Vec<PathBuf>>,
+    /// What it may connect to, when its first word is that it is confined.
+    pub reached: Option<Reached>,
 }
 
 /// Our ends of a worker's channels, before there is a worker.

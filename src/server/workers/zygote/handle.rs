@@ -3,6 +3,7 @@
 //! Runs in: server, wherever a process is wanted. The socket is the owner task's.
 
 use std::{
+    net::SocketAddrV4,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::PathBuf,
     sync::Arc,
@@ -22,10 +23,13 @@ use super::{
 };
 use crate::{
     protocol::{Confinement, Purpose, Script, WorkerLimits, ZygoteSettings},
-    server::workers::{
-        children::Children,
-        door,
-        process::{self, Endings},
+    server::{
+        egress::callers::{Callers, Kind},
+        workers::{
+            children::Children,
+            door::{self, Reached},
+            process::{self, Endings},
+        },
     },
     sys::{
         descriptors,
@@ -43,11 +47,12 @@ pub(crate) struct Zygote {
     reach: Arc<Reach>,
 }
 
-/// Paths that confined processes may change.
+/// What confined processes have outside of themselves: paths that they may change, and the proxy.
 #[derive(Debug)]
 pub(crate) struct Reach {
     pub workspace: PathBuf,
     pub write: Vec<PathBuf>,
+    pub callers: Option<Arc<Callers>>,
 }
 
 impl Zygote {
@@ -98,8 +103,17 @@ impl Zygote {
         let (ends, passed) = Ends::new(room.clone())?;
         let purpose = Purpose::Session { name: session.to_owned() };
         let (lease, pidfd) = self.ask(purpose, limits, room.as_deref(), passed).await?;
-        let reached = room.as_deref().map(|room| self.reached(room));
+        let reached = room.as_deref().map(|room| self.reached(room, kind_of(limits)));
         Ok(NewWorker { reached, ..ends.with(lease, pidfd) })
+    }
+
+    /// The proxy of processes that install, and a folder for one; none where nothing is confined.
+    ///
+    /// # Errors
+    /// When the temporary directory cannot be written.
+    pub(crate) fn for_installing(&self) -> std::io::Result<(Arc<Room>, Option<SocketAddrV4>)> {
+        let callers = self.reach.callers.as_ref();
+        Ok((self.rooms.make()?, callers.and_then(|callers| callers.proxy(Kind::Installer))))
     }
 
     /// A folder for a process that is to be confined.
@@ -107,9 +121,10 @@ impl Zygote {
         (limits.confinement != Confinement::Off).then(|| self.rooms.make()).transpose()
     }
 
-    /// Below which paths a confined process may connect.
-    fn reached(&self, room: &Room) -> Vec<PathBuf> {
-        door::reached(&self.reach.workspace, room.path(), &self.reach.write)
+    /// What a confined process may connect to.
+    fn reached(&self, room: &Room, kind: Option<Kind>) -> Reached {
+        let caller = self.reach.callers.as_ref().zip(kind).and_then(|(callers, kind)| callers.admit(kind));
+        Reached::of(&self.reach.workspace, room.path(), &self.reach.write, caller)
     }
 
     /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
@@ -118,7 +133,8 @@ impl Zygote {
         Lease::new(pid, self.requests.downgrade())
     }
 
-    /// Forks a process that runs a script and ends. Waits for the zygote to be warm first.
+    /// Forks a process that runs a script and ends; confined in a folder that it is given, or in one of its own. Waits for the
+    /// zygote to be warm first.
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
@@ -126,18 +142,19 @@ impl Zygote {
         &self,
         script: Script,
         limits: WorkerLimits,
-        source: OwnedFd,
+        (source, room): (OwnedFd, Option<Arc<Room>>),
     ) -> Result<NewScript, ZygoteError> {
         let (lifeline, theirs) = StdStream::pair()?;
         let (stdout, stdout_theirs) = descriptors::pipe()?;
         let (stderr, stderr_theirs) = descriptors::pipe()?;
         let passed = vec![source, theirs.into(), stdout_theirs, stderr_theirs];
-        let room = self.room(limits)?;
+        let kind = script.installing.as_ref().map_or_else(|| kind_of(limits), |_| Some(Kind::Installer));
+        let room = room.map_or_else(|| self.room(limits), |room| Ok(Some(room)))?;
         let (lease, pidfd) = self.ask(Purpose::Script(script), limits, room.as_deref(), passed).await?;
         let new = NewScript { lease, pidfd, lifeline, stdout, stderr, room };
         if let Some(room) = &new.room {
             // A script that ends before that is followed to its end all the same.
-            let _ = door::open(&new.lifeline, self.reached(room)).await;
+            let _ = door::open(&new.lifeline, self.reached(room, kind)).await;
         }
         Ok(new)
     }
@@ -169,4 +186,9 @@ impl Zygote {
     pub(crate) fn refresh(&self) {
         let _ = self.requests.send(Request::Refresh);
     }
+}
+
+/// What the proxy takes a confined process for; none for those without sockets.
+fn kind_of(limits: WorkerLimits) -> Option<Kind> {
+    (limits.confinement == Confinement::Workspace).then_some(Kind::Session)
 }
