@@ -10,7 +10,7 @@ use super::confinement::{Confinement, ConfinementSettings};
 use super::report::{CellReport, StateReport, Variable};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// What a zygote needs to start its interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,8 @@ pub enum Purpose {
     },
     /// A process that runs one script and ends; descriptors: its source, the server's lifeline, stdout, stderr.
     Script(Script),
+    /// The checkpoint of an image, a child of the server's; descriptors: the image, the checkpoint's socket.
+    Image,
 }
 
 impl Purpose {
@@ -96,6 +98,7 @@ impl Purpose {
         match self {
             Self::Session { .. } => 5,
             Self::Script(_) => 4,
+            Self::Image => 2,
         }
     }
 }
@@ -386,12 +389,14 @@ pub(crate) enum ToCheckpoint {
         /// Whether `random` and `numpy.random` go on as they would have, or draw other numbers.
         keep_random: bool,
     },
+    /// Write all of yourself to the file that comes along.
+    Sleep,
 }
 
 /// Checkpoint → server, its own socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromCheckpoint {
-    /// Answer to [`ToCheckpoint::Settle`]: it is ready to be woken.
+    /// Answer to [`ToCheckpoint::Settle`], and first word of one that was woken from its image: it is ready to be woken.
     Frozen {
         /// [`PROTOCOL_VERSION`] of the checkpoint.
         version: u32,
@@ -402,8 +407,17 @@ pub(crate) enum FromCheckpoint {
     },
     /// Answer to [`ToCheckpoint::Wake`]: a worker exists.
     Woken { pid: i32 },
-    /// No worker could be made of it.
+    /// No worker could be made of it; or, as its first word, it could not be woken from its image.
     WakeFailed { message: String },
+    /// Answer to [`ToCheckpoint::Sleep`]: the file is complete.
+    Asleep {
+        /// Pages of memory in it.
+        pages: u64,
+        /// Bytes of the file.
+        bytes: u64,
+    },
+    /// Answer to [`ToCheckpoint::Sleep`]: what is in the file is of no use, and why.
+    NotAsleep { why: Vec<String> },
 }
 
 /// How much an interrupt insists.

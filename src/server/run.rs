@@ -38,8 +38,8 @@ use crate::{
         owner::Owner,
         scripts::Scripts,
         sessions::{
-            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, oom::OomCounter,
-            registry::Registry,
+            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, images::Images,
+            oom::OomCounter, registry::Registry,
         },
         tools::{
             self,
@@ -165,6 +165,7 @@ fn surroundings(
         changes,
         crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
+        images: Images::new(&settings.sessions.sleep, scratch.path())?,
     };
     Ok((Arc::new(around), filling))
 }
@@ -181,7 +182,7 @@ fn watch_over(
     [
         tokio::spawn(supervisor::watch(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around))),
         tokio::spawn(guard::watch(Arc::clone(registry), around.checkpoints.clone())),
-        tokio::spawn(cleaner::watch(Arc::clone(registry))),
+        tokio::spawn(cleaner::watch(Arc::clone(registry), around.settings.sleep.after)),
         tokio::spawn(watch::checkpoints::watch(around.checkpoints.clone())),
         tokio::spawn(around.spares.clone().keep()),
         tokio::spawn(service_manager::keep_informed(Arc::clone(readiness), Arc::clone(registry), zygote, serves)),

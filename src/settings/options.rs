@@ -267,6 +267,20 @@ pub(crate) struct CheckpointOptions {
     #[arg(long, value_name = "MB", env = "FORKPY_CHECKPOINT_MEMORY",
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub checkpoint_memory: Option<u64>,
+
+    /// Seconds without use after which a session is put to sleep: it is written to disk, its process ends, and the next call
+    /// wakes it. 0 is never
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_SLEEP_AFTER", default_value_t = 0.0, value_parser = seconds)]
+    pub sleep_after: f64,
+
+    /// Folder that sleeping sessions are written to, readable by its user only; a temporary one when left out
+    #[arg(long, value_name = "DIR", env = "FORKPY_STATE_DIR", value_parser = path)]
+    pub state_dir: Option<PathBuf>,
+
+    /// MB that sleeping sessions may take on disk; one for which there is no room stays awake
+    #[arg(long, value_name = "MB", env = "FORKPY_STATE_DISK", default_value_t = 4096,
+          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub state_disk: u64,
 }
 
 /// How clients reach the server.

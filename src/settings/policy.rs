@@ -3,7 +3,7 @@
 //! Runs in: server. Pure. The defaults are the numbers of the health monitoring document: alert at 500 MB, clean up at
 //! 1 GB, alert at 80 % of a processor, restart after 5 s without an answer, look every 30 s.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use schemars::JsonSchema;
@@ -152,6 +152,23 @@ pub(crate) struct Bounds {
     pub after: Duration,
     /// Bytes that a session may hold for that.
     pub of_auto: u64,
+}
+
+/// When sessions sleep, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct SleepBounds {
+    /// At rest for so long a session is put to sleep; `None` is never.
+    pub after: Option<Duration>,
+    /// The folder of images; else one that ends with the server.
+    pub folder: Option<PathBuf>,
+    /// Bytes that images may take.
+    pub disk: u64,
+}
+
+impl Default for SleepBounds {
+    fn default() -> Self {
+        Self { after: None, folder: None, disk: 4 << 30 }
+    }
 }
 
 #[cfg(test)]

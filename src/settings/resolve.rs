@@ -19,7 +19,7 @@ use crate::{
         limits::Limits,
         logging,
         options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
-        policy::{Bounds, HealthPolicy},
+        policy::{Bounds, HealthPolicy, SleepBounds},
         replies::ReplyOptions,
         sandbox::{Sandbox, SandboxError},
     },
@@ -118,6 +118,8 @@ pub(crate) struct SessionSettings {
     /// What confined sessions may reach, and what this machine can keep.
     pub sandbox: Sandbox,
     pub checkpoints: Bounds,
+    /// When sessions sleep, and where.
+    pub sleep: SleepBounds,
     /// Most workers that wait for a session.
     pub max_spares: usize,
 }
@@ -205,6 +207,12 @@ impl Settings {
                 limits: Limits { confinement: sandbox.mode, ..cli.limits.into() },
                 sandbox,
                 checkpoints: bounds(&cli.checkpoints),
+                sleep: SleepBounds {
+                    after: (cli.checkpoints.sleep_after > 0.0)
+                        .then(|| Duration::from_secs_f64(cli.checkpoints.sleep_after)),
+                    folder: cli.checkpoints.state_dir.clone(),
+                    disk: cli.checkpoints.state_disk << 20,
+                },
                 wait: cli.wait,
                 keep_replies: Duration::from_secs_f64(cli.keep_replies),
                 max_spares: cli.max_spares as usize,

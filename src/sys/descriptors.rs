@@ -41,6 +41,11 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?)
 }
 
+/// The same; what it holds can be sealed against changes.
+pub(crate) fn sealable_memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)
+}
+
 /// Sends `bytes` with `descriptors` attached. Blocking; the bytes must fit the socket's buffer (frames to a zygote do).
 ///
 /// # Errors

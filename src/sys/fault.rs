@@ -17,6 +17,9 @@
 //! | `checkpoint.frozen` | the same: it is about to say that it is ready |
 //! | `checkpoint.wake` | the same: it is about to fork a worker |
 //! | `checkpoint.woken` | in a worker just woken; the number counts those of its checkpoint |
+//! | `checkpoint.image` | number of the checkpoint: it is about to write its image |
+//! | `image.wake` | a process is about to become the one of an image; the number counts those of its zygote |
+//! | `image.woken` | the same, once it is a checkpoint again: number of the checkpoint in the image |
 //! | `zygote.ending` | number 0: the server is gone |
 //! | `zygote.fork` | a fork was asked for and not done |
 

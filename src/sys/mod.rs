@@ -10,6 +10,7 @@ pub(crate) mod fault;
 pub(crate) mod forks;
 pub(crate) mod guarded;
 pub(crate) mod huge_pages;
+pub(crate) mod image;
 pub(crate) mod landlock;
 pub(crate) mod lifeline;
 pub(crate) mod memory;

@@ -19,7 +19,7 @@ use nix::{
 };
 
 /// Flags of a description that are asked for again. The others act once, when a file is opened.
-const KEPT: OFlag = OFlag::O_ACCMODE
+pub(super) const KEPT: OFlag = OFlag::O_ACCMODE
     .union(OFlag::O_APPEND)
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_DSYNC)
@@ -132,7 +132,7 @@ fn put_in_place(new: &OwnedFd, number: RawFd) -> io::Result<()> {
 }
 
 /// Whether one moves with the other: `os.dup` made it, or a child's standard output.
-fn is_same_description(one: RawFd, other: RawFd) -> bool {
+pub(super) fn is_same_description(one: RawFd, other: RawFd) -> bool {
     // SAFETY: both calls take numbers only.
     unsafe {
         match libc::fcntl(one, F_DUPFD_QUERY, other) {
@@ -150,6 +150,12 @@ fn is_same_description(one: RawFd, other: RawFd) -> bool {
 fn is_locked(number: RawFd) -> bool {
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
     about.lines().any(|line| line.starts_with("lock:") && (line.contains("FLOCK") || line.contains("OFDLCK")))
+}
+
+/// Whether any lock is held by it.
+pub(super) fn has_lock(number: RawFd) -> bool {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+    about.lines().any(|line| line.starts_with("lock:"))
 }
 
 fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {

@@ -1,6 +1,6 @@
 //! A fork whose child does not belong to this process: the next subreaper above, the server, becomes its parent.
 //!
-//! Runs in: worker, checkpoint. A checkpoint must outlive the worker it is of, the session's own code must not meet it
+//! Runs in: worker, checkpoint, zygote. A checkpoint must outlive the worker it is of, the session's own code must not meet it
 //! among its children (`os.wait`), and the server must be able to wait for it. So the C library's `fork`, with all it does
 //! for its locks and for `pthread_atfork`, is called by a *starter*: a process that shares this one's memory, as after
 //! `vfork`, and ends at once. Its end costs nothing, for the memory is not its own; its child is an orphan then.
@@ -35,6 +35,7 @@ static FORKED: AtomicI32 = AtomicI32::new(0);
 /// the child needs (the GIL, between CPython's hooks). One fork at a time.
 pub(crate) unsafe fn fork() -> io::Result<Side> {
     // An orphan falls to the nearest ancestor that is a subreaper, and for this moment that is not us.
+    let was_subreaper = nix::sys::prctl::get_child_subreaper().unwrap_or(true);
     let _ = nix::sys::prctl::set_child_subreaper(false);
     // SAFETY: the caller's promise.
     let starter = unsafe { start() };
@@ -43,7 +44,7 @@ pub(crate) unsafe fn fork() -> io::Result<Side> {
     }
     // The starter lets us go on before its child has a new parent; its end is what to wait for.
     reap(starter);
-    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let _ = nix::sys::prctl::set_child_subreaper(was_subreaper);
     if starter < 0 {
         return Err(io::Error::from_raw_os_error(i32::try_from(-starter).unwrap_or(libc::EAGAIN)));
     }

@@ -20,7 +20,9 @@ use pyo3::{Python, ffi};
 
 use super::{
     Assignment, Continued, Workbench,
-    hazards::{self, Left, Told},
+    asleep::{self, Written},
+    close,
+    hazards::{self, Hazards, Left, Told},
     leave, threads,
 };
 use crate::{
@@ -131,9 +133,9 @@ fn stand(
         }
     };
     let left = Left { worker: bench.pid, shared, timers: &moment.timers, link: reader.stream().as_raw_fd() };
-    let (hazards, binding) = hazards::all(told, &left);
+    let hazards = hazards::all(told, &left);
     let _ = fault::at("checkpoint.frozen", number);
-    let code = match serve(py, bench, &mut reader, (hazards, binding), (number, stage)) {
+    let code = match serve(py, bench, &mut reader, &hazards, (number, stage)) {
         Ok(()) | Err(FrameError::Closed) => 0,
         Err(_) => super::EXIT_CHANNEL_LOST,
     };
@@ -168,46 +170,72 @@ fn settle(bench: &Workbench<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn close(descriptor: RawFd) {
-    // SAFETY: it is the worker's, of which this is a fork: the owner of the number lives in threads that are not here, or
-    // in frames that are never returned to.
-    unsafe { libc::close(descriptor) };
-}
-
 fn serve(
     py: Python<'_>,
     bench: &Workbench<'_>,
     reader: &mut FrameReader,
-    (hazards, binding): (Vec<String>, Vec<String>),
+    hazards: &Hazards,
     (number, stage): (u64, Stage),
 ) -> Result<(), FrameError> {
     let say = |reader: &FrameReader, message: &FromCheckpoint| blocking::write(reader.stream(), message, MAX_ZYGOTE);
-    say(reader, &FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards, binding })?;
+    let frozen = || FromCheckpoint::Frozen {
+        version: PROTOCOL_VERSION,
+        hazards: hazards.words.clone(),
+        binding: hazards.binding.clone(),
+    };
+    say(reader, &frozen())?;
     let mut wakes = 0;
     loop {
-        let ToCheckpoint::Wake { session, keep_random } = reader.read()? else { continue };
-        let count = Purpose::Session { name: String::new() }.descriptors();
-        let answer = match reader.take_descriptors(count).and_then(|passed| <[OwnedFd; 5]>::try_from(passed).ok()) {
-            None => FromCheckpoint::WakeFailed { message: "descriptors did not arrive".to_owned() },
-            Some([cell, control, stdout, stderr, black_box]) => {
-                let _ = fault::at("checkpoint.wake", number);
+        let answer = match reader.read()? {
+            ToCheckpoint::Settle => continue,
+            ToCheckpoint::Wake { session, keep_random } => {
                 wakes += 1;
-                let ours = [&cell, &control, &stdout, &stderr, &black_box].map(AsRawFd::as_raw_fd);
-                match fork_again(py, stage, &ours) {
-                    Ok(Side::Child) => {
-                        let _ = fault::at("checkpoint.woken", wakes);
-                        close(reader.stream().as_raw_fd());
-                        let limits = bench.limits;
-                        let assignment = Assignment { session, limits, cell, control, stdout, stderr, black_box };
-                        let from = Continued { keep_random, memory: bench.memory.clone() };
-                        super::wake(py, assignment, bench.functions, bench.settings, from)
-                    }
-                    Ok(Side::Parent { child }) => FromCheckpoint::Woken { pid: child },
-                    Err(error) => FromCheckpoint::WakeFailed { message: error.to_string() },
-                }
+                wake(py, bench, reader, Wish { session, keep_random, number, wakes, stage })
             }
+            ToCheckpoint::Sleep => match asleep::write(reader, hazards, number) {
+                Written::Woken => {
+                    asleep::settle(&bench.session, number)?;
+                    frozen()
+                }
+                Written::Answer(answer) => answer,
+            },
         };
         say(reader, &answer)?;
+    }
+}
+
+/// What is to be woken.
+struct Wish {
+    session: String,
+    keep_random: bool,
+    /// Numbers of the checkpoint and of the wake, for tests.
+    number: u64,
+    wakes: u64,
+    stage: Stage,
+}
+
+/// Forks a worker. Comes back in the checkpoint only.
+fn wake(py: Python<'_>, bench: &Workbench<'_>, reader: &mut FrameReader, wish: Wish) -> FromCheckpoint {
+    let Wish { session, keep_random, number, wakes, stage } = wish;
+    let count = Purpose::Session { name: String::new() }.descriptors();
+    let Some([cell, control, stdout, stderr, black_box]) =
+        reader.take_descriptors(count).and_then(|passed| <[OwnedFd; 5]>::try_from(passed).ok())
+    else {
+        return FromCheckpoint::WakeFailed { message: "descriptors did not arrive".to_owned() };
+    };
+    let _ = fault::at("checkpoint.wake", number);
+    let ours = [&cell, &control, &stdout, &stderr, &black_box].map(AsRawFd::as_raw_fd);
+    match fork_again(py, stage, &ours) {
+        Ok(Side::Child) => {
+            let _ = fault::at("checkpoint.woken", wakes);
+            close(reader.stream().as_raw_fd());
+            let limits = bench.limits;
+            let assignment = Assignment { session, limits, cell, control, stdout, stderr, black_box };
+            let from = Continued { keep_random, memory: bench.memory.clone() };
+            super::wake(py, assignment, bench.functions, bench.settings, from)
+        }
+        Ok(Side::Parent { child }) => FromCheckpoint::Woken { pid: child },
+        Err(error) => FromCheckpoint::WakeFailed { message: error.to_string() },
     }
 }
 

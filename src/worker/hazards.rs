@@ -59,14 +59,28 @@ impl From<(Vec<RawFd>, Vec<String>)> for Told {
     }
 }
 
-/// All of it, a sentence each; and what binds others.
-pub(crate) fn all(told: Told, left: &Left<'_>) -> (Vec<String>, Vec<String>) {
+/// What there is to tell, a sentence each.
+#[derive(Debug, Default)]
+pub(crate) struct Hazards {
+    pub words: Vec<String>,
+    /// What binds others as long as a copy has it.
+    pub binding: Vec<String>,
+    /// What a session that goes on from an image would have lost. A file that is open for writing is not among it: it is
+    /// opened again, and no other copy writes there.
+    pub lost_asleep: Vec<String>,
+    /// Descriptors that each woken worker has anew.
+    pub renewed: Vec<RawFd>,
+}
+
+/// All of it.
+pub(crate) fn all(told: Told, left: &Left<'_>) -> Hazards {
     let mut found = Found::default();
-    let mut renewed = told.renewed;
-    renewed.extend(lifeline::number());
-    renewed.push(left.link);
+    let renewed = told.renewed;
+    let mut own = renewed.clone();
+    own.extend(lifeline::number());
+    own.push(left.link);
     for (number, target) in descriptors() {
-        if !renewed.contains(&number) {
+        if !own.contains(&number) {
             found.look(number, &target, left);
         }
     }
@@ -80,9 +94,12 @@ pub(crate) fn all(told: Told, left: &Left<'_>) -> (Vec<String>, Vec<String>) {
     if fs::read_to_string(format!("/proc/{}/timers", left.worker)).is_ok_and(|timers| timers.contains("ID:")) {
         words.push("POSIX timers are set: a copy has none of them".to_owned());
     }
+    words.extend(locked_memory(left.worker));
     words.extend(children(left.worker));
     words.extend(told.hazards);
-    (words, binding)
+    let harmless = found.written_words();
+    let lost_asleep = words.iter().filter(|told| Some(*told) != harmless.as_ref()).cloned().collect();
+    Hazards { words, binding, lost_asleep, renewed }
 }
 
 /// What is open, by what there is to say of it.
@@ -212,10 +229,16 @@ impl Found {
         held.map(|(names, what)| format!("{what} ({})", few(names))).collect()
     }
 
+    fn written_words(&self) -> Option<String> {
+        sentence(
+            &self.written,
+            "a file is open for writing",
+            "its content is shared by all copies of the session and not rolled back; each has a position of its own, and \
+             two that write there overwrite each other",
+        )
+    }
+
     fn words(&self) -> Vec<String> {
-        let sentence = |names: &[String], what: &str, why: &str| {
-            (!names.is_empty()).then(|| format!("{what} ({}): {why}", few(names)))
-        };
         [
             sentence(
                 &self.databases,
@@ -223,12 +246,7 @@ impl Found {
                 "its content is not held by a checkpoint, and SQLite forbids to use a connection in two processes; \
                  connect anew after a restore",
             ),
-            sentence(
-                &self.written,
-                "a file is open for writing",
-                "its content is shared by all copies of the session and not rolled back; each has a position of its own, \
-                 and two that write there overwrite each other",
-            ),
+            self.written_words(),
             sentence(
                 &self.nameless,
                 "a deleted file, as TemporaryFile makes, is open",
@@ -266,6 +284,10 @@ impl Found {
         .flatten()
         .collect()
     }
+}
+
+fn sentence(names: &[String], what: &str, why: &str) -> Option<String> {
+    (!names.is_empty()).then(|| format!("{what} ({}): {why}", few(names)))
 }
 
 /// What Python calls a file in `/dev/shm`.
@@ -335,6 +357,13 @@ fn is_written(number: RawFd) -> bool {
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
     let flags = nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_GETFL).unwrap_or(0);
     flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+/// Memory that the kernel keeps from being swapped out: a fork's is not.
+fn locked_memory(worker: u32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).ok()?;
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?.trim();
+    (locked != "0 kB").then(|| format!("memory is locked ({locked}, by mlock): that of a copy is not"))
 }
 
 /// Processes that the worker has started: they are its children alone.

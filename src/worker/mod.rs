@@ -4,6 +4,7 @@
 //! Pings and interrupts come over the other socket, to `control.rs`. No tokio, no logging, no reading of settings.
 
 mod answers;
+pub(crate) mod asleep;
 mod checkpoint;
 pub(crate) mod confinement;
 mod control;
@@ -130,6 +131,13 @@ fn lead(life: impl FnOnce() -> Result<(), FrameError>) -> ! {
 fn leave(code: i32) -> ! {
     // SAFETY: _exit has no preconditions and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Closes what a fork of a worker has no use for.
+fn close(descriptor: RawFd) {
+    // SAFETY: it is the worker's, of which this is a fork: the owner of the number lives in threads that are not here, or
+    // in frames that are never returned to.
+    unsafe { libc::close(descriptor) };
 }
 
 fn live(

@@ -6,7 +6,7 @@ use std::io;
 
 use pyo3::{Python, ffi};
 
-use crate::sys::forks::Bystanders;
+use crate::sys::{forks::Bystanders, sibling};
 
 /// On which side of the fork we are.
 #[derive(Debug)]
@@ -46,6 +46,19 @@ pub(crate) fn fork(_gil_held: Python<'_>, bystanders: &mut Bystanders) -> io::Re
         0 => Ok(Side::Child),
         child => Ok(Side::Parent { child }),
     }
+}
+
+/// Forks a child that is the server's and not this process'. It runs no Python: all of its memory is about to be another's.
+///
+/// # Errors
+/// As for [`fork`].
+pub(crate) fn fork_sibling(bystanders: &mut Bystanders) -> io::Result<sibling::Side> {
+    let others = bystanders.lost();
+    if !others.is_empty() {
+        return Err(io::Error::other(format!("zygote has other threads, which do not survive a fork: {others:?}")));
+    }
+    // SAFETY: no other thread runs code that the child needs, and the child needs nothing of Python's.
+    unsafe { sibling::fork() }
 }
 
 /// Forks once for nothing: libraries that end their threads before a fork (OpenBLAS) do so now, and the first session does

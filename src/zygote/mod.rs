@@ -37,7 +37,7 @@ use crate::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
-    sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, processes, signals},
+    sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, processes, sibling, signals},
     worker::{
         self,
         confinement::{Cage, Cages, Entry},
@@ -117,7 +117,8 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
     let events = signals::child_events()?;
     link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
     let children = BTreeMap::new();
-    let zygote = Zygote { link, events, settings, functions, bystanders, cages: Cages::default(), children, forks: 0 };
+    let zygote =
+        Zygote { link, events, settings, functions, bystanders, cages: Cages::default(), children, forks: 0, woken: 0 };
     Python::attach(|py| zygote.serve(py))
 }
 
@@ -182,6 +183,8 @@ struct Zygote {
     children: BTreeMap<i32, Child>,
     /// Forks asked for so far.
     forks: u64,
+    /// Images of which one was to be woken.
+    woken: u64,
 }
 
 impl Zygote {
@@ -255,6 +258,10 @@ impl Zygote {
             let message = "a fault was injected".to_owned();
             return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
         }
+        if purpose == Purpose::Image {
+            let answer = self.wake_image(worker, passed);
+            return Ok(self.link.send(&answer)?);
+        }
         let own;
         let cage = match &purpose {
             Purpose::Script(Script { installing: Some(installing), .. }) => {
@@ -287,6 +294,22 @@ impl Zygote {
             },
         };
         Ok(self.link.send(&answer)?)
+    }
+
+    /// Forks a process that becomes the checkpoint of an image. It is the server's child, as checkpoints are.
+    fn wake_image(&mut self, worker: u64, passed: Vec<OwnedFd>) -> FromZygote {
+        let Ok([image, link]) = <[OwnedFd; 2]>::try_from(passed) else {
+            return FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() };
+        };
+        self.woken += 1;
+        match fork::fork_sibling(&mut self.bystanders) {
+            Ok(sibling::Side::Child) => {
+                guarded::open_to_others();
+                worker::asleep::become_checkpoint(image, link, self.woken)
+            }
+            Ok(sibling::Side::Parent { child }) => FromZygote::Forked { worker, pid: child },
+            Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
+        }
     }
 
     /// Tells the server of every child that has ended, leaving it a zombie until the server says `Reap`.
@@ -347,6 +370,7 @@ impl Birth {
                 let [source, lifeline, stdout, stderr] = descriptors.try_into().ok()?;
                 Some(Self::Script(worker::script::Errand { script, limits, source, lifeline, stdout, stderr }))
             }
+            Purpose::Image => None,
         }
     }
 

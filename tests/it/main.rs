@@ -62,6 +62,7 @@ mod saved;
 mod scripts;
 mod setup;
 mod shutdown;
+mod sleeping;
 mod soak;
 mod sources;
 mod spares;

@@ -27,6 +27,10 @@ pub enum Errand {
     GoBack,
     /// Branches run on copies of it.
     Branches,
+    /// It is written to disk.
+    Sleep,
+    /// It comes back from there.
+    Wake,
 }
 
 impl Errand {
@@ -42,6 +46,8 @@ impl Errand {
             Self::Collect => "collects garbage",
             Self::GoBack => "goes back to a checkpoint",
             Self::Branches => "waits for branches of run_branches",
+            Self::Sleep => "falls asleep",
+            Self::Wake => "wakes up",
         }
     }
 
@@ -57,6 +63,8 @@ impl Errand {
             Self::Collect => "collecting garbage",
             Self::GoBack => "going back to a checkpoint",
             Self::Branches => "running branches",
+            Self::Sleep => "falling asleep",
+            Self::Wake => "waking up",
         }
     }
 
@@ -65,7 +73,9 @@ impl Errand {
     pub fn limit(self, bytes: u64) -> Duration {
         match self {
             Self::Save | Self::Load => USUAL + Duration::from_secs(bytes / CARRIED_A_SECOND),
-            Self::List | Self::Checkpoint | Self::Keep | Self::Collect | Self::GoBack => USUAL,
+            Self::List | Self::Checkpoint | Self::Keep | Self::Collect | Self::GoBack | Self::Sleep | Self::Wake => {
+                USUAL
+            }
             Self::Branches => BRANCHES,
         }
     }

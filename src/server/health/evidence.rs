@@ -38,6 +38,8 @@ pub(crate) enum Phase {
         /// Since when.
         since: Instant,
     },
+    /// No worker: the session lies in an image, from which the next call wakes it.
+    Asleep,
     /// No worker.
     Dead,
 }
@@ -48,7 +50,7 @@ impl Phase {
     pub(crate) fn cell(self) -> Option<(u64, Instant)> {
         match self {
             Self::Busy { cell, since } | Self::WaitingInput { cell, since } => Some((cell, since)),
-            Self::Starting | Self::Idle | Self::Serving { .. } | Self::Dead => None,
+            Self::Starting | Self::Idle | Self::Serving { .. } | Self::Asleep | Self::Dead => None,
         }
     }
 }

@@ -8,6 +8,8 @@
 //! | `zombie` | it has ended and is not reaped | its pid | null |
 //! | `dead` | there is no process | null | null |
 //!
+//! A session that sleeps on disk is `healthy` too: it has no process, so no pid, and its numbers are nought.
+//!
 //! The status is about the process, as the health document has it; `state` says what it is doing:
 //!
 //! | state | a cell runs | ping | heartbeat | the kernel says | processor |
@@ -21,6 +23,7 @@
 //! | `hung` | | unanswered | answered, or not | runs | |
 //! | `stopped` | | | | stopped by a signal | |
 //! | `stopped` | | unanswered | unanswered | sleeps | none: swapped out, or no turn |
+//! | `asleep` | | | | no process: an image on disk | |
 //! | `zombie`, `dead` | | | | ended; gone | |
 
 use std::time::Duration;
@@ -69,13 +72,15 @@ pub(crate) enum State {
     Stopped,
     /// Ended, not reaped.
     Zombie,
+    /// No process: it sleeps in a file, and the next call wakes it.
+    Asleep,
     /// No process.
     Dead,
 }
 
 impl State {
     /// Every one, for counters.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Starting,
         Self::Idle,
         Self::Busy,
@@ -84,6 +89,7 @@ impl State {
         Self::Hung,
         Self::Stopped,
         Self::Zombie,
+        Self::Asleep,
         Self::Dead,
     ];
 
@@ -99,6 +105,7 @@ impl State {
             Self::Hung => "hung",
             Self::Stopped => "stopped",
             Self::Zombie => "zombie",
+            Self::Asleep => "asleep",
             Self::Dead => "dead",
         }
     }
@@ -171,6 +178,13 @@ fn without_process(seen: &Evidence) -> Verdict {
         (None, Phase::Starting) => {
             verdict(HealthStatus::Dead, State::Starting, None, "its worker is being made: Python is starting")
         }
+        (None, Phase::Serving { errand: Errand::Wake, .. }) => {
+            verdict(HealthStatus::Healthy, State::Asleep, None, "it sleeps on disk, and is being woken")
+        }
+        (None, Phase::Asleep) => {
+            let reason = "it sleeps on disk, with everything it has; the next call wakes it";
+            verdict(HealthStatus::Healthy, State::Asleep, None, reason)
+        }
         (None, _) => {
             let reason = "it has no worker; restart_kernel or the next cell brings a new one";
             verdict(HealthStatus::Dead, State::Dead, None, reason)
@@ -211,7 +225,7 @@ fn living(seen: &Evidence, reading: Reading) -> (State, String) {
             (State::Busy, format!("{} (for {:.1} s)", errand.doing(), since.elapsed().as_secs_f64()))
         }
         Phase::Starting => (State::Starting, "its worker is being made".to_owned()),
-        Phase::Idle | Phase::Dead => (State::Idle, "waits for a cell".to_owned()),
+        Phase::Idle | Phase::Asleep | Phase::Dead => (State::Idle, "waits for a cell".to_owned()),
     }
 }
 

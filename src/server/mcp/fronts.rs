@@ -268,7 +268,7 @@ fn is_busy(phase: Phase) -> bool {
     match phase {
         Phase::Busy { .. } | Phase::WaitingInput { .. } => true,
         Phase::Serving { errand, .. } => errand != Errand::Keep,
-        Phase::Starting | Phase::Idle | Phase::Dead => false,
+        Phase::Starting | Phase::Idle | Phase::Asleep | Phase::Dead => false,
     }
 }
 

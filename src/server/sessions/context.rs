@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{checkpoints::Checkpoints, crashes::Crashes, oom::OomCounter};
+use super::{checkpoints::Checkpoints, crashes::Crashes, images::Images, oom::OomCounter};
 use crate::{
     server::{
         egress::proxy::Egress,
@@ -45,6 +45,8 @@ pub(crate) struct Surroundings {
     pub crashes: Crashes,
     /// Frozen copies of sessions.
     pub checkpoints: Checkpoints,
+    /// Where sessions sleep.
+    pub images: Images,
     /// Workers that are ready and belong to no session.
     pub spares: Spares,
 }

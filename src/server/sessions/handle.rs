@@ -15,7 +15,7 @@ use super::{
     orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
     runs::{Reply, Run, Runs},
-    status::Shared,
+    status::{Shared, Sleeping},
     task::{Seat, Task},
 };
 use crate::{
@@ -231,6 +231,22 @@ impl Session {
         if self.urgent.send(Urgent::Delete { why, reply }).is_ok() {
             let _ = answer.await;
         }
+    }
+
+    /// Puts it to sleep when its turn comes.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the session is as it was then.
+    pub(crate) async fn sleep(&self, caller: Caller) -> Result<Sleeping, SessionError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Order::FallAsleep { asked: Some((caller, reply)) })?;
+        answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
+    }
+
+    /// The same without a caller, unless the session is in use then. False when that cannot be asked for now.
+    #[must_use]
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.cells.try_send(Order::FallAsleep { asked: None }).is_ok()
     }
 
     /// Ends the worker when its turn comes, unless the session is in use then. False when that cannot be asked for now.

@@ -9,6 +9,7 @@ pub(crate) mod crashes;
 pub(crate) mod death;
 pub(crate) mod handle;
 pub(crate) mod history;
+pub(crate) mod images;
 pub(crate) mod life;
 pub(crate) mod names;
 pub(crate) mod notice;

@@ -18,6 +18,7 @@ use super::{
     life::Uncopied,
     outcome::OnError,
     runs::Reply,
+    status::Sleeping,
 };
 use crate::{
     protocol::{Answer, FrameError, NotebookCell, StateReport, Variable},
@@ -76,6 +77,13 @@ pub(crate) enum SessionError {
          restart_kernel with preserve_state: false restarts it and loses them"
     )]
     NotPreserved { session: String, reason: String },
+    /// It was not put to sleep, and is as it was.
+    #[error("session {session:?} was not put to sleep, and is as it was: {}", why.join("; "))]
+    Awake {
+        session: String,
+        /// A sentence each.
+        why: Vec<String>,
+    },
     /// Its turn never came.
     #[error("{words}")]
     NotRun { words: String },
@@ -144,6 +152,10 @@ pub(super) enum Order {
         caller: Caller,
         reply: oneshot::Sender<Result<StateReport, SessionError>>,
     },
+    /// Puts the session to sleep; without a caller only while no call waits.
+    FallAsleep {
+        asked: Option<(Caller, oneshot::Sender<Result<Sleeping, SessionError>>)>,
+    },
     /// Ends the worker of a session that is not used, unless a call waits behind this.
     Rest {
         why: DeathReason,
@@ -157,7 +169,7 @@ pub(super) enum Order {
 impl Order {
     /// Whether it is the session's own: no caller waits for it.
     pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::Rest { .. } | Self::KeepByValue { .. })
+        matches!(self, Self::Rest { .. } | Self::KeepByValue { .. } | Self::FallAsleep { asked: None })
     }
 }
 
@@ -172,6 +184,9 @@ impl Order {
             }
             Self::Checkpoint { caller, reply, .. } if caller.cancel.is_cancelled() => {
                 let _ = reply.send(Err(refuse(Errand::Checkpoint)));
+            }
+            Self::FallAsleep { asked: Some((caller, reply)) } if caller.cancel.is_cancelled() => {
+                let _ = reply.send(Err(refuse(Errand::Sleep)));
             }
             Self::Restore { caller, reply, .. } if caller.cancel.is_cancelled() => {
                 let _ = reply.send(Err(refuse(Errand::GoBack)));
@@ -305,6 +320,12 @@ pub(crate) enum NoWorker {
     /// It died, and policy `manual` leaves it so.
     #[error("{0}. Its recovery policy is \"manual\": restart_kernel brings a new worker")]
     Manual(String),
+    /// It sleeps, and its image does not wake.
+    #[error(
+        "it sleeps on disk and could not be woken: {0}. Its image is kept: the next call tries again. restart_kernel with \
+         preserve_state: false gives the session up and begins anew, without its variables"
+    )]
+    Asleep(String),
     /// Nothing more is tried.
     #[error("it is parked: {0}. restart_kernel tries again")]
     Parked(String),

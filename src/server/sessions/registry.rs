@@ -468,8 +468,8 @@ fn take(sessions: &mut Table, owner: &Owner, session: &Session) -> bool {
 fn absence(sessions: &BTreeMap<Arc<str>, Session>) -> Option<Duration> {
     let away = sessions.values().map(|session| {
         let status = session.shared.get();
-        let rests =
-            status.waiting == 0 && !session.runs.has_work() && matches!(status.phase, Phase::Idle | Phase::Dead);
+        let still = matches!(status.phase, Phase::Idle | Phase::Asleep | Phase::Dead);
+        let rests = status.waiting == 0 && !session.runs.has_work() && still;
         rests.then(|| status.used_at.elapsed())
     });
     away.min().flatten()

@@ -24,6 +24,16 @@ use crate::{
     sys::memory_group::MemoryGroup,
 };
 
+/// What is to be seen of a session that sleeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sleeping {
+    /// Bytes of the image.
+    pub bytes: u64,
+    pub since: Timestamp,
+    /// The last cell that had run.
+    pub cell: u64,
+}
+
 /// A session as seen from outside.
 #[derive(Debug, Clone)]
 pub(crate) struct Status {
@@ -60,6 +70,12 @@ pub(crate) struct Status {
     pub unkept: Option<String>,
     /// What is kept of it by value, where it cannot be copied.
     pub by_value: Option<Arc<KeptByValue>>,
+    /// It sleeps in an image.
+    pub asleep: Option<Sleeping>,
+    /// Why it was not put to sleep when it had been at rest for long.
+    pub stays_awake: Option<String>,
+    /// When the first of the workers began that have served it without a loss, where it has slept between.
+    pub up_since: Option<Instant>,
     /// Where the kernel counts its memory: only with a limit of memory, and where the system allows it.
     pub memory_group: Option<Arc<MemoryGroup>>,
 }
@@ -111,6 +127,9 @@ impl Shared {
             trouble: None,
             unkept: None,
             by_value: None,
+            asleep: None,
+            stays_awake: None,
+            up_since: None,
             memory_group: None,
         });
         let record = Mutex::new(Record::new(policy));

@@ -114,6 +114,13 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
         ),
         tool!(
             All,
+            "sleep_session",
+            Changes,
+            lifecycle::sleep,
+            "Writes a session to disk and ends its process: its memory is free, and the next call that uses it wakes it with everything it has. Refused with the reason where something would not be the same after it."
+        ),
+        tool!(
+            All,
             "list_checkpoints",
             Reads,
             checkpoints::list,

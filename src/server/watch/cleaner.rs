@@ -1,4 +1,4 @@
-//! Ends sessions that no client has used for long, or that are too old, where such limits are set; and those of HTTP clients that
+//! Puts sessions to sleep that no client has used for some time, where that is wished. Ends sessions that no client has used for long, or that are too old, where such limits are set; and those of HTTP clients that
 //! are away for too long to come back.
 //!
 //! Runs in: server, one task. A session that runs a cell, has calls waiting or is starting is never touched: looking at it
@@ -24,16 +24,20 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Runs until the task is dropped.
-pub(crate) async fn watch(registry: Arc<Registry>) {
+pub(crate) async fn watch(registry: Arc<Registry>, sleep: Option<Duration>) {
     loop {
         registry.end_the_absent();
         let all = registry.all();
         let times = all.iter().flat_map(|session| [session.limits.idle, session.limits.age]).flatten();
-        let times = times.chain([registry.away()]);
+        let times = times.chain([registry.away()]).chain(sleep);
         let pause = times.min().map_or(LONGEST, |time| (time / 100).clamp(SHORTEST, LONGEST));
         for session in all {
-            if let Some(why) = due(&session.limits, &session.shared.get()).filter(|_| !session.runs.has_work()) {
+            let status = session.shared.get();
+            let works = session.runs.has_work();
+            if let Some(why) = due(&session.limits, &status).filter(|_| !works) {
                 clean_up(&registry, &session, why);
+            } else if !works && is_tired(sleep, &status) {
+                let _ = session.fall_asleep();
             }
         }
         tokio::time::sleep(pause).await;
@@ -42,7 +46,7 @@ pub(crate) async fn watch(registry: Arc<Registry>) {
 
 /// Why this session is to be cleaned up now, if it is.
 fn due(limits: &Limits, status: &Status) -> Option<DeathReason> {
-    if status.waiting > 0 || !matches!(status.phase, Phase::Idle | Phase::Dead) {
+    if status.waiting > 0 || !matches!(status.phase, Phase::Idle | Phase::Asleep | Phase::Dead) {
         return None;
     }
     if let Some(limit) = limits.idle
@@ -54,12 +58,19 @@ fn due(limits: &Limits, status: &Status) -> Option<DeathReason> {
     (status.created_at.elapsed() >= limit).then_some(DeathReason::Age { limit })
 }
 
+/// Whether this session is to be put to sleep now.
+fn is_tired(after: Option<Duration>, status: &Status) -> bool {
+    let rests = status.waiting == 0 && status.phase == Phase::Idle && status.stays_awake.is_none();
+    rests && status.worker.is_some() && after.is_some_and(|after| status.used_at.elapsed() >= after)
+}
+
 fn clean_up(registry: &Registry, session: &Session, why: DeathReason) {
     if *session.id == *DEFAULT {
         let status = session.shared.get();
-        // What is old about it is its worker.
-        let Some(worker) = status.worker else { return };
-        let young = matches!(why, DeathReason::Age { limit } if worker.born.elapsed() < limit);
+        // What is old about it is its worker, or what that has left asleep.
+        let born = status.worker.map(|worker| worker.born).or(status.up_since.filter(|_| status.asleep.is_some()));
+        let Some(born) = born else { return };
+        let young = matches!(why, DeathReason::Age { limit } if born.elapsed() < limit);
         if !young && session.rest(why) {
             tracing::info!(session = %session.id, "{}", why.cleaned_up());
             counters::session_cleaned(why.word());

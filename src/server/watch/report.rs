@@ -152,16 +152,21 @@ impl Ward {
         let judged = self.verdict(session, status, view.policy.hung_after);
         let worker = status.worker.as_ref().filter(|_| judged.state != State::Zombie && judged.pid.is_some());
         let reading = worker.and_then(|worker| self.metrics.read(worker.pid));
+        let asleep = judged.state == State::Asleep;
         let (cell, running) = status.phase.cell().map(|(cell, since)| (cell, since.elapsed().as_secs_f64())).unzip();
         shapes::Health {
             status: judged.status,
             pid: judged.pid,
-            memory_usage: reading.map(|reading| reading.memory),
+            memory_usage: reading.map(|reading| reading.memory).or(asleep.then_some(0)),
             cpu_percent: worker
                 .zip(reading)
-                .map(|(worker, reading)| self.metrics.cpu_percent(worker.pid, &reading, worker.born)),
-            num_threads: reading.map(|reading| reading.threads),
-            uptime: worker.map(|worker| worker.born.elapsed().as_secs_f64()),
+                .map(|(worker, reading)| self.metrics.cpu_percent(worker.pid, &reading, worker.born))
+                .or(asleep.then_some(0.0)),
+            num_threads: reading.map(|reading| reading.threads).or(asleep.then_some(0)),
+            uptime: worker
+                .map(|worker| status.up_since.unwrap_or(worker.born))
+                .or(status.up_since.filter(|_| asleep))
+                .map(|since| since.elapsed().as_secs_f64()),
             session_id: session.id.to_string(),
             state: judged.state,
             reason: judged.reason,
@@ -171,6 +176,7 @@ impl Ward {
             restarts: status.restarts,
             last_exit: status.last_exit.as_ref().map(|(death, when)| shapes::exit(death, Some(when.to_string()))),
             trouble: status.trouble.clone(),
+            stays_awake: status.stays_awake.clone(),
             proportional_memory: view.deep.map(|deep| deep.proportional),
             swapped_memory: view.deep.map(|deep| deep.swap),
             subprocesses: view.deep.map(|deep| deep.subprocesses),

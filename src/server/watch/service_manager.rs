@@ -112,6 +112,7 @@ fn describe(registry: &Registry, zygote: &Zygote) -> String {
             Phase::Busy { .. } => "busy",
             Phase::WaitingInput { .. } => "waiting for input",
             Phase::Serving { .. } => "busy",
+            Phase::Asleep => "asleep",
             Phase::Dead => "dead",
         };
         *phases.entry(word).or_default() += 1;

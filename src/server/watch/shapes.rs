@@ -59,6 +59,9 @@ pub(crate) struct Health {
     pub last_exit: Option<Exit>,
     /// Why the last attempt to make a worker failed.
     pub trouble: Option<String>,
+    /// Why it was not put to sleep when it had been without use for `--sleep-after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stays_awake: Option<String>,
     /// Memory with pages shared with other processes counted in part, bytes, as of a moment ago.
     pub proportional_memory: Option<u64>,
     /// Memory in swap, bytes.

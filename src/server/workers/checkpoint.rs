@@ -5,7 +5,10 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -105,6 +108,8 @@ pub(crate) enum Useless {
     /// It stands as before, and may be asked again.
     #[error("no worker could be forked of it: {0}")]
     NotForked(String),
+    #[error("it could not be woken: {0}")]
+    NotWoken(String),
     #[error("{0}")]
     NotReady(Arc<GreetError>),
     #[error("the server is out of descriptors: {0}")]
@@ -126,6 +131,33 @@ impl From<FrameError> for Useless {
             other => Self::Frame(Arc::new(other)),
         }
     }
+}
+
+/// A checkpoint has not written itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotWritten {
+    /// What would be lost, a sentence each; it stands as before.
+    #[error("{}", .0.join("; "))]
+    Lost(Vec<String>),
+    #[error("{0}")]
+    Useless(#[source] Useless),
+}
+
+/// Wakes the checkpoint that an image is of. It is of use when it has said what it does not hold ([`Checkpoint::hazards`]).
+///
+/// # Errors
+/// When the zygote cannot fork, or the server is out of descriptors.
+pub(crate) async fn of_image(
+    zygote: &Zygote,
+    children: &Children,
+    image: OwnedFd,
+    of: Birth<'_>,
+) -> Result<Arc<Checkpoint>, Useless> {
+    let (making, theirs) = Making::begin(children)?;
+    let forked = zygote.wake_image(image, theirs).await;
+    let lease = forked.map_err(|error| Useless::NotForked(error.to_string()))?;
+    // From here on it ends with its socket.
+    Ok(making.born(of, lease.take(), Vec::new())?)
 }
 
 /// A checkpoint that is being made: its number, and our end of its socket.
@@ -371,6 +403,19 @@ impl Checkpoint {
         }
     }
 
+    /// Has it write all of itself to a file. Gives the pages of memory in it, or why it is of no use.
+    pub(crate) async fn write_image(&self, file: BorrowedFd<'_>) -> Result<u64, NotWritten> {
+        let mut link = self.link.lock().await;
+        link.settled().await.map_err(NotWritten::Useless)?;
+        link.writer.write_with(&ToCheckpoint::Sleep, &[file]).map_err(|error| NotWritten::Useless(error.into()))?;
+        match link.read().await {
+            Ok(FromCheckpoint::Asleep { pages, .. }) => Ok(pages),
+            Ok(FromCheckpoint::NotAsleep { why }) => Err(NotWritten::Lost(why)),
+            Ok(_) => Err(NotWritten::Useless(Useless::OutOfTurn)),
+            Err(reason) => Err(NotWritten::Useless(reason)),
+        }
+    }
+
     fn cannot(&self, why: Useless) -> CheckpointError {
         CheckpointError { name: self.name.to_string(), why }
     }
@@ -420,6 +465,7 @@ impl Link {
                 Ok(FromCheckpoint::Frozen { version: PROTOCOL_VERSION, hazards, binding }) => {
                     State::Frozen { hazards, binding }
                 }
+                Ok(FromCheckpoint::WakeFailed { message }) => State::Broken(Useless::NotWoken(message)),
                 Ok(_) => State::Broken(Useless::Version),
                 Err(reason) => State::Broken(reason),
             };
@@ -441,7 +487,9 @@ impl Link {
             Ok(FromCheckpoint::Woken { pid }) => Ok(pid),
             // It stands as before, and may be asked again.
             Ok(FromCheckpoint::WakeFailed { message }) => Err(Useless::NotForked(message)),
-            Ok(FromCheckpoint::Frozen { .. }) => self.give_up(Useless::OutOfTurn),
+            Ok(FromCheckpoint::Frozen { .. } | FromCheckpoint::Asleep { .. } | FromCheckpoint::NotAsleep { .. }) => {
+                self.give_up(Useless::OutOfTurn)
+            }
             Err(reason) => self.give_up(reason),
         }
     }

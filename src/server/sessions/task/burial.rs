@@ -61,6 +61,7 @@ impl Task {
         counters::worker_died(death.reason.word());
         self.shared.update(|status| {
             status.restarts += 1;
+            status.up_since = None;
             status.last_exit = Some((death.clone(), Timestamp::now()));
         });
         self.announce();

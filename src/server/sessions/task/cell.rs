@@ -149,6 +149,7 @@ impl Task {
         self.shared.update(|status| {
             status.phase = Phase::Busy { cell, since };
             status.executed += 1;
+            status.stays_awake = None;
         });
         cell
     }

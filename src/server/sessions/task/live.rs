@@ -54,6 +54,7 @@ impl Task {
             match self.next_event().await {
                 Event::Order(Order::Rest { why }) => self.rest(why).await,
                 Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
+                Event::Order(Order::FallAsleep { asked: None }) => self.fall_asleep_at_rest().await,
                 Event::Order(order) => {
                     self.shared.update(Status::take);
                     self.serve(order).await;
@@ -173,6 +174,10 @@ impl Task {
                 let found = self.list(&caller).await;
                 let _ = reply.send(found);
             }
+            Order::FallAsleep { asked: Some((caller, reply)) } => {
+                let _ = reply.send(self.fall_asleep(taken_back(&caller), false).await);
+            }
+            Order::FallAsleep { asked: None } => self.fall_asleep_at_rest().await,
             Order::Rest { why } => self.rest(why).await,
             Order::KeepByValue { why } => self.keep_by_value(why).await,
         }
@@ -180,6 +185,9 @@ impl Task {
 
     /// Lets the worker go. A call that came meanwhile keeps it.
     async fn rest(&mut self, why: DeathReason) {
+        if self.orders.is_empty() && self.asleep.is_some() {
+            return self.forget_image(why);
+        }
         if self.orders.is_empty() && self.worker.is_some() {
             // What it was is over: no later death brings it back.
             self.drop_copies();

@@ -15,6 +15,7 @@ mod question;
 mod recover;
 mod restart;
 mod rollback;
+mod sleeping;
 mod state;
 
 pub(super) use self::state::{Seat, Task};

@@ -131,6 +131,7 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         Order::State { reply, .. } => drop(reply.send(Err(error()))),
         Order::Restore { reply, .. } => drop(reply.send(Err(error()))),
         Order::Hold(hold) => drop(hold.held.send(Err(error()))),
-        Order::Rest { .. } | Order::KeepByValue { .. } => {}
+        Order::FallAsleep { asked: Some((_, reply)) } => drop(reply.send(Err(error()))),
+        Order::Rest { .. } | Order::KeepByValue { .. } | Order::FallAsleep { asked: None } => {}
     }
 }

@@ -46,6 +46,9 @@ impl Task {
         if self.worker.is_some() {
             return Ok(());
         }
+        if self.asleep.is_some() {
+            return self.wake_up().await;
+        }
         if !self.begun {
             return self.start_worker().await;
         }
@@ -139,7 +142,7 @@ impl Task {
         proven.unwrap_or(Err(Unproven::CalledOff))
     }
 
-    async fn prove(worker: &mut Worker) -> Result<(), Unproven> {
+    pub(super) async fn prove(worker: &mut Worker) -> Result<(), Unproven> {
         match worker.control.ping(PROOF).await {
             PingOutcome::Pong { value: 2, .. } => {}
             PingOutcome::Pong { value, .. } => return Err(Unproven::Wrong(value)),
@@ -215,7 +218,7 @@ impl Task {
 
     /// Under policy `auto`, a session without a worker gets the time of its next restart, or is parked.
     pub(super) fn plan_revival(&mut self) {
-        let alive = self.worker.is_some();
+        let alive = self.worker.is_some() || self.asleep.is_some();
         let parked = self.shared.record(|record| {
             record.revival = None;
             if alive || record.policy.recovery != RecoveryPolicy::Auto {

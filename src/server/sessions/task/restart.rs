@@ -30,6 +30,12 @@ impl Task {
         if !preserve {
             return self.restart_empty(caller).await;
         }
+        if self.asleep.is_some()
+            && let Err(error) = self.wake_up().await
+        {
+            let (session, reason) = (self.id.to_string(), error.to_string());
+            return Err(SessionError::NotPreserved { session, reason });
+        }
         if self.worker.is_none() {
             return self.restart_without_worker(caller).await;
         }

@@ -120,7 +120,17 @@ impl Task {
         keep_random: bool,
         gone: impl Future<Output = BrokenOff>,
     ) -> Result<Recovered, SessionError> {
-        let errand = Errand::GoBack;
+        self.go_on(Errand::GoBack, from, keep_random, gone).await
+    }
+
+    /// The same, and what it is for.
+    pub(super) async fn go_on(
+        &mut self,
+        errand: Errand,
+        from: &Arc<Checkpoint>,
+        keep_random: bool,
+        gone: impl Future<Output = BrokenOff>,
+    ) -> Result<Recovered, SessionError> {
         self.shared.update(|status| status.phase = Phase::Serving { errand, since: Instant::now() });
         let gone_on = self.wake_and_prove(from, keep_random, gone).await;
         self.settle();
@@ -192,9 +202,12 @@ impl Task {
         self.shared.update(|status| {
             status.phase = Phase::Idle;
             status.worker = view;
+            status.asleep = None;
             status.trouble = None;
         });
         self.begun = true;
+        // Its image is of a state that it has left, or goes on from.
+        self.asleep = None;
         self.unsettled = None;
         self.announce();
     }
@@ -365,6 +378,7 @@ impl Task {
             | Order::Variables { .. }
             | Order::State { .. }
             | Order::Rest { .. }
+            | Order::FallAsleep { .. }
             | Order::KeepByValue { .. } => {}
         }
     }

@@ -28,6 +28,7 @@ use crate::{
             crashes::OutOfMemory,
             death::{Death, DeathReason, Fate},
             history::History,
+            images::Image,
             life::{KeptByValue, Life},
             orders::{Order, SessionError, Urgent},
             runs::Runs,
@@ -95,6 +96,8 @@ pub(in crate::server::sessions) struct Task {
     pub(super) fresh: Weak<Checkpoint>,
     /// `load_session` has brought variables in, which checkpoints up to this number do not have.
     pub(super) loaded: Option<u64>,
+    /// It sleeps, and has no worker.
+    pub(super) asleep: Option<Arc<Image>>,
     /// Copies to come.
     pub(super) keeping: Keeping,
     pub(super) background: Vec<u8>,
@@ -207,6 +210,7 @@ impl Task {
             owed: None,
             fresh: Weak::new(),
             loaded: None,
+            asleep: None,
             keeping: Keeping::default(),
             background: Vec::new(),
             later: VecDeque::new(),
@@ -219,6 +223,7 @@ impl Task {
         let phase = match (&self.worker, self.owed) {
             (Some(_), None) => Phase::Idle,
             (Some(_), Some(owed)) => owed.phase(),
+            (None, _) if self.asleep.is_some() => Phase::Asleep,
             (None, _) => Phase::Dead,
         };
         self.shared.update(|status| {

@@ -52,7 +52,7 @@ pub(crate) fn ahead(session: &Session) -> String {
         Phase::Serving { errand, since } => {
             format!("the session {}, for {} s", errand.doing(), since.elapsed().as_secs())
         }
-        Phase::Idle | Phase::Dead => "the session is at something else".to_owned(),
+        Phase::Idle | Phase::Asleep | Phase::Dead => "the session is at something else".to_owned(),
     }
 }
 

@@ -80,6 +80,6 @@ fn doing(session: &Session) -> String {
         Phase::Serving { errand, since } => {
             format!("session {:?} {}, for {} s", session.id, errand.doing(), since.elapsed().as_secs())
         }
-        Phase::Idle | Phase::Dead => format!("session {:?}", session.id),
+        Phase::Idle | Phase::Asleep | Phase::Dead => format!("session {:?}", session.id),
     }
 }

@@ -24,6 +24,7 @@ use crate::{
             request::Call,
             server::Server,
         },
+        tools::sessions::lifecycle::Asleep,
         watch::shapes::LimitsInForce,
     },
     sys::processes,
@@ -144,6 +145,9 @@ pub(crate) struct MadeCheckpoint {
 pub(crate) struct CheckpointList {
     /// Oldest first.
     pub(crate) checkpoints: Vec<CheckpointEntry>,
+    /// Sessions that sleep on disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) asleep: Vec<Asleep>,
     /// How many.
     pub(crate) total: u64,
     /// Bytes that they hold alone.
@@ -237,6 +241,12 @@ pub(crate) async fn list(
         Some(id) => server.around.checkpoints.of(&server.registry.get(call.owner(), id)?.life),
         None => server.around.checkpoints.of_owner(call.owner()),
     };
+    let sessions = match asked.session_id.as_deref() {
+        Some(id) => vec![server.registry.get(call.owner(), id)?],
+        None => server.registry.of(call.owner()),
+    };
+    let asleep = sessions.iter().filter_map(|session| Some(Asleep::new(session, session.shared.get().asleep?)));
+    let asleep = asleep.collect();
     let mut entries = Vec::with_capacity(held.len());
     for checkpoint in held {
         entries.push(measured(checkpoint).await);
@@ -246,6 +256,7 @@ pub(crate) async fn list(
         memory: entries.iter().map(|entry| entry.memory).sum(),
         memory_limit: server.around.checkpoints.bounds().memory,
         checkpoints: entries,
+        asleep,
     }))
 }
 

@@ -18,11 +18,12 @@ use crate::{
             handle::{Beginning, Session},
             names::DEFAULT,
             orders::Restarted,
-            status::Status,
+            status::{Sleeping, Status},
         },
         tools::call::{
-            arguments::checked_description,
+            arguments::{OfSession, checked_description},
             error::ToolError,
+            patience::in_turn,
             progress,
             reply::{Reply, now},
             request::Call,
@@ -33,6 +34,21 @@ use crate::{
     },
     settings::{limits::Wished, policy::PolicyChange},
 };
+
+/// `sleep_session`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Asleep {
+    /// `asleep`.
+    pub(crate) status: &'static str,
+    /// The session.
+    pub(crate) session_id: String,
+    /// The last cell whose effects are there; null when none has run.
+    pub(crate) after_cell: Option<u64>,
+    /// Bytes of its file.
+    pub(crate) disk: u64,
+    /// Since when (RFC 3339).
+    pub(crate) since: String,
+}
 
 /// `restart_kernel`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -365,6 +381,24 @@ fn name_of(choice: Option<&Choice>) -> &str {
 
 fn metadata(status: &Status) -> Metadata {
     Metadata { restarts: status.restarts, waiting: status.waiting as u64 }
+}
+
+pub(crate) async fn sleep(server: &Server, call: &Call, asked: OfSession) -> Result<Reply<Asleep>, ToolError> {
+    let session = server.session(call, asked.session_id.as_deref())?;
+    let slept = in_turn(server, call, &session, |caller| session.sleep(caller)).await?;
+    Ok(Reply::of(Asleep::new(&session, slept)))
+}
+
+impl Asleep {
+    pub(super) fn new(session: &Session, sleeping: Sleeping) -> Self {
+        Self {
+            status: "asleep",
+            session_id: session.id.to_string(),
+            after_cell: (sleeping.cell > 0).then_some(sleeping.cell),
+            disk: sleeping.bytes,
+            since: in_seconds(sleeping.since),
+        }
+    }
 }
 
 pub(crate) async fn restart(server: &Server, call: &Call, asked: RestartKernel) -> Result<Reply<Restart>, ToolError> {

@@ -133,6 +133,16 @@ impl Zygote {
         Lease::new(pid, self.requests.downgrade())
     }
 
+    /// Forks a process that becomes the checkpoint of an image, with this socket. It is our own child.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub(crate) async fn wake_image(&self, image: OwnedFd, link: StdStream) -> Result<Lease, ZygoteError> {
+        let passed = vec![image, link.into()];
+        let (lease, _) = self.ask(Purpose::Image, WorkerLimits::default(), None, passed).await?;
+        Ok(lease)
+    }
+
     /// Forks a process that runs a script and ends; confined in a folder that it is given, or in one of its own. Waits for the
     /// zygote to be warm first.
     ///

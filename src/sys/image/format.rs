@@ -1,0 +1,136 @@
+//! How an image lies in its file: a preamble of one page, the pages of memory, the description of all.
+//!
+//! Runs in: checkpoint (writes), the process that is woken (reads). What keeps the file from being another one's, or from
+//! being changed, is not here: who gives it to be woken has checked that.
+
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    files::OpenFile,
+    layout::{PAGE, Region},
+    refusal::Refusal,
+    snapshot::Registers,
+    state::KernelState,
+    ties::Ties,
+};
+
+/// Begin of the file; written last, so that a file that was cut short has none. The last byte is the format's version.
+const MAGIC: [u8; 8] = *b"fpimage\x01";
+/// More than any description has.
+const LONGEST: u64 = 64 << 20;
+
+/// Pages that lie one behind the other, in memory and in the file.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub(super) begin: u64,
+    pub(super) pages: u64,
+    /// Where in the file.
+    pub(super) offset: u64,
+}
+
+impl Run {
+    pub(super) fn end(&self) -> u64 {
+        self.begin + self.pages * PAGE
+    }
+}
+
+/// Everything but the pages.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Description {
+    pub(super) ties: Ties,
+    pub(super) state: KernelState,
+    pub(super) registers: Registers,
+    /// By address.
+    pub(super) regions: Vec<Region>,
+    /// By address; each within one region.
+    pub(super) runs: Vec<Run>,
+    pub(super) files: Vec<OpenFile>,
+    /// Size and time of change of each mapped file, by path.
+    pub(super) mapped: Vec<MappedFile>,
+    /// Digest of the kernel's own code in the process.
+    pub(super) vdso: u64,
+    /// The number of its socket, of which a waker gives it another one.
+    pub(super) link: i32,
+    /// The number of the server's lifeline.
+    pub(super) lifeline: Option<i32>,
+}
+
+/// A file as it was when it was mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MappedFile {
+    pub(super) path: String,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) changed: (i64, i64),
+}
+
+impl Description {
+    /// Ends the file, whose pages end at `end`.
+    pub(super) fn write(&self, file: &File, end: u64) -> Result<u64, Refusal> {
+        let bytes = postcard::to_stdvec(self).map_err(|_| Refusal::Write(io::ErrorKind::InvalidData.into()))?;
+        let length = bytes.len() as u64;
+        file.write_all_at(&bytes, end).map_err(Refusal::Write)?;
+        let mut preamble = [0; 24];
+        preamble[..8].copy_from_slice(&MAGIC);
+        preamble[8..16].copy_from_slice(&end.to_le_bytes());
+        preamble[16..].copy_from_slice(&length.to_le_bytes());
+        file.write_all_at(&preamble, 0).map_err(Refusal::Write)?;
+        Ok(end + length)
+    }
+
+    /// From a whole file.
+    pub(super) fn read(file: &File) -> Result<Self, Refusal> {
+        let mut preamble = [0; 24];
+        file.read_exact_at(&mut preamble, 0).map_err(Refusal::Read)?;
+        if preamble[..8] != MAGIC {
+            return Err(Refusal::Damaged("it does not begin as an image of this version"));
+        }
+        let word = |at: usize| u64::from_le_bytes(preamble[at..at + 8].try_into().unwrap_or_default());
+        let (offset, length) = (word(8), word(16));
+        let size = file.metadata().map_err(Refusal::Read)?.len();
+        if length > LONGEST || offset.checked_add(length) != Some(size) {
+            return Err(Refusal::Damaged("it is not as long as it says"));
+        }
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, offset).map_err(Refusal::Read)?;
+        let described: Self =
+            postcard::from_bytes(&bytes).map_err(|_| Refusal::Damaged("its description cannot be read"))?;
+        described.check(offset)?;
+        Ok(described)
+    }
+
+    /// Nothing of it points to where it may not.
+    fn check(&self, pages_end: u64) -> Result<(), Refusal> {
+        let even = |value: u64| value.is_multiple_of(PAGE);
+        let mut before = 0;
+        for region in &self.regions {
+            if region.begin < before || region.end <= region.begin || !even(region.begin) || !even(region.end) {
+                return Err(Refusal::Damaged("its mappings are out of order"));
+            }
+            before = region.end;
+        }
+        let mut before = 0;
+        let mut regions = self.regions.iter();
+        let mut region = regions.next();
+        for run in &self.runs {
+            while region.is_some_and(|region| region.end <= run.begin) {
+                region = regions.next();
+            }
+            let fits = region.is_some_and(|region| region.begin <= run.begin && run.end() <= region.end);
+            let in_file = even(run.offset) && run.offset >= PAGE && run.offset + run.pages * PAGE <= pages_end;
+            if !fits || !in_file || run.begin < before || run.pages == 0 {
+                return Err(Refusal::Damaged("its pages are out of order"));
+            }
+            before = run.end();
+        }
+        Ok(())
+    }
+}
+
+/// FNV-1a, which is enough to tell two builds of the kernel's code apart.
+pub(super) fn digest(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,28 @@
+//! The image of a frozen process: written to a file by the process itself, and woken from it in another process.
+//!
+//! Runs in: checkpoint (`write`), a fork of the zygote that becomes a checkpoint (`wake`). Never in a process with a second
+//! thread. Knows neither Python nor what the process is for.
+//!
+//! How it goes: the process saves its registers and is cloned (`snapshot`); the clone stands still while the original reads
+//! its memory and writes it (`write`), with what the kernel keeps of it (`state`, `files`) and what it is tied to (`ties`).
+//! To wake it, a fresh process works out what has to change in it (`plan`), and a few instructions that need nothing of what
+//! they replace make the changes (`restorer`). The woken process goes on in `snapshot`, as if the clone had returned.
+//!
+//! What cannot be brought back exactly is refused, with the reason (`refusal`): when it is written, where that is known
+//! then, and before anything is changed when it is woken.
+
+mod files;
+mod format;
+mod layout;
+mod plan;
+mod refusal;
+mod restorer;
+mod snapshot;
+mod state;
+mod ties;
+mod write;
+
+pub(crate) use self::{
+    plan::wake,
+    write::{Written, write},
+};

@@ -1,0 +1,132 @@
+//! What an image is tied to beside the files that it maps: the machine, the kernel, the user and what that may see.
+//!
+//! Runs in: checkpoint (`now`, written down), the process that is woken (`now`, compared).
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+
+/// Namespaces that a process may be alone in.
+const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ties {
+    kernel: String,
+    processor: Vec<u32>,
+    user: [u32; 6],
+    groups: Vec<u32>,
+    namespaces: Vec<String>,
+    confined: Vec<String>,
+    personality: i64,
+}
+
+impl Ties {
+    /// Those of this process.
+    pub(super) fn now() -> Result<Self, Refusal> {
+        let kernel = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+        let status = fs::read_to_string("/proc/self/status").map_err(|_| Refusal::Untold("how it is confined"))?;
+        let lines = status.lines().filter(|line| {
+            ["Seccomp", "NoNewPrivs", "CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        });
+        Ok(Self {
+            kernel: kernel("osrelease") + &kernel("version"),
+            processor: processor(),
+            user: user(),
+            groups: nix::unistd::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()).collect(),
+            namespaces: NAMESPACES.iter().map(|name| namespace(name)).collect(),
+            confined: lines.map(str::to_owned).collect(),
+            // SAFETY: this argument asks.
+            personality: i64::from(unsafe { libc::personality(0xffff_ffff) }),
+        })
+    }
+
+    /// The first that differs.
+    pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let compared = [
+            (self.kernel == other.kernel, "the kernel"),
+            (self.processor == other.processor, "the processor"),
+            (self.user == other.user && self.groups == other.groups, "the user"),
+            (self.namespaces == other.namespaces, "a namespace"),
+            (self.confined == other.confined, "what the process may do"),
+            (self.personality == other.personality, "the execution domain"),
+        ];
+        compared.into_iter().find(|(same, _)| !same).map(|(_, what)| what)
+    }
+}
+
+fn namespace(name: &str) -> String {
+    let link = fs::read_link(format!("/proc/self/ns/{name}"));
+    link.map_or_else(|_| String::new(), |target| target.to_string_lossy().into_owned())
+}
+
+fn user() -> [u32; 6] {
+    let mut ids = [0; 6];
+    let [user, effective, saved, group, effective_group, saved_group] = &mut ids;
+    // SAFETY: each call writes three numbers.
+    unsafe {
+        libc::getresuid(user, effective, saved);
+        libc::getresgid(group, effective_group, saved_group);
+    }
+    ids
+}
+
+/// What libraries ask the processor once and remember. Without the number of the processor that the question ran on.
+#[cfg(target_arch = "x86_64")]
+fn processor() -> Vec<u32> {
+    use std::arch::x86_64::{__cpuid_count, _xgetbv};
+    /// Bit 27 of the third register of leaf 1: the kernel uses XSAVE.
+    const USES_XSAVE: u32 = 1 << 27;
+    let mut words = Vec::new();
+    let vendor = __cpuid_count(0, 0);
+    words.extend([vendor.ebx, vendor.ecx, vendor.edx]);
+    let first = __cpuid_count(1, 0);
+    words.extend([first.eax, first.ecx, first.edx]);
+    if vendor.eax >= 0xd {
+        for (leaf, sub) in [(7, 0), (7, 1), (0xd, 1)] {
+            let found = __cpuid_count(leaf, sub);
+            // The second register of leaf 0xd is the size of what is in use now.
+            words.extend([found.eax, if leaf == 7 { found.ebx } else { 0 }, found.ecx, found.edx]);
+        }
+    }
+    let extended = __cpuid_count(0x8000_0001, 0);
+    words.extend([extended.ecx, extended.edx]);
+    if first.ecx & USES_XSAVE != 0 {
+        // SAFETY: the bit says that the instruction is there.
+        let state = unsafe { xgetbv(_xgetbv) };
+        words.extend([u32::try_from(state & 0xffff_ffff).unwrap_or(0), u32::try_from(state >> 32).unwrap_or(0)]);
+    }
+    words
+}
+
+/// # Safety
+/// The processor has the instruction.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv(read: unsafe fn(u32) -> u64) -> u64 {
+    // SAFETY: the caller's promise; register 0 is always there.
+    unsafe { read(0) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn processor() -> Vec<u32> {
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_differs_from_itself_and_what_differs_is_named() {
+        let now = Ties::now().expect("told");
+        assert_eq!(now.difference(&Ties::now().expect("told")), None);
+        let other = Ties { personality: -1, ..now.clone() };
+        assert_eq!(now.difference(&other), Some("the execution domain"));
+        let other = Ties { user: [1; 6], ..now.clone() };
+        assert_eq!(now.difference(&other), Some("the user"));
+    }
+}

@@ -1,0 +1,73 @@
+//! A checkpoint goes to sleep in a file, and a fork of the zygote becomes that checkpoint again.
+//!
+//! Runs in: checkpoint, its only thread (`write`, `settle`); a fork of the zygote, until it is a checkpoint (`become_checkpoint`).
+//! How a process is written and read is `sys/image`; what a checkpoint does not hold is refused here.
+
+use std::os::{
+    fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
+    unix::net::UnixStream,
+};
+
+use super::{close, hazards::Hazards, leave};
+use crate::{
+    protocol::{
+        FrameError, FromCheckpoint, MAX_ZYGOTE,
+        blocking::{self, FrameReader},
+        frame,
+    },
+    sys::{fault, image, lifeline, signals},
+};
+
+/// On which side we are when it is done.
+pub(super) enum Written {
+    /// In the checkpoint that was to be written.
+    Answer(FromCheckpoint),
+    /// In one that was woken from what was written.
+    Woken,
+}
+
+/// Writes this checkpoint to the file that has come along, unless something would be lost.
+pub(super) fn write(reader: &mut FrameReader, hazards: &Hazards, number: u64) -> Written {
+    let refused = |why: Vec<String>| Written::Answer(FromCheckpoint::NotAsleep { why });
+    let Some(file) = reader.take_descriptors(1).and_then(|mut passed| passed.pop()) else {
+        return refused(vec!["the file did not come along".to_owned()]);
+    };
+    if !hazards.lost_asleep.is_empty() {
+        return refused(hazards.lost_asleep.clone());
+    }
+    let _ = fault::at("checkpoint.image", number);
+    // A number, and no value that closes it: a woken process does not have it.
+    let file = file.into_raw_fd();
+    // SAFETY: a checkpoint has one thread; what it knows of its own descriptors is what it says here.
+    let written = unsafe { image::write(file, reader.stream().as_raw_fd(), &hazards.renewed) };
+    let answer = match written {
+        Ok(image::Written::Woken) => return Written::Woken,
+        Ok(image::Written::Done { pages, bytes }) => FromCheckpoint::Asleep { pages, bytes },
+        Err(refusal) => FromCheckpoint::NotAsleep { why: vec![refusal.to_string()] },
+    };
+    close(file);
+    Written::Answer(answer)
+}
+
+/// In a woken checkpoint: what a process has to say of itself once.
+pub(super) fn settle(session: &str, number: u64) -> Result<(), FrameError> {
+    let _ = fault::at("image.woken", number);
+    nix::unistd::setsid().map_err(std::io::Error::from)?;
+    let _ = lifeline::hold();
+    signals::prefer_as_oom_victim();
+    signals::set_title(&format!("fp-ckpt:{session}"));
+    Ok(())
+}
+
+/// Makes this process, a fork of the zygote with one thread, the checkpoint of an image. What stands in the way is told.
+pub(crate) fn become_checkpoint(image: OwnedFd, link: OwnedFd, number: u64) -> ! {
+    let half = FromCheckpoint::WakeFailed { message: "the system refused a step of the way back".to_owned() };
+    let half = frame::encode(&half, MAX_ZYGOTE).unwrap_or_default();
+    let _ = fault::at("image.wake", number);
+    // SAFETY: a fork of the zygote has one thread, and ends here whatever comes of it.
+    let (refusal, link) = unsafe { image::wake(image, link, &half) };
+    // SAFETY: the number that the link has now, and no other value has it.
+    let link = unsafe { UnixStream::from_raw_fd(link) };
+    let _ = blocking::write(&link, &FromCheckpoint::WakeFailed { message: refusal.to_string() }, MAX_ZYGOTE);
+    leave(super::EXIT_START_FAILED)
+}
