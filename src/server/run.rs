@@ -133,6 +133,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let _ = tokio::time::timeout(FAREWELL, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
+    around.images.end();
     memory_group::end();
     served
 }

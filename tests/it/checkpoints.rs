@@ -45,6 +45,30 @@ fn until_kept(forkpy: &mut Forkpy, after: u64) {
 }
 
 #[test]
+fn many_copies_are_made_of_one_moment_or_none() {
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off", "--max-sessions", "14"]).start();
+    forkpy.run("import itertools\nnumbers = itertools.count(); next(numbers)");
+    let reply = forkpy.call("fork_session", json!({"new_session_id": "copy", "count": 12}));
+    assert!(!reply.is_error, "{reply:?}");
+    let names: Vec<String> = (1..=12).map(|number| format!("copy-{number}")).collect();
+    assert_eq!((&reply.data["sessions"], &reply.data["session_id"]), (&json!(names), &json!("copy-1")));
+    for name in &names {
+        assert_eq!(in_session(&mut forkpy, name, "next(numbers)")["results"], json!(["1"]), "{name}");
+    }
+    assert_eq!(forkpy.eval("next(numbers)"), "1", "the original has not moved");
+    // One is too many: there is room for one more session.
+    let words = forkpy.refused("fork_session", json!({"new_session_id": "more", "count": 2}));
+    assert!(words.contains("14"), "{words}");
+    forkpy.call("delete_session", json!({"session_id": "copy-1"}));
+    for name in ["copy", "more"] {
+        forkpy.refused("fork_session", json!({"new_session_id": name, "count": 3}));
+    }
+    let listed = forkpy.call("list_sessions", json!({})).data.to_string();
+    assert!(!listed.contains("more-") && !listed.contains("copy-1\""), "{listed}");
+    assert!(forkpy.refused("fork_session", json!({"new_session_id": "x", "count": 0})).contains("`count`"));
+}
+
+#[test]
 fn a_session_goes_back_to_the_same_point_ten_times() {
     let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     forkpy.run(

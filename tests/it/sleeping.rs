@@ -97,10 +97,9 @@ fn works(forkpy: &mut Forkpy, code: &str) {
 /// The only image that lies there.
 fn image(folder: &Path) -> PathBuf {
     let below = fs::read_dir(folder).expect("there").map(|entry| entry.expect("readable").path());
-    let mut images: Vec<PathBuf> = below
-        .flat_map(|server| fs::read_dir(server).expect("a folder"))
-        .map(|entry| entry.expect("readable").path())
-        .collect();
+    let files = below.flat_map(|server| fs::read_dir(server).expect("a folder"));
+    let mut images: Vec<PathBuf> = files.map(|entry| entry.expect("readable").path()).collect();
+    images.retain(|path| path.extension().is_some_and(|end| end == "image"));
     assert_eq!(images.len(), 1, "{images:?}");
     images.remove(0)
 }
@@ -196,6 +195,7 @@ fn what_would_not_be_the_same_is_refused_and_the_session_is_as_it_was() {
         ("import signal; signal.setitimer(signal.ITIMER_REAL, 99)", "a timer"),
         ("import fcntl; f = open('l', 'w'); fcntl.flock(f, fcntl.LOCK_EX)", "a file lock"),
         ("import threading; l = threading.Lock(); l.acquire()", "locks are held"),
+        ("import os; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", "is another"),
         (
             "import ctypes; b = ctypes.create_string_buffer(1 << 20); assert ctypes.CDLL(None).mlock(b, 1 << 20) == 0",
             "locked",
@@ -250,15 +250,12 @@ fn there_is_a_way_on_without_the_image() {
     let mut forkpy = setup.start();
     works(&mut forkpy, "kept = 1");
     asleep(&mut forkpy);
-    fs::write(image(folder.path()), "nonsense").expect("written");
+    let path = image(folder.path());
+    fs::write(&path, "nonsense").expect("written");
     assert!(forkpy.run("kept").to_string().contains("restart_kernel"), "it says what can be done");
     forkpy.call("restart_kernel", json!({}));
     assert_eq!(forkpy.run("kept")["error"]["type"], "NameError");
-    assert_eq!(fs::read_dir(image_folder(folder.path())).expect("there").count(), 0, "the image is gone");
-}
-
-fn image_folder(folder: &Path) -> PathBuf {
-    fs::read_dir(folder).expect("there").next().expect("one").expect("readable").path()
+    assert!(!path.exists(), "the image is gone");
 }
 
 #[test]
@@ -323,4 +320,21 @@ fn sessions_that_are_deleted_or_end_with_the_server_leave_nothing_on_disk() {
     let left = image(folder.path());
     drop(forkpy);
     assert!(!left.exists());
+    assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+}
+
+#[test]
+fn what_a_killed_server_left_is_removed_by_the_next() {
+    let (folder, setup) = with_folder(&[]);
+    let mut forkpy = setup.start();
+    works(&mut forkpy, "kept = 1");
+    asleep(&mut forkpy);
+    let left = image(folder.path());
+    forkpy.kill();
+    drop(forkpy);
+    assert!(left.exists());
+    let state = folder.path().to_str().expect("UTF-8");
+    let mut next = Setup::new().args(&["--state-dir", state]).start();
+    assert!(!left.exists());
+    assert_eq!(next.eval("1 + 1"), "2");
 }

@@ -9,7 +9,7 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::{
@@ -28,6 +28,9 @@ use crate::{settings::policy::SleepBounds, sys::descriptors};
 const MAGIC: &[u8; 16] = b"forkpy image 1\r\n";
 /// Behind it: the seal, and then what it is over.
 const HEAD: usize = 16 + 32;
+/// How servers' folders begin, and the file in each that is locked while its server lives.
+const OWN: &str = "server-";
+const LOCK: &str = "lock";
 /// Bytes that are read and written at once.
 const PIECE: usize = 256 << 10;
 
@@ -56,6 +59,8 @@ pub(crate) struct Images(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
+    /// Held as long as this server lives, where another one may look into the folder.
+    lock: Option<File>,
     limit: u64,
     key: [u8; 32],
     /// Bytes of all files.
@@ -81,26 +86,34 @@ impl Drop for Image {
 }
 
 impl Images {
-    /// Images lie in a folder of this server's own below the one that is named, or else below `scratch`.
+    /// Images lie in a folder of this server's own below the one that is named, or else below `scratch`. Folders that servers
+    /// before have left there, which ended without a farewell, are removed: no key fits what is in them.
     ///
     /// # Errors
-    /// When it cannot be made, or there are no random numbers for a key.
+    /// When it cannot be made or is not this user's alone, or there are no random numbers for a key.
     pub(crate) fn new(bounds: &SleepBounds, scratch: &Path) -> io::Result<Self> {
-        let named = bounds.folder.as_deref().map(|folder| folder.join(format!("server-{}", std::process::id())));
-        let folder = named.unwrap_or_else(|| scratch.join("asleep"));
+        let (folder, lock) = match &bounds.folder {
+            // A folder that cannot be made is to be known at the start, and not when the first session sleeps.
+            Some(named) => {
+                let made = own_folder(named);
+                let (folder, lock) = made.map_err(|error| {
+                    io::Error::new(error.kind(), format!("--state-dir {}: {error}", named.display()))
+                })?;
+                (folder, Some(lock))
+            }
+            None => (scratch.join("asleep"), None),
+        };
         let mut key = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         let (held, numbers) = (AtomicU64::new(0), AtomicU64::new(1));
-        let images = Self(Arc::new(Inner { folder, limit: bounds.disk, key, held, numbers }));
-        if bounds.folder.is_some() {
-            // A folder that cannot be made is to be known at the start, and not when the first session sleeps.
-            images.make_folder()?;
-        }
-        Ok(images)
+        Ok(Self(Arc::new(Inner { folder, lock, limit: bounds.disk, key, held, numbers })))
     }
 
-    fn make_folder(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0.folder)
+    /// The server ends, and all sessions have.
+    pub(crate) fn end(&self) {
+        if self.0.lock.is_some() {
+            let _ = fs::remove_dir_all(&self.0.folder);
+        }
     }
 
     /// A file in memory for a checkpoint to write itself to.
@@ -121,7 +134,7 @@ impl Images {
         if held + size > self.0.limit {
             return Err(ImageError::NoRoom { held, more: size, limit: self.0.limit });
         }
-        self.make_folder().map_err(refuse)?;
+        make_folder(&self.0.folder).map_err(refuse)?;
         self.write(&image, &mut draft).map_err(refuse)?;
         Ok(image)
     }
@@ -176,6 +189,41 @@ impl Image {
         fcntl(copy.as_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| ImageError::Read(errno.into()))?;
         Ok(copy.into())
     }
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// A new folder in one that only its user can write to, and the lock by which it is known to be in use.
+fn own_folder(named: &Path) -> io::Result<(PathBuf, File)> {
+    make_folder(named)?;
+    let status = fs::metadata(named)?;
+    if status.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+    }
+    if status.mode() & 0o022 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "other users may write there (chmod 700 it)"));
+    }
+    remove_left_behind(named)?;
+    let id = uuid::Uuid::new_v4().simple();
+    // It gets the name that others look for when it is locked.
+    let (making, folder) = (named.join(format!(".{id}")), named.join(format!("{OWN}{id}")));
+    make_folder(&making)?;
+    let lock = File::create(making.join(LOCK))?;
+    lock.lock()?;
+    fs::rename(&making, &folder)?;
+    Ok((folder, lock))
+}
+
+fn remove_left_behind(named: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(named)?.flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(OWN));
+        if is_ours && File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 fn carry(from: &mut File, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
@@ -255,6 +303,23 @@ mod tests {
         let third = kept(&others, b"one").expect("kept");
         fs::copy(&third.path, &one.path).expect("replaced");
         assert!(matches!(one.open(), Err(ImageError::Changed)));
+    }
+
+    #[test]
+    fn what_a_server_left_behind_is_removed_and_what_one_uses_is_not() {
+        let (folder, first) = images(1 << 20);
+        let image = kept(&first, b"in use").expect("kept");
+        let left = folder.path().join("server-left");
+        fs::create_dir(&left).expect("made");
+        fs::write(left.join(LOCK), "").expect("written");
+        fs::write(left.join("1.image"), "old").expect("written");
+        let bounds = SleepBounds { folder: Some(folder.path().to_owned()), ..SleepBounds::default() };
+        let second = Images::new(&bounds, folder.path()).expect("made");
+        assert!(!left.exists() && image.open().is_ok());
+        second.end();
+        assert!(!second.0.folder.exists() && image.open().is_ok());
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("ours");
+        assert!(Images::new(&bounds, folder.path()).expect_err("open to all").to_string().contains("--state-dir"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Ties {
     namespaces: Vec<String>,
     confined: Vec<String>,
     personality: i64,
+    /// How it is scheduled and served, where that can be asked.
+    served: [i64; 4],
 }
 
 impl Ties {
@@ -37,10 +39,11 @@ impl Ties {
             processor: processor(),
             user: user(),
             groups: nix::unistd::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()).collect(),
-            namespaces: NAMESPACES.iter().map(|name| namespace(name)).collect(),
+            namespaces: NAMESPACES.iter().map(|name| namespace(name)).chain([root()]).collect(),
             confined: lines.map(str::to_owned).collect(),
             // SAFETY: this argument asks.
             personality: i64::from(unsafe { libc::personality(0xffff_ffff) }),
+            served: served(),
         })
     }
 
@@ -53,6 +56,10 @@ impl Ties {
             (self.namespaces == other.namespaces, "a namespace"),
             (self.confined == other.confined, "what the process may do"),
             (self.personality == other.personality, "the execution domain"),
+            (
+                self.served == other.served,
+                "how the process is scheduled (policy, I/O priority, timer slack, huge pages)",
+            ),
         ];
         compared.into_iter().find(|(same, _)| !same).map(|(_, what)| what)
     }
@@ -61,6 +68,23 @@ impl Ties {
 fn namespace(name: &str) -> String {
     let link = fs::read_link(format!("/proc/self/ns/{name}"));
     link.map_or_else(|_| String::new(), |target| target.to_string_lossy().into_owned())
+}
+
+fn root() -> String {
+    fs::read_link("/proc/self/root").map_or_else(|_| String::new(), |root| root.to_string_lossy().into_owned())
+}
+
+fn served() -> [i64; 4] {
+    const PROCESS: i32 = 1;
+    // SAFETY: these calls take numbers and only tell.
+    unsafe {
+        [
+            libc::syscall(libc::SYS_sched_getscheduler, 0),
+            libc::syscall(libc::SYS_ioprio_get, PROCESS, 0),
+            i64::from(libc::prctl(libc::PR_GET_TIMERSLACK, 0, 0, 0, 0)),
+            i64::from(libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0)),
+        ]
+    }
 }
 
 fn user() -> [u32; 6] {

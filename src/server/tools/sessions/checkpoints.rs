@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +14,13 @@ use crate::{
         health::errand::Errand,
         sessions::{
             checkpoints::{self, Checkpoint, StoreError},
+            handle::Session,
             orders::{BrokenOff, Caller, CheckpointWish, SessionError},
-            registry::Fork,
+            registry::{Fork, RegistryError},
         },
         tools::call::{
             arguments::checked_description,
-            error::ToolError,
+            error::{ToolError, refuse},
             patience::in_turn,
             reply::{Reply, now},
             request::Call,
@@ -29,6 +31,11 @@ use crate::{
     },
     sys::processes,
 };
+
+/// Most sessions that one call makes.
+const MAX_FORKS: u32 = 256;
+/// Workers that are greeted at a time: a checkpoint forks them one by one.
+const SIDE_BY_SIDE: usize = 8;
 
 /// `checkpoint_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -63,8 +70,11 @@ pub(crate) struct RestoreCheckpoint {
 /// `fork_session`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ForkSession {
-    /// Name of the new session.
+    /// Name of the new session; with `count` it is followed by -1, -2 and so on.
     pub(crate) new_session_id: String,
+    /// Make so many, all of the same moment.
+    #[schemars(range(min = 1, max = 256))]
+    pub(crate) count: Option<u32>,
     /// Default: the active session.
     pub(crate) session_id: Option<String>,
     /// Copy this checkpoint of it instead.
@@ -180,8 +190,11 @@ pub(crate) struct RestoredCheckpoint {
 pub(crate) struct ForkedSession {
     /// `created`.
     pub(crate) status: &'static str,
-    /// The new session.
+    /// The new session; with `count` the first.
     pub(crate) session_id: String,
+    /// All of them, with `count`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sessions: Vec<String>,
     /// The session it is a copy of.
     pub(crate) forked_from: String,
     /// The checkpoint it is a copy of; null when it is one of the session as it was.
@@ -283,8 +296,11 @@ pub(crate) async fn restore(
 
 pub(crate) async fn fork(server: &Server, call: &Call, asked: ForkSession) -> Result<Reply<ForkedSession>, ToolError> {
     let source = server.session(call, asked.session_id.as_deref())?;
+    let names = names(&asked)?;
     let description = checked_description(asked.description)?;
-    server.registry.may_create(call.owner(), &asked.new_session_id)?;
+    for name in &names {
+        server.registry.may_create(call.owner(), name)?;
+    }
     let from = match &asked.checkpoint {
         Some(name) => server.around.checkpoints.get(&source.life, name).map_err(SessionError::from)?,
         None => {
@@ -294,22 +310,67 @@ pub(crate) async fn fork(server: &Server, call: &Call, asked: ForkSession) -> Re
     };
     let caller = call.caller();
     let mut warnings = warnings(&from, &caller).await?;
-    let fork = Fork { id: &asked.new_session_id, description, by: &call.client, source: &source, from: &from };
-    let session = unless_taken_back(&source.id, &caller, server.registry.fork(fork)).await??;
-    session.life.used_by(&call.client);
+    let made = forks(server, call, (&source, &from), &names, &description).await?;
+    let limits = made.first().map_or_else(|| LimitsInForce::of(&source), LimitsInForce::of);
     if asked.checkpoint.is_none() {
         warnings.extend(call.news_of(&source).1);
     }
     Ok(Reply::of(ForkedSession {
         status: "created",
-        session_id: session.id.to_string(),
+        session_id: names.first().cloned().unwrap_or_default(),
+        sessions: asked.count.map_or_else(Vec::new, |_| names),
         forked_from: source.id.to_string(),
         checkpoint: asked.checkpoint,
         after_cell: (from.cell > 0).then_some(from.cell),
         warnings,
-        limits: LimitsInForce::of(&session),
+        limits,
         timestamp: now(),
     }))
+}
+
+/// Names of the sessions to be made.
+fn names(asked: &ForkSession) -> Result<Vec<String>, ToolError> {
+    let name = &asked.new_session_id;
+    match asked.count {
+        None => Ok(vec![name.clone()]),
+        Some(count) if (1..=MAX_FORKS).contains(&count) => {
+            Ok((1..=count).map(|number| format!("{name}-{number}")).collect())
+        }
+        Some(count) => refuse(format!("`count` must be between 1 and {MAX_FORKS}, not {count}")),
+    }
+}
+
+/// All of them, or none: those that were made are ended when one cannot be.
+async fn forks(
+    server: &Server,
+    call: &Call,
+    (source, from): (&Session, &Arc<Checkpoint>),
+    names: &[String],
+    description: &str,
+) -> Result<Vec<Session>, ToolError> {
+    let mut waiting: Vec<BoxFuture<'_, Result<Session, RegistryError>>> = Vec::with_capacity(names.len());
+    for id in names {
+        let fork = Fork { id, description: description.to_owned(), by: &call.client, source, from };
+        waiting.push(server.registry.fork(fork).boxed());
+    }
+    let mut all = stream::iter(waiting).buffer_unordered(SIDE_BY_SIDE);
+    let (caller, mut made) = (call.caller(), Vec::with_capacity(names.len()));
+    let failed: ToolError = loop {
+        match unless_taken_back(&source.id, &caller, all.next()).await {
+            Ok(Some(Ok(session))) => made.push(session),
+            Ok(Some(Err(error))) => break error.into(),
+            Err(error) => break error.into(),
+            Ok(None) => {
+                made.iter().for_each(|session| session.life.used_by(&call.client));
+                return Ok(made);
+            }
+        }
+    };
+    drop(all);
+    for session in made {
+        let _ = server.registry.delete(call.owner(), &session.id).await;
+    }
+    Err(failed)
 }
 
 pub(crate) async fn delete(
