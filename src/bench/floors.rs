@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{BenchError, echo::PIECE};
+use super::{
+    BenchError,
+    echo::{self, PIECE},
+};
 
 /// Two processes and a pair of pipes.
 #[derive(Debug)]
@@ -33,11 +36,40 @@ fn command() -> Command {
     command
 }
 
+/// Three processes: this one, by pipes, one that stands where the server does, and by a socket, one where the worker does. What
+/// a call through a server and a worker takes on this machine at the least.
+#[derive(Debug)]
+pub(crate) struct Chain(Pipe);
+
+impl Chain {
+    /// Starts both other processes.
+    pub(crate) fn start() -> Result<Self, BenchError> {
+        let mut server = command();
+        server.arg("server");
+        Pipe::to(server).map(Self)
+    }
+
+    /// To the end of the chain and back, with work in each process.
+    ///
+    /// # Errors
+    /// When one of the others is gone.
+    pub(crate) fn turn(&mut self) -> Result<Duration, BenchError> {
+        let began = Instant::now();
+        self.0.turn()?;
+        echo::work();
+        Ok(began.elapsed())
+    }
+}
+
 impl Pipe {
     /// Starts the other end.
     pub(crate) fn start() -> Result<Self, BenchError> {
+        Self::to(command())
+    }
+
+    fn to(mut command: Command) -> Result<Self, BenchError> {
         let fail = BenchError::system("start the other end of a pipe");
-        let mut process = command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(&fail)?;
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(&fail)?;
         match (process.stdin.take(), process.stdout.take()) {
             (Some(input), Some(output)) => Ok(Self { process, input: Some(input), output }),
             _ => Err(fail(std::io::Error::other("no pipes"))),

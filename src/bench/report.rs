@@ -85,6 +85,17 @@ pub(crate) struct Measured {
     pub floor: Option<String>,
     /// Median by the median of the floor.
     pub ratio: Option<f64>,
+    /// The same for further rows that it is held against.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Held>,
+}
+
+/// Another row that one is held against.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub floor: String,
+    /// Median by the median of that row.
+    pub ratio: f64,
 }
 
 /// A row that was not measured.

@@ -9,7 +9,7 @@ use crate::progress::{self, Progress};
 use super::{
     BenchError,
     options::BenchArgs,
-    report::{FORMAT, Machine, Measured, Report, Skipped},
+    report::{FORMAT, Held, Machine, Measured, Report, Skipped},
     rows::{self, Row, Unit},
     sizes,
     stage::Stage,
@@ -97,8 +97,9 @@ fn of_times(row: &Row, times: &Times) -> Measured {
         p99: times.quantile(0.99),
         low,
         high,
-        floor: row.floor.map(str::to_owned),
+        floor: None,
         ratio: None,
+        further: Vec::new(),
     }
 }
 
@@ -120,17 +121,21 @@ fn size(row: &Row, rounds: u32, stage: &mut Stage) -> Result<Measured, BenchErro
         high,
         floor: None,
         ratio: None,
+        further: Vec::new(),
     })
 }
 
 fn hold_against_floors(measured: &mut [Measured]) {
     let medians: Vec<(String, f64)> = measured.iter().map(|row| (row.name.clone(), row.p50)).collect();
     for row in measured {
-        let floor = row.floor.as_ref().and_then(|floor| medians.iter().find(|(name, _)| name == floor));
-        row.ratio = floor.map(|(_, median)| row.p50 / median);
-        if row.ratio.is_none() {
-            row.floor = None;
-        }
+        let floors = rows::find(&row.name).map_or(&[][..], |known| known.floors);
+        let median = |floor: &str| medians.iter().find(|(name, _)| name == floor).map(|(_, median)| *median);
+        let mut held = floors.iter().filter_map(|floor| {
+            let ratio = row.p50 / median(floor)?;
+            Some(Held { floor: (*floor).to_owned(), ratio })
+        });
+        (row.floor, row.ratio) = held.next().map(|held| (held.floor, held.ratio)).unzip();
+        row.further = held.collect();
     }
 }
 

@@ -41,18 +41,18 @@ pub(crate) struct Row {
     /// How often it is timed in a round; of a size, in the whole run, and
     /// not oftener than there are rounds.
     pub turns: u32,
-    /// The row that its ratio is to.
-    pub floor: Option<&'static str>,
+    /// The rows that its ratios are to, the most important first.
+    pub floors: &'static [&'static str],
     /// What exactly is timed.
     pub what: &'static str,
 }
 
-const fn time(name: &'static str, turns: u32, floor: Option<&'static str>, what: &'static str) -> Row {
-    Row { name, unit: Unit::Microseconds, turns, floor, what }
+const fn time(name: &'static str, turns: u32, floors: &'static [&'static str], what: &'static str) -> Row {
+    Row { name, unit: Unit::Microseconds, turns, floors, what }
 }
 
 const fn size(name: &'static str, unit: Unit, turns: u32, what: &'static str) -> Row {
-    Row { name, unit, turns, floor: None, what }
+    Row { name, unit, turns, floors: &[], what }
 }
 
 /// The row that other servers' rows are held against, and theirs.
@@ -60,62 +60,70 @@ pub(crate) const CELL: &str = "1+1";
 
 /// All rows, in the order in which they are shown.
 pub(crate) const ROWS: &[Row] = &[
-    time("pipe", 100, None, "64 bytes to another process and back, over two pipes: the floor of a client over stdio"),
-    time("socket", 100, None, "the same over a socket pair: the floor between server and worker"),
-    time("fork", 20, None, "fork() of the small process that measures, to the child's first byte"),
+    time("pipe", 100, &[], "64 bytes to another process and back, over two pipes: the floor of a client over stdio"),
+    time("socket", 100, &[], "the same over a socket pair: the floor between server and worker"),
+    time(
+        "chain",
+        100,
+        &[],
+        "64 bytes through three bare processes over what forkpy uses, pipes and then a socket pair, and back, with 26 µs of \
+         plain work in all: the floor of a call through a server and a worker",
+    ),
+    time("chain-rested", 10, &["chain"], "the same after 20 ms without any"),
+    time("fork", 20, &[], "fork() of the small process that measures, to the child's first byte"),
     time(
         "zygote-fork",
         5,
-        None,
+        &[],
         "os.fork() with CPython's hooks in a fresh session, which is what the zygote is, to the child's first byte",
     ),
-    time("python", 1, None, "`python3 -c pass`, start to end, of the interpreter that sessions have"),
-    time("ping", 100, Some("pipe"), "the tool `ping`: a call that goes no further than the server"),
-    time(CELL, 100, Some("ping"), "a cell `1+1`, request written to reply read"),
+    time("python", 1, &[], "`python3 -c pass`, start to end, of the interpreter that sessions have"),
+    time("ping", 100, &["pipe"], "the tool `ping`: a call that goes no further than the server"),
+    time(CELL, 100, &["chain", "ping"], "a cell `1+1`, request written to reply read"),
     time(
         "worker",
         100,
-        Some("socket"),
+        &["socket"],
         "the same cell between server and worker only: sent to reported, as its reply says (execution_time)",
     ),
-    time("pass", 50, Some("ping"), "a cell `pass`"),
-    time("print", 50, Some("ping"), "a cell `print(1)`"),
-    time("error", 50, Some("ping"), "a cell `1/0`: the reply has a traceback"),
+    time("pass", 50, &["ping"], "a cell `pass`"),
+    time("print", 50, &["ping"], "a cell `print(1)`"),
+    time("error", 50, &["ping"], "a cell `1/0`: the reply has a traceback"),
     time(
         "result-1mb",
         5,
-        Some("ping"),
+        &["ping"],
         "a cell whose result is a text of 1 MB, of which the reply has what its limit allows and a file the rest",
     ),
-    time("numpy-sum", 50, Some("ping"), "a cell that sums an array of 1,000 numbers; where numpy is installed"),
-    time("rested", 10, Some(CELL), "a cell `1+1` after 20 ms without any: caches and processors have gone to sleep"),
+    time("numpy-sum", 50, &["ping"], "a cell that sums an array of 1,000 numbers; where numpy is installed"),
+    time("rested", 10, &["chain-rested", CELL], "a cell `1+1` after 20 ms without any: caches and processors have gone to sleep"),
     time(
         "new-session",
         5,
-        Some("rested"),
+        &["rested"],
         "create_session and its first `1+1`, 20 ms after the last one: a spare worker is ready",
     ),
-    time("new-session-cold", 5, Some("zygote-fork"), "the same of a server without spare workers"),
-    time("restart", 3, Some("zygote-fork"), "restart_kernel and the first `1+1`"),
-    time("interrupt", 3, None, "a busy loop with a time limit of 50 ms: how long after that its reply comes"),
-    time("checkpoint", 3, Some("zygote-fork"), "checkpoint_session of a session with little in it"),
-    time("restore", 3, Some("zygote-fork"), "restore_checkpoint and the first `1+1`"),
-    time("initialize", 1, None, "a new server, process started to `initialize` answered"),
-    time("cold-start", 1, Some("python"), "the same to the result of its first cell"),
+    time("new-session-cold", 5, &["zygote-fork"], "the same of a server without spare workers"),
+    time("restart", 3, &["zygote-fork"], "restart_kernel and the first `1+1`"),
+    time("interrupt", 3, &[], "a busy loop with a time limit of 50 ms: how long after that its reply comes"),
+    time("checkpoint", 3, &["zygote-fork"], "checkpoint_session of a session with little in it"),
+    time("restore", 3, &["zygote-fork"], "restore_checkpoint and the first `1+1`"),
+    time("initialize", 1, &[], "a new server, process started to `initialize` answered"),
+    time("cold-start", 1, &["python"], "the same to the result of its first cell"),
     time(
         "describe",
         3,
-        None,
+        &[],
         "new session to its first `df.describe()`, of a server with numpy, pandas and matplotlib preloaded; where pandas is installed",
     ),
     time(
         "ipykernel",
         10,
-        Some(CELL),
+        &[CELL],
         "`1+1` by jupyter_client to a running ipykernel: execute_request sent to execute_reply and idle read",
     ),
-    time("ipykernel-start", 1, Some("new-session"), "a new ipykernel, start to the result of its first `1+1`"),
-    time("other", 20, Some(CELL), "a cell `1+1` of the server that --against names"),
+    time("ipykernel-start", 1, &["new-session"], "a new ipykernel, start to the result of its first `1+1`"),
+    time("other", 20, &[CELL], "a cell `1+1` of the server that --against names"),
     size(
         "memory",
         Unit::Mebibytes,
@@ -161,7 +169,7 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static Row>, String> {
     }
     let wanted = |row: &Row| {
         let named = |name: &str| names.iter().any(|asked| asked == name);
-        named(row.name) || ROWS.iter().any(|other| other.floor == Some(row.name) && named(other.name))
+        named(row.name) || ROWS.iter().any(|other| other.floors.contains(&row.name) && named(other.name))
     };
     Ok(ROWS.iter().filter(|row| names.is_empty() || wanted(row)).collect())
 }
@@ -174,7 +182,7 @@ mod tests {
     fn names_are_unique_and_floors_exist() {
         for (place, row) in ROWS.iter().enumerate() {
             assert!(ROWS[..place].iter().all(|other| other.name != row.name), "{}", row.name);
-            assert!(row.floor.is_none_or(|floor| find(floor).is_some()), "{}", row.name);
+            assert!(row.floors.iter().all(|floor| find(floor).is_some()), "{}", row.name);
         }
     }
 
@@ -184,7 +192,7 @@ mod tests {
             let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
             chosen(&asked).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&["1+1"]), Ok(vec!["ping", "1+1"]));
+        assert_eq!(names(&["1+1"]), Ok(vec!["chain", "ping", "1+1"]));
         assert_eq!(names(&[]).map(|rows| rows.len()), Ok(ROWS.len()));
         assert_eq!(names(&["pong"]), Err("pong".to_owned()));
     }

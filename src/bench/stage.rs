@@ -11,7 +11,7 @@ use super::{
     BenchError,
     against::{Kernel, Other},
     client::Client,
-    floors::{Pipe, Socket},
+    floors::{Chain, Pipe, Socket},
     options::BenchArgs,
 };
 
@@ -65,6 +65,7 @@ pub(crate) struct Stage {
     pub(super) main: Client,
     pub(super) pipe: Option<Pipe>,
     pub(super) socket: Option<Socket>,
+    chain: Option<Chain>,
     cold: Option<Client>,
     preloaded: Option<Client>,
     kernel: Option<Kernel>,
@@ -95,6 +96,7 @@ impl Stage {
             main,
             pipe: None,
             socket: None,
+            chain: None,
             cold: None,
             preloaded: None,
             kernel: None,
@@ -144,6 +146,14 @@ impl Stage {
     #[must_use]
     pub(crate) fn science(&self) -> String {
         SCIENCE.into_iter().filter(|module| self.has(module)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The processes of the chain.
+    pub(crate) fn chain(&mut self) -> Result<&mut Chain, BenchError> {
+        if self.chain.is_none() {
+            self.chain = Some(Chain::start()?);
+        }
+        self.chain.as_mut().ok_or_else(|| BenchError::Option("no chain".to_owned()))
     }
 
     /// The server without spare workers.

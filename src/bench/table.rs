@@ -57,10 +57,10 @@ pub(super) fn figure(row: &Measured, value: f64) -> String {
 }
 
 pub(super) fn ratio(row: &Measured) -> String {
-    match (&row.floor, row.ratio) {
-        (Some(floor), Some(ratio)) => format!("{ratio:.1} × {floor}"),
-        _ => String::new(),
-    }
+    let first = row.floor.as_ref().zip(row.ratio);
+    let further = row.further.iter().map(|held| (&held.floor, held.ratio));
+    let all: Vec<String> = first.into_iter().chain(further).map(|(floor, ratio)| format!("{ratio:.1} × {floor}")).collect();
+    all.join(", ")
 }
 
 fn beside(row: &Measured, before: Option<&Measured>) -> [String; 2] {
@@ -76,8 +76,8 @@ pub(crate) fn explained() -> String {
     let mut text = String::new();
     for row in ROWS {
         text += &format!("{} ({})\n    {}", row.name, row.unit.name(), row.what);
-        if let Some(floor) = row.floor {
-            text += &format!(". Ratio to: {floor}");
+        if !row.floors.is_empty() {
+            text += &format!(". Ratio to: {}", row.floors.join(", "));
         }
         text.push('\n');
     }
@@ -87,6 +87,7 @@ pub(crate) fn explained() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::report::Held;
 
     fn row(unit: &str) -> Measured {
         Measured {
@@ -100,6 +101,7 @@ mod tests {
             high: 15_000.0,
             floor: Some("ping".to_owned()),
             ratio: Some(2.04),
+            further: vec![Held { floor: "chain".to_owned(), ratio: 1.26 }],
         }
     }
 
@@ -108,7 +110,7 @@ mod tests {
         let row = row("us");
         let shown = [row.p50, row.p90, row.high, row.p99].map(|value| figure(&row, value));
         assert_eq!(shown, ["200.0 µs", "1.50 ms", "15.0 ms", "2.50 s"]);
-        assert_eq!(ratio(&row), "2.0 × ping");
+        assert_eq!(ratio(&row), "2.0 × ping, 1.3 × chain");
         let before = Measured { p50: 400.0, ..row.clone() };
         assert_eq!(beside(&row, Some(&before)), ["400.0 µs".to_owned(), "0.50".to_owned()]);
         assert_eq!(beside(&row, None), [String::new(), String::new()]);

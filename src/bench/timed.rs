@@ -61,6 +61,12 @@ pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError>
             }
             stage.socket.as_mut().map_or(Ok(Duration::ZERO), Socket::turn)
         }
+        "chain" => stage.chain()?.turn(),
+        "chain-rested" => {
+            let chain = stage.chain()?;
+            thread::sleep(REST);
+            chain.turn()
+        }
         "fork" => floors::fork(),
         "zygote-fork" => stage.fork().map(Duration::from_nanos),
         "python" => python(stage),

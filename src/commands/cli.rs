@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench::BenchArgs,
+    bench::{self, BenchArgs},
     bundle::make::BundleArgs,
     commands::{
         attach::{AttachArgs, HostArgs},
@@ -106,5 +106,9 @@ pub(crate) enum Role {
     Bundle(BundleArgs),
     /// The other end of `bench`'s floors.
     #[command(name = "__echo", hide = true)]
-    Echo,
+    Echo {
+        /// What it is in a chain of processes.
+        #[arg(value_enum)]
+        link: Option<bench::echo::Link>,
+    },
 }

@@ -100,7 +100,7 @@ fn play() -> anyhow::Result<()> {
         Some(Role::Man { ref of }) => Ok(shell::man(of.as_deref(), &mut io::stdout())?),
         Some(Role::Python { .. }) => anyhow::bail!("`python` comes first: forkpy python …"),
         Some(Role::Bundle(ref args)) => make_bundle(args),
-        Some(Role::Echo) => bench::echo::run().context("the channel broke"),
+        Some(Role::Echo { link }) => bench::echo::run(link).context("the channel broke"),
         Some(Role::Attach(ref args)) => {
             greet_person();
             Ok(attach::attach(args)?)

@@ -41,6 +41,21 @@ fn rows_have_figures_and_ratios_to_their_floors() {
             assert!((figure("ratio") - figure("p50") / floor).abs() < 1e-6, "{row}");
         }
     }
+    // A cell is held against the chain of bare processes first, and against a ping.
+    let cell = row(&report, "1+1");
+    assert_eq!((&cell["floor"], &cell["further"][0]["floor"]), (&"chain".into(), &"ping".into()), "{cell}");
+    assert!(cell["further"][0]["ratio"].as_f64().expect("a ratio") > 0.0, "{cell}");
+}
+
+/// The four turns of work in it take more than 10 µs on any processor.
+#[test]
+fn the_chain_is_the_floor_of_a_call() {
+    let report = report(&[], &["--quick", "--only", "chain,chain-rested,rested"]);
+    let median = |name: &str| row(&report, name)["p50"].as_f64().expect("a median");
+    assert!(median("chain") > 10.0, "{report}");
+    let floors = |name: &str| [row(&report, name)["floor"].clone(), row(&report, name)["further"][0]["floor"].clone()];
+    assert_eq!(floors("rested"), ["chain-rested", "1+1"].map(Value::from), "{report}");
+    assert_eq!(row(&report, "chain-rested")["floor"], "chain");
 }
 
 #[test]
