@@ -23,7 +23,7 @@ fn report(size: usize) -> FromWorker {
         notice: None,
         error: None,
         interrupted: false,
-        seconds: 0.001,
+        imported: Vec::new(),
     };
     FromWorker::CellDone { cell: 1, report }
 }

@@ -14,8 +14,8 @@ def main_names() -> dict:
 
 
 def test_a_last_expression_is_the_result() -> None:
-    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None, [], None)
-    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None, [], None)
+    assert cell.run_cell(1, "x_one = 20\nx_one + 1") == ("ok", ["21"], None, None, [], None, [])
+    assert cell.run_cell(2, "x_one") == ("ok", ["20"], None, None, [], None, [])
 
 
 def test_an_exception_names_its_line() -> None:
@@ -30,7 +30,7 @@ def test_top_level_await_runs() -> None:
 
 
 def test_system_exit_has_a_scripts_code() -> None:
-    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3, [], None)
+    assert cell.run_cell(6, "import sys; sys.exit(3)") == ("exited", [], None, 3, [], None, [])
 
 
 def test_variables_are_listed_without_modules() -> None:

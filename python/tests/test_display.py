@@ -29,7 +29,7 @@ def outputs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
 
 
 def run(number: int, code: str) -> list:
-    status, _, error, _, shown, _ = cell.run_cell(number, code)
+    status, _, error, _, shown, *_ = cell.run_cell(number, code)
     assert status == "ok", error
     return shown
 
@@ -83,7 +83,7 @@ def test_an_object_with_every_attribute_is_plain() -> None:
 
 
 def test_displays_come_before_an_exception_and_stay() -> None:
-    status, _, error, _, shown, _ = cell.run_cell(402, "display('a', 'b')\n1/0")
+    status, _, error, _, shown, *_ = cell.run_cell(402, "display('a', 'b')\n1/0")
     assert status == "error" and error[0] == "ZeroDivisionError"
     assert [text for *_, text, _, _ in shown] == ["'a'", "'b'"]
 

@@ -14,7 +14,7 @@ pytest.importorskip("cloudpickle")
 def again(tmp_path: pathlib.Path, code: str) -> dict:
     place.namespace.clear()
     place.namespace.update(__name__="__main__")
-    status, *_, error, _, _, _ = run.run_cell(600, code)
+    status, *_, error, _, _, _, _ = run.run_cell(600, code)
     assert status == "ok", error
     path = str(tmp_path / "state")
     saved, skipped, _ = state.save(path)

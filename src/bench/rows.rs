@@ -96,7 +96,12 @@ pub(crate) const ROWS: &[Row] = &[
         "a cell whose result is a text of 1 MB, of which the reply has what its limit allows and a file the rest",
     ),
     time("numpy-sum", 50, &["ping"], "a cell that sums an array of 1,000 numbers; where numpy is installed"),
-    time("rested", 10, &["chain-rested", CELL], "a cell `1+1` after 20 ms without any: caches and processors have gone to sleep"),
+    time(
+        "rested",
+        10,
+        &["chain-rested", CELL],
+        "a cell `1+1` after 20 ms without any: caches and processors have gone to sleep",
+    ),
     time(
         "new-session",
         5,

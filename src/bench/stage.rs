@@ -63,8 +63,8 @@ pub(crate) struct Stage {
     against_argument: String,
     pub(super) interpreter: Interpreter,
     pub(super) main: Client,
-    pub(super) pipe: Option<Pipe>,
-    pub(super) socket: Option<Socket>,
+    pipe: Option<Pipe>,
+    socket: Option<Socket>,
     chain: Option<Chain>,
     cold: Option<Client>,
     preloaded: Option<Client>,
@@ -146,6 +146,22 @@ impl Stage {
     #[must_use]
     pub(crate) fn science(&self) -> String {
         SCIENCE.into_iter().filter(|module| self.has(module)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Two processes and pipes.
+    pub(crate) fn pipe(&mut self) -> Result<&mut Pipe, BenchError> {
+        if self.pipe.is_none() {
+            self.pipe = Some(Pipe::start()?);
+        }
+        self.pipe.as_mut().ok_or_else(|| BenchError::Option("no pipes".to_owned()))
+    }
+
+    /// Two processes and a socket.
+    pub(crate) fn socket(&mut self) -> Result<&mut Socket, BenchError> {
+        if self.socket.is_none() {
+            self.socket = Some(Socket::start()?);
+        }
+        self.socket.as_mut().ok_or_else(|| BenchError::Option("no socket".to_owned()))
     }
 
     /// The processes of the chain.

@@ -59,7 +59,8 @@ pub(super) fn figure(row: &Measured, value: f64) -> String {
 pub(super) fn ratio(row: &Measured) -> String {
     let first = row.floor.as_ref().zip(row.ratio);
     let further = row.further.iter().map(|held| (&held.floor, held.ratio));
-    let all: Vec<String> = first.into_iter().chain(further).map(|(floor, ratio)| format!("{ratio:.1} × {floor}")).collect();
+    let all: Vec<String> =
+        first.into_iter().chain(further).map(|(floor, ratio)| format!("{ratio:.1} × {floor}")).collect();
     all.join(", ")
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     BenchError,
     client::Client,
-    floors::{self, Pipe, Socket},
+    floors,
     rows::{self, Row},
     stage::{KEPT, SESSION, Stage},
 };
@@ -49,18 +49,8 @@ pub(crate) fn why_not(row: &Row, stage: &Stage) -> Option<String> {
 
 pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError> {
     match row.name {
-        "pipe" => {
-            if stage.pipe.is_none() {
-                stage.pipe = Some(Pipe::start()?);
-            }
-            stage.pipe.as_mut().map_or(Ok(Duration::ZERO), Pipe::turn)
-        }
-        "socket" => {
-            if stage.socket.is_none() {
-                stage.socket = Some(Socket::start()?);
-            }
-            stage.socket.as_mut().map_or(Ok(Duration::ZERO), Socket::turn)
-        }
+        "pipe" => stage.pipe()?.turn(),
+        "socket" => stage.socket()?.turn(),
         "chain" => stage.chain()?.turn(),
         "chain-rested" => {
             let chain = stage.chain()?;

@@ -91,7 +91,7 @@ fn play() -> anyhow::Result<()> {
             descriptors::close_on_exec(stream.as_fd(), true)?;
             zygote::run(stream, server, huge_pages).context("the zygote ended")
         }
-        Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preload)?),
+        Some(Role::Bench(ref args)) => Ok(bench::run(args, cli.serve.for_same_python(), &cli.serve.preloaded())?),
         Some(Role::Install(ref args)) => Ok(install::install(args, &mut io::stdout())?),
         Some(Role::Uninstall(ref args)) => Ok(install::uninstall(args, &mut io::stdout())?),
         Some(Role::Doctor(ref args)) => Ok(doctor::doctor(&cli.serve, args, &mut io::stdout())?),

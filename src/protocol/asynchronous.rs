@@ -34,6 +34,8 @@ pub(crate) struct FrameReader {
     socket: AsyncFd<Arc<UnixStream>>,
     assembler: Assembler,
     chunk: Box<[u8]>,
+    /// A read has taken all that there was room for, so that one after it may have met what the reactor did not know of yet.
+    ahead: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,12 @@ pub(crate) fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> i
 fn reader(socket: Arc<UnixStream>, cap: usize) -> io::Result<FrameReader> {
     socket.set_nonblocking(true)?;
     let chunk = vec![0; CHUNK.min(cap)].into_boxed_slice();
-    Ok(FrameReader { socket: register(socket, Interest::READABLE)?, assembler: Assembler::new(cap), chunk })
+    Ok(FrameReader {
+        socket: register(socket, Interest::READABLE)?,
+        assembler: Assembler::new(cap),
+        chunk,
+        ahead: false,
+    })
 }
 
 #[expect(deprecated, reason = "the unsafe replacement asks for what holds here: the value owns its descriptor")]
@@ -85,12 +92,29 @@ impl FrameReader {
             match ready.try_io(|socket| socket.get_ref().as_ref().read(&mut self.chunk)) {
                 Ok(Ok(0)) if self.assembler.is_partial() => return Err(FrameError::Truncated),
                 Ok(Ok(0)) => return Err(FrameError::Closed),
-                Ok(Ok(count)) => self.assembler.push(&self.chunk[..count]),
+                Ok(Ok(count)) => {
+                    self.assembler.push(&self.chunk[..count]);
+                    if count == self.chunk.len() {
+                        self.ahead = true;
+                    } else {
+                        // The socket is empty: the next word on it comes from the reactor, and asking the kernel before is in vain.
+                        // Its end is not forgotten by this.
+                        ready.clear_ready();
+                    }
+                }
                 Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_not_ready) => {}
             }
         }
+    }
+}
+
+impl FrameReader {
+    /// Whether a message since the last question may have been read before the reactor knew of it. Where not, the reactor knows
+    /// of all that the peer had written elsewhere before it wrote the message.
+    pub(crate) fn was_ahead(&mut self) -> bool {
+        std::mem::take(&mut self.ahead)
     }
 }
 
@@ -166,6 +190,38 @@ mod tests {
         let (sent, received) = tokio::join!(writer.write(&text), reader.read::<String>());
         sent.expect("written");
         assert_eq!(received.expect("read").len(), text.len());
+    }
+
+    /// What was read is known to be all, until the reactor says otherwise: also of an end that comes after it, or with it.
+    #[tokio::test]
+    async fn after_a_read_that_left_room_the_next_message_and_the_end_are_heard() {
+        for together in [true, false] {
+            let (mut one, two) = UnixStream::pair().expect("a pair");
+            let mut reader = FrameReader::alone(two, CAP).expect("registered");
+            one.write_all(&encode(&"first", CAP).expect("small")).expect("small");
+            if together {
+                drop(one);
+                assert_eq!(reader.read::<String>().await.expect("read"), "first");
+            } else {
+                assert_eq!(reader.read::<String>().await.expect("read"), "first");
+                one.write_all(&encode(&"second", CAP).expect("small")).expect("small");
+                assert_eq!(reader.read::<String>().await.expect("read"), "second");
+                drop(one);
+            }
+            assert!(!reader.was_ahead());
+            let end = tokio::time::timeout(std::time::Duration::from_secs(30), reader.read::<String>()).await;
+            assert!(matches!(end, Ok(Err(FrameError::Closed))), "{end:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_left_no_room_is_remembered_once() {
+        let (one, two) = UnixStream::pair().expect("a pair");
+        let (_, mut writer) = framed(one, CAP, CAP).expect("registered");
+        let (mut reader, _other) = framed(two, CAP, CAP).expect("registered");
+        writer.write(&"x".repeat(CHUNK * 2)).await.expect("written");
+        reader.read::<String>().await.expect("read");
+        assert!(reader.was_ahead() && !reader.was_ahead());
     }
 
     #[tokio::test]

@@ -67,4 +67,4 @@ pub(crate) use message::{
     NotebookCell, PROTOCOL_VERSION, Purpose, Question, Script, ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency,
     WorkerExit, WorkerLimits, ZygoteSettings, list_missed,
 };
-pub(crate) use report::{CellError, CellReport, CellStatus, Display, Representation, StateReport, Variable};
+pub(crate) use report::{CellError, CellReport, CellStatus, Display, Imported, Representation, StateReport, Variable};

@@ -18,8 +18,18 @@ pub struct CellReport {
     pub error: Option<CellError>,
     /// An interrupt was sent to it while it ran, whatever its code made of that.
     pub interrupted: bool,
-    /// Time inside the worker, seconds.
+    /// What its code has imported that was installed and took long.
+    pub imported: Vec<Imported>,
+}
+
+/// An import by a cell's code.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Imported {
+    pub module: String,
+    /// How long it took.
     pub seconds: f64,
+    /// The variables of the environment were as at the start: none had been set for it.
+    pub plain: bool,
 }
 
 /// One thing that a cell displayed.

@@ -46,10 +46,12 @@ use crate::{
             call::{asking::Waiting, flights::Flights, server::Server},
         },
         watch::{
-            self, cleaner, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager, supervisor,
+            self, cleaner, generations, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager,
+            supervisor,
         },
         workers::{
             children::Children,
+            imports::{Auto, Imports},
             spares::Spares,
             zygote::{Reach, Spawner, Zygote},
         },
@@ -145,7 +147,12 @@ fn surroundings(
     egress: Option<Arc<Egress>>,
 ) -> io::Result<(Arc<Surroundings>, Filling)> {
     let children = Children::default();
-    let (zygote, filling) = start_zygote(settings, &children, scratch, egress.as_deref())?;
+    let imports = Imports::new(match (settings.preloads_more, settings.sessions.limits.confinement) {
+        (false, _) => Auto::NotAsked,
+        (true, Confinement::Off) => Auto::On,
+        (true, _) => Auto::Confined,
+    });
+    let (zygote, filling) = start_zygote(settings, &children, scratch, (egress.as_deref(), &imports))?;
     let changes = Changes::default();
     let watcher = Watcher::start_observed(&settings.workspace.root, announce::announcer(changes.clone()))?;
     let kept = settings.sessions.limits.kept_by_kernel();
@@ -154,6 +161,7 @@ fn surroundings(
         zygote,
         children,
         spares,
+        imports,
         settings: settings.sessions.clone(),
         outputs: settings.workspace.outputs(),
         scratch: scratch.path().to_owned(),
@@ -178,7 +186,7 @@ fn watch_over(
     readiness: &Arc<Readiness>,
     around: &Arc<Surroundings>,
     serves: oneshot::Receiver<()>,
-) -> [JoinHandle<()>; 6] {
+) -> [JoinHandle<()>; 7] {
     let zygote = around.zygote.clone();
     [
         tokio::spawn(supervisor::watch(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around))),
@@ -186,6 +194,7 @@ fn watch_over(
         tokio::spawn(cleaner::watch(Arc::clone(registry), around.settings.sleep.after)),
         tokio::spawn(watch::checkpoints::watch(around.checkpoints.clone())),
         tokio::spawn(around.spares.clone().keep()),
+        tokio::spawn(generations::watch(Arc::clone(around), Arc::clone(registry))),
         tokio::spawn(service_manager::keep_informed(Arc::clone(readiness), Arc::clone(registry), zygote, serves)),
     ]
 }
@@ -277,7 +286,7 @@ fn start_zygote(
     settings: &Settings,
     children: &Children,
     scratch: &Scratch,
-    egress: Option<&Egress>,
+    (egress, imports): (Option<&Egress>, &Imports),
 ) -> io::Result<(Zygote, Filling)> {
     let (ready, wanted) = oneshot::channel();
     let (filled, filling) = watch_channel(false);
@@ -295,6 +304,7 @@ fn start_zygote(
     };
     let confinement = settings.sessions.sandbox.for_zygote(&scratch.exchange(), proxy);
     let (settings, children, behind) = (settings.clone(), children.clone(), zygote.clone());
+    let imports = imports.clone();
     tokio::spawn(async move {
         let hook = |pid: u32, begins: bool| {
             let pid = i32::try_from(pid).unwrap_or(0);
@@ -308,6 +318,7 @@ fn start_zygote(
             Ok(prepared) => {
                 tracing::info!("{}", prepared.environment.note);
                 unfinished = prepared.unfinished;
+                imports.open(&settings.env_dirs, &prepared.environment.python);
                 Ok(zygote_settings(&settings, &prepared.environment, confinement))
             }
             Err(error) => Err(error.to_string()),

@@ -83,8 +83,16 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "DIRS", env = "FORKPY_PYTHONPATH", value_delimiter = ':', value_parser = path, help_heading = "Python")]
     pub pythonpath: Vec<PathBuf>,
 
-    /// Modules imported once, before any session is forked: sessions then have them at no cost
-    #[arg(long, value_name = "LIST", env = "FORKPY_PRELOAD", value_delimiter = ',', help_heading = "Python")]
+    /// Modules imported once, before any session is forked: sessions then have them at no cost. `auto`: those that sessions have
+    /// imported before and that take long, when no session is at work; `none`: nothing
+    #[arg(
+        long,
+        value_name = "LIST|auto|none",
+        env = "FORKPY_PRELOAD",
+        value_delimiter = ',',
+        default_value = "auto",
+        help_heading = "Python"
+    )]
     pub preload: Vec<String>,
 
     /// Where managed environments are kept
@@ -173,6 +181,10 @@ pub(crate) struct ServeOptions {
     pub limits: LimitArgs,
 }
 
+/// No modules, but words for `--preload`.
+const PRELOAD_AUTO: &str = "auto";
+const PRELOAD_NONE: &str = "none";
+
 impl ServeOptions {
     /// Those options that make the sessions' Python what it is, for a server of the same kind.
     #[must_use]
@@ -187,8 +199,24 @@ impl ServeOptions {
             }
         }
         self.pythonpath.iter().for_each(|dir| push("--pythonpath", dir));
-        self.preload.iter().for_each(|module| push("--preload", Path::new(module)));
+        match self.preloaded().as_slice() {
+            [] => push("--preload", Path::new(PRELOAD_NONE)),
+            modules => modules.iter().for_each(|module| push("--preload", Path::new(module))),
+        }
         args
+    }
+
+    /// The modules that `--preload` names.
+    #[must_use]
+    pub(crate) fn preloaded(&self) -> Vec<String> {
+        let is_module = |name: &&String| !name.is_empty() && *name != PRELOAD_AUTO && *name != PRELOAD_NONE;
+        self.preload.iter().filter(is_module).cloned().collect()
+    }
+
+    /// Whether more is preloaded when it is worth it.
+    #[must_use]
+    pub(crate) fn preloads_more(&self) -> bool {
+        self.preload.iter().any(|name| name == PRELOAD_AUTO)
     }
 }
 

@@ -122,6 +122,8 @@ pub(crate) struct SessionSettings {
     pub sleep: SleepBounds,
     /// Most workers that wait for a session.
     pub max_spares: usize,
+    /// What `--preload` names.
+    pub preload: Vec<String>,
 }
 
 /// How HTTP is served.
@@ -154,6 +156,8 @@ pub(crate) struct Settings {
     pub env_dirs: Vec<PathBuf>,
     pub python_path: Vec<PathBuf>,
     pub preload: Vec<String>,
+    /// What sessions import is preloaded when it is worth it.
+    pub preloads_more: bool,
     /// Scripts that may run at a time.
     pub max_scripts: usize,
     /// Thresholds and recovery of sessions that name none.
@@ -178,7 +182,7 @@ impl Settings {
         if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() {
             return Err(ConfigError::OpenToTheWorld(cli.host));
         }
-        let is_said = cli.sandbox.sandbox.is_some();
+        let (is_said, preload, preloads_more) = (cli.sandbox.sandbox.is_some(), cli.preloaded(), cli.preloads_more());
         let sandbox = cli.sandbox.resolve(&workspace.root)?;
         if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_said {
             return Err(ConfigError::Unconfined(cli.host));
@@ -216,6 +220,7 @@ impl Settings {
                 wait: cli.wait,
                 keep_replies: Duration::from_secs_f64(cli.keep_replies),
                 max_spares: cli.max_spares as usize,
+                preload: preload.clone(),
             },
             health: health_policy(&cli.health, &cli.checkpoints),
             python: cli.python,
@@ -223,7 +228,8 @@ impl Settings {
             virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
             env_dirs,
             python_path: cli.pythonpath.into_iter().filter(|path| !path.as_os_str().is_empty()).collect(),
-            preload: cli.preload.into_iter().filter(|name| !name.is_empty()).collect(),
+            preload,
+            preloads_more,
             max_scripts: cli.max_scripts as usize,
             allow_install_options: cli.allow_install_options,
             replies: cli.replies,

@@ -6,7 +6,7 @@
 //! while holding the lock that names the running cell, and the main thread, once it has taken the name away, lets a
 //! signal already under way arrive and throws it out before anything else runs.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::{
@@ -90,7 +90,6 @@ impl Gate {
         cell: u64,
         body: impl FnOnce() -> PyResult<CellReport>,
     ) -> CellReport {
-        let started = Instant::now();
         let begins = self.begin(cell) && {
             functions.settle(py, || self.sent() > 0);
             self.sent() == 0
@@ -102,7 +101,6 @@ impl Gate {
         }
         let mut report = result.unwrap_or_else(|error| super::python::report_of(py, &error));
         report.interrupted = sent > 0;
-        report.seconds = started.elapsed().as_secs_f64();
         report
     }
 
@@ -156,7 +154,7 @@ fn interrupted() -> CellReport {
         notice: None,
         error: None,
         interrupted: false,
-        seconds: 0.0,
+        imported: Vec::new(),
     }
 }
 

@@ -266,7 +266,12 @@ fn serve(py: Python<'_>, cell: &UnixStream, mut bench: Workbench<'_>) -> Result<
             return send_half(cell, &reply);
         }
         let forked = matches!(reply, FromWorker::Checkpointed { .. });
+        let ran = matches!(reply, FromWorker::CellDone { .. });
         send(cell, reply)?;
+        if ran {
+            // Behind the reply: the next cell needs it, and this one's client does not.
+            bench.outputs.mend();
+        }
         let _ = fault::at("worker.replied", number);
         if forked {
             bench.functions.rehearse(py);
@@ -302,7 +307,6 @@ fn answer(py: Python<'_>, bench: &Workbench<'_>, request: ToWorker) -> FromWorke
             requests.cell_begins(cell, may_ask);
             let mut report = gate.guard(py, functions, cell, || functions.run_cell(py, cell, &code, notebook.as_ref()));
             requests.cell_ends();
-            bench.outputs.mend();
             if let Some(words) = bench.outputs.led_away() {
                 let told = report.notice.take().map(|told| told + " ");
                 report.notice = Some(told.unwrap_or_default() + words);

@@ -44,7 +44,7 @@ impl Outputs {
 
     /// What to tell when a cell has led standard output elsewhere, and left it so: nothing that is printed arrives.
     pub(crate) fn led_away(&self) -> Option<&'static str> {
-        // SAFETY: the number is borrowed for one call, and `mend` has seen to it that it is open.
+        // SAFETY: the number is borrowed for one call; where code has closed it, the call says so.
         let now = fstat(unsafe { BorrowedFd::borrow_raw(1) }).ok()?;
         let away = (now.st_dev, now.st_ino) != self.pipe?;
         let told = self.told.swap(away, Ordering::Relaxed);

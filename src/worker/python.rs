@@ -15,7 +15,7 @@ use pyo3::{
 
 use super::hazards::Told;
 use crate::protocol::{
-    CellError, CellReport, CellStatus, Confinement, Display, NotebookCell, Question, Representation, Script,
+    CellError, CellReport, CellStatus, Confinement, Display, Imported, NotebookCell, Question, Representation, Script,
     StateReport, Variable, ZygoteSettings,
 };
 use crate::sys::reserve;
@@ -71,8 +71,11 @@ pub(super) struct Needed {
     pub programs: Vec<String>,
 }
 
-/// What Python's `run_cell` returns: status, results, error, exit code, displays, notice.
-type RawReport<'py> = (String, Vec<String>, Option<RawError>, Option<i32>, Vec<RawDisplay<'py>>, Option<String>);
+/// What Python's `run_cell` returns: status, results, error, exit code, displays, notice, what was imported.
+type RawReport<'py> =
+    (String, Vec<String>, Option<RawError>, Option<i32>, Vec<RawDisplay<'py>>, Option<String>, Vec<RawImport>);
+/// An import: module, seconds, whether the environment's variables were as at the start.
+type RawImport = (String, f64, bool);
 /// An error: type, message, line, traceback, hint.
 type RawError = (String, String, Option<u32>, String, Option<String>);
 /// A variable: name, type, value, shape, dtype, length, bytes.
@@ -204,7 +207,8 @@ impl Functions {
             }
         };
         let report = report.inspect_err(|_| reserve::lend(true))?;
-        let (status, results, error, exit_code, displays, notice): RawReport<'_> = report.bind(py).extract()?;
+        let (status, results, error, exit_code, displays, notice, imported): RawReport<'_> =
+            report.bind(py).extract()?;
         let status = match status.as_str() {
             "ok" => CellStatus::Ok,
             "exited" => CellStatus::Exited(exit_code.unwrap_or(0)),
@@ -214,7 +218,9 @@ impl Functions {
         let error =
             error.map(|(kind, message, line, traceback, hint)| CellError { kind, message, line, traceback, hint });
         let displays = displays.into_iter().map(display).collect();
-        Ok(CellReport { status, results, displays, notice, error, interrupted: false, seconds: 0.0 })
+        let imported =
+            imported.into_iter().map(|(module, seconds, plain)| Imported { module, seconds, plain }).collect();
+        Ok(CellReport { status, results, displays, notice, error, interrupted: false, imported })
     }
 
     /// Gives a worker that was made for no session its session.
@@ -387,7 +393,7 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
         notice: None,
         error: Some(report),
         interrupted: false,
-        seconds: 0.0,
+        imported: Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ mod command_line;
 mod cookieless;
 mod copies;
 #[cfg(target_arch = "x86_64")]
+mod corridor;
 mod cost;
 mod display;
 mod documents;

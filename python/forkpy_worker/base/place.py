@@ -73,6 +73,9 @@ loop: Any = None
 lent_loop = False
 # Gives that loop to code that does not await; the room `cell` puts its function here.
 lend_loop: Callable[[], AbstractEventLoop] | None = None
+# What code of the session has imported that was installed and took long: seconds, and whether the
+# environment's variables were then as at the start. `watches` fills it, and the next report carries it.
+imported: list[tuple[str, float, bool]] = []
 # Exceptions that something between the cell and us has caught and shown instead of raising them, as
 # IPython does.
 swallowed: list[BaseException] = []

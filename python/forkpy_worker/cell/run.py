@@ -28,11 +28,18 @@ if TYPE_CHECKING:
 
     from forkpy_worker.report.report import Error, Outcome
 
-    # an outcome, displays as `display` makes them, and what to know of the session
-    Report: TypeAlias = tuple[str, list[str], Error | None, int | None, list[Any], str | None]
+    # module, seconds, and whether the environment's variables were as at the start
+    Imports: TypeAlias = list[tuple[str, float, bool]]
+    # an outcome, displays as `display` makes them, what to know of the session, and what was imported
+    Report: TypeAlias = tuple[
+        str, list[str], Error | None, int | None, list[Any], str | None, Imports
+    ]
 
 # How often a report is begun anew when something is raised in the middle of it.
 _TRIES = 3
+
+# What almost every cell imports.
+_NONE: Imports = []
 
 # Values of these types are shown by what is in them, which their `repr` may not lay out.
 _CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
@@ -57,8 +64,8 @@ def run_cell(cell: int, code: str) -> Report:
         outcome = _report(exception, filename)
     streams.flush()
     if place.after_cell or place.displays or place.notices or place.swallowed:
-        return (*outcome, _displays(), _notice())
-    return (*outcome, [], None)
+        return (*outcome, _displays(), _notice(), _imported())
+    return (*outcome, [], None, _imported() if place.imported else _NONE)
 
 
 def _report(exception: BaseException, filename: str) -> Outcome:
@@ -248,6 +255,12 @@ def _displays() -> list[Any]:
         # Late: behind the value, or the exception.
         shown[number] = (*shown[number][:4], True, *shown[number][5:])
     return shown
+
+
+def _imported() -> Imports:
+    taken = place.imported[:]
+    place.imported.clear()
+    return taken
 
 
 def _notice() -> str | None:

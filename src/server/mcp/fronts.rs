@@ -203,6 +203,7 @@ impl Room {
         };
         let (server, resources) = (Arc::clone(&self.server), Arc::clone(&self.resources));
         let handler = Handler::for_front(server, resources, client, greeting, transport.ended());
+        let handler = handler.on(transport.lane());
         let running = rmcp::service::serve_directly_with_ct(handler, transport, None, self.closing.child_token());
         let _ = running.waiting().await;
     }

@@ -32,6 +32,11 @@ impl Greeting {
         let made = self.0.lock().take()?;
         made.await.ok().flatten()
     }
+
+    /// Whether nothing is left to say.
+    pub(super) fn is_said(&self) -> bool {
+        self.0.lock().is_none()
+    }
 }
 
 /// Looks at the session in which the client begins.

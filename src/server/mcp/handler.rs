@@ -38,6 +38,7 @@ use crate::server::{
         self,
         call::{
             clients,
+            lane::Lane,
             request::{Again, Call, Visitor},
             server::Server,
         },
@@ -81,6 +82,8 @@ pub(crate) struct Handler {
     gone: CancellationToken,
     /// What the first reply says besides.
     greeting: Greeting,
+    /// Where calls may write their replies themselves.
+    lane: Option<Lane>,
     /// What this connection listens to; made at the first wish. Clients of 2026-07-28 have streams instead.
     listener: Arc<OnceLock<Subscriber>>,
     /// Streams that are acknowledged and not yet served: what they were asked for, and who listens.
@@ -93,7 +96,8 @@ impl Handler {
     pub(crate) fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
         let who = Who { client: Client::Process, visitor: Visitor::new(Owner::User) };
         let (greeting, gone) = (Greeting::default(), CancellationToken::new());
-        Self { server, resources, who, greeting, gone, listener: Arc::default(), prepared: Arc::default() }
+        let (listener, prepared) = (Arc::default(), Arc::default());
+        Self { server, resources, who, greeting, gone, lane: None, listener, prepared }
     }
 
     /// A handler for an HTTP request, or for the connection that one begins. Its later requests say who they are of.
@@ -114,6 +118,11 @@ impl Handler {
     ) -> Self {
         let who = Who { client, visitor: Visitor::new(Owner::User) };
         Self { who, greeting, gone, ..Self::new(server, resources) }
+    }
+
+    /// On a connection to which calls may write their replies.
+    pub(super) fn on(self, lane: Lane) -> Self {
+        Self { lane: Some(lane), ..self }
     }
 }
 
@@ -272,6 +281,8 @@ impl ServerHandler for Handler {
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
         let Who { client, visitor } = self.who(&context.extensions).clone();
         let gone = self.gone.clone();
+        // A reply that gets words added is not to be out before.
+        let lane = self.lane.clone().filter(|_| self.greeting.is_said());
         let call = Call {
             tool: tool.name,
             takes: tool.input(),
@@ -282,6 +293,7 @@ impl ServerHandler for Handler {
             gone,
             again,
             sight: None,
+            lane,
         };
         let mut answer = tool.answer(&self.server, call).await;
         if let CallToolResponse::Complete(result) = &mut answer

@@ -91,11 +91,12 @@ impl Capture {
         Ok(count)
     }
 
-    /// Reads what lies in the pipe now and adds it; `seen` is shown each piece.
-    pub(crate) fn drain(&mut self, output: &mut Output, buffer: &mut [u8], mut seen: impl FnMut(&[u8])) {
+    /// Reads what lies in the pipe now and adds it; `seen` is shown each piece. With `known` only where the reactor knows of
+    /// something.
+    pub(crate) fn drain(&mut self, output: &mut Output, buffer: &mut [u8], known: bool, mut seen: impl FnMut(&[u8])) {
         let mut drained = 0;
         while drained < MAX_DRAIN
-            && let Some(count) = output.read_now(buffer)
+            && let Some(count) = if known { output.read_known(buffer) } else { output.read_now(buffer) }
         {
             self.push(&buffer[..count]);
             seen(&buffer[..count]);

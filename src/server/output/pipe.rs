@@ -48,6 +48,16 @@ impl Output {
         std::future::pending().await
     }
 
+    /// Reads what lies in the pipe, as far as the reactor knows that something does: it has told of all that was written before
+    /// anything that it told of. `None` when there is nothing more.
+    pub(crate) fn read_known(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.pipe.try_read(buffer) {
+            Ok(count) if count > 0 => Some(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.read_known(buffer),
+            _ => None,
+        }
+    }
+
     /// Reads what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
     /// than the reply that made us look. `None` when there is nothing more.
     pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {

@@ -148,7 +148,7 @@ impl Followed {
     /// Reads what is left in the pipes after its end.
     pub(crate) fn drain(&mut self) {
         for (output, capture) in self.outputs.iter_mut().zip(&mut self.captures) {
-            capture.drain(output, &mut self.buffers[0], |_| {});
+            capture.drain(output, &mut self.buffers[0], false, |_| {});
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
         egress::proxy::Egress,
         events::Changes,
         health::{HealthPolicy, alerts::Book},
-        workers::{children::Children, spares::Spares, zygote::Zygote},
+        workers::{children::Children, imports::Imports, spares::Spares, zygote::Zygote},
         workspace::watch::Watcher,
     },
     settings::resolve::SessionSettings,
@@ -49,4 +49,6 @@ pub(crate) struct Surroundings {
     pub images: Images,
     /// Workers that are ready and belong to no session.
     pub spares: Spares,
+    /// What sessions import.
+    pub imports: Imports,
 }

@@ -255,6 +255,11 @@ impl Session {
         self.cells.try_send(Order::Rest { why }).is_ok()
     }
 
+    /// Has it get another worker in the place of one that nothing has run in yet, unless the session is in use.
+    pub(crate) fn freshen(&self) {
+        let _ = self.cells.try_send(Order::Freshen);
+    }
+
     fn put(&self, order: Order) -> Result<(), SessionError> {
         self.shared.update(|status| {
             status.touch();

@@ -1,13 +1,14 @@
 //! The cells of one session with what came of them, bounded in number and size.
 //!
-//! Runs in: server. Written by a call when its reply is ready; a push and a few additions.
+//! Runs in: server. Written by the session's task: what a cell came to is noted with its reply, and made into outputs behind it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::server::sessions::{
+    ended::Ended,
     outcome::{CellOutcome, Ending},
     outputs::{self, Output},
 };
@@ -35,6 +36,8 @@ pub(crate) struct History(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
+    /// Cells with their code that have yet to be added.
+    owed: Vec<(String, Arc<Ended>)>,
     cells: VecDeque<Recorded>,
     bytes: usize,
     left_out: u64,
@@ -43,12 +46,11 @@ struct State {
 impl Recorded {
     /// A cell with its outcome; `None` when it was not run.
     #[must_use]
-    pub(crate) fn new(code: String, outcome: &CellOutcome) -> Option<Self> {
+    pub(crate) fn new(code: String, outcome: &CellOutcome, ended: Timestamp) -> Option<Self> {
         if outcome.cell == 0 || matches!(outcome.ending, Ending::Refused { .. }) {
             return None;
         }
-        let (ended, ran) = (Timestamp::now(), outcome.ran);
-        Some(Self { number: outcome.cell, code, outputs: outputs::of(outcome), ended, ran })
+        Some(Self { number: outcome.cell, code, outputs: outputs::of(outcome), ended, ran: outcome.ran })
     }
 
     fn size(&self) -> usize {
@@ -58,36 +60,62 @@ impl Recorded {
 
 impl History {
     /// Adds a cell; the oldest make room for it. Displays that replace earlier ones do so.
-    pub(crate) fn add(&self, mut cell: Recorded) {
+    pub(crate) fn add(&self, cell: Recorded) {
         let mut state = self.0.lock();
+        state.settle();
+        state.add(cell);
+    }
+
+    /// Notes a cell that [`History::settle`] adds.
+    pub(super) fn owe(&self, code: String, ended: Arc<Ended>) {
+        self.0.lock().owed.push((code, ended));
+    }
+
+    /// Adds what was noted.
+    pub(super) fn settle(&self) {
+        self.0.lock().settle();
+    }
+
+    /// A copy of the cells, and how many older ones are no longer there.
+    #[must_use]
+    pub(crate) fn cells(&self) -> (Vec<Recorded>, u64) {
+        let mut state = self.0.lock();
+        state.settle();
+        (state.cells.iter().cloned().collect(), state.left_out)
+    }
+}
+
+impl State {
+    fn settle(&mut self) {
+        for (code, ended) in std::mem::take(&mut self.owed) {
+            if let Some(recorded) = Recorded::new(code, &ended.outcome, ended.done.when) {
+                self.add(recorded);
+            }
+        }
+    }
+
+    fn add(&mut self, mut cell: Recorded) {
         let updates: Vec<Output> = cell.outputs.extract_if(.., |output| output.is_update()).collect();
         for update in &updates {
             let mut known = false;
-            for cell in state.cells.iter_mut().chain([&mut cell]) {
+            for cell in self.cells.iter_mut().chain([&mut cell]) {
                 known |= outputs::replace(&mut cell.outputs, update);
             }
             if !known {
                 cell.outputs.push(update.clone());
             }
         }
-        state.bytes += cell.size();
-        state.cells.push_back(cell);
+        self.bytes += cell.size();
+        self.cells.push_back(cell);
         if !updates.is_empty() {
             // The size of any of them may have changed.
-            state.bytes = state.cells.iter().map(Recorded::size).sum();
+            self.bytes = self.cells.iter().map(Recorded::size).sum();
         }
-        while state.cells.len() > MAX_CELLS || (state.bytes > MAX_BYTES && state.cells.len() > 1) {
-            let Some(oldest) = state.cells.pop_front() else { break };
-            state.bytes -= oldest.size();
-            state.left_out += 1;
+        while self.cells.len() > MAX_CELLS || (self.bytes > MAX_BYTES && self.cells.len() > 1) {
+            let Some(oldest) = self.cells.pop_front() else { break };
+            self.bytes -= oldest.size();
+            self.left_out += 1;
         }
-    }
-
-    /// A copy of the cells, and how many older ones are no longer there.
-    #[must_use]
-    pub(crate) fn cells(&self) -> (Vec<Recorded>, u64) {
-        let state = self.0.lock();
-        (state.cells.iter().cloned().collect(), state.left_out)
     }
 }
 

@@ -160,6 +160,8 @@ pub(super) enum Order {
     Rest {
         why: DeathReason,
     },
+    /// Workers that are made from now on have more: one that holds nothing yet gives way to such a one.
+    Freshen,
     /// A copy was made and turned out to be of no use: what can be is kept by value.
     KeepByValue {
         why: Uncopied,
@@ -169,7 +171,7 @@ pub(super) enum Order {
 impl Order {
     /// Whether it is the session's own: no caller waits for it.
     pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::Rest { .. } | Self::KeepByValue { .. } | Self::FallAsleep { asked: None })
+        matches!(self, Self::Rest { .. } | Self::Freshen | Self::KeepByValue { .. } | Self::FallAsleep { asked: None })
     }
 }
 

@@ -17,7 +17,12 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{active::Client, outcome::CellOutcome};
+pub(crate) use super::ended::{Done, Ended};
+use super::{
+    active::Client,
+    history::{History, Recorded},
+    outcome::CellOutcome,
+};
 
 /// Most ended cells whose outcome is kept.
 const MAX_KEPT: usize = 100;
@@ -64,24 +69,6 @@ pub(crate) enum Stage {
     Ended(Arc<Ended>),
     /// Work of another tool has ended.
     Done(Arc<Done>),
-}
-
-/// When something ended, and how much memory its reply takes.
-#[derive(Debug)]
-pub(crate) struct Done {
-    at: Instant,
-    when: Timestamp,
-    size: usize,
-}
-
-/// What came of a cell.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    /// All of it.
-    pub(crate) outcome: CellOutcome,
-    /// Who is given this has been told of all events of the session up to that number.
-    pub(crate) told: u64,
-    done: Done,
 }
 
 /// Where a cell of some number is.
@@ -191,12 +178,6 @@ impl Stage {
             Self::Done(done) => Some(done),
             Self::Queued | Self::Running(_) => None,
         }
-    }
-}
-
-impl Done {
-    fn now(size: usize) -> Self {
-        Self { at: Instant::now(), when: Timestamp::now(), size }
     }
 }
 
@@ -350,16 +331,27 @@ impl Reply {
         }
     }
 
-    /// The cell has ended. Whether a call was there to hear it.
-    pub(super) fn send(self, outcome: CellOutcome, told: u64) -> bool {
+    /// The cell was not run.
+    pub(super) fn refuse(self, outcome: CellOutcome) {
+        self.send(outcome, 0, String::new(), &History::default());
+    }
+
+    /// The cell has ended, and goes into the history with its code. Whether a call was there to hear it.
+    pub(super) fn send(self, outcome: CellOutcome, told: u64, code: String, history: &History) -> bool {
         match self {
-            Self::Once(reply) => reply.send(outcome).is_ok(),
+            Self::Once(reply) => {
+                if let Some(recorded) = Recorded::new(code, &outcome, Timestamp::now()) {
+                    history.add(recorded);
+                }
+                reply.send(outcome).is_ok()
+            }
             Self::Kept(stage, runs) => {
-                let size = outcome.size();
-                let ended = Ended { outcome, told, done: Done::now(size) };
+                let ended = Arc::new(Ended::now(outcome, told));
+                let size = ended.done.size;
+                history.owe(code, Arc::clone(&ended));
                 // One receiver is the run's own.
                 let heard = stage.receiver_count() > 1;
-                stage.send_replace(Stage::Ended(Arc::new(ended)));
+                stage.send_replace(Stage::Ended(ended));
                 runs.keep(size);
                 heard
             }
@@ -384,7 +376,7 @@ mod tests {
     fn end(reply: Reply, text: usize) {
         let mut outcome = refusal(String::new(), Duration::ZERO);
         outcome.stdout.text = "x".repeat(text);
-        reply.send(outcome, 0);
+        reply.send(outcome, 0, String::new(), &History::default());
     }
 
     const HOUR: Duration = Duration::from_secs(3600);

@@ -6,6 +6,7 @@ pub(crate) mod checkpoints;
 pub(crate) mod cleaner;
 pub(crate) mod examine;
 pub(crate) mod exposition;
+pub(crate) mod generations;
 pub(crate) mod guard;
 pub(crate) mod readiness;
 pub(crate) mod readings;

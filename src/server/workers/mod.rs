@@ -7,6 +7,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod children;
 pub(crate) mod control;
 pub(crate) mod door;
+pub(crate) mod imports;
 pub(crate) mod link;
 pub(crate) mod process;
 pub(crate) mod spares;

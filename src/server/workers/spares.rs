@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,8 @@ struct Inner {
     /// How many there are to be; none until the first cell has run.
     target: AtomicUsize,
     wanted: Notify,
+    /// Counts up when all that were made before are to go.
+    generation: AtomicU64,
     zygote: Zygote,
 }
 
@@ -67,6 +69,7 @@ impl Spares {
             most,
             target: AtomicUsize::new(0),
             wanted: Notify::new(),
+            generation: AtomicU64::new(0),
             zygote,
         }))
     }
@@ -114,8 +117,9 @@ impl Spares {
         None
     }
 
-    /// Packages have changed: what a worker has cached of the disk is old.
+    /// Packages have changed, so that what a worker has cached of the disk is old; or the zygote has more than it had.
     pub(crate) fn renew(&self) {
+        self.0.generation.fetch_add(1, Ordering::Relaxed);
         while let Some(worker) = self.pop() {
             worker.retire(self.0.zygote.endings());
         }
@@ -146,7 +150,12 @@ impl Spares {
     }
 
     async fn add(&self) -> Result<(), ZygoteError> {
+        let generation = self.0.generation.load(Ordering::Relaxed);
         let made = Worker::start(&self.0.zygote, "", self.0.limits).await?;
+        if generation != self.0.generation.load(Ordering::Relaxed) {
+            made.retire(self.0.zygote.endings());
+            return Ok(());
+        }
         let pid = made.pid;
         let ended = match watch(pid) {
             Ok(ended) => ended,

@@ -4,15 +4,21 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
-use rmcp::model::{JsonRpcMessage, ServerJsonRpcMessage};
+use futures::FutureExt;
+use rmcp::model::{JsonRpcMessage, ServerJsonRpcMessage, ServerResult};
 use serde::Serialize;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{Mutex, Notify},
 };
+
+use crate::server::tools::call::lane::{self, Line};
 
 /// Buffers that grew beyond this for a large message are given back after it.
 pub(super) const KEEP: usize = 1 << 20;
@@ -106,6 +112,9 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
         if matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_)) {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }
+        if is_out(message) {
+            return Ok(());
+        }
         // No other task writes, as a rule.
         let Ok(mut sink) = self.sink.try_lock() else {
             // As bytes it takes less room than as a message, and can be counted.
@@ -140,6 +149,39 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
             self.close();
             StdioError::Write(error)
         })
+    }
+}
+
+/// Whether it stands in the place of a reply that its call has written.
+fn is_out(message: &ServerJsonRpcMessage) -> bool {
+    let JsonRpcMessage::Response(response) = message else { return false };
+    matches!(&response.result, ServerResult::CallToolResult(result) if lane::is_told(result))
+}
+
+/// The way out, for calls that write their replies themselves.
+#[derive(Debug)]
+pub(super) struct Quick<W>(pub(super) Arc<Outgoing<W>>);
+
+impl<W: AsyncWrite + Send + Unpin + 'static> Line for Quick<W> {
+    fn put(&self, write: &mut dyn FnMut(&mut Vec<u8>) -> serde_json::Result<()>) -> bool {
+        let Ok(mut sink) = self.0.sink.try_lock() else { return false };
+        if self.0.is_closed() || !sink.bytes.is_empty() {
+            return false;
+        }
+        if write(&mut sink.bytes).is_err() {
+            sink.bytes.clear();
+            return false;
+        }
+        sink.bytes.push(b'\n');
+        if self.0.drain(&mut sink).now_or_never().is_none() {
+            // The client reads slowly. A send that comes meanwhile writes this first.
+            let outgoing = Arc::clone(&self.0);
+            tokio::spawn(async move {
+                let mut sink = outgoing.sink.lock().await;
+                let _ = outgoing.drain(&mut sink).await;
+            });
+        }
+        true
     }
 }
 
@@ -186,5 +228,53 @@ impl<W: AsyncWrite + Unpin> Sink<W> {
         self.bytes.shrink_to(KEEP);
         self.written = 0;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, BufReader, duplex};
+
+    use super::*;
+
+    /// What cannot be written at once follows by itself, whole and before anything else.
+    #[tokio::test]
+    async fn a_line_that_a_slow_client_takes_in_parts_arrives_whole() {
+        let (client, writer) = duplex(64);
+        let outgoing = Arc::new(Outgoing::new(writer));
+        let quick = Quick(Arc::clone(&outgoing));
+        let long = "x".repeat(1000);
+        assert!(quick.put(&mut |line| {
+            line.extend_from_slice(long.as_bytes());
+            Ok(())
+        }));
+        // There is no room for another: that one goes the usual way.
+        assert!(!quick.put(&mut |_| Ok(())));
+        let sender = Arc::clone(&outgoing);
+        let second = tokio::spawn(async move { sender.send_line(b"second\n").await });
+        let mut lines = BufReader::new(client).lines();
+        assert_eq!(lines.next_line().await.expect("a line"), Some(long));
+        assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("second"));
+        second.await.expect("it ran").expect("written");
+        assert!(quick.put(&mut |line| {
+            line.extend_from_slice(b"third");
+            Ok(())
+        }));
+        assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("third"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_made_into_a_line_leaves_none() {
+        let (client, writer) = duplex(64);
+        let quick = Quick(Arc::new(Outgoing::new(writer)));
+        assert!(!quick.put(&mut |line| {
+            line.extend_from_slice(b"half");
+            Err(serde::ser::Error::custom("no"))
+        }));
+        assert!(quick.put(&mut |line| {
+            line.extend_from_slice(b"whole");
+            Ok(())
+        }));
+        assert_eq!(BufReader::new(client).lines().next_line().await.expect("a line").as_deref(), Some("whole"));
     }
 }

@@ -5,6 +5,7 @@
 use rmcp::model::{ClientJsonRpcMessage, ErrorCode, RequestId};
 use serde::de::IgnoredAny;
 
+use super::envelope;
 use crate::{protocol::outline::Outline, server::output::numbers};
 
 /// The message, or else the reply that says why the line is none; no reply where JSON-RPC wants none.
@@ -15,10 +16,11 @@ pub(super) fn parse(text: &[u8]) -> Reading {
     let marked = memchr::memmem::find(text, b"run_notebook")
         .and_then(|_| std::str::from_utf8(text).ok())
         .map(|text| numbers::mark(text, numbers::Keep::Impossible));
-    let parsed = match &marked {
-        Some(marked) => serde_json::from_str(marked),
-        None => serde_json::from_slice(text),
-    };
+    let text_of_it = marked.as_ref().map_or(text, |marked| marked.as_bytes());
+    if let Some(call) = envelope::call(text_of_it) {
+        return Ok(call);
+    }
+    let parsed = serde_json::from_slice(text_of_it);
     parsed.map_err(|error| {
         let (outline, code, message) = examine(text, "line", &error);
         refuse(outline, code, message)

@@ -15,6 +15,7 @@ use crate::server::{
 /// Served directly, without rmcp's opening: a client may then change to the other protocol generation on the same pipe.
 pub(in crate::server) async fn serve(server: Arc<Server>, resources: Arc<Resources>, stop: CancellationToken) {
     let transport = StdioTransport::stdio();
-    let running = rmcp::service::serve_directly_with_ct(Handler::new(server, resources), transport, None, stop);
+    let handler = Handler::new(server, resources).on(transport.lane());
+    let running = rmcp::service::serve_directly_with_ct(handler, transport, None, stop);
     let _ = running.waiting().await;
 }

@@ -19,11 +19,11 @@ use super::{
     held::{Held, MANY},
     lines::Lines,
     opening::Opening,
-    outgoing::{Outgoing, StdioError},
+    outgoing::{Outgoing, Quick, StdioError},
     refusal::Refusal,
     socket::{self, SocketReader, SocketWriter},
 };
-use crate::settings::bounds::MAX_REQUEST;
+use crate::{server::tools::call::lane::Lane, settings::bounds::MAX_REQUEST};
 
 /// How long a client that has closed its input may take to read on.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -80,6 +80,11 @@ where
             held: Held::default(),
             ended: CancellationToken::new(),
         }
+    }
+
+    /// For calls that write their replies themselves.
+    pub(crate) fn lane(&self) -> Lane {
+        Lane::new(Quick(Arc::clone(&self.outgoing)))
     }
 
     /// Is cancelled when nothing more comes from the client.

@@ -13,16 +13,19 @@ use super::{
     follow::{Running, Wish},
     state::Task,
 };
-use crate::server::{
-    health::{Record, errand::Errand, evidence::Phase},
-    output::{captured::Method, marks, screen},
-    sessions::{
-        active::Client,
-        checkpoints::Checkpoint,
-        notice::Notice,
-        orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError},
-        outcome::{CellOutcome, Ending, OnError, refusal},
-        runs::Reply,
+use crate::{
+    protocol::{CellError, CellReport, Confinement, Display},
+    server::{
+        health::{Record, errand::Errand, evidence::Phase},
+        output::{captured::Method, marks, screen},
+        sessions::{
+            active::Client,
+            checkpoints::Checkpoint,
+            notice::Notice,
+            orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError},
+            outcome::{CellOutcome, Ending, OnError, refusal},
+            runs::Reply,
+        },
     },
 };
 
@@ -72,8 +75,7 @@ impl Task {
             self.shared.record(|record| record.ledger.succeed());
         }
         let alerts = self.shared.record(Record::take_unsaid);
-        let (results, displays, told, error) = report
-            .map_or_else(Default::default, |report| (report.results, report.displays, report.notice, report.error));
+        let (results, displays, told, error) = self.said_in(report);
         notices.extend(told.map(Notice::OfTheCell));
         let shown = displays.iter().flat_map(|display| &display.data).map(|data| data.file.as_deref());
         let own: Vec<_> =
@@ -98,6 +100,17 @@ impl Task {
             alerts,
         };
         Done { outcome, told: up_to }
+    }
+
+    /// What a report says to its client; the rest of it is noted.
+    fn said_in(&self, report: Option<CellReport>) -> (Vec<String>, Vec<Display>, Option<String>, Option<CellError>) {
+        let Some(CellReport { results, displays, notice, error, imported, .. }) = report else {
+            return Default::default();
+        };
+        if !imported.is_empty() && self.limits.confinement == Confinement::Off {
+            self.around.imports.note(imported);
+        }
+        (results, displays, notice, error)
     }
 
     /// Brings it about that the cell can be run: a worker that is free, and a checkpoint to go back to if one is wanted.

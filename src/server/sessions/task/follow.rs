@@ -103,10 +103,11 @@ enum Heard {
 }
 
 impl Running {
-    fn drain(&mut self, worker: &mut Worker) {
+    /// Reads what lies in the pipes; with `known` only where the reactor knows of something.
+    fn drain(&mut self, worker: &mut Worker, known: bool) {
         let Self { stdout, stderr, buffers: [first, second], recent } = self;
-        stdout.drain(&mut worker.stdout, first, |bytes| recall(recent, bytes));
-        stderr.drain(&mut worker.stderr, second, |bytes| recall(recent, bytes));
+        stdout.drain(&mut worker.stdout, first, known, |bytes| recall(recent, bytes));
+        stderr.drain(&mut worker.stderr, second, known, |bytes| recall(recent, bytes));
     }
 
     /// Keeps the end of what was just read into the stream's buffer, if the client can be asked.
@@ -176,7 +177,9 @@ impl Task {
         };
         let verdict = self.accompany(&mut course, running).await;
         if let Some(worker) = &mut self.worker {
-            running.drain(worker);
+            // A cell's output is written before its report, and the reactor tells of things in their order.
+            let known = matches!(verdict, Verdict::Reported(_)) && !worker.replies.was_ahead();
+            running.drain(worker, known);
         }
         Followed { verdict, wish: course.wish }
     }
@@ -194,7 +197,7 @@ impl Task {
                     None
                 }
                 Heard::Urgent(Some(Urgent::Look { from, reply })) => {
-                    running.drain(worker);
+                    running.drain(worker, false);
                     let _ = reply.send(running.look(from));
                     None
                 }
@@ -206,7 +209,7 @@ impl Task {
                 }
                 Heard::StepDue => self.step(course).map(Verdict::Killed),
                 Heard::Reply(Ok(FromWorker::InputWanted { cell, question, prompt })) if cell == course.cell => {
-                    running.drain(worker);
+                    running.drain(worker, false);
                     let asked = Asked { cell, question, prompt };
                     let output = (course.wish == Wish::None).then(|| running.recent());
                     course.pending = Some(Pending::pose(asked, course.order, output, course.input_timeout));

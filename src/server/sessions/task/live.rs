@@ -15,7 +15,6 @@ use crate::{
         health::errand::Errand,
         sessions::{
             death::{DeathReason, Fate},
-            history::Recorded,
             orders::{Caller, Carry, NoWorker, Order, SessionError, Urgent},
             outcome::Ending,
             status::Status,
@@ -53,6 +52,7 @@ impl Task {
         loop {
             match self.next_event().await {
                 Event::Order(Order::Rest { why }) => self.rest(why).await,
+                Event::Order(Order::Freshen) => self.freshen().await,
                 Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
                 Event::Order(Order::FallAsleep { asked: None }) => self.fall_asleep_at_rest().await,
                 Event::Order(order) => {
@@ -112,8 +112,7 @@ impl Task {
             };
         };
         let due = self.keeping.due.map(Into::into);
-        let mut first = [0; 4 << 10];
-        let mut second = [0; 4 << 10];
+        let [first, second] = &mut self.buffers;
         tokio::select! {
             biased;
             urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
@@ -125,8 +124,8 @@ impl Task {
                 _ => Event::WorkerSpoke,
             },
             () = sleep_until(due) => Event::AtRest,
-            Ok(count) = worker.stdout.read(&mut first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
-            Ok(count) = worker.stderr.read(&mut second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
+            Ok(count) = worker.stdout.read(first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
+            Ok(count) = worker.stderr.read(second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
         }
     }
 
@@ -143,15 +142,15 @@ impl Task {
                 self.settle();
                 let ended = outcome.measured();
                 let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
-                let recorded = Recorded::new(code, &outcome);
                 // Only what has gone to a waiting caller counts as told.
-                if reply.send(outcome, told) && !cancel.is_cancelled() {
+                if reply.send(outcome, told, code, &self.history) && !cancel.is_cancelled() {
                     self.life.told(&client, told);
                 }
-                if let Some(recorded) = recorded {
-                    self.history.add(recorded);
-                }
                 counters::cell_ended(ended);
+                self.plan_revival();
+                // The reply goes out now: all that can be done about it is done before this goes on.
+                tokio::task::yield_now().await;
+                self.history.settle();
                 self.around.spares.begin();
                 if kept {
                     self.keep_state().await;
@@ -179,6 +178,7 @@ impl Task {
             }
             Order::FallAsleep { asked: None } => self.fall_asleep_at_rest().await,
             Order::Rest { why } => self.rest(why).await,
+            Order::Freshen => self.freshen().await,
             Order::KeepByValue { why } => self.keep_by_value(why).await,
         }
     }

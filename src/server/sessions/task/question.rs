@@ -124,7 +124,7 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         Order::Cell { cell, reply, .. } => {
             let outcome = CellOutcome { fate, ..refusal(words, cell.asked.elapsed()) };
             counters::cell_ended(outcome.measured());
-            reply.send(outcome, 0);
+            reply.refuse(outcome);
         }
         Order::Variables { reply, .. } => drop(reply.send(Err(error()))),
         Order::Checkpoint { reply, .. } => drop(reply.send(Err(error()))),
@@ -132,6 +132,6 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         Order::Restore { reply, .. } => drop(reply.send(Err(error()))),
         Order::Hold(hold) => drop(hold.held.send(Err(error()))),
         Order::FallAsleep { asked: Some((_, reply)) } => drop(reply.send(Err(error()))),
-        Order::Rest { .. } | Order::KeepByValue { .. } | Order::FallAsleep { asked: None } => {}
+        Order::Rest { .. } | Order::Freshen | Order::KeepByValue { .. } | Order::FallAsleep { asked: None } => {}
     }
 }

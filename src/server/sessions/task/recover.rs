@@ -102,6 +102,25 @@ impl Task {
         }
     }
 
+    /// A worker that holds nothing gives way to one of the zygote that serves now, unless a call waits.
+    pub(super) async fn freshen(&mut self) {
+        if self.worker.is_none() || self.holds || self.owed.is_some() || !self.orders.is_empty() {
+            return;
+        }
+        let limits = self.limits.kept_by_kernel();
+        let started = Worker::start(&self.around.zygote, &self.id, limits);
+        match unless_called(&mut self.interventions, &mut self.later, started).await {
+            Some(Ok(worker)) => {
+                if let Some(before) = self.worker.replace(worker) {
+                    before.retire(self.around.zygote.endings());
+                }
+                self.begin_empty();
+            }
+            Some(Err(error)) => tracing::debug!(session = %self.id, %error, "keeps the worker that it has"),
+            None => {}
+        }
+    }
+
     /// A worker with nothing in its namespace.
     fn begin_empty(&mut self) {
         (self.holds, self.tip, self.base, self.owed, self.loaded) = (false, 0, None, None, None);

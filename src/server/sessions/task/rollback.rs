@@ -379,6 +379,7 @@ impl Task {
             | Order::State { .. }
             | Order::Rest { .. }
             | Order::FallAsleep { .. }
+            | Order::Freshen
             | Order::KeepByValue { .. } => {}
         }
     }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use rmcp::model::{CallToolResult, ContentBlock, Resource};
+use rmcp::model::{ContentBlock, Resource};
 
 use crate::server::workspace::uri::{self, mime_of};
 
@@ -12,8 +12,8 @@ use crate::server::workspace::uri::{self, mime_of};
 pub(crate) const MAX_LINKS: usize = 8;
 
 /// Adds links to these files of the workspace, for clients that are known to open them.
-pub(crate) fn add<'a>(result: &mut CallToolResult, root: &Path, paths: impl IntoIterator<Item = &'a str>) {
-    result.content.extend(paths.into_iter().take(MAX_LINKS).map(|path| {
+pub(crate) fn add<'a>(content: &mut Vec<ContentBlock>, root: &Path, paths: impl IntoIterator<Item = &'a str>) {
+    content.extend(paths.into_iter().take(MAX_LINKS).map(|path| {
         let mut resource = Resource::new(uri::of(root, path), path);
         resource.mime_type = mime_of(path).map(str::to_owned);
         ContentBlock::resource_link(resource)

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     clients,
     error::ToolError,
+    lane::{self, Told},
     links,
     request::Call,
     server::Server,
@@ -82,16 +83,23 @@ impl<R: Serialize> Reply<R> {
             }
             None => serde_json::to_string(&self.value)?,
         };
-        let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
+        let mut content = vec![ContentBlock::text(text)];
         let manner = clients::manner(&call.context, server.structured);
-        if manner.structure {
-            result.structured_content = Some(serde_json::to_value(&self.value)?);
-        }
-        result.is_error = Some(self.is_error);
-        result.content.extend(self.pictures);
+        content.extend(self.pictures);
         if manner.links {
-            links::add(&mut result, server.files.root(), self.files.iter().map(String::as_str));
+            links::add(&mut content, server.files.root(), self.files.iter().map(String::as_str));
         }
+        let structured = manner.structure.then_some(&self.value);
+        if let Some(lane) = &call.lane {
+            let result_type = lane::result_type(&call.context);
+            let told = Told { result_type, content: &content, structured_content: structured, is_error: self.is_error };
+            if lane.answer(&call.context, &told) {
+                return Ok(lane::told());
+            }
+        }
+        let mut result = CallToolResult::success(content);
+        result.structured_content = structured.map(serde_json::to_value).transpose()?;
+        result.is_error = Some(self.is_error);
         Ok(result)
     }
 }

@@ -18,7 +18,7 @@ use rmcp::{
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{arguments, error::ToolError, notices, sight::Sight};
+use super::{arguments, error::ToolError, lane::Lane, notices, sight::Sight};
 use crate::server::{
     owner::Owner,
     sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate},
@@ -44,6 +44,8 @@ pub(crate) struct Call {
     pub(crate) sight: Option<Arc<Sight>>,
     /// What it brings if it is the second call for a question (protocol 2026-07-28).
     pub(crate) again: Again,
+    /// Where the reply may be written at once.
+    pub(crate) lane: Option<Lane>,
 }
 
 /// What a client sends along when a call needed its input, see `asking.rs`.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -257,7 +258,7 @@ fn be_seen(call: &Call, session: &Session, all: usize, ended: &Arc<AtomicUsize>)
 /// What the session has become by this branch is part of its history.
 fn record(session: &Session, run: &Result<Run, ToolError>) {
     if let Ok(run) = run
-        && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome)
+        && let Some(recorded) = Recorded::new(run.code.clone(), &run.outcome, Timestamp::now())
     {
         session.history.add(recorded);
     }

@@ -118,6 +118,8 @@ where
         gone: call.gone.clone(),
         again: Again::default(),
         sight: Some(Arc::clone(&job.sight)),
+        // It answers no call.
+        lane: None,
     };
     let task = tokio::spawn(work(Arc::clone(server), own));
     let ending = Arc::clone(&job);

@@ -17,7 +17,7 @@ use crate::{
             request::Call,
             server::Server,
         },
-        workers::zygote::Stage,
+        workers::{imports::Auto, zygote::Stage},
     },
 };
 
@@ -55,10 +55,64 @@ pub(crate) struct WorkspaceInfo {
     pub(crate) python: Option<String>,
     /// Python's version; null until Python has started.
     pub(crate) python_version: Option<String>,
+    /// What sessions find imported.
+    pub(crate) preload: PreloadInfo,
     /// What sessions and scripts are kept from.
     pub(crate) sandbox: SandboxInfo,
     /// forkpy's version.
     pub(crate) server_version: &'static str,
+}
+
+/// What sessions find imported, without having waited for it.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct PreloadInfo {
+    /// `auto`: also what sessions import often, from when no session was at work. `list`: what --preload names. `none`. `confined`:
+    /// as list or none, for sessions are confined.
+    pub(crate) mode: &'static str,
+    /// What --preload names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) named: Vec<String>,
+    /// What was added of its own accord.
+    pub(crate) added: Vec<AddedModule>,
+    /// What could not be added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<LeftOutModule>,
+}
+
+/// A module that new sessions have.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct AddedModule {
+    pub(crate) module: String,
+    /// Seconds that sessions have waited for it before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seconds: Option<f64>,
+}
+
+/// A module that sessions import themselves.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct LeftOutModule {
+    pub(crate) module: String,
+    pub(crate) reason: String,
+}
+
+impl PreloadInfo {
+    fn of(server: &Server, modules: &[String]) -> Self {
+        let imports = &server.around.imports;
+        let named = server.around.settings.preload.clone();
+        let mode = match (imports.auto(), named.is_empty()) {
+            (Auto::On, _) => "auto",
+            (Auto::Confined, _) => "confined",
+            (Auto::NotAsked, true) => "none",
+            (Auto::NotAsked, false) => "list",
+        };
+        let rounded = |seconds: f64| (seconds * 1e3).round() / 1e3;
+        let added = imports.added(modules).into_iter().map(|module| {
+            let seconds = imports.seconds(&module).map(rounded);
+            AddedModule { module, seconds }
+        });
+        let left_out = imports.left_out().into_iter().map(|(module, reason)| LeftOutModule { module, reason });
+        Self { mode, named, added: added.collect(), left_out: left_out.collect() }
+    }
 }
 
 /// The server's sandbox.
@@ -115,9 +169,9 @@ pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<
     let place = &server.workspace;
     let (workspace, scripts) = (words(&place.root), words(&place.scripts()));
     let (outputs, uploads) = (words(&place.outputs()), words(&place.uploads()));
-    let (python, python_version) = match server.around.zygote.stage() {
-        Stage::Warm { python, executable, .. } => (Some(executable), Some(python)),
-        Stage::Starting | Stage::Failed(_) => (None, None),
+    let (python, python_version, modules) = match server.around.zygote.stage() {
+        Stage::Warm { python, executable, modules, .. } => (Some(executable), Some(python), modules),
+        Stage::Starting | Stage::Failed(_) => (None, None, Vec::new()),
     };
     Ok(Reply::of(WorkspaceInfo {
         workspace_dir: workspace.clone(),
@@ -130,6 +184,7 @@ pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<
         uploads,
         python,
         python_version,
+        preload: PreloadInfo::of(server, &modules),
         sandbox: SandboxInfo::of(server),
         server_version: env!("CARGO_PKG_VERSION"),
     }))

@@ -176,6 +176,15 @@ pub(crate) struct NewScript {
     pub room: Option<Arc<Room>>,
 }
 
+/// A zygote of the next generation serves.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    /// What it has imported, beside what `--preload` names.
+    pub modules: Vec<String>,
+    /// What it could not, with reasons.
+    pub left_out: Vec<(String, String)>,
+}
+
 /// What the owner task is asked.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -195,4 +204,8 @@ pub(crate) enum Request {
     Refresh,
     /// This worker is not wanted: end it and reap it.
     Abandon { pid: i32 },
+    /// A zygote that has imported these too, in the place of the one that serves.
+    Renew { modules: Vec<String>, reply: oneshot::Sender<Result<Renewed, ZygoteError>> },
+    /// The zygote is of no use: one as at the start in its place.
+    GoBack,
 }

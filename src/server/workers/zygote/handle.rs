@@ -15,11 +15,12 @@ use tokio::{
 };
 
 use super::{
-    births::{Ends, Lease, NewScript, NewWorker, Request, ZygoteError},
+    births::{Ends, Lease, NewScript, NewWorker, Renewed, Request, ZygoteError},
     exits::Exits,
     owner::Owner,
     spawner::Spawner,
     stage::Stage,
+    starting::Starter,
 };
 use crate::{
     protocol::{Confinement, Purpose, Script, WorkerLimits, ZygoteSettings},
@@ -68,15 +69,17 @@ impl Zygote {
         let (stage_sender, stage) = watch::channel(Stage::Starting);
         let exits = Arc::new(Exits::new(requests.downgrade()));
         let endings = Endings::new(Arc::clone(&exits), children.clone());
+        let starter = Starter { spawner, children, exits: Arc::clone(&exits) };
         let owner = Owner {
             inbox,
             requests: requests.downgrade(),
             stage: stage_sender,
             exits,
             endings: endings.clone(),
-            children,
-            spawner,
+            starter,
             next: 1,
+            settings: None,
+            coming: None,
         };
         tokio::spawn(owner.run(settings));
         Self { requests, stage, endings, rooms, reach: Arc::new(reach) }
@@ -190,6 +193,21 @@ impl Zygote {
     pub(crate) async fn settled(&self) {
         let mut stage = self.stage.clone();
         let _ = stage.wait_for(|stage| *stage != Stage::Starting).await;
+    }
+
+    /// Has a zygote that has imported these modules too take the place of the one that serves.
+    ///
+    /// # Errors
+    /// [`ZygoteError`]; the one that serves goes on then.
+    pub(crate) async fn renew(&self, modules: Vec<String>) -> Result<Renewed, ZygoteError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Renew { modules, reply }).map_err(|_| ZygoteError::ShuttingDown)?;
+        answer.await.map_err(|_| ZygoteError::ShuttingDown)?
+    }
+
+    /// The zygote that serves is of no use: one as at the start takes its place.
+    pub(crate) fn go_back(&self) {
+        let _ = self.requests.send(Request::GoBack);
     }
 
     /// Lets the zygote forget what it cached of the session environment.

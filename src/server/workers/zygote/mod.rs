@@ -10,10 +10,11 @@ mod handle;
 mod owner;
 mod spawner;
 mod stage;
+mod starting;
 
 pub(in crate::server) use self::exits::Exits;
 pub(crate) use self::{
-    births::{Ends, GreetError, NewScript, NewWorker, ZygoteError},
+    births::{Ends, GreetError, NewScript, NewWorker, Renewed, ZygoteError},
     handle::{Reach, Zygote},
     spawner::Spawner,
     stage::Stage,

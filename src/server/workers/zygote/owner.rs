@@ -3,69 +3,32 @@
 //! Runs in: server, one task. No other code sees a frame.
 
 use std::{
-    collections::VecDeque,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream as StdStream,
-    },
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
-use tokio::{
-    io::unix::AsyncFd,
-    sync::{mpsc, oneshot, watch},
-};
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    births::{FORK_LIMIT, Lease, Request, ZygoteError},
+    births::{FORK_LIMIT, Lease, Renewed, Request, ZygoteError},
     exits::Exits,
-    spawner::Spawner,
     stage::Stage,
+    starting::{Process, Ready, Starter, send},
 };
 use crate::{
-    protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, ToZygote, ZygoteSettings,
-        asynchronous::{FrameReader, sleep_until},
-        frame,
-    },
+    protocol::{FromZygote, ToZygote, ZygoteSettings, asynchronous::sleep_until},
     server::{
         counters,
-        workers::{
-            children::Children,
-            process::{Endings, watch as watch_process},
-        },
+        workers::process::{Endings, watch as watch_process},
     },
-    sys::{descriptors, pidfd::PidFd},
 };
 
 /// Pause before another start after one that failed.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// Failed starts in a row after which no other is tried until a session needs a worker.
 const MAX_FAILED_STARTS: u32 = 3;
-
-struct Process {
-    pid: i32,
-    pidfd: AsyncFd<PidFd>,
-    reader: FrameReader,
-    /// For writing with descriptors attached; the reader's half never writes.
-    socket: StdStream,
-    /// Forks asked for and not answered, in order.
-    pending: VecDeque<(u64, oneshot::Sender<Result<Lease, ZygoteError>>)>,
-    /// Since when the oldest of them waits.
-    oldest: Option<tokio::time::Instant>,
-}
-
-/// How a start went.
-enum Started {
-    Warm(Process),
-    /// A module of `--preload` has spoilt it.
-    Spoilt {
-        module: String,
-        reason: String,
-    },
-}
 
 pub(super) struct Owner {
     pub(super) inbox: mpsc::UnboundedReceiver<Request>,
@@ -74,10 +37,28 @@ pub(super) struct Owner {
     pub(super) stage: watch::Sender<Stage>,
     pub(super) exits: Arc<Exits>,
     pub(super) endings: Endings,
-    pub(super) children: Children,
-    pub(super) spawner: Spawner,
+    pub(super) starter: Starter,
     /// Number of the next fork.
     pub(super) next: u64,
+    /// What every zygote is given.
+    pub(super) settings: Option<ZygoteSettings>,
+    /// The next generation, which is being made.
+    pub(super) coming: Option<Coming>,
+}
+
+/// Why a zygote serves no more.
+enum End {
+    Ended,
+    /// It is of no use.
+    Unwanted,
+    NobodyLeft,
+}
+
+/// A zygote that is being made while another serves.
+pub(super) struct Coming {
+    making: BoxFuture<'static, Result<Ready, ZygoteError>>,
+    /// Who asked for it.
+    reply: oneshot::Sender<Result<Renewed, ZygoteError>>,
 }
 
 impl Owner {
@@ -89,15 +70,20 @@ impl Owner {
         };
         let mut failures = 0;
         loop {
-            match self.start_without(&mut settings).await {
-                Ok(mut process) => {
+            match self.starter.first(&mut settings).await {
+                Ok(Ready { mut process, stage, .. }) => {
                     failures = 0;
-                    let alive = self.serve(&mut process).await;
-                    self.bury(process).await;
-                    if !alive {
-                        return;
+                    self.settings = Some(settings.clone());
+                    self.stage.send_replace(stage);
+                    let end = self.serve(&mut process).await;
+                    self.starter.bury(process).await;
+                    match end {
+                        End::NobodyLeft => return,
+                        End::Unwanted => {}
+                        End::Ended => {
+                            tracing::error!("the zygote ended; living sessions go on, a new zygote is being started");
+                        }
                     }
-                    tracing::error!("the zygote ended; living sessions go on, a new zygote is being started");
                     self.stage.send_replace(Stage::Starting);
                 }
                 Err(error) => {
@@ -124,70 +110,13 @@ impl Owner {
     async fn refuse_one(&mut self, error: &ZygoteError) -> Option<()> {
         match self.inbox.recv().await? {
             Request::Fork { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Request::Reap { .. } | Request::Abandon { .. } | Request::Refresh => {}
+            Request::Renew { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Request::Reap { .. } | Request::Abandon { .. } | Request::Refresh | Request::GoBack => {}
         }
         Some(())
     }
 
-    /// Starts one that can fork: a module of `--preload` that stands in its way is left out, from now on.
-    async fn start_without(&mut self, settings: &mut ZygoteSettings) -> Result<Process, ZygoteError> {
-        loop {
-            match self.start(settings).await? {
-                Started::Warm(process) => return Ok(process),
-                Started::Spoilt { module, reason } => {
-                    tracing::warn!(module, reason, "left out of --preload: sessions import it themselves");
-                    settings.preload.retain(|name| *name != module);
-                }
-            }
-        }
-    }
-
-    async fn start(&mut self, settings: &ZygoteSettings) -> Result<Started, ZygoteError> {
-        let not_started = |error: &dyn std::fmt::Display| ZygoteError::NotStarted(error.to_string());
-        let (ours, theirs) = StdStream::pair()?;
-        let pid = self.spawner.spawn(theirs).await?;
-        let pidfd = watch_process(pid)?;
-        let mut reader = FrameReader::alone(ours.try_clone()?, MAX_ZYGOTE)?;
-        let start = ToZygote::Start { version: PROTOCOL_VERSION, settings: settings.clone() };
-        send(&ours, &start, &[self.spawner.lifeline.as_fd()]).map_err(|error| not_started(&error))?;
-        let mut importing = None;
-        let report = loop {
-            match reader.read().await {
-                Ok(FromZygote::Preloading { module }) => importing = Some(module),
-                report => break report,
-            }
-        };
-        let process = Process { pid, pidfd, reader, socket: ours, pending: VecDeque::new(), oldest: None };
-        let fault = match report {
-            Ok(FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected }) => {
-                for (module, reason) in rejected {
-                    tracing::warn!(module, reason, "could not preload");
-                }
-                counters::zygote_started();
-                tracing::info!(pid, python, executable, took_ms, "zygote is warm");
-                self.stage.send_replace(Stage::Warm { pid, python, executable });
-                return Ok(Started::Warm(process));
-            }
-            Ok(FromZygote::Unforkable { module, threads }) => {
-                let reason = format!("it starts threads that do not survive a fork ({})", threads.join(", "));
-                Ok(Started::Spoilt { module, reason })
-            }
-            Ok(FromZygote::Failed { message }) => Err(not_started(&message)),
-            Ok(_) => Err(not_started(&"the zygote did not begin with `Warm` of our version")),
-            Err(error) => match importing {
-                Some(module) => {
-                    let reason = "the process ended while it was imported".to_owned();
-                    Ok(Started::Spoilt { module, reason })
-                }
-                None => Err(not_started(&error)),
-            },
-        };
-        self.bury(process).await;
-        fault
-    }
-
-    /// Serves until the zygote ends (true) or no handle is left (false).
-    async fn serve(&mut self, process: &mut Process) -> bool {
+    async fn serve(&mut self, process: &mut Process) -> End {
         loop {
             let overdue = process.oldest.map(|since| since + FORK_LIMIT);
             tokio::select! {
@@ -195,20 +124,23 @@ impl Owner {
                     Ok(message) => self.hear(process, message),
                     Err(error) => {
                         tracing::debug!(%error, "zygote socket");
-                        return true;
+                        return End::Ended;
                     }
                 },
                 request = self.inbox.recv() => match request {
+                    Some(Request::GoBack) => return End::Unwanted,
                     Some(request) => self.ask(process, request),
-                    None => return false,
+                    None => return End::NobodyLeft,
                 },
-                _ = process.pidfd.readable() => return true,
+                // Forks that the one before was asked for are answered by it.
+                made = made(&mut self.coming), if process.pending.is_empty() => self.succeed(process, made).await,
+                _ = process.pidfd.readable() => return End::Ended,
                 () = sleep_until(overdue) => {
                     tracing::error!(pid = process.pid, "zygote does not answer; it is being replaced");
                     for (_, reply) in process.pending.drain(..) {
                         let _ = reply.send(Err(ZygoteError::NoAnswer));
                     }
-                    return true;
+                    return End::Ended;
                 }
             }
         }
@@ -218,7 +150,7 @@ impl Owner {
         match message {
             FromZygote::Forked { worker, pid } => {
                 counters::forked(true);
-                self.children.add(pid);
+                self.starter.children.add(pid);
                 answer(process, worker, Ok(Lease::new(pid, self.requests.clone())));
             }
             FromZygote::ForkFailed { worker, message } => {
@@ -237,6 +169,25 @@ impl Owner {
         }
     }
 
+    /// The next generation takes the place of the one that serves, whose workers are the server's children from now on.
+    async fn succeed(&mut self, process: &mut Process, made: Result<Ready, ZygoteError>) {
+        let Some(Coming { reply, .. }) = self.coming.take() else { return };
+        match made {
+            // It would be as the one that serves.
+            Ok(Ready { process: next, modules, left_out, .. }) if modules.is_empty() => {
+                self.starter.bury(next).await;
+                let _ = reply.send(Ok(Renewed { modules, left_out }));
+            }
+            Ok(Ready { process: next, stage, modules, left_out }) => {
+                let before = std::mem::replace(process, next);
+                self.stage.send_replace(stage);
+                self.starter.bury(before).await;
+                let _ = reply.send(Ok(Renewed { modules, left_out }));
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
     /// Ends a process that is not wanted any more; it may have started others by now.
     fn abandon(&self, pid: i32) {
         let endings = self.endings.clone();
@@ -248,6 +199,13 @@ impl Owner {
     fn ask(&mut self, process: &mut Process, request: Request) {
         match request {
             Request::Abandon { pid } => self.abandon(pid),
+            Request::Renew { modules, reply } => {
+                if let Some(settings) = self.settings.clone() {
+                    let making = self.starter.clone().next(settings, modules).boxed();
+                    self.coming = Some(Coming { making, reply });
+                }
+            }
+            Request::GoBack => {}
             Request::Refresh => {
                 let _ = send(&process.socket, &ToZygote::Refresh, &[]);
             }
@@ -269,17 +227,13 @@ impl Owner {
             }
         }
     }
+}
 
-    /// Ends a zygote for good and reaps it. Its workers, if any, become the server's children.
-    async fn bury(&self, mut process: Process) {
-        for (_, reply) in process.pending.drain(..) {
-            let _ = reply.send(Err(ZygoteError::Died));
-        }
-        let _ = process.pidfd.get_ref().signal(Signal::SIGKILL);
-        let _ = process.pidfd.readable().await;
-        let _ = process.pidfd.get_ref().ended(true);
-        self.children.remove(process.pid);
-        self.exits.zygote_changed();
+/// The next generation, when it is made.
+async fn made(coming: &mut Option<Coming>) -> Result<Ready, ZygoteError> {
+    match coming {
+        Some(coming) => (&mut coming.making).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -291,11 +245,4 @@ fn answer(process: &mut Process, worker: u64, result: Result<Lease, ZygoteError>
         let _ = reply.send(result);
     }
     process.oldest = if process.pending.is_empty() { None } else { Some(tokio::time::Instant::now()) };
-}
-
-/// Writes one frame with descriptors. Never blocks: when a zygote is stopped and hundreds of forks wait, the next one is
-/// refused.
-fn send(socket: &StdStream, message: &ToZygote, passed: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
-    let bytes = frame::encode(message, MAX_ZYGOTE)?;
-    descriptors::send_with(socket, &bytes, passed).map_err(FrameError::Io)
 }

@@ -11,6 +11,8 @@ pub(crate) enum Stage {
         pid: i32,
         python: String,
         executable: String,
+        /// What it has imported of its own accord, beside what `--preload` names.
+        modules: Vec<String>,
     },
     /// It cannot start, and why.
     Failed(String),
