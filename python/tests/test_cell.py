@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from forkpy_worker.cell import run as cell
+from forkpy_worker.code import compiling
 from forkpy_worker.variables import state, variables
 
 
@@ -27,6 +28,14 @@ def test_an_exception_names_its_line() -> None:
 
 def test_top_level_await_runs() -> None:
     assert cell.run_cell(4, "import asyncio\nawait asyncio.sleep(0, 5)")[1] == ["5"]
+
+
+def test_a_rehearsal_shows_nothing_where_each_expression_shows_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "interactivity", lambda: "all")
+    shown: list = []
+    monkeypatch.setattr(sys, "displayhook", shown.append)
+    cell.rehearse()
+    assert shown == []
 
 
 def test_system_exit_has_a_scripts_code() -> None:

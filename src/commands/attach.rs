@@ -14,10 +14,7 @@ use clap::Args;
 
 use crate::{
     front::{self, AttachError, Meeting},
-    settings::{
-        host::Host,
-        options::{ServeOptions, seconds},
-    },
+    settings::{bounds::seconds, host::Host, options::ServeOptions},
     sys::{
         descriptors,
         rendezvous::{self, Place},

@@ -11,6 +11,7 @@ use crate::{
     bundle::make::BundleArgs,
     commands::{
         attach::{AttachArgs, HostArgs},
+        deploy::DeployArgs,
         doctor::options::DoctorArgs,
         guide::GuideArgs,
         install::options::{InstallArgs, UninstallArgs},
@@ -82,6 +83,8 @@ pub(crate) enum Role {
     Uninstall(UninstallArgs),
     /// Check whether this machine has what sessions need, with a remedy for what it has not
     Doctor(DoctorArgs),
+    /// Print a configuration for several servers: balancer, systemd, Kubernetes
+    Deploy(DeployArgs),
     /// Read the guide: `forkpy guide` names its chapters
     Guide(GuideArgs),
     /// Print completions for a shell

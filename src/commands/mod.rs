@@ -4,6 +4,7 @@
 
 mod attach;
 mod cli;
+mod deploy;
 mod doctor;
 mod error;
 mod guide;

@@ -16,7 +16,7 @@ use crate::{
     commands::{
         attach,
         cli::{Cli, Role},
-        doctor,
+        deploy, doctor,
         error::SetupError,
         guide, install,
         servers::{self, ServersError},
@@ -95,6 +95,7 @@ fn play() -> anyhow::Result<()> {
         Some(Role::Install(ref args)) => Ok(install::install(args, &mut io::stdout())?),
         Some(Role::Uninstall(ref args)) => Ok(install::uninstall(args, &mut io::stdout())?),
         Some(Role::Doctor(ref args)) => Ok(doctor::doctor(&cli.serve, args, &mut io::stdout())?),
+        Some(Role::Deploy(ref args)) => Ok(deploy::deploy(args, &mut io::stdout())?),
         Some(Role::Guide(ref args)) => Ok(guide::guide(args)?),
         Some(Role::Completions { shell }) => Ok(shell::completions(shell, &mut io::stdout())?),
         Some(Role::Man { ref of }) => Ok(shell::man(of.as_deref(), &mut io::stdout())?),

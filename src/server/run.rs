@@ -9,7 +9,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{oneshot, watch::channel as watch_channel},
     task::JoinHandle,
 };
@@ -38,8 +38,8 @@ use crate::{
         owner::Owner,
         scripts::Scripts,
         sessions::{
-            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, images::Images,
-            oom::OomCounter, registry::Registry,
+            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
+            images::Images, life::What, oom::OomCounter, registry::Registry,
         },
         tools::{
             self,
@@ -110,6 +110,12 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     if let Some((record, end)) = host.as_ref().and_then(fronts::predecessor) {
         registry.succeed(&record.sessions, end);
     }
+    tokio::spawn(drain_on_signal(
+        Arc::clone(&registry),
+        Arc::clone(&around),
+        signal(SignalKind::user_defined1())?,
+        stop.clone(),
+    ));
     let metrics = Arc::new(Metrics::start()?);
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
@@ -175,6 +181,7 @@ fn surroundings(
         crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
         images: Images::new(&settings.sessions.sleep, scratch.path())?,
+        drain: Drain::default(),
     };
     Ok((Arc::new(around), filling))
 }
@@ -271,6 +278,24 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
         });
     }
     Ok(stop)
+}
+
+/// SIGUSR1: the server takes no new sessions, and ends after its limit.
+async fn drain_on_signal(
+    registry: Arc<Registry>,
+    around: Arc<Surroundings>,
+    mut asked: Signal,
+    stop: CancellationToken,
+) {
+    asked.recv().await;
+    let limit = around.settings.drain_limit;
+    around.drain.begin();
+    tracing::info!(?limit, "drains: no new sessions are made here");
+    registry.tell_all(|| What::ServerDrains { limit });
+    if let Some(limit) = limit {
+        tokio::time::sleep(limit).await;
+        stop.cancel();
+    }
 }
 
 /// On a terminal, what the first start is busy with; an ordinary start is over before.

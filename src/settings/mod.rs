@@ -5,6 +5,7 @@
 pub(crate) mod bounds;
 pub(crate) mod file;
 pub(crate) mod host;
+pub(crate) mod hosting;
 pub(crate) mod http_bounds;
 pub(crate) mod limits;
 pub(crate) mod logging;

@@ -3,6 +3,8 @@
 //! Runs in: server, and the commands that start one. Knows what can be said; `resolve.rs` checks what was.
 
 use crate::settings::{
+    bounds::seconds,
+    hosting::HostingOptions,
     http_bounds::BoundArgs,
     limits::LimitArgs,
     paths::{default_workspace, path},
@@ -167,6 +169,10 @@ pub(crate) struct ServeOptions {
     /// What clients are shown.
     #[command(flatten)]
     pub replies: ReplyOptions,
+
+    /// One server among several.
+    #[command(flatten)]
+    pub hosting: HostingOptions,
 
     /// How sessions are watched.
     #[command(flatten)]
@@ -338,14 +344,6 @@ pub(crate) fn wait(text: &str) -> Result<Wait, String> {
         other => seconds(other)
             .map(Wait::Seconds)
             .map_err(|error| format!("must be auto, none, or a number of seconds: {error}")),
-    }
-}
-
-pub(crate) fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=crate::settings::bounds::MAX_SECONDS).contains(&value) => Ok(value),
-        Ok(_) => Err(format!("must be between 0 and {}", crate::settings::bounds::MAX_SECONDS)),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -124,6 +124,10 @@ pub(crate) struct SessionSettings {
     pub max_spares: usize,
     /// What `--preload` names.
     pub preload: Vec<String>,
+    /// What the server is called among several.
+    pub server_name: Option<String>,
+    /// How long a server that drains stays; `None` is until it is ended.
+    pub drain_limit: Option<Duration>,
 }
 
 /// How HTTP is served.
@@ -221,6 +225,8 @@ impl Settings {
                 keep_replies: Duration::from_secs_f64(cli.keep_replies),
                 max_spares: cli.max_spares as usize,
                 preload: preload.clone(),
+                server_name: cli.hosting.server_name.filter(|name| !name.is_empty()),
+                drain_limit: (cli.hosting.drain_limit > 0.0).then(|| Duration::from_secs_f64(cli.hosting.drain_limit)),
             },
             health: health_policy(&cli.health, &cli.checkpoints),
             python: cli.python,

@@ -167,6 +167,13 @@ pub(crate) fn end_children() {
     kill_children();
 }
 
+/// Whether this process has any child: one system call, where the table of all processes takes milliseconds.
+#[must_use]
+pub(crate) fn has_children() -> bool {
+    let any = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+    any != Err(Errno::ECHILD)
+}
+
 /// Ends all that this process started and that still descends from it. Cheap when there is nothing.
 pub(crate) fn kill_children() {
     kill_children_but(&HashSet::new());
@@ -174,8 +181,7 @@ pub(crate) fn kill_children() {
 
 /// The same, but for some of the children and what descends from them.
 pub(crate) fn kill_children_but(spare: &HashSet<i32>) {
-    let any = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
-    if any == Err(Errno::ECHILD) {
+    if !has_children() {
         return;
     }
     let own = i32::try_from(std::process::id()).unwrap_or(0);

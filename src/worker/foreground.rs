@@ -29,6 +29,9 @@ pub(crate) fn interrupt(main: ThreadHandle, urgency: Urgency, began: u64) {
         // SAFETY: async-signal-safe, needs no GIL (CPython's documentation); it only sets CPython's own flags.
         unsafe { pyo3::ffi::PyErr_SetInterruptEx(libc::SIGINT) };
     }
+    if !processes::has_children() {
+        return;
+    }
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let table = processes::table();
     let family = processes::closure(&table, |process| process.pid == own);

@@ -5,7 +5,8 @@
 
 makes TARGET_DIR/clients/venv (requirements.txt), TARGET_DIR/clients/libraries (libraries.txt),
 TARGET_DIR/clients/agents (agents.txt) and TARGET_DIR/clients/node (package-lock.json), and prints where they are as one
-JSON object: {"python": ..., "libraries": ..., "agents": ..., "node": ..., "node_dir": ...}. Everything else goes to
+JSON object: {"python": ..., "libraries": ..., "agents": ..., "node": ..., "node_dir": ..., "haproxy": ...,
+"haproxy_libraries": ...}. Everything else goes to
 stderr. Node itself comes with the Python requirements, so a machine needs neither node nor npm.
 
 A part whose stamp matches its requirement files is left alone; several runs at once wait for one another.
@@ -62,11 +63,12 @@ def main() -> int:
             agents = prepare_venv(root / "agents", AGENT_FILES, AGENT_MODULES, "--no-deps")
             node = node_of(python)
             node_dir = prepare_node(root / "node", node)
+            haproxy = prepare_haproxy(root / "haproxy")
     except PrepareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = {"python": str(python), "libraries": str(libraries.parent.parent), "agents": str(agents)}
-    print(json.dumps({**found, "node": str(node), "node_dir": str(node_dir)}))
+    print(json.dumps({**found, "node": str(node), "node_dir": str(node_dir), **haproxy}))
     return 0
 
 
@@ -154,6 +156,29 @@ def prepare_node(directory: Path, node: Path) -> Path:
     )
     stamp(directory, wanted)
     return directory
+
+
+HAPROXY = ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
+
+
+def prepare_haproxy(directory: Path) -> dict[str, str]:
+    """The machine's own HAProxy, else Debian's package, unpacked and not installed; else none, which the test says."""
+    own = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if own is not None:
+        return {"haproxy": own, "haproxy_libraries": ""}
+    if not stamped(directory, fingerprint((), *HAPROXY)):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        try:
+            subprocess.run(["apt-get", "download", "-qq", *HAPROXY], cwd=directory, check=True, capture_output=True)
+            for package in sorted(directory.glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", str(package), "root"], cwd=directory, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            say(f"no haproxy: {error}")
+            return {"haproxy": "", "haproxy_libraries": ""}
+        stamp(directory, fingerprint((), *HAPROXY))
+    libraries = [str(found.parent) for found in directory.glob("root/usr/lib/*/liblua5.3.so.0")]
+    return {"haproxy": str(directory / "root/usr/sbin/haproxy"), "haproxy_libraries": ":".join(libraries)}
 
 
 def fingerprint(names: tuple[str, ...], *more: str) -> str:

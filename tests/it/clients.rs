@@ -16,6 +16,8 @@ struct Prepared {
     agents: String,
     node: String,
     node_directory: String,
+    /// The program, and where its libraries are.
+    haproxy: [String; 2],
 }
 
 impl Prepared {
@@ -58,6 +60,7 @@ fn prepared() -> &'static Prepared {
             agents: text("agents"),
             node: text("node"),
             node_directory: text("node_dir"),
+            haproxy: [text("haproxy"), text("haproxy_libraries")],
         }
     })
 }
@@ -80,6 +83,8 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
         .env("FORKPY_NODE", &prepared.node)
         .env("FORKPY_NODE_DIR", &prepared.node_directory)
         .env("FORKPY_TEST_VENV", environment)
+        .env("FORKPY_HAPROXY", &prepared.haproxy[0])
+        .env("FORKPY_HAPROXY_LIBRARIES", &prepared.haproxy[1])
         // Its fixtures are for this suite alone.
         .env("FORKPY_CONFORMANCE", if cfg!(feature = "conformance") && arguments == CONFORMANCE { "1" } else { "0" })
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -91,6 +96,15 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or_default();
     assert!(last.contains(" passed") && !last.contains("skipped"), "pytest ran no test or skipped some: {last}");
+}
+
+#[test]
+fn client_several_servers() {
+    if prepared().haproxy[0].is_empty() {
+        println!("NOT TESTED: several servers behind HAProxy, which this machine has not got, nor Debian's packages");
+        return;
+    }
+    pytest("tests/clients", &["test_several_servers.py"]);
 }
 
 #[test]

@@ -173,9 +173,20 @@ fn compare(tool: &str, given: &[&str], schema: &Value) {
 #[test]
 fn readme_names_options_that_there_are() {
     let mut known: BTreeSet<String> = options().into_keys().collect();
-    for command in
-        ["attach", "status", "stop", "bench", "bundle", "doctor", "guide", "install", "uninstall", "completions", "man"]
-    {
+    for command in [
+        "attach",
+        "status",
+        "stop",
+        "bench",
+        "bundle",
+        "deploy",
+        "doctor",
+        "guide",
+        "install",
+        "uninstall",
+        "completions",
+        "man",
+    ] {
         known.extend(long_options(&help(&[command])).map(str::to_owned));
     }
     let named = about_forkpy();

@@ -1,8 +1,10 @@
 //! Completion and inspection: beside a running cell, and without running anything of the session's.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup, processes, wait_for};
+use crate::support::{Forkpy, Setup, processes, wait_up_to};
 
 /// An object that notes every look at it.
 const SLY: &str = "\
@@ -188,9 +190,10 @@ fn what_the_first_answer_needs_is_read_before_it_is_asked() {
     let mut forkpy = Setup::new().env("XDG_CACHE_HOME", cache.path().to_str().expect("text")).start();
     let folders = || std::fs::read_dir(cache.path().join("jedi")).into_iter().flatten().flatten();
     let trees = || folders().flat_map(|folder| std::fs::read_dir(folder.path())).flatten().count();
-    wait_for("the builtins' stubs to be read", || trees() > 5);
+    let limit = Duration::from_secs(600);
+    wait_up_to(limit, "the builtins' stubs to be read", || trees() > 5);
     let zygote = forkpy.zygote_pid();
-    wait_for("the reader to end", || {
+    wait_up_to(limit, "the reader to end", || {
         processes::children(zygote).iter().all(|pid| !processes::name(*pid).contains("reader"))
     });
     let read = trees();

@@ -385,6 +385,7 @@ fn an_exported_notebook_has_whole_outputs_in_their_order() {
     forkpy.run("print('short')");
     let reply = forkpy.run("print('x' * 300_000)");
     assert!(reply["stdout"].as_str().expect("text").len() < 1300, "the reply stays short");
+    forkpy.run("'v' * 60_000");
     forkpy.call("export_notebook", json!({"path": "n.ipynb"}));
     let notebook = load(&forkpy, "n.ipynb");
     let long = |letter: &str, count| format!("{}\n", letter.repeat(count));
@@ -399,6 +400,7 @@ fn an_exported_notebook_has_whole_outputs_in_their_order() {
     ];
     assert_eq!(outputs(&notebook["cells"][0]), expected);
     assert_eq!(outputs(&notebook["cells"][1]), ["stdout: short\n"]);
+    assert_eq!(outputs(&notebook["cells"][3]), [format!("execute_result: '{}'", "v".repeat(60_000))]);
     let bounded = outputs(&notebook["cells"][2]).concat();
     assert!(bounded.len() < 100_200 && bounded.contains("200001 of 300001 bytes left out; the whole is in outputs/"));
     // What the files held is gone: the text of the replies is there.

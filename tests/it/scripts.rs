@@ -397,6 +397,6 @@ fn a_hundred_scripts_leave_no_trace() {
     for _ in 0..100 {
         assert_eq!(run(&mut forkpy, json!({"path": "x.py"}))["stdout"], "x\n");
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?} for a hundred", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?} for a hundred", began.elapsed());
     wait_for("the same as before", || look().iter().zip(before).all(|(now, before)| *now <= before));
 }

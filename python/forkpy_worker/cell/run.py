@@ -103,8 +103,9 @@ def rehearse() -> None:
     After a fork each page is copied when it is first written to; better now than in the next cell.
     """
     try:
-        statements, last = compiling.compile_cell("1+1", "<rehearsal>")
-        if statements is None and last is not None:
+        # Not as a cell: where each expression shows its value (`ast_node_interactivity`), this one would.
+        last = compiling.as_expression("1+1", "<rehearsal>")
+        if last is not None:
             repr(eval(last, {}))
         getsignal(SIGINT)
         streams.flush()

@@ -52,7 +52,7 @@ def compile_cell(code: str, filename: str) -> tuple[CodeType | None, CodeType | 
         if wanted != "last_expr":
             return _as_wanted(code, filename, wanted)
     if len(code) < _GLANCE and not ("\n" in code or "=" in code or "\\" in code):
-        expression = _as_expression(code, filename)
+        expression = as_expression(code, filename)
         if expression is not None:
             return None, expression
     if not _GLANCE <= len(code) <= _LONGEST:
@@ -88,7 +88,7 @@ def _afresh(code: str, filename: str) -> tuple[CodeType | None, CodeType | None]
         return _unsplit(code, filename)
 
 
-def _as_expression(code: str, filename: str) -> CodeType | None:
+def as_expression(code: str, filename: str) -> CodeType | None:
     """Compile a one-line expression in half the time that the way over the tree takes."""
     try:
         made: CodeType = compile(code, filename, "eval", _flags, True)

@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{checkpoints::Checkpoints, crashes::Crashes, images::Images, oom::OomCounter};
+use super::{checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, oom::OomCounter};
 use crate::{
     server::{
         egress::proxy::Egress,
@@ -51,4 +51,6 @@ pub(crate) struct Surroundings {
     pub spares: Spares,
     /// What sessions import.
     pub imports: Imports,
+    /// Whether new sessions are to go elsewhere.
+    pub drain: Drain,
 }

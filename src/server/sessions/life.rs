@@ -117,6 +117,8 @@ pub enum What {
     Uncopied { why: Uncopied, by_value: Option<Arc<KeptByValue>> },
     /// The worker has ended, and a new one has what was kept by value.
     BroughtBack { by_value: Arc<KeptByValue> },
+    /// Its server takes no new sessions, and ends after this time.
+    ServerDrains { limit: Option<Duration> },
     /// So much that not all of it is remembered.
     Forgotten {
         count: u64,
@@ -147,9 +149,11 @@ impl What {
             | Self::WentBack { .. }
             | Self::BranchKept
             | Self::Restarted { carried: Some(_), .. } => Fate::Restored,
-            Self::CheckpointGone { .. } | Self::CopyLacks { .. } | Self::Uncopied { .. } | Self::BroughtBack { .. } => {
-                Fate::Kept
-            }
+            Self::CheckpointGone { .. }
+            | Self::CopyLacks { .. }
+            | Self::Uncopied { .. }
+            | Self::BroughtBack { .. }
+            | Self::ServerDrains { .. } => Fate::Kept,
             Self::Forgotten { fate, .. } => *fate,
         }
     }

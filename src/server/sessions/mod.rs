@@ -7,6 +7,7 @@ pub(crate) mod checkpoints;
 pub(crate) mod context;
 pub(crate) mod crashes;
 pub(crate) mod death;
+pub(crate) mod drain;
 mod ended;
 pub(crate) mod handle;
 pub(crate) mod history;

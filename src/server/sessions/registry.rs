@@ -83,6 +83,16 @@ pub(crate) enum RegistryError {
         if *own == 0 { "all of them are other clients': try again later" } else { "delete one first" }
     )]
     Full { all: usize, own: usize },
+    /// The server takes none any more.
+    #[error(
+        "this server{} drains: it makes no new sessions, and those that it has go on. Connect anew, so that a balancer can \
+         send you to another server",
+        name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default()
+    )]
+    Drains {
+        /// What it is called among several.
+        name: Option<String>,
+    },
     /// A copy must have a name of its own.
     #[error("session {0:?} exists already; choose another name, or delete_session it first")]
     Taken(String),
@@ -286,6 +296,9 @@ impl Registry {
     /// Sees to it that there is a place for one session more: of those that came by a name which does not come again, the owner
     /// that was away longest gives way, if that was long.
     fn make_room(&self, sessions: &mut Table, owner: &Owner) -> Result<(), RegistryError> {
+        if self.around.drain.is_on() {
+            return Err(RegistryError::Drains { name: self.around.settings.server_name.clone() });
+        }
         if count(sessions) < self.max_sessions() {
             return Ok(());
         }
@@ -405,6 +418,11 @@ impl Registry {
         let mut all = self.all();
         all.extend(self.branches.read().values().cloned());
         all
+    }
+
+    /// Something that concerns the users of every session.
+    pub(in crate::server) fn tell_all(&self, what: impl Fn() -> What) {
+        self.all().iter().for_each(|session| session.life.happened(what(), None));
     }
 
     /// Ends an owner's session and all it started. Its name is free at once.

@@ -39,11 +39,16 @@ type Proof = (Instant, Result<Duration, Unready>);
 
 /// Why no worker could be made.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{reason}")]
-pub(crate) struct Unready {
-    reason: String,
+pub(crate) enum Unready {
+    /// New sessions are to go elsewhere.
+    #[error("draining")]
+    Draining,
     /// The zygote has answered: it is the system that refuses.
-    answered: bool,
+    #[error("{0}")]
+    Refused(String),
+    /// The zygote does not answer, or there is none.
+    #[error("{0}")]
+    Silent(String),
 }
 
 impl Readiness {
@@ -57,20 +62,23 @@ impl Readiness {
     /// # Errors
     /// The reason why there was none.
     pub(crate) async fn proof(&self) -> Result<Duration, Unready> {
+        if self.around.drain.is_on() {
+            return Err(Unready::Draining);
+        }
         self.look(GOOD_FOR).await
     }
 
     /// Whether the server does its part now: the zygote answers, be it with the system's refusal.
     pub(crate) async fn works(&self) -> Result<(), Unready> {
         match self.look(Duration::ZERO).await {
-            Ok(_) | Err(Unready { answered: true, .. }) => Ok(()),
+            Ok(_) | Err(Unready::Refused(_) | Unready::Draining) => Ok(()),
             Err(unready) => Err(unready),
         }
     }
 
     /// Proves it, unless there is a proof no older than `good_for`.
     async fn look(&self, good_for: Duration) -> Result<Duration, Unready> {
-        let silent = |reason: &str| Err(Unready { reason: reason.to_owned(), answered: false });
+        let silent = |reason: &str| Err(Unready::Silent(reason.to_owned()));
         match self.around.zygote.stage() {
             Stage::Warm { .. } => {}
             Stage::Starting => return silent("Python is starting"),
@@ -99,14 +107,13 @@ async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
         match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe", WorkerLimits::default())).await {
             Ok(Ok(worker)) => worker,
             Ok(Err(error)) => {
-                return Err(Unready {
-                    answered: matches!(error, ZygoteError::Fork(_) | ZygoteError::NotReady(_)),
-                    reason: error.to_string(),
-                });
+                let answered = matches!(error, ZygoteError::Fork(_) | ZygoteError::NotReady(_));
+                let reason = error.to_string();
+                return Err(if answered { Unready::Refused(reason) } else { Unready::Silent(reason) });
             }
             Err(_) => {
                 let reason = format!("no worker came up within {} s", LIMIT.as_secs());
-                return Err(Unready { reason, answered: false });
+                return Err(Unready::Silent(reason));
             }
         };
     let took = began.elapsed();

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Clients kill a server that has not ended by then.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// Starts servers.
 pub struct Setup {
@@ -511,8 +511,13 @@ impl Drop for Forkpy {
 }
 
 /// Looks again and again.
-pub fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for(what: &str, happened: impl FnMut() -> bool) {
+    wait_up_to(PATIENCE, what, happened);
+}
+
+/// The same, for what takes seconds of the processor, and so minutes on a busy machine.
+pub fn wait_up_to(limit: Duration, what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !happened() {
         assert!(Instant::now() < deadline, "waited for {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -6,13 +6,16 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use prometheus_client::encoding::prometheus_text;
 
-use crate::server::watch::{exposition::Exposition, readiness::Readiness};
+use crate::server::watch::{
+    exposition::Exposition,
+    readiness::{Readiness, Unready},
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text";
 const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,9 +25,15 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200 when a worker could be made just now, else 503 with the reason.
-pub(super) async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+/// `GET /readyz`: 200 when a worker could be made just now, else 503 with the reason. HAProxy takes a server that answers 404
+/// for one that keeps what it has and gets nothing new (`http-check disable-on-404`): such a probe says `?draining=404`.
+pub(super) async fn readyz(State(readiness): State<Arc<Readiness>>, RawQuery(probe): RawQuery) -> Response {
+    let gentle = probe.as_deref() == Some("draining=404");
     match readiness.proof().await {
+        Err(Unready::Draining) => {
+            let status = if gentle { StatusCode::NOT_FOUND } else { StatusCode::SERVICE_UNAVAILABLE };
+            (status, "draining\n").into_response()
+        }
         Ok(took) => format!("ready: a worker was made in {:.1} ms\n", took.as_secs_f64() * 1e3).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }

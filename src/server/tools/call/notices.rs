@@ -129,6 +129,15 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
             "Session {session:?}: forkpy keeps no copy of what it has now ({why}), so that a crash would cost its \
              variables; save_session writes them to a file."
         ),
+        What::ServerDrains { limit: None } => format!(
+            "Session {session:?}: its server drains, so it will be ended some time. The session goes on until then; \
+             save_session writes its variables to a file."
+        ),
+        What::ServerDrains { limit: Some(limit) } => format!(
+            "Session {session:?}: its server drains, and ends {:.0} s after that began. The session goes on until then; \
+             save_session writes its variables to a file.",
+            limit.as_secs_f64()
+        ),
         What::CheckpointGone { checkpoint, cell, why } => gone(checkpoint, *cell, *why),
         What::Forgotten { count, fate } => {
             let came_to = match fate {

@@ -173,6 +173,9 @@ pub(crate) struct CreatedSession {
     pub(crate) metadata: Metadata,
     /// Limits it is kept to.
     pub(crate) limits: LimitsInForce,
+    /// The server that it lives on, where several serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<String>,
     /// When (RFC 3339).
     pub(crate) timestamp: String,
 }
@@ -286,6 +289,7 @@ pub(crate) async fn create(
         metadata: metadata(&status),
         limits: LimitsInForce::of(&session),
         description: status.description,
+        server: settings.server_name.clone(),
         timestamp: now(),
     }))
 }
