@@ -16,6 +16,7 @@ use crate::{
         guide::GuideArgs,
         install::options::{InstallArgs, UninstallArgs},
         servers::{StatusArgs, StopArgs},
+        token::TokenArgs,
     },
     settings::options::ServeOptions,
 };
@@ -81,6 +82,8 @@ pub(crate) enum Role {
     Install(InstallArgs),
     /// Take forkpy out of a client's configuration again
     Uninstall(UninstallArgs),
+    /// Make a token for an owner, for a server with --tokens
+    Token(TokenArgs),
     /// Check whether this machine has what sessions need, with a remedy for what it has not
     Doctor(DoctorArgs),
     /// Print a configuration for several servers: balancer, systemd, Kubernetes

@@ -13,5 +13,6 @@ mod markdown;
 mod run;
 mod servers;
 mod shell;
+mod token;
 
 pub use self::run::run;

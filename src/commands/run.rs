@@ -20,7 +20,7 @@ use crate::{
         error::SetupError,
         guide, install,
         servers::{self, ServersError},
-        shell,
+        shell, token,
     },
     progress, server,
     settings::{
@@ -107,6 +107,7 @@ fn play() -> anyhow::Result<()> {
             Ok(attach::attach(args)?)
         }
         Some(Role::Host(args)) => host(*args),
+        Some(Role::Token(ref args)) => Ok(token::token(args, &mut io::stdout())?),
         Some(Role::Status(ref args)) => Ok(servers::status(args, &mut io::stdout())?),
         Some(Role::Stop(ref args)) => Ok(servers::stop(args, &mut io::stdout())?),
         None => serve(cli.serve),

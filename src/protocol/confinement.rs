@@ -63,4 +63,6 @@ pub struct ConfinementSettings {
     pub seccomp: bool,
     /// Where the server's proxy is, if it has one: `127.0.0.1:PORT`. What sessions may reach there is the proxy's to know.
     pub proxy: Option<String>,
+    /// Variables of sessions that stand for secrets, and what they hold instead.
+    pub secrets: Vec<(String, String)>,
 }

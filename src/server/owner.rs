@@ -12,6 +12,8 @@ pub(crate) enum Owner {
     User,
     /// All that have the server's token.
     Bearer,
+    /// Who has a token of `--tokens`, by the name that it has there.
+    Named(Arc<str>),
     /// A client with a session of the protocol, up to 2025-11-25.
     HttpSession(Arc<str>),
     /// A client that keeps our cookie.
@@ -37,6 +39,7 @@ impl Owner {
         match self {
             Self::User => None,
             Self::Bearer => Some("token".to_owned()),
+            Self::Named(name) => Some(format!("owner-{name}")),
             Self::Unnamed => Some("unnamed".to_owned()),
             Self::HttpSession(id) => Some(secret(id)),
             Self::Cookie(cookie) => Some(secret(cookie)),
@@ -49,6 +52,7 @@ impl fmt::Debug for Owner {
         formatter.write_str(match self {
             Self::User => "User",
             Self::Bearer => "Bearer",
+            Self::Named(_) => "Named",
             Self::HttpSession(_) => "HttpSession",
             Self::Cookie(_) => "Cookie",
             Self::Unnamed => "Unnamed",

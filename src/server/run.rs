@@ -39,7 +39,7 @@ use crate::{
         scripts::Scripts,
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
-            images::Images, life::What, oom::OomCounter, registry::Registry,
+            images::Images, life::What, oom::OomCounter, quotas::Quotas, registry::Registry,
         },
         tools::{
             self,
@@ -100,7 +100,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let scratch = Scratch::make()?;
     tokio::task::spawn_blocking(scratch::remove_left_behind);
     announce_sandbox(&settings.sessions);
-    let egress = Egress::open(&settings.sessions.sandbox.network, settings.sessions.limits.confinement)?;
+    let egress = Egress::open(&settings.sessions.sandbox, settings.http.tokens.is_some())?;
     let (around, filling) = surroundings(&settings, &scratch, egress)?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
     if host.is_some() || settings.transport == Transport::Stdio {
@@ -182,6 +182,7 @@ fn surroundings(
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
         images: Images::new(&settings.sessions.sleep, scratch.path())?,
         drain: Drain::default(),
+        quotas: Quotas::new(settings.http.tokens.clone()),
     };
     Ok((Arc::new(around), filling))
 }
@@ -320,7 +321,9 @@ fn start_zygote(
     let callers = egress.map(|egress| Arc::clone(egress.callers()));
     let proxy = callers.as_ref().and_then(|callers| callers.proxy(Kind::Session));
     let reach = Reach { workspace: settings.workspace.root.clone(), write, callers };
-    let zygote = Zygote::launch(wanted, children.clone(), Spawner::start(children.clone())?, (rooms, reach));
+    let hidden = settings.sessions.sandbox.secrets.iter().map(|secret| secret.name.clone()).collect();
+    let spawner = Spawner::start(children.clone(), hidden)?;
+    let zygote = Zygote::launch(wanted, children.clone(), spawner, (rooms, reach));
     let wish = Wish {
         venv: settings.venv.clone(),
         python: settings.python.clone(),

@@ -68,6 +68,8 @@ pub(crate) struct ScriptOrder {
     pub audience: Audience,
     /// Its place among those that wait.
     pub turn: Arc<Turn>,
+    /// How it is confined at least.
+    pub sandbox: Confinement,
 }
 
 /// What it came to.
@@ -158,7 +160,7 @@ impl Scripts {
         let path = order.script.path.clone();
         let mark = self.around.files.mark();
         let began = Instant::now();
-        let ScriptOrder { script, args, limit, cancel, audience, turn: _turn } = order;
+        let ScriptOrder { script, args, limit, cancel, audience, turn: _turn, sandbox } = order;
         // The last chance not to run it: what is forked runs, whatever we know of it yet.
         tokio::select! {
             biased;
@@ -166,7 +168,7 @@ impl Scripts {
             () = cancel.cancelled() => return Ok(not_started(queued)),
             () = self.around.zygote.settled() => {}
         }
-        let limits = self.around.settings.limits.kept_by_kernel();
+        let limits = self.around.settings.limits.confined(sandbox).kept_by_kernel();
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
         let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".py");
         let name = format!("script-{number}-{name}");

@@ -177,6 +177,12 @@ impl Limits {
         })
     }
 
+    /// These, confined no less than this.
+    #[must_use]
+    pub(crate) fn confined(self, least: Confinement) -> Self {
+        Self { confinement: self.confinement.max(least), ..self }
+    }
+
     /// The time limit of a cell that asked for `asked`; `None` is for ever.
     #[must_use]
     pub(crate) fn cell_limit(&self, asked: Option<Duration>) -> Option<Duration> {

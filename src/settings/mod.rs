@@ -16,3 +16,5 @@ pub(crate) mod policy;
 pub(crate) mod replies;
 pub(crate) mod resolve;
 pub(crate) mod sandbox;
+pub(crate) mod secrets;
+pub(crate) mod tokens;

@@ -52,6 +52,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "FILE", env = "FORKPY_TOKEN_FILE", value_parser = path, help_heading = "HTTP")]
     pub token_file: Option<PathBuf>,
 
+    /// File with the tokens of owners (http): TOML, made by forkpy token new OWNER --tokens FILE. Each owner has its own sessions,
+    /// and may have quotas and a sandbox; read again when it changes
+    #[arg(long, value_name = "FILE", env = "FORKPY_TOKENS", value_parser = path, help_heading = "HTTP")]
+    pub tokens: Option<PathBuf>,
+
     /// Host name clients may use in the Host header, besides loopback names; may be repeated
     #[arg(long = "allow-host", value_name = "HOST[:PORT]", help_heading = "HTTP")]
     pub allow_hosts: Vec<String>,

@@ -9,7 +9,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use crate::{
         policy::{Bounds, HealthPolicy, SleepBounds},
         replies::ReplyOptions,
         sandbox::{Sandbox, SandboxError},
+        tokens::{Tokens, TokensError},
     },
     sys::guarded,
 };
@@ -72,9 +73,16 @@ pub(crate) enum ConfigError {
     /// Open to the network without a token.
     #[error(
         "refusing to listen on {0} without a token: anyone who reaches it could run code here. \
-         Set FORKPY_TOKEN or --token-file, or listen on 127.0.0.1"
+         Set FORKPY_TOKEN, --token-file or --tokens, or listen on 127.0.0.1"
     )]
     OpenToTheWorld(IpAddr),
+    /// The file of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    #[error("--tokens: sessions may change {0}: put it elsewhere than below the workspace and --allow-write")]
+    TokensWithin(PathBuf),
+    #[error("--tokens gives each owner its own sessions, and --share-sessions gives all the same: take one of them")]
+    SharedTokens,
     /// Open to the network without a sandbox, and nothing says that this is meant.
     #[error(
         "refusing to listen on {0} without a sandbox: a client with the token could use this machine as its user can. \
@@ -136,6 +144,8 @@ pub(crate) struct HttpSettings {
     pub address: SocketAddr,
     /// What clients must show.
     pub token: Option<String>,
+    /// Or one of these.
+    pub tokens: Option<Arc<Tokens>>,
     pub allow_hosts: Vec<String>,
     pub allow_origins: Vec<String>,
     /// Most bytes of an uploaded file.
@@ -183,11 +193,13 @@ impl Settings {
         if let Some(token) = &token {
             logging::hide(token);
         }
-        if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() {
+        let tokens = cli.tokens.as_deref().map(Tokens::read).transpose()?;
+        if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() && tokens.is_none() {
             return Err(ConfigError::OpenToTheWorld(cli.host));
         }
         let (is_said, preload, preloads_more) = (cli.sandbox.sandbox.is_some(), cli.preloaded(), cli.preloads_more());
         let sandbox = cli.sandbox.resolve(&workspace.root)?;
+        check_tokens(tokens.as_deref().zip(cli.tokens.as_deref()), (&sandbox, &workspace), cli.share_sessions)?;
         if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_said {
             return Err(ConfigError::Unconfined(cli.host));
         }
@@ -198,6 +210,7 @@ impl Settings {
             http: HttpSettings {
                 address: SocketAddr::new(cli.host, cli.port),
                 token,
+                tokens,
                 allow_hosts: cli.allow_hosts,
                 allow_origins: cli.allow_origins,
                 max_upload: cli.max_upload,
@@ -215,12 +228,7 @@ impl Settings {
                 limits: Limits { confinement: sandbox.mode, ..cli.limits.into() },
                 sandbox,
                 checkpoints: bounds(&cli.checkpoints),
-                sleep: SleepBounds {
-                    after: (cli.checkpoints.sleep_after > 0.0)
-                        .then(|| Duration::from_secs_f64(cli.checkpoints.sleep_after)),
-                    folder: cli.checkpoints.state_dir.clone(),
-                    disk: cli.checkpoints.state_disk << 20,
-                },
+                sleep: sleep_bounds(&cli.checkpoints),
                 wait: cli.wait,
                 keep_replies: Duration::from_secs_f64(cli.keep_replies),
                 max_spares: cli.max_spares as usize,
@@ -282,6 +290,23 @@ impl Workspace {
     }
 }
 
+/// Whether there can be owners with tokens here.
+fn check_tokens(
+    owners: Option<(&Tokens, &Path)>,
+    (sandbox, workspace): (&Sandbox, &Workspace),
+    are_shared: bool,
+) -> Result<(), ConfigError> {
+    let Some((tokens, path)) = owners else { return Ok(()) };
+    if are_shared {
+        return Err(ConfigError::SharedTokens);
+    }
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if sandbox.write.iter().chain([&workspace.root]).any(|above| path.starts_with(above)) {
+        return Err(ConfigError::TokensWithin(path));
+    }
+    Ok(sandbox.check(tokens.narrowest())?)
+}
+
 /// What the system says, without its number.
 fn plain(error: &io::Error) -> String {
     error
@@ -299,6 +324,14 @@ fn bounds(cli: &CheckpointOptions) -> Bounds {
         after: Duration::from_millis(cli.checkpoint_after),
         of_auto: cli.checkpoint_auto_memory << 20,
         memory: cli.checkpoint_memory.map_or_else(quarter, |megabytes| megabytes << 20),
+    }
+}
+
+fn sleep_bounds(cli: &CheckpointOptions) -> SleepBounds {
+    SleepBounds {
+        after: (cli.sleep_after > 0.0).then(|| Duration::from_secs_f64(cli.sleep_after)),
+        folder: cli.state_dir.clone(),
+        disk: cli.state_disk << 20,
     }
 }
 

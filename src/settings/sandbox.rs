@@ -14,7 +14,10 @@ use clap::{
 
 use crate::{
     protocol::{Confinement, ConfinementSettings},
-    settings::network::{Network, Word, WordError},
+    settings::{
+        network::{Network, Word, WordError},
+        secrets::{Secret, SecretArg, SecretError},
+    },
     sys::{fault, landlock, seccomp},
 };
 
@@ -48,6 +51,11 @@ pub(crate) struct SandboxArgs {
         value_delimiter = ','
     )]
     pub allow_net: Vec<Word>,
+
+    /// A secret that the proxy adds to requests for one host, by TLS; code sees a placeholder in the variable NAME, and sends
+    /// plain requests to the address that get_workspace_info names. The file's first line is the secret; may be repeated
+    #[arg(long = "secret", value_name = "NAME=file:PATH@HOST[:PORT]")]
+    pub secret: Vec<SecretArg>,
 
     /// Start also where this machine cannot keep all of --sandbox; what is missing is logged and told to clients
     #[arg(long, env = "FORKPY_SANDBOX_BEST_EFFORT", value_parser = clap::builder::BoolishValueParser::new(),
@@ -111,6 +119,8 @@ pub(crate) struct Sandbox {
     pub write: Vec<PathBuf>,
     /// Hosts.
     pub network: Network,
+    /// What the proxy adds to requests.
+    pub secrets: Vec<Secret>,
     /// What this machine cannot keep.
     pub gaps: Vec<Gap>,
     /// That is accepted.
@@ -132,6 +142,8 @@ pub(crate) enum SandboxError {
         workspace.display()
     )]
     Home { mode: Confinement, workspace: PathBuf },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("--allow-net: {0}")]
     Network(#[from] WordError),
     #[error(
@@ -160,11 +172,25 @@ impl SandboxArgs {
         }
         let landlock = fault::landlock(landlock::abi().unwrap_or(0));
         let seccomp = seccomp::available() && fault::seccomp();
+        let (read, write) = (real("--allow-read", &self.allow_read)?, real("--allow-write", &self.allow_write)?);
+        if !self.secret.is_empty() && (self.sandbox.is_none() || mode == Confinement::Strict) {
+            return Err(SecretError::NotConfined.into());
+        }
+        let mut secrets: Vec<Secret> = Vec::new();
+        for secret in self.secret {
+            let readable = read.iter().chain(&write).map(PathBuf::as_path).chain([workspace]);
+            let secret = secret.resolve(readable)?;
+            if secrets.iter().any(|other| other.name == secret.name) {
+                return Err(SecretError::Twice(secret.name).into());
+            }
+            secrets.push(secret);
+        }
         let sandbox = Sandbox {
             mode,
-            read: real("--allow-read", &self.allow_read)?,
-            write: real("--allow-write", &self.allow_write)?,
+            read,
+            write,
             network,
+            secrets,
             gaps: gaps(landlock, seccomp),
             best_effort: self.sandbox_best_effort,
             landlock,
@@ -202,6 +228,7 @@ impl Sandbox {
             landlock: self.landlock,
             seccomp: self.seccomp,
             proxy: proxy.map(|address| address.to_string()),
+            secrets: self.secrets.iter().map(|secret| (secret.name.clone(), secret.placeholder.clone())).collect(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! All that a process starts inherits it, a checkpoint and what that wakes too. Nothing here is checked in a cell's way.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::{fd::AsFd, unix::net::UnixStream},
     path::Path,
@@ -14,7 +15,10 @@ use std::{
 
 use pyo3::Python;
 
-use super::python::{Functions, Needed};
+use super::{
+    python::{Functions, Needed},
+    terms::Terms,
+};
 use crate::{
     protocol::{Confinement, Installing, ZygoteSettings},
     sys::{
@@ -108,6 +112,8 @@ pub(crate) struct Cage {
     filter: Option<Filter>,
     /// Where the server's proxy is, for those who have it.
     proxy: Option<String>,
+    /// Variables that hold secrets where nothing is confined, and what they hold here.
+    secrets: BTreeMap<String, Option<String>>,
 }
 
 /// The two kinds, each made when it is first wanted.
@@ -189,7 +195,10 @@ impl Cage {
             Some(_) => Sockets::Proxied,
         };
         let filter = given.seccomp.then(|| Filter::compile(sockets)).transpose()?;
-        Ok(Self { mode, fence, filter, proxy: proxy.filter(|_| !is_strict) })
+        let has_secrets = mode == Confinement::Workspace && installing.is_none();
+        let secret = |(name, stands): &(String, String)| (name.clone(), has_secrets.then(|| stands.clone()));
+        let secrets = given.secrets.iter().map(secret).collect();
+        Ok(Self { mode, fence, filter, proxy: proxy.filter(|_| !is_strict), secrets })
     }
 
     /// Shuts this process in, for good; `room` is its own folder. One byte goes to the server, and with it the listener for
@@ -215,10 +224,11 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// What Python is told of it: the mode, the folder, and where the proxy is.
+    /// What Python is told of it.
     #[must_use]
-    pub(crate) fn of(&self) -> (Confinement, &Path, Option<&str>) {
-        (self.cage.mode, self.room, self.cage.proxy.as_deref())
+    pub(crate) fn told(&self) -> Terms<'_> {
+        let Cage { mode, proxy, secrets, .. } = self.cage;
+        Terms { mode: *mode, room: self.room, proxy: proxy.as_deref(), secrets }
     }
 }
 

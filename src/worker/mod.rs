@@ -17,6 +17,7 @@ mod python;
 mod quiet;
 mod rlimits;
 pub(crate) mod script;
+mod terms;
 mod threads;
 
 use std::{
@@ -157,7 +158,9 @@ fn live(
     match &from {
         Origin::Zygote(entry) => {
             functions.start(py, &session, settings, calls).map_err(std::io::Error::other)?;
-            entry.map_or(Ok(()), |entry| functions.confine(py, entry.of(), settings)).map_err(std::io::Error::other)?;
+            entry
+                .map_or(Ok(()), |entry| functions.confine(py, entry.told(), settings))
+                .map_err(std::io::Error::other)?;
             crash::install(control.as_raw_fd(), |signal, stack_overflow| {
                 frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
             })?;

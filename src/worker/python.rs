@@ -2,10 +2,7 @@
 //!
 //! Runs in: zygote (`load`), worker main thread (all else), worker pinger thread ([`Pinger`]).
 
-use std::{
-    os::fd::{AsRawFd, OwnedFd, RawFd},
-    path::Path,
-};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use pyo3::{
     Bound, Py, PyAny, PyErr, PyResult, Python,
@@ -13,10 +10,10 @@ use pyo3::{
     types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTracebackMethods, PyTypeMethods},
 };
 
-use super::hazards::Told;
+use super::{hazards::Told, terms::Terms};
 use crate::protocol::{
-    CellError, CellReport, CellStatus, Confinement, Display, Imported, NotebookCell, Question, Representation, Script,
-    StateReport, Variable, ZygoteSettings,
+    CellError, CellReport, CellStatus, Display, Imported, NotebookCell, Question, Representation, Script, StateReport,
+    Variable, ZygoteSettings,
 };
 use crate::sys::reserve;
 
@@ -160,14 +157,11 @@ impl Functions {
     }
 
     /// Tells Python that this process is confined, where its files go, and where the proxy is.
-    pub(super) fn confine(
-        &self,
-        py: Python<'_>,
-        (mode, room, proxy): (Confinement, &Path, Option<&str>),
-        settings: &ZygoteSettings,
-    ) -> PyResult<()> {
-        let args = (mode.word(), &settings.workspace, room.to_string_lossy(), &settings.confinement.write, proxy);
-        self.confine.call1(py, args).map(drop)
+    pub(super) fn confine(&self, py: Python<'_>, terms: Terms<'_>, settings: &ZygoteSettings) -> PyResult<()> {
+        let Terms { mode, room, proxy, secrets } = terms;
+        let (workspace, write) = (&settings.workspace, &settings.confinement.write);
+        let room = room.to_string_lossy();
+        self.confine.call1(py, (mode.word(), workspace, room, write, proxy, secrets.clone())).map(drop)
     }
 
     /// Lets what has arrived between two requests be raised, and keeps it: a signal's handler, an asynchronous exception.

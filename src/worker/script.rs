@@ -71,7 +71,7 @@ fn live(
 ) -> io::Result<Option<i32>> {
     let script = errand.script.clone();
     let source = settle(errand, entry)?;
-    entry.map_or(Ok(()), |entry| functions.confine(py, entry.of(), settings)).map_err(io::Error::other)?;
+    entry.map_or(Ok(()), |entry| functions.confine(py, entry.told(), settings)).map_err(io::Error::other)?;
     functions.run_script(py, &source, &script, &settings.workspace).map_err(io::Error::other)
 }
 

@@ -70,5 +70,6 @@ mod spares;
 mod strangers;
 mod streams;
 mod support;
+mod tokens;
 mod truth;
 mod zygote;

@@ -83,21 +83,20 @@ def _mapped() -> set[str]:
     }
 
 
-def begin(mode: str, workspace: str, room: str, writable: list[str], proxy: str | None) -> None:
+def begin(
+    mode: str,
+    workspace: str,
+    room: str,
+    writable: list[str],
+    proxy: str | None,
+    secrets: dict[str, str | None],
+) -> None:
     """Lead libraries into the session's own folder, and to the server's proxy."""
+    _set(secrets)
+    _set(_proxies(proxy))
     temporary, home = os.path.join(room, "tmp"), os.path.join(room, "home")
     for name in (*_LEADING_OUT, *_SERVICES):
         os.environ.pop(name, None)
-    for name in _PROXIES:
-        for spelled in (name, name.lower()):
-            os.environ.pop(spelled, None)
-            if proxy is not None:
-                os.environ[spelled] = f"http://{proxy}"
-    for spelled in (_NO_PROXY, _NO_PROXY.lower()):
-        # Nothing is reached without it, not even this machine.
-        os.environ.pop(spelled, None)
-        if proxy is not None:
-            os.environ[spelled] = ""
     os.environ["TMPDIR"] = temporary
     os.environ["HOME"] = home
     os.environ.setdefault("JOBLIB_TEMP_FOLDER", temporary)
@@ -105,3 +104,18 @@ def begin(mode: str, workspace: str, room: str, writable: list[str], proxy: str 
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
     place.sandbox = place.Sandbox(mode, [workspace, temporary, home, *writable], proxy)
+
+
+def _proxies(proxy: str | None) -> dict[str, str | None]:
+    """Name the proxy and nothing that is reached without it, not even this machine."""
+    address = None if proxy is None else f"http://{proxy}"
+    named: dict[str, str | None] = dict.fromkeys(_PROXIES, address)
+    named[_NO_PROXY] = None if proxy is None else ""
+    return {spelled: value for name, value in named.items() for spelled in (name, name.lower())}
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

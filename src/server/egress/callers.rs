@@ -76,6 +76,12 @@ impl Callers {
         (self.for_sessions || kind == Kind::Installer).then_some(self.proxy)
     }
 
+    /// Where the proxy is.
+    #[must_use]
+    pub(super) fn address(&self) -> SocketAddrV4 {
+        self.proxy
+    }
+
     pub(super) fn take(&self, from: SocketAddrV4) -> Arrival {
         match self.expected.lock().remove(&from) {
             None => Arrival::Stranger,

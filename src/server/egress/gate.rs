@@ -85,9 +85,22 @@ impl Gate {
     /// # Errors
     /// [`Refusal`], before anything left this machine if the host is not allowed.
     pub(super) async fn open(&self, target: &Target, kind: Kind) -> Result<TcpStream, Refusal> {
+        let is_index = kind == Kind::Installer && self.indexes.lock().contains(&(target.host.clone(), target.port));
+        self.connect(target, self.checked(target, is_index).await?).await
+    }
+
+    /// Connects to a host that the server's own settings name, wherever it is.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it cannot be reached.
+    pub(super) async fn open_named(&self, target: &Target) -> Result<TcpStream, Refusal> {
+        self.connect(target, self.checked(target, true).await?).await
+    }
+
+    async fn connect(&self, target: &Target, addresses: Vec<IpAddr>) -> Result<TcpStream, Refusal> {
         let Target { host, port } = target.clone();
         let mut failed = None;
-        for address in self.checked(target, kind).await? {
+        for address in addresses {
             match connect(SocketAddr::new(address, port)).await {
                 Ok(stream) if self.is_ours(&stream) => return Err(Refusal::Server { host, port }),
                 Ok(stream) => return Ok(stream),
@@ -98,11 +111,10 @@ impl Gate {
         Err(Refusal::Unreachable { host, port, source })
     }
 
-    /// Addresses that may be connected to.
-    async fn checked(&self, target: &Target, kind: Kind) -> Result<Vec<IpAddr>, Refusal> {
+    /// Addresses that may be connected to; of a host that is named in the server's settings, all.
+    async fn checked(&self, target: &Target, is_named: bool) -> Result<Vec<IpAddr>, Refusal> {
         let Target { host, port } = target.clone();
-        let is_index = kind == Kind::Installer && self.indexes.lock().contains(&(host.clone(), port));
-        if !is_index && !self.network.allows(&host, port) {
+        if !is_named && !self.network.allows(&host, port) {
             return Err(Refusal::NotListed { host, port });
         }
         let found = match &host {
@@ -112,7 +124,7 @@ impl Gate {
         };
         // Who lists the name of this machine means this machine.
         let is_local = host == Host::Name(LOCAL.to_owned()) && self.network.names(&host, port);
-        let may = |address: &IpAddr| is_index || is_local || is_public(*address) || self.network.lists(*address, port);
+        let may = |address: &IpAddr| is_named || is_local || is_public(*address) || self.network.lists(*address, port);
         match found.iter().copied().filter(may).collect::<Vec<_>>() {
             checked if checked.is_empty() => match found.first() {
                 Some(address) => Err(Refusal::Private { host, port, address: *address }),
@@ -161,7 +173,7 @@ mod tests {
 
     async fn asked(list: &[&str], target: &str) -> Result<Vec<IpAddr>, String> {
         let target = Target::read(target, None).map_err(|error| error.to_string())?;
-        gate(list).checked(&target, Kind::Session).await.map_err(|error| error.to_string())
+        gate(list).checked(&target, false).await.map_err(|error| error.to_string())
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! - `public`: which addresses are public.
 //! - `refusal`: why not, and the option that would allow it.
 //! - `proxy`: HTTP: tunnels (CONNECT) and plain requests.
+//! - `secrets`: plain requests to the proxy's own address, to which it adds a secret.
 //!
 //! What is allowed is said in `settings/network.rs`.
 
@@ -15,3 +16,4 @@ mod gate;
 pub(crate) mod proxy;
 mod public;
 mod refusal;
+mod secrets;

@@ -28,7 +28,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncWriteExt, copy},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
 };
@@ -37,10 +37,11 @@ use super::{
     callers::{Arrival, Callers, Kind},
     gate::{Gate, Target},
     refusal::Refusal,
+    secrets::{self, Secrets},
 };
 use crate::{
     protocol::Confinement,
-    settings::network::{Host, Network},
+    settings::{network::Host, sandbox::Sandbox},
 };
 
 /// Bytes that the head of a request may have.
@@ -72,6 +73,7 @@ type Guest = (Arc<OwnedSemaphorePermit>, Kind);
 pub(crate) struct Egress {
     gate: Gate,
     callers: Arc<Callers>,
+    secrets: Secrets,
 }
 
 impl Egress {
@@ -79,8 +81,10 @@ impl Egress {
     ///
     /// # Errors
     /// When the system gives it no port.
-    pub(crate) fn open(network: &Network, mode: Confinement) -> io::Result<Option<Arc<Self>>> {
-        if network.is_none() && mode == Confinement::Off {
+    pub(crate) fn open(sandbox: &Sandbox, some_are_confined: bool) -> io::Result<Option<Arc<Self>>> {
+        let network = &sandbox.network;
+        let for_sessions = !network.is_none() || !sandbox.secrets.is_empty();
+        if !for_sessions && sandbox.mode == Confinement::Off && !some_are_confined {
             return Ok(None);
         }
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -88,7 +92,11 @@ impl Egress {
         let SocketAddr::V4(address) = listener.local_addr()? else { return Ok(None) };
         let gate = Gate::of(network.clone());
         gate.keep_from(address.port());
-        let egress = Arc::new(Self { gate, callers: Callers::of(address, !network.is_none()) });
+        let egress = Arc::new(Self {
+            gate,
+            callers: Callers::of(address, for_sessions),
+            secrets: Secrets::of(sandbox.secrets.clone())?,
+        });
         tokio::spawn(Arc::clone(&egress).serve(TcpListener::from_std(listener)?));
         Ok(Some(egress))
     }
@@ -177,19 +185,49 @@ impl Egress {
     }
 
     async fn forward(&self, request: Request<Incoming>, kind: Kind) -> Result<Response<Body>, Refusal> {
+        if self.is_here(request.uri()) {
+            return self.add_secret(request, kind).await;
+        }
         let target = plain_target(request.uri())?;
-        let stream = self.gate.open(&target, kind).await?;
-        let broken = |source: hyper::Error| Refusal::Broken { host: target.host.clone(), port: target.port, source };
-        let (mut sender, connection) = client::conn::http1::Builder::new()
-            .preserve_header_case(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
-        tokio::spawn(connection);
-        let mut response = sender.send_request(rewritten(request)?).await.map_err(broken)?;
-        strip(response.headers_mut());
-        Ok(response.map(BodyExt::boxed))
+        exchange(&target, request, self.gate.open(&target, kind).await?).await
     }
+
+    /// Whether a request is for the proxy itself.
+    fn is_here(&self, uri: &Uri) -> bool {
+        let own = self.callers.address();
+        uri.authority().is_none_or(|authority| {
+            let host = authority.host();
+            authority.port_u16() == Some(own.port()) && (host == "localhost" || host == own.ip().to_string())
+        })
+    }
+
+    async fn add_secret(&self, mut request: Request<Incoming>, kind: Kind) -> Result<Response<Body>, Refusal> {
+        const NONE: Refusal = Refusal::Address("this is the proxy of a sandbox, and no server of its own");
+        let found = self.secrets.named(request.uri()).filter(|_| kind == Kind::Session);
+        let (secret, path) = found.ok_or(NONE)?;
+        secrets::fill(&mut request, secret, &path)?;
+        let target = Target { host: secret.host.clone(), port: secret.port };
+        let stream = self.secrets.secure(secret, self.gate.open_named(&target).await?).await?;
+        exchange(&target, request, stream).await
+    }
+}
+
+/// Sends a request to a host, on a connection for it alone.
+async fn exchange(
+    target: &Target,
+    request: Request<Incoming>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Response<Body>, Refusal> {
+    let broken = |source: hyper::Error| Refusal::Broken { host: target.host.clone(), port: target.port, source };
+    let (mut sender, connection) = client::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    tokio::spawn(connection);
+    let mut response = sender.send_request(rewritten(request)?).await.map_err(broken)?;
+    strip(response.headers_mut());
+    Ok(response.map(BodyExt::boxed))
 }
 
 /// Where a plain request wants to go. Only its line says so.

@@ -25,6 +25,8 @@ pub(super) enum Refusal {
     Private { host: Host, port: u16, address: IpAddr },
     #[error("{host}:{port} is this server itself, which no session reaches")]
     Server { host: Host, port: u16 },
+    #[error("the secret {0} cannot be used now; the server's log says why")]
+    NoSecret(String),
     #[error("the name {0} leads nowhere: {1}")]
     Unresolved(Host, io::Error),
     #[error("{host}:{port} could not be reached: {source}")]
@@ -46,7 +48,9 @@ impl Refusal {
         match self {
             Self::Host(_) | Self::Address(_) => StatusCode::BAD_REQUEST,
             Self::NotListed { .. } | Self::Private { .. } | Self::Server { .. } => StatusCode::FORBIDDEN,
-            Self::Unresolved(..) | Self::Unreachable { .. } | Self::Broken { .. } => StatusCode::BAD_GATEWAY,
+            Self::NoSecret(_) | Self::Unresolved(..) | Self::Unreachable { .. } | Self::Broken { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 }

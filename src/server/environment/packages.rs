@@ -245,7 +245,7 @@ impl Packages {
         let tool = Tool::find();
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
         let began = Instant::now();
-        let (mut process, _held) = self.start(&tool, &python, &wanted, audience).await?;
+        let (mut process, _held) = self.start(&owner, &tool, (&python, &wanted), audience).await?;
         let course = process.follow(&bounds).await;
         let ran = began.elapsed();
         let exit = self.bury(&mut process).await;
@@ -284,14 +284,15 @@ impl Packages {
     /// Starts the tool: confined where sessions are, else as a child of ours. With what has to be there until its end.
     async fn start(
         &self,
+        owner: &Owner,
         tool: &Tool,
-        python: &str,
-        wanted: &Wanted,
+        (python, wanted): (&str, &Wanted),
         audience: Audience,
     ) -> Result<(Followed, (Option<Held>, Option<TempDir>)), PackageError> {
         // A caller who may name source trees names them from here.
         let place = self.free.then(|| self.files.root());
-        if self.around.settings.limits.confinement != Confinement::Off {
+        let sandbox = self.around.quotas.rights(owner).sandbox;
+        if self.around.settings.limits.confined(sandbox).confinement != Confinement::Off {
             let around = (&*self.around, &*self.scripts);
             let (process, held) = confined::start(around, tool, (python, wanted), place, audience).await?;
             return Ok((process, (Some(held), None)));

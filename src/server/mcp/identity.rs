@@ -3,7 +3,7 @@
 //! Runs in: server. Reads headers and nothing else. The rules, the first that fits:
 //!
 //! 1. Where sessions are shared, they are all the user's who runs the server.
-//! 2. Who has the token: all that have it are one owner.
+//! 2. Who has the token: all that have it are one owner. Of several tokens (`--tokens`), each is of a named owner.
 //! 3. The session of its protocol (`Mcp-Session-Id`, up to 2025-11-25).
 //! 4. Our cookie (2026-07-28).
 //! 5. All others together: nothing tells them apart from one request to the next. Not even the connection does: clients of one
@@ -31,6 +31,14 @@ pub(super) struct Who {
     pub(super) visitor: Visitor,
 }
 
+/// Whose token a request has shown.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) owner: Owner,
+    /// May see what concerns all.
+    pub(super) is_admin: bool,
+}
+
 tokio::task_local! {
     /// Who makes the HTTP request that this task serves, for what rmcp asks without saying who.
     pub(super) static WHO: Who;
@@ -41,7 +49,7 @@ tokio::task_local! {
 pub(super) struct Policy {
     /// All clients have the same sessions.
     pub(super) shared: bool,
-    /// Who comes this far has the token.
+    /// Who comes this far has the one token that there is.
     pub(super) has_token: bool,
 }
 
@@ -59,7 +67,8 @@ impl Policy {
     #[must_use]
     pub(super) fn who(self, headers: &HeaderMap, extensions: &Extensions) -> Who {
         let client = client_of(headers, extensions);
-        let owner = self.first().unwrap_or_else(|| match &client {
+        let known = || extensions.get::<Known>().map(|known| known.owner.clone());
+        let owner = self.first().or_else(known).unwrap_or_else(|| match &client {
             Client::HttpSession(session) => Owner::HttpSession(Arc::from(session.as_str())),
             Client::Cookie(cookie) if !cookie.ends_with(UNNAMED) => Owner::Cookie(Arc::from(cookie.as_str())),
             _ => Owner::Unnamed,

@@ -4,7 +4,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, oom::OomCounter};
+use super::{
+    checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, oom::OomCounter, quotas::Quotas,
+};
 use crate::{
     server::{
         egress::proxy::Egress,
@@ -47,6 +49,8 @@ pub(crate) struct Surroundings {
     pub checkpoints: Checkpoints,
     /// Where sessions sleep.
     pub images: Images,
+    /// What owners may take.
+    pub quotas: Arc<Quotas>,
     /// Workers that are ready and belong to no session.
     pub spares: Spares,
     /// What sessions import.

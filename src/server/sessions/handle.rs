@@ -14,6 +14,7 @@ use super::{
     life::Life,
     orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
+    quotas::Quotas,
     runs::{Reply, Run, Runs},
     status::{Shared, Sleeping},
     task::{Seat, Task},
@@ -45,6 +46,8 @@ pub(crate) struct Session {
     pub(in crate::server) runs: Arc<Runs>,
     cells: mpsc::Sender<Order>,
     urgent: mpsc::UnboundedSender<Urgent>,
+    /// What its owner may take.
+    quotas: Arc<Quotas>,
 }
 
 /// The place of an order in a session's queue.
@@ -88,6 +91,7 @@ impl Session {
         let history = Arc::<History>::default();
         let last = first.as_ref().map_or(0, |(_, cell)| *cell);
         let runs = Arc::new(Runs::new(around.settings.keep_replies, last));
+        let quotas = Arc::clone(&around.quotas);
         let task = Task::new(Seat {
             life: life.clone(),
             history: Arc::clone(&history),
@@ -101,7 +105,7 @@ impl Session {
             first,
         });
         tokio::spawn(task.live());
-        Self { id, life, shared, limits, history, runs, cells, urgent }
+        Self { id, life, shared, limits, history, runs, cells, urgent, quotas }
     }
 
     /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.
@@ -109,9 +113,10 @@ impl Session {
     /// # Errors
     /// [`SessionError`] when it was not accepted.
     pub(crate) fn run(&self, cell: CellOrder) -> Result<oneshot::Receiver<CellOutcome>, SessionError> {
+        let share = self.quotas.admit(self.life.owner())?;
         let (reply, answer) = oneshot::channel();
         let number = self.runs.number();
-        let accepted = self.put(Order::Cell { cell, number, reply: Reply::Once(reply) });
+        let accepted = self.put(Order::Cell { cell, number, reply: Reply::Once(reply), share });
         accepted.inspect_err(|_| self.runs.withdraw(number)).map(|()| answer)
     }
 
@@ -120,9 +125,10 @@ impl Session {
     /// # Errors
     /// [`SessionError`] when it was not accepted.
     pub(in crate::server) fn submit(&self, cell: CellOrder) -> Result<Arc<Run>, SessionError> {
+        let share = self.quotas.admit(self.life.owner())?;
         let number = self.runs.number();
         let (run, reply) = self.runs.begin(number, cell.client.clone(), cell.cancel.clone());
-        let accepted = self.put(Order::Cell { cell, number, reply });
+        let accepted = self.put(Order::Cell { cell, number, reply, share });
         accepted.inspect_err(|_| self.runs.withdraw(number)).map(|()| run)
     }
 

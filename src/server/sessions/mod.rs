@@ -19,6 +19,7 @@ pub(crate) mod oom;
 pub(crate) mod orders;
 pub(crate) mod outcome;
 pub(crate) mod outputs;
+pub(crate) mod quotas;
 mod readers;
 pub(crate) mod registry;
 pub(crate) mod runs;

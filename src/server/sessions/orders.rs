@@ -17,6 +17,7 @@ use super::{
     death::{DeathReason, Recovered},
     life::Uncopied,
     outcome::OnError,
+    quotas::{QuotaError, Share},
     runs::Reply,
     status::Sleeping,
 };
@@ -35,6 +36,9 @@ pub(crate) enum SessionError {
     /// Too many wait already.
     #[error("session {session:?} has {waiting} calls waiting, which is the limit; wait for one to end and try again")]
     QueueFull { session: String, waiting: usize },
+    /// The owner's own limit.
+    #[error("the cell was not run: {0}")]
+    Quota(#[from] QuotaError),
     /// It was deleted meanwhile.
     #[error("session {0:?} has been deleted")]
     Deleted(String),
@@ -128,6 +132,8 @@ pub(super) enum Order {
         /// Its number in the session.
         number: u64,
         reply: Reply,
+        /// It counts for its owner.
+        share: Option<Share>,
     },
     Variables {
         caller: Caller,

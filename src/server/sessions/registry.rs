@@ -19,6 +19,7 @@ use super::{
     handle::{Beginning, Session},
     life::{Ended, Life, What},
     names::{DEFAULT, MAX_NAME, is_name, made_up, shorten},
+    quotas::QuotaError,
 };
 use crate::{
     protocol::{WorkerExit, attach::ServerEnd},
@@ -93,6 +94,9 @@ pub(crate) enum RegistryError {
         /// What it is called among several.
         name: Option<String>,
     },
+    /// The owner's own limit.
+    #[error("no session was made for {owner}: {why}")]
+    Quota { owner: Arc<str>, why: QuotaError },
     /// A copy must have a name of its own.
     #[error("session {0:?} exists already; choose another name, or delete_session it first")]
     Taken(String),
@@ -203,7 +207,8 @@ impl Registry {
 
     /// Makes an owner's default session: its worker begins to be made.
     fn make_default(&self, owner: &Owner) -> Result<Session, RegistryError> {
-        let (limits, policy) = (self.around.settings.limits, self.around.health);
+        let limits = self.around.settings.limits.confined(self.around.quotas.rights(owner).sandbox);
+        let policy = self.around.health;
         let beginning = |life| Beginning { life, description: String::new(), policy, limits, first: None };
         self.insert(owner, DEFAULT, None, beginning).map(|(session, _)| session)
     }
@@ -284,6 +289,11 @@ impl Registry {
         let mut sessions = self.sessions.write();
         if let Some(session) = sessions.get(owner).and_then(|own| own.get(id)) {
             return Ok((session.clone(), false));
+        }
+        if let Owner::Named(name) = owner {
+            let own = sessions.get(owner).map_or(0, BTreeMap::len);
+            let fail = |why| RegistryError::Quota { owner: Arc::clone(name), why };
+            self.around.quotas.one_more(owner, own).map_err(fail)?;
         }
         self.make_room(&mut sessions, owner)?;
         let session = Session::start(beginning(self.life(owner, id, by)), Arc::clone(&self.around));

@@ -2,6 +2,7 @@
 //! those who want it to do more.
 
 mod packages;
+mod secrets;
 
 use std::{
     fmt::Write as _,
@@ -29,6 +30,7 @@ impl Origin {
         let place = tempfile::tempdir().expect("a directory");
         let at = |name: &str| place.path().join(name);
         std::fs::write(at("origin.pem"), include_str!("origin.pem")).expect("written");
+        std::fs::write(at("authority.pem"), include_str!("authority.pem")).expect("written");
         std::fs::write(at("origin.py"), include_str!("origin.py")).expect("written");
         std::fs::write(at("log"), "").expect("written");
         std::fs::create_dir(at("files")).expect("made");
@@ -273,7 +275,7 @@ const ATTACKS: &[(&str, &str)] = &[
     ("GET http:127.0.0.1:C/", "400"),
     ("GET //127.0.0.1:C/", "400"),
     ("GET /", "400"),
-    ("GET http://127.0.0.1:P/", "403"),
+    ("GET http://127.0.0.1:P/", "400"),
     ("GET http://open.test:0/", "400"),
     ("GET https://open.test:O/", "400"),
     ("GET ftp://open.test:O/", "400"),

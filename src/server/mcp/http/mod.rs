@@ -45,14 +45,15 @@ use crate::{
             error::ServerError,
             handler::Handler,
             http::operators::{healthz, metrics, readyz},
-            identity::{COOKIE, Policy, WHO, cookie_in, new_cookie},
+            identity::{COOKIE, Known, Policy, WHO, cookie_in, new_cookie},
             resources::Resources,
         },
         output::numbers,
+        owner::Owner,
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
     },
-    settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
+    settings::{bounds::MAX_REQUEST, resolve::HttpSettings, tokens::Tokens},
 };
 
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -106,13 +107,15 @@ fn router(
         .with_cancellation_token(stop);
     let intake = Arc::new(Intake::new(settings.bounds));
     let door = Arc::new(Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
-    let token: Arc<Option<String>> = Arc::new(settings.token.clone());
+    let keys = Keys { token: settings.token.as_deref().map(Arc::from), tokens: settings.tokens.clone() };
     let zygote = server.around.zygote.clone();
     let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
     let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
+    let scrapes = scrapes.layer(middleware::from_fn(admins_alone));
     let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
     let clients = Clients::new(settings.bounds, Arc::clone(&server.registry));
-    let policy = Policy { shared: settings.share_sessions, has_token: settings.token.is_some() };
+    let has_token = settings.token.is_some() && settings.tokens.is_none();
+    let policy = Policy { shared: settings.share_sessions, has_token };
     if let Some(owner) = policy.first() {
         // It is warm when the first call comes.
         let _ = server.registry.of(&owner);
@@ -128,7 +131,7 @@ fn router(
         .layer(middleware::from_fn_with_state(policy, recognise))
         .merge(scrapes)
         .merge(files)
-        .layer(middleware::from_fn_with_state(token, demand_token))
+        .layer(middleware::from_fn_with_state(keys, demand_token))
         .merge(Router::new().route("/readyz", get(readyz)).with_state(readiness))
         .layer(middleware::from_fn_with_state(door, door::guard))
         .merge(Router::new().route("/healthz", get(healthz)))
@@ -191,23 +194,57 @@ async fn look_into(request: Request, next: Next) -> Response {
     next.run(Request::from_parts(parts, body)).await
 }
 
-async fn demand_token(State(token): State<Arc<Option<String>>>, request: Request, next: Next) -> Response {
-    match &*token {
-        Some(token) if !bears(request.headers(), token) => {
-            let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"forkpy\"")];
-            let words = "this server demands its bearer token: send `Authorization: Bearer TOKEN`\n";
-            (StatusCode::UNAUTHORIZED, challenge, words).into_response()
+/// What lets a client in: the token, or one of those of owners.
+#[derive(Debug, Clone)]
+struct Keys {
+    token: Option<Arc<str>>,
+    tokens: Option<Arc<Tokens>>,
+}
+
+impl Keys {
+    fn are_none(&self) -> bool {
+        self.token.is_none() && self.tokens.is_none()
+    }
+
+    /// Whose token it is.
+    fn known(&self, given: &str) -> Option<Known> {
+        let is_the_one = self.token.as_ref().is_some_and(|token| given.as_bytes().ct_eq(token.as_bytes()).into());
+        if is_the_one {
+            return Some(Known { owner: Owner::Bearer, is_admin: true });
         }
-        _ => next.run(request).await,
+        let tokens = self.tokens.as_ref()?;
+        let owner = tokens.owner_of(given)?;
+        let is_admin = tokens.rights_of(&owner).admin;
+        Some(Known { owner: Owner::Named(owner), is_admin })
     }
 }
 
-fn bears(headers: &HeaderMap, token: &str) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+async fn demand_token(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
+    if !keys.are_none() {
+        let Some(known) = bearer(request.headers()).and_then(|given| keys.known(given)) else {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"forkpy\"")];
+            let words = "this server demands its bearer token: send `Authorization: Bearer TOKEN`\n";
+            return (StatusCode::UNAUTHORIZED, challenge, words).into_response();
+        };
+        request.extensions_mut().insert(known);
+    }
+    next.run(request).await
+}
+
+/// What tells of all owners is not for each of them.
+async fn admins_alone(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Known>().is_some_and(|known| !known.is_admin) {
+        let words = "this tells of all owners: it needs a token with `admin = true`\n";
+        return (StatusCode::FORBIDDEN, words).into_response();
+    }
+    next.run(request).await
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
         let (scheme, rest) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
-    });
-    given.is_some_and(|given| given.as_bytes().ct_eq(token.as_bytes()).into())
+    })
 }
 
 /// The end of a session is answered with 204. rmcp says 202, "accepted", and every Python client takes that for a failure and
@@ -252,11 +289,13 @@ mod tests {
 
     #[test]
     fn the_token_is_needed_whole_and_as_a_bearer_token() {
-        let authorization = |value: &str| bears(&headers(header::AUTHORIZATION, value), "secret");
+        let keys = Keys { token: Some("secret".into()), tokens: None };
+        let bears = |headers: &HeaderMap| bearer(headers).and_then(|given| keys.known(given)).is_some();
+        let authorization = |value: &str| bears(&headers(header::AUTHORIZATION, value));
         assert!(authorization("Bearer secret") && authorization("bearer secret"));
         for wrong in ["secret", "Basic secret", "Bearer secre", "Bearer secrets", "Bearer ", ""] {
             assert!(!authorization(wrong), "{wrong:?}");
         }
-        assert!(!bears(&HeaderMap::new(), "secret"));
+        assert!(!bears(&HeaderMap::new()));
     }
 }

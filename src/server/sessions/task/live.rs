@@ -135,11 +135,15 @@ impl Task {
         }
         let Some(order) = order.unless_taken_back(&self.id) else { return };
         match order {
-            Order::Cell { cell, number, reply } => {
+            Order::Cell { cell, number, reply, share } => {
                 let queued = cell.asked.elapsed();
                 let (code, client, cancel) = (cell.code.clone(), cell.client.clone(), cell.cancel.clone());
                 let Done { outcome, told } = self.run_cell(cell, (number, &reply), queued).await;
                 self.settle();
+                // Before its client hears of it, who may send the next one at once.
+                if let Some(share) = share {
+                    share.ran(outcome.ran);
+                }
                 let ended = outcome.measured();
                 let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
                 // Only what has gone to a waiting caller counts as told.

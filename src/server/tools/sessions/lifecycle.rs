@@ -277,7 +277,8 @@ pub(crate) async fn create(
     let wished = Wished { confinement, ..asked.limits.unwrap_or_default().into() };
     let settings = &server.around.settings;
     let refuse = |error: &dyn std::fmt::Display| ToolError::Argument(format!("create_session: {error}"));
-    let limits = settings.limits.tightened(&wished).map_err(|error| refuse(&error))?;
+    let own = settings.limits.confined(server.around.quotas.rights(call.owner()).sandbox);
+    let limits = own.tightened(&wished).map_err(|error| refuse(&error))?;
     settings.sandbox.check(limits.confinement).map_err(|error| refuse(&error))?;
     let beginning = |life| Beginning { life, description, policy, limits, first: None };
     let (session, created) = server.registry.create(call.owner(), asked.session_id, &call.client, beginning)?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     protocol::Confinement,
     server::{
+        egress::callers::Kind,
         tools::call::{
             arguments::Nothing,
             error::ToolError,
@@ -19,6 +20,7 @@ use crate::{
         },
         workers::{imports::Auto, zygote::Stage},
     },
+    settings::secrets::Secret,
 };
 
 /// `ping`.
@@ -131,9 +133,23 @@ pub(crate) struct SandboxInfo {
     /// Hosts that the proxy reaches; `all` is every one with a public address.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) hosts: Vec<String>,
+    /// Hosts with a secret that the proxy adds: plain requests go below `url`, and on by TLS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) secrets: Vec<SecretInfo>,
     /// What this machine cannot keep.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) missing: Vec<String>,
+}
+
+/// A secret that code does not see.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct SecretInfo {
+    /// Variable with a placeholder, which may be sent as if it were the secret.
+    pub(crate) name: String,
+    /// The one host that gets it, with its port.
+    pub(crate) host: String,
+    /// What stands in place of the host's own `https://HOST`.
+    pub(crate) url: String,
 }
 
 impl SandboxInfo {
@@ -145,16 +161,25 @@ impl SandboxInfo {
         let workspace = server.workspace.root.to_string_lossy().into_owned();
         let write = std::iter::once(workspace).chain(sandbox.write.iter().map(words));
         let hosts = if mode == Confinement::Workspace { sandbox.network.words() } else { Vec::new() };
+        let proxy = server.around.egress.as_ref().and_then(|egress| egress.callers().proxy(Kind::Session));
+        let told = |secret: &Secret| {
+            let Secret { name, host, port, .. } = secret;
+            let url = proxy.map_or_else(String::new, |proxy| format!("http://{proxy}/{name}"));
+            SecretInfo { name: name.clone(), host: format!("{host}:{port}"), url }
+        };
+        let has_network = mode == Confinement::Workspace;
+        let secrets = sandbox.secrets.iter().filter(|_| has_network).map(told).collect();
         Self {
             mode: mode.word(),
             read: sandbox.read.iter().filter(|_| !is_off).map(words).collect(),
             write: write.filter(|_| !is_off).collect(),
             network: match mode {
                 Confinement::Off => "all",
-                Confinement::Workspace if !hosts.is_empty() => "proxy",
+                Confinement::Workspace if proxy.is_some() => "proxy",
                 Confinement::Workspace | Confinement::Strict => "none",
             },
             hosts,
+            secrets,
             missing: sandbox.gaps.iter().filter(|_| !is_off).map(ToString::to_string).collect(),
         }
     }

@@ -119,7 +119,10 @@ pub(crate) async fn run(server: &Server, call: &Call, mut asked: RunScript) -> R
     let path = script.path.clone();
     let (sight, turn, most) = (call.sight(), server.scripts.turn(), server.scripts.most());
     let audience = sight.audience();
-    let order = ScriptOrder { script, args, limit, cancel: call.context.ct.clone(), audience, turn: Arc::clone(&turn) };
+    let sandbox = server.around.quotas.rights(call.owner()).sandbox;
+    let turn_of_it = Arc::clone(&turn);
+    let cancel = call.context.ct.clone();
+    let order = ScriptOrder { script, args, limit, cancel, audience, turn: turn_of_it, sandbox };
     let (name, scripts) = (path.clone(), Arc::clone(&server.scripts));
     sight.accepted(move || match turn.lasts() {
         Some(time) => Doing::works(format!("script {name:?}: {} s", time.as_secs())),

@@ -32,15 +32,15 @@ pub(crate) struct Spawner {
 type SpawnOrder = (StdStream, oneshot::Sender<io::Result<i32>>);
 
 impl Spawner {
-    /// Starts the thread.
+    /// Starts the thread. Zygotes are to have none of the hidden variables, not even at their beginning.
     ///
     /// # Errors
     /// When no thread can be made.
-    pub(crate) fn start(children: Children) -> io::Result<Self> {
+    pub(crate) fn start(children: Children, hidden: Vec<String>) -> io::Result<Self> {
         let (sender, orders) = std::sync::mpsc::channel::<SpawnOrder>();
         std::thread::Builder::new().name("zygote-spawner".into()).stack_size(256 << 10).spawn(move || {
             for (socket, reply) in orders {
-                let _ = reply.send(spawn_zygote(&socket, &children));
+                let _ = reply.send(spawn_zygote(&socket, &children, &hidden));
             }
         })?;
         Ok(Self { orders: sender, lifeline: Arc::new(Lifeline::new()?) })
@@ -55,7 +55,7 @@ impl Spawner {
 }
 
 /// Runs our own binary in the zygote role. Its stdout is not ours: that one carries MCP.
-fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
+fn spawn_zygote(socket: &StdStream, children: &Children, hidden: &[String]) -> io::Result<i32> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("__zygote")
@@ -68,6 +68,9 @@ fn spawn_zygote(socket: &StdStream, children: &Children) -> io::Result<i32> {
         command.env(huge_pages::VARIABLE, tunables).arg("--huge-pages");
     }
     hide_variables(&mut command);
+    for name in hidden {
+        command.env_remove(name);
+    }
     descriptors::pass_on(&mut command, socket.as_fd());
     children.spawn(&mut command)
 }

@@ -1,0 +1,362 @@
+//! `--tokens FILE`: who may come in over HTTP, by the hash of each one's token, and what each may take.
+//!
+//! Runs in: server; `forkpy token new` writes an entry. The file is read at the start, where a fault in it is an error, and again
+//! when it has changed, where a fault leaves what was: a file that is being edited locks out none of those in it. A file that is
+//! gone, or that all users may read, lets in none of them. Tokens themselves are nowhere: neither in the file nor in memory.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use parking_lot::RwLock;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::protocol::Confinement;
+
+/// Bytes that such a file may have.
+const MOST: u64 = 4 << 20;
+/// Letters that an owner's name may have.
+const MAX_NAME: usize = 64;
+/// How tokens begin, so that a person and a scanner of secrets recognise one.
+const SIGN: &str = "forkpy_";
+
+type Hash = [u8; 32];
+
+/// What an owner may take, where that is less than the server's own limits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Rights {
+    /// How its sessions are confined at least.
+    pub sandbox: Confinement,
+    /// Sessions at a time.
+    pub sessions: Option<usize>,
+    /// Cells that run or wait at a time.
+    pub cells: Option<usize>,
+    /// Seconds that its cells may run in a day (UTC), together.
+    pub seconds: Option<f64>,
+    /// Sees what concerns all owners: metrics.
+    pub admin: bool,
+}
+
+/// The file, as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    #[serde(default)]
+    token: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    owner: String,
+    sha256: OneOrMore,
+    sandbox: Option<String>,
+    #[serde(default)]
+    admin: bool,
+    #[serde(default)]
+    quota: Quota,
+}
+
+/// Of two, one may be the new token and one the old.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Quota {
+    sessions: Option<usize>,
+    cells: Option<usize>,
+    cell_seconds_a_day: Option<f64>,
+}
+
+/// What is known of who may come in.
+#[derive(Debug, Default)]
+struct Known {
+    /// Hash of a token, and whose it is.
+    hashes: Vec<(Hash, Arc<str>)>,
+    rights: Vec<(Arc<str>, Rights)>,
+}
+
+/// When a file was as it was read.
+type Stamp = (u64, u64, i64, i64, Option<SystemTime>);
+
+#[derive(Debug)]
+struct State {
+    stamp: Option<Stamp>,
+    known: Known,
+}
+
+/// Why a file of tokens cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokensError {
+    #[error("failed to read the tokens from {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("all users may read the tokens' file {}: chmod 600 it", path.display())]
+    Open { path: PathBuf },
+    #[error("the tokens' file {} is not as it should be: {reason}", path.display())]
+    Text { path: PathBuf, reason: String },
+    #[error("failed to write the tokens' file {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error(
+        "{0:?} is no owner's name: 1 to {MAX_NAME} letters (a-z, A-Z), digits, '_', '-', '.' and '@', beginning with a letter or digit"
+    )]
+    Name(String),
+    #[error("owner {owner:?} has a token in {} already; to give it another, replace its sha256 there, or add to it: sha256 = [\"old\", \"new\"]", path.display())]
+    Twice { owner: String, path: PathBuf },
+}
+
+/// All who may come in.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    path: PathBuf,
+    state: RwLock<State>,
+}
+
+impl Tokens {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`TokensError`] when it is not as it should be.
+    pub(crate) fn read(path: &Path) -> Result<Arc<Self>, TokensError> {
+        let (stamp, known) = load(path)?;
+        if known.hashes.is_empty() {
+            let reason = "there is no [[token]] in it; forkpy token new OWNER makes one".to_owned();
+            return Err(TokensError::Text { path: path.to_owned(), reason });
+        }
+        let state = RwLock::new(State { stamp: Some(stamp), known });
+        Ok(Arc::new(Self { path: path.to_owned(), state }))
+    }
+
+    /// Whose token this is.
+    #[must_use]
+    pub(crate) fn owner_of(&self, token: &str) -> Option<Arc<str>> {
+        self.look();
+        let hash: Hash = Sha256::digest(token.as_bytes()).into();
+        let state = self.state.read();
+        // All of them, however early one fits.
+        state.known.hashes.iter().fold(None, |found, (known, owner)| {
+            if bool::from(known.ct_eq(&hash)) { Some(Arc::clone(owner)) } else { found }
+        })
+    }
+
+    /// What an owner may take; one that is not in the file any more has what all have.
+    #[must_use]
+    pub(crate) fn rights_of(&self, owner: &str) -> Rights {
+        let state = self.state.read();
+        state
+            .known
+            .rights
+            .iter()
+            .find(|(name, _)| **name == *owner)
+            .map(|(_, rights)| rights.clone())
+            .unwrap_or_default()
+    }
+
+    /// The narrowest sandbox of an owner.
+    #[must_use]
+    pub(crate) fn narrowest(&self) -> Confinement {
+        self.state.read().known.rights.iter().map(|(_, rights)| rights.sandbox).max().unwrap_or_default()
+    }
+
+    /// Reads the file again if it has changed.
+    fn look(&self) {
+        let stamp = std::fs::metadata(&self.path).ok().map(|found| stamp_of(&found));
+        if self.state.read().stamp == stamp {
+            return;
+        }
+        let mut state = self.state.write();
+        match load(&self.path) {
+            Ok((stamp, known)) => {
+                tracing::info!(
+                    "the tokens were read again from {}: {} owners",
+                    self.path.display(),
+                    known.rights.len()
+                );
+                *state = State { stamp: Some(stamp), known };
+            }
+            Err(error @ TokensError::Text { .. }) => {
+                tracing::error!("{error}; what was in it before still counts");
+                state.stamp = stamp;
+            }
+            Err(error) => {
+                tracing::error!("{error}; none of its tokens counts until that is mended");
+                *state = State { stamp, known: Known::default() };
+            }
+        }
+    }
+}
+
+fn stamp_of(found: &std::fs::Metadata) -> Stamp {
+    (found.ino(), found.len(), found.ctime(), found.ctime_nsec(), found.modified().ok())
+}
+
+fn load(path: &Path) -> Result<(Stamp, Known), TokensError> {
+    let read = |source| TokensError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(read)?;
+    let found = file.metadata().map_err(read)?;
+    if found.mode() & 0o006 != 0 {
+        return Err(TokensError::Open { path: path.to_owned() });
+    }
+    let text = io::read_to_string(file.take(MOST)).map_err(read)?;
+    let known = known_in(&text).map_err(|reason| TokensError::Text { path: path.to_owned(), reason })?;
+    Ok((stamp_of(&found), known))
+}
+
+fn known_in(text: &str) -> Result<Known, String> {
+    let text: Text = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    let mut known = Known::default();
+    for Entry { owner, sha256, sandbox, admin, quota } in text.token {
+        if !is_name(&owner) {
+            return Err(TokensError::Name(owner).to_string());
+        }
+        let name: Arc<str> = owner.as_str().into();
+        if known.rights.iter().any(|(other, _)| *other == name) {
+            return Err(format!(
+                "owner {owner:?} is there twice; an owner of several tokens has sha256 = [\"...\", \"...\"]"
+            ));
+        }
+        let hashes = match sha256 {
+            OneOrMore::One(hash) => vec![hash],
+            OneOrMore::More(hashes) => hashes,
+        };
+        for hash in hashes {
+            let hash = hash_in(&hash).ok_or_else(|| format!("the sha256 of {owner:?} is not 64 hexadecimal digits"))?;
+            if let Some((_, other)) = known.hashes.iter().find(|(other, _)| *other == hash) {
+                return Err(format!("{other:?} and {owner:?} have the same token"));
+            }
+            known.hashes.push((hash, Arc::clone(&name)));
+        }
+        let sandbox = sandbox.map_or(Ok(Confinement::Off), |word| word.parse())?;
+        let Quota { sessions, cells, cell_seconds_a_day: seconds } = quota;
+        if seconds.is_some_and(|seconds| !seconds.is_finite() || seconds < 0.0) {
+            return Err(format!("the cell-seconds-a-day of {owner:?} are no number of seconds"));
+        }
+        known.rights.push((name, Rights { sandbox, sessions, cells, seconds, admin }));
+    }
+    Ok(known)
+}
+
+fn hash_in(text: &str) -> Option<Hash> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 64 || !bytes.is_ascii() {
+        return None;
+    }
+    let mut hash = Hash::default();
+    for (byte, digits) in hash.iter_mut().zip(bytes.chunks(2)) {
+        let digit = |letter: u8| char::from(letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        *byte = digit(digits[0])? << 4 | digit(digits[1])?;
+    }
+    Some(hash)
+}
+
+fn is_name(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'@');
+    text.len() <= MAX_NAME
+        && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && text.bytes().all(is_letter)
+}
+
+/// A new token, and its entry in the file.
+#[derive(Debug)]
+pub(crate) struct New {
+    pub token: String,
+    pub entry: String,
+}
+
+impl New {
+    /// Makes one up.
+    ///
+    /// # Errors
+    /// When the name cannot be one, or the system has no random numbers.
+    pub(crate) fn of(owner: &str) -> Result<Self, TokensError> {
+        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+        if !is_name(owner) {
+            return Err(TokensError::Name(owner.to_owned()));
+        }
+        // 244 random bits.
+        let random = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
+        let token = format!("{SIGN}{}", URL_SAFE_NO_PAD.encode(random));
+        let hash: Hash = Sha256::digest(token.as_bytes()).into();
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { entry: format!("[[token]]\nowner = \"{owner}\"\nsha256 = \"{hash}\"\n"), token })
+    }
+
+    /// Adds it to the file, which is made when it is missing.
+    ///
+    /// # Errors
+    /// When the file is not as it should be, has such an owner, or cannot be written.
+    pub(crate) fn add_to(&self, path: &Path, owner: &str) -> Result<(), TokensError> {
+        let write = |source| TokensError::Write { path: path.to_owned(), source };
+        if path.exists() {
+            let (_, known) = load(path)?;
+            if known.rights.iter().any(|(name, _)| **name == *owner) {
+                return Err(TokensError::Twice { owner: owner.to_owned(), path: path.to_owned() });
+            }
+        }
+        let mut file = std::fs::File::options().append(true).create(true).mode(0o600).open(path).map_err(write)?;
+        let gap = if file.metadata().map_err(write)?.len() == 0 { "" } else { "\n" };
+        // In one piece: a server may read it meanwhile.
+        file.write_all(format!("{gap}{}", self.entry).as_bytes()).map_err(write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+    #[test]
+    fn an_entry_is_an_owner_a_hash_and_what_it_may_take() {
+        let text = format!(
+            "[[token]]\nowner = \"a\"\nsha256 = \"{HASH}\"\nsandbox = \"strict\"\nadmin = true\n\
+             [token.quota]\nsessions = 2\ncells = 3\ncell-seconds-a-day = 60\n"
+        );
+        let known = known_in(&text).expect("as it should be");
+        let rights = Rights {
+            sandbox: Confinement::Strict,
+            sessions: Some(2),
+            cells: Some(3),
+            seconds: Some(60.0),
+            admin: true,
+        };
+        assert_eq!((known.hashes.len(), &known.rights[0].1), (1, &rights));
+        let new = New::of("me@example.org").expect("a name");
+        let known = known_in(&new.entry).expect("its own words");
+        let hash: Hash = Sha256::digest(new.token.as_bytes()).into();
+        assert_eq!(known.hashes[0].0, hash);
+        assert!(!new.entry.contains(&new.token));
+    }
+
+    #[test]
+    fn an_entry_that_is_none_says_why() {
+        let one = format!("[[token]]\nowner = \"a\"\nsha256 = \"{HASH}\"\n");
+        for (text, expected) in [
+            ("nonsense".to_owned(), "expected"),
+            (format!("{one}{one}"), "\"a\" is there twice"),
+            (one.replace(HASH, "abc"), "64 hexadecimal digits"),
+            (one.replace('2', "g"), "64 hexadecimal digits"),
+            (one.replace("\"a\"", "\"a b\""), "is no owner's name"),
+            (one.replace("\"a\"", "\"\""), "is no owner's name"),
+            (format!("{one}colour = \"red\"\n"), "colour"),
+            (format!("{one}sandbox = \"tight\"\n"), "is none of off"),
+            (format!("{one}[token.quota]\nsessions = -1\n"), "sessions"),
+            (format!("{one}[token.quota]\ncell-seconds-a-day = inf\n"), "no number of seconds"),
+            (format!("{one}[[token]]\nowner = \"b\"\nsha256 = [\"{HASH}\"]\n"), "have the same token"),
+            ("[[token]]\nowner = \"a\"\n".to_owned(), "sha256"),
+        ] {
+            let reason = known_in(&text).expect_err(&text);
+            assert!(reason.contains(expected), "{text}: {reason}");
+        }
+    }
+}
