@@ -30,7 +30,9 @@ def test_top_level_await_runs() -> None:
     assert cell.run_cell(4, "import asyncio\nawait asyncio.sleep(0, 5)")[1] == ["5"]
 
 
-def test_a_rehearsal_shows_nothing_where_each_expression_shows_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_shows_nothing_where_each_expression_shows_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(compiling, "interactivity", lambda: "all")
     shown: list = []
     monkeypatch.setattr(sys, "displayhook", shown.append)
