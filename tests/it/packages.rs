@@ -225,10 +225,10 @@ fn an_install_that_takes_too_long_or_is_taken_back_ends_with_all_it_started() {
     // Processes are counted: a spare worker or a copy that comes up meanwhile is no part of the install.
     let mut forkpy = start(&["--allow-install-options", "--grace", "0.5", "--max-spares", "0", "--checkpoints", "off"]);
     forkpy.run(ENDLESS);
-    let packages = json!({"packages": ["./slow"], "timeout": 4});
+    let packages = json!({"packages": ["./slow"], "timeout": 12});
     let reply = forkpy.call("install_dependencies", packages);
     assert!(reply.is_error && reply.data["status"] == "timeout", "{reply:?}");
-    assert!(reply.data["notice"].as_str().expect("words").contains("limit of 4 s was over"));
+    assert!(reply.data["notice"].as_str().expect("words").contains("limit of 12 s was over"));
     assert!(forkpy.file("building").exists(), "{reply:?}");
     wait_for("the end of the build", || left(&forkpy) == 0);
     fs::remove_file(forkpy.file("building")).expect("there");

@@ -252,9 +252,11 @@ impl Packages {
         let [stdout, stderr] = process.finish().await;
         let after = self.survey(true).await?;
         let changes = compare(&before.packages, &after.packages);
+        let goes_back = self.tell_zygote(&changes);
         let (stale, untold) = self.tell(&owner, &changes, (&before, &after)).await;
-        let is_preloaded =
-            |name: &str| modules_of(name, [&before, &after]).iter().any(|module| after.preloaded.contains(module));
+        let is_preloaded = |name: &str| {
+            !goes_back && modules_of(name, [&before, &after]).iter().any(|module| after.preloaded.contains(module))
+        };
         let preloaded = changes.iter().filter(|change| change.before.is_some() && is_preloaded(&change.name));
         let preloaded = preloaded.map(|change| change.name.clone()).collect();
         let installed = wanted.names.iter().filter_map(|name| find(&after.packages, name)).cloned().collect();
@@ -328,6 +330,24 @@ impl Packages {
         exit
     }
 
+    /// New sessions see what has changed. True when the zygote begins anew for it: it had modules that no option named, and what
+    /// it has imported may be of a version that is gone.
+    fn tell_zygote(&self, changes: &[Change]) -> bool {
+        let warmed_unasked = match self.around.zygote.stage() {
+            Stage::Warm { modules, .. } => !self.around.imports.added(&modules).is_empty(),
+            _ => false,
+        };
+        let goes_back = warmed_unasked && changes.iter().any(|change| change.before.is_some());
+        if goes_back {
+            self.around.zygote.go_back();
+            self.around.imports.look_again();
+        } else {
+            self.around.zygote.refresh();
+        }
+        self.around.spares.renew();
+        goes_back
+    }
+
     /// Lets every interpreter look at the disk anew; who has imported what has changed, and who did not answer.
     /// Of sessions, this owner is told of its own only.
     async fn tell(
@@ -336,8 +356,6 @@ impl Packages {
         changes: &[Change],
         (before, after): (&Survey, &Survey),
     ) -> (Vec<Stale>, Vec<String>) {
-        self.around.zygote.refresh();
-        self.around.spares.renew();
         let replaced: Vec<&Change> = changes.iter().filter(|change| change.before.is_some()).collect();
         let modules: Vec<String> =
             replaced.iter().flat_map(|change| modules_of(&change.name, [before, after])).collect();

@@ -187,6 +187,11 @@ impl Imports {
         self.0.changed.notify_one();
     }
 
+    /// What was warmed is so no longer.
+    pub(crate) fn look_again(&self) {
+        self.0.changed.notify_one();
+    }
+
     /// Waits until there may be something new. Cancel-safe.
     pub(crate) async fn changed(&self) {
         self.0.changed.notified().await;
