@@ -99,6 +99,7 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what is not tested is said")]
 fn client_several_servers() {
     if prepared().haproxy[0].is_empty() {
         println!("NOT TESTED: several servers behind HAProxy, which this machine has not got, nor Debian's packages");

@@ -72,8 +72,6 @@ fn read(files: &Files, part: &Part, most: u64) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_file_of_a_shortened_value_is_found_and_no_other() {
         let shortened = |file: &str| {
