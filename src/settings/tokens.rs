@@ -345,7 +345,7 @@ mod tests {
             ("nonsense".to_owned(), "expected"),
             (format!("{one}{one}"), "\"a\" is there twice"),
             (one.replace(HASH, "abc"), "64 hexadecimal digits"),
-            (one.replace('2', "g"), "64 hexadecimal digits"),
+            (one.replace(HASH, &HASH.replace('2', "g")), "64 hexadecimal digits"),
             (one.replace("\"a\"", "\"a b\""), "is no owner's name"),
             (one.replace("\"a\"", "\"\""), "is no owner's name"),
             (format!("{one}colour = \"red\"\n"), "colour"),
