@@ -40,7 +40,7 @@ const OF_OTHERS: [&str; 4] = ["--force-reinstall", "--no-deps", "--pre", "--upgr
 const OTHER_NAMES: [(&str, &str, &str); 1] = [("delete_file", "path", "filename")];
 
 /// Options whose default is told in words that this test cannot compare.
-const IN_WORDS: [&str; 4] = ["--allow-host", "--allow-origin", "--venv", "--python"];
+const IN_WORDS: [&str; 5] = ["--preload", "--allow-host", "--allow-origin", "--venv", "--python"];
 
 /// An option as `--help` tells it.
 #[derive(Debug, Default)]
