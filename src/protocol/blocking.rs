@@ -12,28 +12,35 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::frame::{Assembler, FrameError, encode};
 use crate::sys::descriptors;
 
+/// Most bytes that one read takes.
 const CHUNK: usize = 64 << 10;
+/// What a reader begins with: most frames fit, and a session that has seen none larger has dirtied no more memory.
+const FIRST: usize = 4 << 10;
 
 #[derive(Debug)]
 pub struct FrameReader {
     stream: UnixStream,
     assembler: Assembler,
     chunk: Box<[u8]>,
+    /// The most that `chunk` grows to.
+    most: usize,
     /// Descriptors that came along, oldest first; `None` where none are expected.
     passed: Option<Vec<OwnedFd>>,
 }
 
 impl FrameReader {
-    /// Reads frames of up to `cap` bytes from `stream`, `chunk` bytes at a time.
+    /// Reads frames of up to `cap` bytes from `stream`.
     #[must_use]
     pub fn new(stream: UnixStream, cap: usize) -> Self {
         Self::in_pieces(stream, cap, CHUNK)
     }
 
-    /// The same, `chunk` bytes at a time: most frames of the channel are small, and memory is to be spared.
+    /// The same, at most `most` bytes at a time: most frames of the channel are small, and memory is to be spared.
     #[must_use]
-    pub fn in_pieces(stream: UnixStream, cap: usize, chunk: usize) -> Self {
-        Self { stream, assembler: Assembler::new(cap), chunk: vec![0; chunk.min(cap)].into_boxed_slice(), passed: None }
+    pub fn in_pieces(stream: UnixStream, cap: usize, most: usize) -> Self {
+        let most = most.min(cap);
+        let chunk = vec![0; FIRST.min(most)].into_boxed_slice();
+        Self { stream, assembler: Assembler::new(cap), chunk, most, passed: None }
     }
 
     /// Takes descriptors that come along.
@@ -87,6 +94,9 @@ impl FrameReader {
             Ok(0) => Err(FrameError::Closed),
             Ok(count) => {
                 self.assembler.push(&self.chunk[..count]);
+                if count == self.chunk.len() && count < self.most {
+                    self.chunk = vec![0; self.most].into_boxed_slice();
+                }
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),

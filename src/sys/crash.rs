@@ -88,9 +88,15 @@ fn own_pid() -> i32 {
 }
 
 fn use_alternate_stack() -> io::Result<()> {
-    let memory = Box::leak(vec![0u8; ALT_STACK].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: ALT_STACK };
-    // SAFETY: the memory is leaked on purpose, so it outlives every signal.
+    // Pages of its own, which cost nothing until a signal uses them; memory of the heap would be written full of zeros.
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK);
+    // SAFETY: a new mapping anywhere has no preconditions.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), ALT_STACK, protection, flags, -1, 0) };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let stack = libc::stack_t { ss_sp: memory, ss_flags: 0, ss_size: ALT_STACK };
+    // SAFETY: the mapping is never taken away, so it outlives every signal.
     match unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

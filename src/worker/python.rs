@@ -32,6 +32,7 @@ pub(crate) struct Functions {
     look: Py<PyAny>,
     keep: Py<PyAny>,
     mend: Py<PyAny>,
+    remember: Py<PyAny>,
     run_cell: Py<PyAny>,
     run_notebook_cell: Py<PyAny>,
     rehearse: Py<PyAny>,
@@ -101,6 +102,7 @@ impl Functions {
             look: find("cell.arrivals", "look")?,
             keep: find("cell.arrivals", "keep")?,
             mend: find("report.damaged", "mend")?,
+            remember: find("report.damaged", "remember")?,
             run_cell: find("cell.run", "run_cell")?,
             run_notebook_cell: find("cell.notebook", "run_notebook_cell")?,
             rehearse: find("cell.run", "rehearse")?,
@@ -274,6 +276,12 @@ impl Functions {
     pub(crate) fn refresh(&self, py: Python<'_>, modules: &[String]) -> Vec<String> {
         let answer = self.refresh.call1(py, (modules,));
         answer.and_then(|answer| answer.extract(py)).unwrap_or_default()
+    }
+
+    /// Remembers the modules that every fork begins with.
+    pub(crate) fn remember(&self, py: Python<'_>) {
+        // The modules of the time before are remembered still.
+        let _ = self.remember.call0(py);
     }
 
     pub(super) fn answerer(&self, py: Python<'_>) -> Answerer {

@@ -37,7 +37,7 @@ use crate::{
         FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, WorkerLimits,
         ZygoteSettings, blocking, frame::Assembler,
     },
-    sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, processes, sibling, signals},
+    sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, memory, processes, sibling, signals},
     worker::{
         self,
         confinement::{Cage, Cages, Entry},
@@ -190,6 +190,7 @@ struct Zygote {
 impl Zygote {
     fn serve(mut self, py: Python<'_>) -> Result<(), ZygoteError> {
         let mut unwarmed: VecDeque<String> = preload::second_stage(py).unwrap_or_default();
+        memory::leave_room();
         loop {
             let timeout =
                 if unwarmed.is_empty() { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };
@@ -209,6 +210,7 @@ impl Zygote {
                 }
             } else if !child && let Some(module) = unwarmed.pop_front() {
                 preload::import_behind(py, &module, unwarmed.is_empty());
+                memory::leave_room();
                 if unwarmed.is_empty() {
                     let reader = readers::begin(py, &mut self.bystanders);
                     self.children.extend(reader.map(|pid| (pid, Child::Unwanted)));
@@ -280,6 +282,7 @@ impl Zygote {
                 return Ok(self.link.send(&FromZygote::ForkFailed { worker, message })?);
             }
         };
+        self.functions.remember(py);
         let room = room.unwrap_or_default();
         let entry = cage.map(|cage| Entry { cage, room: Path::new(&room) });
         let answer = match Birth::new(purpose, limits, passed) {

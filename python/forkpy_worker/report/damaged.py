@@ -2,7 +2,7 @@
 
 Owns: the comparison with what a fresh Python has. May not put anything back but where forkpy's own
 work needs it: what a cell does to builtins is its affair until then.
-Runs in: worker main thread.
+Runs in: worker main thread; `remember` in the zygote, before each fork.
 """
 
 from __future__ import annotations
@@ -25,8 +25,17 @@ _NAMED = 5
 
 
 def remember() -> None:
-    """Remember which modules a session begins with."""
-    _modules.update(sys.modules)
+    """Remember which modules a session begins with.
+
+    In a session it would write to a page of each of them, for a count of references: the zygote does it for all.
+    """
+    if len(_modules) != len(sys.modules):
+        _modules.update(sys.modules)
+
+
+def begin(main: Any) -> None:
+    """Remember a session's own `__main__` in the place of the zygote's."""
+    _modules["__main__"] = main
 
 
 def mend(*, in_report: bool = False) -> bool:

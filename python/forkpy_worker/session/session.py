@@ -50,7 +50,7 @@ def start(
     history.install()
     sources.watch()
     reseed()
-    damaged.remember()
+    damaged.begin(place.main)
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
