@@ -97,7 +97,7 @@ pub(crate) struct ServeOptions {
         value_name = "LIST|auto|none",
         env = "FORKPY_PRELOAD",
         value_delimiter = ',',
-        default_value = "none",
+        default_value = "auto",
         help_heading = "Python"
     )]
     pub preload: Vec<String>,

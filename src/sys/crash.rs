@@ -89,7 +89,8 @@ fn own_pid() -> i32 {
 
 fn use_alternate_stack() -> io::Result<()> {
     // Pages of its own, which cost nothing until a signal uses them; memory of the heap would be written full of zeros.
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK);
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK);
     // SAFETY: a new mapping anywhere has no preconditions.
     let memory = unsafe { libc::mmap(std::ptr::null_mut(), ALT_STACK, protection, flags, -1, 0) };
     if memory == libc::MAP_FAILED {

@@ -122,6 +122,8 @@ def passed_on() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in PASSED_ON or (name.startswith("FORKPY_") and not name.startswith(("FORKPY_BIN", "FORKPY_NODE")))
     }
+    # They stop a worker's parent: no other zygote is to take its place because an import was slow.
+    environment["FORKPY_PRELOAD"] = "none"
     environment["VIRTUAL_ENV"] = os.environ.get("FORKPY_TEST_VENV", sys.prefix)
     return environment
 

@@ -106,7 +106,7 @@ fn settings_come_from_a_file_under_the_same_names() {
     std::fs::write(file.path(), text).expect("written");
     let path = file.path().to_str().expect("UTF-8");
     let options = ["--config", path, "--memory-cleanup", "99"];
-    let mut forkpy = Setup::new().args(&options).env("FORKPY_RESTART_BUDGET", "4").start();
+    let mut forkpy = Setup::new().args(&options).env("FORKPY_RESTART_BUDGET", "4").unset("FORKPY_PRELOAD").start();
     let seen = forkpy.health()["thresholds"].clone();
     assert_eq!((&seen["memory_alert"], &seen["hung_after"]), (&json!(77 << 20), &json!(1.5)));
     assert_eq!((&seen["recovery"], &seen["cpu_alert"]), (&json!("auto"), &json!(80.0)));

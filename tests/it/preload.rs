@@ -75,9 +75,9 @@ impl Day {
         let (modules, envs) = (self.place.path().join("site-packages"), self.envs());
         let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let args = ["--pythonpath".to_owned(), path(&modules), "--env-dir".to_owned(), path(&envs)];
-        let auto: &[&str] = if more.contains(&"--preload") { &[] } else { &["--preload", "auto"] };
-        let args: Vec<&str> = args.iter().map(String::as_str).chain(auto.iter().chain(more).copied()).collect();
-        Setup::new().keep_log().args(&args).start()
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        // What it does without being asked.
+        Setup::new().unset("FORKPY_PRELOAD").keep_log().args(&args).start()
     }
 
     fn envs(&self) -> PathBuf {

@@ -166,6 +166,12 @@ fn soak(sessions: usize, time: Duration, rounds: u32, seed: u64) {
     assert!(after.1 <= before.1 + MEMORY_SLACK, "memory of the server: {} before, {} after", before.1, after.1);
 }
 
+/// A worker or a zygote.
+fn is_ours(pid: i32) -> bool {
+    let name = processes::name(pid);
+    name.starts_with("fp:") || name == "forkpy:zygote"
+}
+
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "soak: {text}");
 }
@@ -367,7 +373,9 @@ impl Soak {
     fn let_go_on(&mut self, now: Instant) {
         self.stopped.retain(|(due, pid)| {
             let wait = *due > now;
-            if !wait && processes::state(*pid) == 'T' {
+            // One that was sent SIGSTOP a moment ago may not stand still yet: SIGCONT takes that back too. Another process
+            // may have its number by now.
+            if !wait && is_ours(*pid) {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGCONT);
             }
             wait
@@ -395,7 +403,12 @@ impl Soak {
                     break;
                 }
                 let words = reply["notice"].as_str().unwrap_or_default();
-                assert!(reply["status"] == "refused" && !words.is_empty(), "session {session}: {reply}");
+                let refused = reply["status"] == "refused" && !words.is_empty();
+                assert!(
+                    refused,
+                    "session {session}: {reply} {}",
+                    self.forkpy.call("get_kernel_health", json!({"session_id": id})).data
+                );
                 if words.contains("parked") {
                     self.count("parked");
                     let restarted = self.forkpy.call("restart_kernel", json!({"session_id": id}));

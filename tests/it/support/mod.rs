@@ -90,6 +90,8 @@ impl Setup {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
         command.arg("--workspace").arg(&workspace);
         command.env("TEST_MARK_OF_FORKPY", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
+        // Tests that stop or count processes know one zygote: none takes its place because an import was slow here.
+        command.env("FORKPY_PRELOAD", "none");
         // One for all: what jedi keeps there takes seconds to make.
         command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
         Self {
@@ -112,6 +114,12 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Without a variable that tests have.
+    pub fn unset(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
         self
     }
 
