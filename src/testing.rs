@@ -40,3 +40,11 @@ pub mod descriptors {
 pub mod reply {
     pub use crate::server::tools::cells::reply::{cell, text};
 }
+
+/// Whether forkpy takes these words, as they stand behind its name.
+///
+/// # Errors
+/// What it says of them.
+pub fn command_line(words: &[String]) -> Result<(), String> {
+    crate::commands::parse(words)
+}

@@ -56,7 +56,7 @@ pub(crate) struct BundleArgs {
     #[arg(long, value_name = "HEX", requires = "python_source")]
     pub python_source_sha256: Option<String>,
 
-    /// Make a wheel too, by maturin: what `uvx forkpy` and `pip install forkpy` are to get
+    /// Make a wheel too: what `uvx forkpy` and `pip install forkpy` are to get
     #[arg(long)]
     pub wheel: bool,
 
@@ -104,11 +104,6 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
         Some(_) if args.wheel => {
             return Err(BundleError::Lacking("a wheel is made from forkpy's sources, not from a bundle".to_owned()));
         }
-        None if args.wheel && args.glibc.is_some() => {
-            let words = "--wheel cannot be had with --glibc yet: maturin would link the wheel's program anew, against this \
-                         system's C library. Leave one of them out; the single file runs on the older systems";
-            return Err(BundleError::Lacking(words.to_owned()));
-        }
         Some(own) => {
             say("taking this bundle");
             copy_tree(&own, &directory, &|_| true)?;
@@ -121,7 +116,7 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
     }
     install(&directory, &args.with, say)?;
     finish(&directory)?;
-    check_floor(&directory, args.glibc, say)?;
+    let glibc = check_floor(&directory, args.glibc, say)?;
     say("packing");
     let single = output.join(&name);
     let archive = output.join(format!("{name}.tar.gz"));
@@ -130,7 +125,7 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
     let mut more = Vec::new();
     if let Some(workshop) = workshop.filter(|_| args.wheel) {
         say("making the wheel");
-        more.push(workshop.wheel(&single, &output)?);
+        more.push(workshop.wheel(&single, glibc, &output)?);
     }
     if args.mcpb {
         let target = output.join(format!("{name}.mcpb"));
@@ -149,18 +144,20 @@ fn wanted(args: &BundleArgs) -> Wanted<'_> {
     }
 }
 
-/// Says how old a system may be, and refuses a file that needs a newer one than was asked for.
-fn check_floor(root: &Path, floor: Option<Version>, say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
+/// Says how old a system may be, and refuses a file that needs a newer one than was asked for. The floor: what was asked for,
+/// else what was found.
+fn check_floor(root: &Path, asked: Option<Version>, say: &mut dyn FnMut(&str)) -> Result<Version, BundleError> {
     let found = symbols::of_bundle(root).map_err(BundleError::file("cannot read the files of", root))?;
-    let Some((version, path)) = found else { return Ok(()) };
-    if floor.is_some_and(|floor| version > floor) {
+    let Some((version, path)) = found else {
+        return Err(BundleError::Lacking(format!("no file in {} is linked with glibc", root.display())));
+    };
+    if let Some(asked) = asked.filter(|asked| version > *asked) {
         let path = path.display();
-        return Err(BundleError::Lacking(format!(
-            "{path} needs glibc {version}, which is newer than what was asked for"
-        )));
+        return Err(BundleError::Lacking(format!("{path} needs glibc {version}, which is newer than {asked}")));
     }
-    say(&format!("it runs with glibc {version} and newer"));
-    Ok(())
+    let floor = asked.unwrap_or(version);
+    say(&format!("it runs with glibc {floor} and newer"));
+    Ok(floor)
 }
 
 /// What sessions are promised, from the wheels in forkpy's sources: pip installs itself and the others.

@@ -139,7 +139,7 @@ pub(crate) fn lay_out(wanted: &Wanted<'_>, root: &Path, say: &mut dyn FnMut(&str
         None => libraries(&found, root, &workshop)?,
         Some((floor, built)) => promised(floor, built, root)?,
     }
-    Ok(Workshop { config: config_file(&found, &workshop), python: here.to_owned(), place: workshop })
+    Ok(Workshop { version: found.version, python: here.to_owned(), place: workshop })
 }
 
 /// Whether forkpy can be linked with it.
@@ -165,17 +165,18 @@ fn usable(found: Found) -> Result<Found, BundleError> {
 /// What it was built with, for a wheel.
 #[derive(Debug)]
 pub(crate) struct Workshop {
-    /// What pyo3 is told.
-    config: PathBuf,
+    /// Of the CPython inside: `3.11`.
+    version: String,
     /// One with pip, for tools.
     python: PathBuf,
     place: PathBuf,
 }
 
 impl Workshop {
-    /// The wheel around this single file.
-    pub(crate) fn wheel(&self, single: &Path, output: &Path) -> Result<PathBuf, BundleError> {
-        wheel::make(&self.python, &self.config, Path::new(SOURCES), &self.place, single, output)
+    /// The wheel around this single file, which runs with this C library and newer.
+    pub(crate) fn wheel(&self, single: &Path, glibc: Version, output: &Path) -> Result<PathBuf, BundleError> {
+        let tags = wheel::Tags { python: self.version.clone(), glibc, machine: std::env::consts::ARCH };
+        wheel::make(&self.python, Path::new(SOURCES), &self.place, single, &tags, output)
     }
 }
 

@@ -1,40 +1,55 @@
-//! The wheel: what `uvx forkpy` and `pip install forkpy` get. maturin builds it (`pyproject.toml`), and the single file takes
-//! the place of the bare binary in it.
+//! The wheel: what `uvx forkpy` and `pip install forkpy` get. It is the single file as a script, and what `pyproject.toml` says
+//! about it, which maturin writes; nothing is compiled again.
 //!
 //! Runs in: `forkpy bundle --wheel`.
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use super::BundleError;
+use super::{BundleError, floor::symbols::Version};
 use crate::bundle::steps::{list, run};
 
-/// maturin builds; `wheel` opens and closes, hashes included.
+/// maturin describes; `wheel` closes, hashes included.
 const TOOLS: [&str; 2] = ["maturin==1.16.0", "wheel==0.48.0"];
 
-/// Makes it in `output`.
-pub(crate) fn make(
+/// What the wheel is for: installers choose by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tags {
+    /// `3.11`, of the CPython that is inside.
+    pub(super) python: String,
+    /// The oldest C library that it runs with.
+    pub(super) glibc: Version,
+    pub(super) machine: &'static str,
+}
+
+impl Tags {
+    /// An interpreter of the same version takes this one first: it finds its environment's packages. Any other can run it too.
+    fn python(&self) -> String {
+        format!("cp{}.py3", self.python.replace('.', ""))
+    }
+
+    /// PEP 600.
+    fn platform(&self) -> String {
+        let Version(major, minor) = self.glibc;
+        format!("manylinux_{major}_{minor}_{}", self.machine)
+    }
+}
+
+/// Makes it in `output`. `python` has pip, for the tools.
+pub(super) fn make(
     python: &Path,
-    config: &Path,
     sources: &Path,
     workshop: &Path,
     single: &Path,
+    tags: &Tags,
     output: &Path,
 ) -> Result<PathBuf, BundleError> {
     let tools = workshop.join("wheel-tools");
-    let with_tools = |module: &str| {
-        let mut command = Command::new(python);
-        command
-            .args(["-m", module])
-            .env("PYTHONPATH", &tools)
-            .env("PYO3_CONFIG_FILE", config)
-            .env_remove("PYO3_PYTHON");
-        command
-    };
-    if !tools.join("maturin").exists() {
+    if !tools.join("bin/maturin").exists() {
         let mut pip = Command::new(python);
         pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"]);
         run(pip.arg(&tools).args(TOOLS).env("PIP_ROOT_USER_ACTION", "ignore"))?;
@@ -46,29 +61,49 @@ pub(crate) fn make(
         }
         _ => {}
     }
-    let mut maturin = Command::new(tools.join("bin/maturin"));
-    maturin.env("PYO3_CONFIG_FILE", config).env_remove("PYO3_PYTHON").current_dir(sources);
-    maturin.args(["build", "--profile", "bundle", "--locked", "--target-dir"]).arg(workshop);
-    run(maturin.arg("--out").arg(rooms.join("bare")))?;
-    let bare = only(&rooms.join("bare"))?;
-    run(with_tools("wheel").args(["unpack", "--dest"]).arg(rooms.join("open")).arg(bare))?;
-    let open = only(&rooms.join("open"))?;
-    let script = list(&open)?.into_iter().map(|part| part.join("scripts/forkpy")).find(|script| script.exists());
-    let script = script.ok_or_else(|| BundleError::Lacking("maturin's wheel has no script".to_owned()))?;
-    fs::copy(single, &script).map_err(BundleError::file("cannot copy", single))?;
-    let whole = rooms.join("whole");
+    let (open, whole) = (rooms.join("open"), rooms.join("whole"));
     fs::create_dir_all(&whole).map_err(BundleError::file("cannot make", &whole))?;
-    run(with_tools("wheel").args(["pack", "--dest-dir"]).arg(&whole).arg(open))?;
-    // maturin sees that the binary links a Python of its version; it brings that along, and is at home beside any.
-    let packed = only(&whole)?;
-    run(with_tools("wheel").args(["tags", "--python-tag", "py3", "--abi-tag", "none", "--remove"]).arg(packed))?;
-    let whole = only(&whole)?;
-    let target = output.join(whole.file_name().unwrap_or_default());
-    fs::copy(&whole, &target).map_err(BundleError::file("cannot copy", &whole))?;
+    let mut maturin = Command::new(tools.join("bin/maturin"));
+    maturin
+        .args(["pep517", "write-dist-info", "--locked", "--interpreter"])
+        .arg(python)
+        .arg("--target-dir")
+        .arg(workshop);
+    run(maturin.arg("--metadata-directory").arg(&open).current_dir(sources))?;
+    let description = only(&open)?;
+    let scripts = open.join(description.with_extension("data").file_name().unwrap_or_default()).join("scripts");
+    fs::create_dir_all(&scripts).map_err(BundleError::file("cannot make", &scripts))?;
+    let script = scripts.join("forkpy");
+    fs::copy(single, &script)
+        .and_then(|_| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+        .map_err(BundleError::file("cannot copy", single))?;
+    let wheel = || {
+        let mut command = Command::new(python);
+        command.args(["-m", "wheel"]).env("PYTHONPATH", &tools);
+        command
+    };
+    run(wheel().arg("pack").arg("--dest-dir").arg(&whole).arg(&open))?;
+    let mut rename = wheel();
+    rename.args(["tags", "--abi-tag", "none", "--python-tag", &tags.python(), "--platform-tag", &tags.platform()]);
+    run(rename.arg("--remove").arg(only(&whole)?))?;
+    let made = only(&whole)?;
+    let target = output.join(made.file_name().unwrap_or_default());
+    fs::copy(&made, &target).map_err(BundleError::file("cannot copy", &made))?;
     Ok(target)
 }
 
 fn only(directory: &Path) -> Result<PathBuf, BundleError> {
     let found = list(directory)?;
     found.into_iter().next().ok_or_else(|| BundleError::Lacking(format!("{} is empty", directory.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wheel_is_named_after_the_floor_and_the_python_inside() {
+        let tags = Tags { python: "3.11".to_owned(), glibc: Version(2, 28), machine: "aarch64" };
+        assert_eq!((tags.python().as_str(), tags.platform().as_str()), ("cp311.py3", "manylinux_2_28_aarch64"));
+    }
 }

@@ -24,6 +24,9 @@ pub(crate) enum SetupError {
     /// There is no home directory to find configurations in.
     #[error("there is no home directory: name the file with --file")]
     NoHome,
+    /// Where a client on Windows keeps its configuration is not found out.
+    #[error("nothing was written: {0}")]
+    Windows(String),
     /// A client that is not known.
     #[error("{words}")]
     Client { words: String },

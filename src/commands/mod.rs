@@ -15,4 +15,5 @@ mod servers;
 mod shell;
 mod token;
 
+pub(crate) use self::install::parse;
 pub use self::run::run;

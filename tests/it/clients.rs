@@ -184,6 +184,11 @@ fn client_prometheus() {
 }
 
 #[test]
+fn registries_take_what_is_there() {
+    pytest("tests/clients", &["test_release.py"]);
+}
+
+#[test]
 fn conformance_suite() {
     pytest("tests/clients", &CONFORMANCE);
 }

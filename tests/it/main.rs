@@ -57,6 +57,7 @@ mod packages;
 mod preload;
 mod recovery;
 mod release;
+mod release_workflow;
 mod resources;
 mod sandbox;
 mod saved;

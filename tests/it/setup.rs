@@ -66,6 +66,74 @@ fn the_entry_starts_a_server() {
     assert!(workspace.join("outputs").exists());
 }
 
+/// A Windows beside this Linux: programs that answer as its own do.
+fn windows(home: &Path, profile: &str) -> String {
+    let bin = home.join("windows-bin");
+    fs::create_dir_all(&bin).expect("made");
+    let seen = home.join("mnt/c/Users/you");
+    for (name, script) in [
+        ("cmd.exe", format!("#!/bin/sh\nprintf '%s\\r\\n' '{profile}'\n")),
+        ("wslpath", format!("#!/bin/sh\n[ \"$2\" = 'C:\\Users\\you' ] && echo '{}'\n", seen.display())),
+    ] {
+        fs::write(bin.join(name), script).expect("written");
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+    fs::create_dir_all(seen).expect("made");
+    format!("{}:{}", bin.display(), std::env::var("PATH").expect("set"))
+}
+
+#[test]
+fn a_client_on_windows_starts_the_forkpy_in_wsl() {
+    let home = tempfile::tempdir().expect("a home");
+    let install = |args: &[&str], profile: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
+        command.arg("install").args(args).env("HOME", home.path()).env("PATH", windows(home.path(), profile));
+        command.env("WSL_DISTRO_NAME", "Debian").output().expect("it runs")
+    };
+    let profile = "C:\\Users\\you";
+    for (client, file) in
+        [("claude-desktop", "AppData/Roaming/Claude/claude_desktop_config.json"), ("cursor", ".cursor/mcp.json")]
+    {
+        let done = install(&["--client", client, "--via", "wsl"], profile);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let entry = read(&home.path().join("mnt/c/Users/you").join(file))["mcpServers"]["forkpy"].take();
+        let workspace = home.path().join("forkpy");
+        assert_eq!(entry["command"], "wsl.exe");
+        let words = json!(["-d", "Debian", "--exec", env!("CARGO_BIN_EXE_forkpy"), "attach", "--workspace", workspace]);
+        assert_eq!(entry["args"], words);
+    }
+    // Windows gives no answer: nothing is guessed.
+    let refused = install(&["--client", "cursor", "--via", "wsl"], "%USERPROFILE%");
+    assert!(!refused.status.success() && text(&refused.stderr).contains("--file"), "{refused:?}");
+    let elsewhere = forkpy(home.path(), &["install", "--client", "cursor", "--via", "wsl"]);
+    assert!(!elsewhere.status.success() && text(&elsewhere.stderr).contains("inside WSL 2"), "{elsewhere:?}");
+    assert!(!home.path().join(".cursor").exists());
+}
+
+#[test]
+fn a_client_that_has_docker_runs_the_image_and_the_entry_is_taken_out_again() {
+    let home = tempfile::tempdir().expect("a home");
+    let file = home.path().join(".cursor/mcp.json");
+    let done = forkpy(home.path(), &["install", "--client", "cursor", "--via", "docker", "--", "--preload", "json"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let entry = read(&file)["mcpServers"]["forkpy"].take();
+    let words: Vec<&str> = entry["args"].as_array().expect("words").iter().filter_map(Value::as_str).collect();
+    assert_eq!((&entry["command"], &words[..3]), (&json!("docker"), &["run", "-i", "--rm"][..]));
+    let image = concat!("ghcr.io/forkpy/forkpy:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(words[words.len() - 3..], [image, "--preload", "json"]);
+    // The image has its workspace, and an option that it does not know is told before it is written.
+    for options in [&["--workspace", "/elsewhere"][..], &["--no-such"]] {
+        let refused =
+            forkpy(home.path(), &[&["install", "--client", "cursor", "--via", "docker", "--"], options].concat());
+        assert!(!refused.status.success() && text(&refused.stderr).contains("nothing was written"), "{refused:?}");
+    }
+    let other = forkpy(home.path(), &["install", "--client", "cursor", "--image", "x"]);
+    assert!(!other.status.success() && text(&other.stderr).contains("--via docker"), "{other:?}");
+    let gone = forkpy(home.path(), &["uninstall", "--client", "cursor"]);
+    assert!(gone.status.success(), "{gone:?}");
+    assert_eq!(read(&file)["mcpServers"], json!({}));
+}
+
 #[test]
 fn what_is_there_stays_and_is_kept_beside() {
     let home = tempfile::tempdir().expect("a home");
@@ -188,6 +256,27 @@ fn a_python_that_no_bundle_can_be_made_of_is_named() {
     assert!(text(&none.stderr).contains("/nowhere/python3"), "{none:?}");
     let no_python = forkpy(home.path(), &["bundle", "--output", output, "--python", "/bin/echo"]);
     assert!(text(&no_python.stderr).contains("does not answer as a Python"), "{no_python:?}");
+}
+
+/// The script that has built this forkpy, as it is run where forkpy cannot be built.
+#[test]
+fn a_build_elsewhere_stops_with_one_sentence_and_the_way() {
+    let builds = Path::new(env!("OUT_DIR")).ancestors().nth(2).expect("target/debug/build").to_owned();
+    let found = fs::read_dir(builds).expect("there").flatten().map(|entry| entry.path());
+    let own = |path: &std::path::PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"forkpy-"))
+    };
+    let scripts = found.filter(own).map(|path| path.join("build-script-build")).filter(|path| path.exists());
+    let newest = scripts.max_by_key(|path| path.metadata().and_then(|found| found.modified()).ok());
+    let script = newest.expect("what was built last");
+    for (system, way) in [("macos", "container"), ("windows", "WSL 2"), ("freebsd", "container")] {
+        let ran = Command::new(&script).env("CARGO_CFG_TARGET_OS", system).output().expect("it runs");
+        let said = text(&ran.stdout);
+        let errors: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("cargo::error=")).collect();
+        let [sentence] = &errors[..] else { panic!("one sentence: {said}") };
+        assert!(sentence.starts_with("forkpy runs on Linux only") && sentence.contains(way), "{sentence}");
+        assert!(sentence.contains("src/guide/clients.md"), "{sentence}");
+    }
 }
 
 /// The registry's and the wheel's files name what Cargo.toml names.

@@ -158,6 +158,19 @@ impl Client {
         })
     }
 
+    /// Where it looks for servers of this user on Windows, below the user's folder there.
+    pub(super) fn of_windows_user(&self, home: &Path) -> PathBuf {
+        match self.home {
+            Below::Home(file) | Below::Named(_, _, file) => home.join(file),
+            // https://block.github.io/goose/docs/guides/config-files; opencode keeps the folder that it has elsewhere
+            Below::Config(file) => match self.name {
+                "goose" => home.join("AppData/Roaming/Block/goose/config/config.yaml"),
+                "opencode" => with_comments(home.join(".config").join(file)),
+                _ => with_comments(home.join("AppData/Roaming").join(file)),
+            },
+        }
+    }
+
     /// Where it looks for servers of a project.
     pub(super) fn of_project(&self, project: &Path) -> Result<PathBuf, SetupError> {
         match self.project {
@@ -204,7 +217,26 @@ impl Entry {
     /// Whether this starts forkpy, however it was installed.
     pub(in crate::commands) fn is_forkpy(&self) -> bool {
         let file = Path::new(&self.command).file_name().unwrap_or_default().to_string_lossy();
-        file.starts_with("forkpy") || self.args.iter().any(|word| word == "forkpy")
+        file.starts_with("forkpy")
+            || self.args.iter().any(|word| word == "forkpy")
+            || runs_image_or_wsl(&self.command, &self.args)
+    }
+}
+
+/// Whether these words have `docker` or `wsl.exe` start forkpy.
+fn runs_image_or_wsl(command: &str, args: &[String]) -> bool {
+    let named = |word: &str| {
+        let file = word.rsplit('/').next().unwrap_or_default();
+        file == "forkpy" || file.starts_with("forkpy:") || file.starts_with("forkpy@")
+    };
+    match command.rsplit(['/', '\\']).next().unwrap_or_default() {
+        // The image is no option's value: those are pairs of paths, and of numbers.
+        "docker" | "podman" | "docker.exe" => args.iter().any(|word| named(word) && !word.starts_with('/')),
+        "wsl" | "wsl.exe" => {
+            let program = args.iter().position(|word| word == "--exec" || word == "-e" || word == "--");
+            program.and_then(|at| args.get(at + 1)).is_some_and(|word| named(word))
+        }
+        _ => false,
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! - `options.rs`: what is asked for
 //! - `clients.rs`: which clients there are, where their configurations lie and how an entry looks, each with its source
+//! - `via.rs`: entries for clients that run where forkpy does not
 //! - `json.rs`, `toml.rs`, `yaml.rs`: one text changed, pure
 //! - `file.rs`: the file read, and written whole
 //!
@@ -13,6 +14,7 @@ mod file;
 mod json;
 pub(in crate::commands) mod options;
 mod toml;
+mod via;
 mod yaml;
 
 use std::{
@@ -26,6 +28,7 @@ use serde_json::Value;
 use self::{
     clients::{CLIENTS, Client, Entry, Syntax},
     options::{InstallArgs, Place, UninstallArgs},
+    via::Via,
 };
 use crate::{
     commands::{cli::Cli, error::SetupError},
@@ -50,7 +53,16 @@ pub(crate) fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<(), Set
     if args.print {
         return Ok(out.write_all(fragment(client, &args.place.name, &entry).as_bytes())?);
     }
-    change(client, &args.place, project.as_deref(), Some(&entry), out)
+    let named = file_of(client, args)?;
+    change(client, &args.place, named, project.as_deref(), Some(&entry), out)
+}
+
+/// The file that a client on Windows reads; none where it is to be looked for here.
+fn file_of(client: &Client, args: &InstallArgs) -> Result<Option<PathBuf>, SetupError> {
+    if args.via != Some(Via::Wsl) || args.place.file.is_some() || args.place.project.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(client.of_windows_user(&via::windows_home()?)))
 }
 
 /// Takes the entry out again.
@@ -61,7 +73,7 @@ pub(crate) fn uninstall(args: &UninstallArgs, out: &mut dyn Write) -> Result<(),
     let project = args.place.project.as_deref().map(directory).transpose()?;
     let client =
         clients::find(&args.place.client).ok_or_else(|| SetupError::Client { words: unknown(&args.place.client) })?;
-    change(client, &args.place, project.as_deref(), None, out)
+    change(client, &args.place, None, project.as_deref(), None, out)
 }
 
 fn unknown(name: &str) -> String {
@@ -72,11 +84,12 @@ fn unknown(name: &str) -> String {
 fn change(
     client: &Client,
     place: &Place,
+    found_out: Option<PathBuf>,
     project: Option<&Path>,
     entry: Option<&Entry>,
     out: &mut dyn Write,
 ) -> Result<(), SetupError> {
-    let named = match (&place.file, project) {
+    let named = match (found_out.as_ref().or(place.file.as_ref()), project) {
         (Some(file), _) => file.clone(),
         (None, Some(project)) => client.of_project(project)?,
         (None, None) => client.of_user()?,
@@ -136,15 +149,29 @@ pub(in crate::commands) fn servers(client: &Client, text: &str) -> Result<Vec<(S
 
 /// The command that the client is to run. Its options are parsed as forkpy will parse them.
 fn entry(args: &InstallArgs, project: Option<&Path>, client: Option<&Client>) -> Result<Entry, SetupError> {
-    let options = if args.args.is_empty() { default_args(project, client) } else { args.args.clone() };
+    if args.image.is_some() && args.via != Some(Via::Docker) {
+        return Err(SetupError::Options("--image is for --via docker".to_owned()));
+    }
+    if args.via == Some(Via::Docker) {
+        parse(&via::inside_image(&args.args)).map_err(SetupError::Options)?;
+        return Ok(via::docker(&workspace(project, client), args.image.as_deref(), &args.args));
+    }
+    // Windows knows the folder of a project by another name.
+    let client = client.filter(|_| args.via.is_none());
+    let default = || vec!["--workspace".to_owned(), workspace(project, client)];
+    let options = if args.args.is_empty() { default() } else { args.args.clone() };
     let attach = (!args.direct).then(|| "attach".to_owned());
     let words: Vec<String> = attach.into_iter().chain(options).collect();
     parse(&words).map_err(SetupError::Options)?;
-    Ok(Entry { command: own_path().to_string_lossy().into_owned(), args: words })
+    let command = own_path().to_string_lossy().into_owned();
+    Ok(match args.via {
+        Some(Via::Wsl) => via::wsl(command, words),
+        _ => Entry { command, args: words },
+    })
 }
 
 /// Whether forkpy can be started with these words.
-pub(in crate::commands) fn parse(words: &[String]) -> Result<(), String> {
+pub(crate) fn parse(words: &[String]) -> Result<(), String> {
     // Clients put the folder there before they start a server.
     let words = words.iter().map(|word| word.replace(clients::FOLDER, "/"));
     match Cli::try_parse_from(std::iter::once("forkpy".to_owned()).chain(words)) {
@@ -158,13 +185,12 @@ pub(in crate::commands) fn parse(words: &[String]) -> Result<(), String> {
 }
 
 /// Clients start servers from folders of their own.
-fn default_args(project: Option<&Path>, client: Option<&Client>) -> Vec<String> {
-    let workspace = match project {
+fn workspace(project: Option<&Path>, client: Option<&Client>) -> String {
+    match project {
         Some(_) if client.is_some_and(|client| client.puts_folder) => clients::FOLDER.to_owned(),
         Some(project) => project.to_string_lossy().into_owned(),
         None => paths::home().unwrap_or_else(|| "/".into()).join("forkpy").to_string_lossy().into_owned(),
-    };
-    vec!["--workspace".to_owned(), workspace]
+    }
 }
 
 fn directory(path: &Path) -> Result<PathBuf, SetupError> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::via::Via;
 use crate::settings::paths;
 
 /// Which entry of which client.
@@ -42,6 +43,14 @@ pub(crate) struct InstallArgs {
     /// that outlives it (`forkpy attach`)
     #[arg(long)]
     pub direct: bool,
+
+    /// For a client that does not run on Linux: it starts forkpy by Docker (macOS, Windows), or in this Linux of WSL 2 (Windows)
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
+
+    /// The image for --via docker, if not that of this version's release
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub image: Option<String>,
 
     /// Print the entry, to be pasted by hand, and write nothing
     #[arg(long, conflicts_with = "dry_run")]
