@@ -51,6 +51,8 @@ impl FromStr for Confinement {
 /// What the confinements of one server allow beyond what Python needs, and what this machine can keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfinementSettings {
+    /// Of all sessions, at the least.
+    pub mode: Confinement,
     /// Paths that may be read, absolute.
     pub read: Vec<String>,
     /// Paths that may be changed, absolute.

@@ -43,7 +43,7 @@ use crate::{
         },
         tools::{
             self,
-            call::{asking::Waiting, flights::Flights, server::Server},
+            call::{asking::Waiting, audit::Audit, flights::Flights, server::Server},
         },
         watch::{
             self, cleaner, generations, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager,
@@ -250,6 +250,7 @@ fn front_room(
         files,
         listed,
         structured: settings.replies.structured,
+        audit: settings.audit.as_ref().map(|(path, with_code)| Audit::open(path, *with_code)).transpose()?,
         workspace: settings.workspace.clone(),
     };
     Ok((Arc::new(server), Arc::new(resources)))

@@ -167,6 +167,16 @@ pub(crate) struct ServeOptions {
           num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "Packages")]
     pub allow_install_options: bool,
 
+    /// File to which a line of JSON is added for each call of a tool: owner, tool, session, cell, outcome, seconds, bytes; never
+    /// its code. It may be renamed while the server runs
+    #[arg(long, value_name = "FILE", env = "FORKPY_AUDIT", value_parser = path, help_heading = "Audit")]
+    pub audit: Option<PathBuf>,
+
+    /// Write the code of cells into the file of --audit too
+    #[arg(long, env = "FORKPY_AUDIT_CODE", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, default_missing_value = "true", default_value_t = false, help_heading = "Audit")]
+    pub audit_code: bool,
+
     /// What sessions are kept from.
     #[command(flatten)]
     pub sandbox: SandboxArgs,

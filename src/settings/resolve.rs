@@ -180,6 +180,8 @@ pub(crate) struct Settings {
     pub allow_install_options: bool,
     /// What clients are shown.
     pub replies: ReplyOptions,
+    /// The file in which calls are written down, and whether their code is.
+    pub audit: Option<(PathBuf, bool)>,
 }
 
 impl Settings {
@@ -247,6 +249,7 @@ impl Settings {
             max_scripts: cli.max_scripts as usize,
             allow_install_options: cli.allow_install_options,
             replies: cli.replies,
+            audit: cli.audit.map(|path| (path, cli.audit_code)),
         })
     }
 }

@@ -222,6 +222,7 @@ impl Sandbox {
     pub(crate) fn for_zygote(&self, exchange: &Path, proxy: Option<SocketAddrV4>) -> ConfinementSettings {
         let words = |paths: &[PathBuf]| paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         ConfinementSettings {
+            mode: self.mode,
             read: words(&self.read),
             write: words(&self.write),
             exchange: exchange.to_string_lossy().into_owned(),

@@ -52,32 +52,39 @@ pub(crate) enum Reach {
     Keep,
     /// A device: read, written, and given its commands.
     Device,
+    /// A folder with devices in it: changed, and they are given their commands; none is made, and no program is run.
+    Devices,
     /// Files are made, read and removed by those who know their names; nothing is listed.
     Exchange,
 }
 
 impl Reach {
     fn rights(self, abi: ABI, is_folder: bool) -> BitFlags<AccessFs> {
+        let known = AccessFs::from_all(abi);
+        self.wanted(known) & if is_folder { known } else { AccessFs::from_file(abi) }
+    }
+
+    fn wanted(self, known: BitFlags<AccessFs>) -> BitFlags<AccessFs> {
         let look = make_bitflags!(AccessFs::{ReadFile | ReadDir});
         let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock | IoctlDev});
-        let known = AccessFs::from_all(abi);
-        let wanted = match self {
+        match self {
             Self::Look => look,
             Self::Run => look | AccessFs::Execute,
             Self::Change => known & !devices,
             Self::Keep => known & !devices & !AccessFs::Execute,
             Self::Device => make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev | Truncate}),
+            Self::Devices => known & !make_bitflags!(AccessFs::{MakeChar | MakeBlock | Execute}),
             Self::Exchange => {
                 make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir})
             }
-        };
-        wanted & if is_folder { known } else { AccessFs::from_file(abi) }
+        }
     }
 }
 
 /// What is allowed; all else is not.
 #[derive(Debug)]
 pub(crate) struct Fence {
+    version: u8,
     abi: ABI,
     gates: Vec<(OwnedFd, BitFlags<AccessFs>)>,
 }
@@ -86,7 +93,13 @@ impl Fence {
     /// One that allows nothing yet, of what this version can keep.
     #[must_use]
     pub(crate) fn new(abi: i32) -> Self {
-        Self { abi: ABI::from(abi), gates: Vec::new() }
+        Self { version: u8::try_from(abi).unwrap_or(0), abi: ABI::from(abi), gates: Vec::new() }
+    }
+
+    /// Its version; 0 where there is none.
+    #[must_use]
+    pub(crate) fn version(&self) -> u8 {
+        self.version
     }
 
     /// Allows something below a path, or at it. Links on the way are followed now, and never again.

@@ -1,6 +1,6 @@
-//! The C library's heap.
+//! A process' own memory: the C library's heap, and whether what was written may become code.
 //!
-//! Runs in: worker, main thread; front; zygote (`leave_room`).
+//! Runs in: worker, main thread; script; front; zygote (`leave_room`).
 
 /// Pieces below the size from which the C library maps memory of its own.
 #[cfg(target_env = "gnu")]
@@ -8,6 +8,18 @@ const PIECE: usize = 64 << 10;
 /// What a session that does little needs of the heap.
 #[cfg(target_env = "gnu")]
 const ROOM: usize = 1 << 20;
+
+/// `PR_SET_MDWE`, and its `PR_MDWE_REFUSE_EXEC_GAIN` (Linux 6.3).
+const NO_CODE_FROM_DATA: (libc::c_int, libc::c_ulong) = (65, 1);
+
+/// From now on no memory of this process, and of what it starts, is writable and code, or becomes code after it was written.
+/// False where the kernel does not know this.
+#[must_use]
+pub(crate) fn keep_data_from_running() -> bool {
+    let (option, mode) = NO_CODE_FROM_DATA;
+    // SAFETY: takes numbers; what is mapped already stays as it is.
+    unsafe { libc::prctl(option, mode, 0_u64, 0_u64, 0_u64) == 0 }
+}
 
 /// Returns to the system what the heap holds unused; with a C library that cannot, nothing happens.
 pub(crate) fn return_freed() {

@@ -9,10 +9,12 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use super::layers::Layers;
 
 /// Where rooms are made.
 #[derive(Debug, Clone)]
@@ -22,7 +24,11 @@ pub(crate) struct Rooms {
 
 /// One of them.
 #[derive(Debug)]
-pub(crate) struct Room(PathBuf);
+pub(crate) struct Room {
+    path: PathBuf,
+    /// What confines those in it, once the first of them has said so.
+    pub layers: OnceLock<Layers>,
+}
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -41,8 +47,8 @@ impl Rooms {
         let path = self.above.join(format!("room-{}", NUMBERS.fetch_add(1, Ordering::Relaxed)));
         let own = |path: &Path| DirBuilder::new().mode(0o700).create(path);
         own(&path)?;
-        let room = Room(path);
-        ["tmp", "home"].iter().try_for_each(|name| own(&room.0.join(name)))?;
+        let room = Room { path, layers: OnceLock::new() };
+        ["tmp", "home"].iter().try_for_each(|name| own(&room.path.join(name)))?;
         Ok(Arc::new(room))
     }
 }
@@ -50,13 +56,13 @@ impl Rooms {
 impl Room {
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
+        let path = std::mem::take(&mut self.path);
         // It may hold gigabytes: not on the thread that serves. Processes of the session may still be ending in it; what is
         // left goes with the server's own directory.
         std::thread::spawn(move || std::fs::remove_dir_all(path));

@@ -2,15 +2,19 @@
 //!
 //! Runs in: zygote (`Cages`: everything is opened and compiled once, before the first confined fork), worker and script
 //! (`enter`, after the fork, with one thread, before any code that is not forkpy's). Owns the lists. The kernel's part is in
-//! `sys/landlock.rs` and `sys/seccomp.rs`; what it is called and what this machine can keep, in `settings/sandbox.rs`.
+//! `sys/landlock.rs`, `sys/seccomp.rs` and `sys/namespaces.rs`; what it is called and what this machine can keep, in `settings/sandbox.rs`.
 //!
 //! All that a process starts inherits it, a checkpoint and what that wakes too. Nothing here is checked in a cell's way.
 
 use std::{
     collections::BTreeMap,
     io,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::AsFd,
+        unix::{fs::FileTypeExt, net::UnixStream},
+    },
     path::Path,
+    rc::Rc,
 };
 
 use pyo3::Python;
@@ -24,6 +28,9 @@ use crate::{
     sys::{
         capabilities, descriptors,
         landlock::{Fence, Reach},
+        layers::Layers,
+        memory,
+        namespaces::Namespaces,
         seccomp::{Filter, Sockets},
     },
 };
@@ -110,6 +117,8 @@ pub(crate) struct Cage {
     mode: Confinement,
     fence: Fence,
     filter: Option<Filter>,
+    /// Where this system has them.
+    namespaces: Option<Rc<Namespaces>>,
     /// Where the server's proxy is, for those who have it.
     proxy: Option<String>,
     /// Variables that hold secrets where nothing is confined, and what they hold here.
@@ -121,6 +130,8 @@ pub(crate) struct Cage {
 pub(crate) struct Cages {
     workspace: Option<Cage>,
     strict: Option<Cage>,
+    /// Asked for once.
+    namespaces: Option<Option<Rc<Namespaces>>>,
 }
 
 impl Cages {
@@ -135,38 +146,44 @@ impl Cages {
         functions: &Functions,
         settings: &ZygoteSettings,
     ) -> io::Result<Option<&Cage>> {
+        let namespaces = self.namespaces();
         let place = match mode {
             Confinement::Off => return Ok(None),
             Confinement::Workspace => &mut self.workspace,
             Confinement::Strict => &mut self.strict,
         };
         if place.is_none() {
-            *place = Some(Cage::make(mode, py, functions, settings, None)?);
+            *place = Some(Cage::make(mode, (py, functions), settings, (None, namespaces))?);
         }
         Ok(place.as_ref())
     }
-}
 
-impl Cage {
     /// One for a process that installs, made for it alone.
     ///
     /// # Errors
     /// As for [`Cages::of`].
     pub(crate) fn for_installing(
+        &mut self,
         py: Python<'_>,
         functions: &Functions,
         settings: &ZygoteSettings,
         installing: &Installing,
-    ) -> io::Result<Self> {
-        Self::make(Confinement::Workspace, py, functions, settings, Some(installing))
+    ) -> io::Result<Cage> {
+        let namespaces = self.namespaces();
+        Cage::make(Confinement::Workspace, (py, functions), settings, (Some(installing), namespaces))
     }
 
+    fn namespaces(&mut self) -> Option<Rc<Namespaces>> {
+        self.namespaces.get_or_insert_with(|| Namespaces::make().ok().map(Rc::new)).clone()
+    }
+}
+
+impl Cage {
     fn make(
         mode: Confinement,
-        py: Python<'_>,
-        functions: &Functions,
+        (py, functions): (Python<'_>, &Functions),
         settings: &ZygoteSettings,
-        installing: Option<&Installing>,
+        (installing, namespaces): (Option<&Installing>, Option<Rc<Namespaces>>),
     ) -> io::Result<Self> {
         let given = &settings.confinement;
         let mut fence = Fence::new(given.landlock);
@@ -182,11 +199,13 @@ impl Cage {
         let (run, change) = if is_strict { (Reach::Look, Reach::Keep) } else { (Reach::Run, Reach::Change) };
         fence.allow(Path::new(&settings.workspace), change)?;
         fence.allow(Path::new(&given.exchange), Reach::Exchange)?;
-        for (paths, reach) in [(&given.read, run), (&given.write, change)] {
-            for path in paths {
-                let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
-                fence.allow(Path::new(path), reach).map_err(named)?;
-            }
+        let named = |path: &str, error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+        for path in &given.read {
+            fence.allow(Path::new(path), run).map_err(|error| named(path, error))?;
+        }
+        for path in &given.write {
+            let reach = of_device(Path::new(path)).unwrap_or(change);
+            fence.allow(Path::new(path), reach).map_err(|error| named(path, error))?;
         }
         let proxy = installing.map_or(&given.proxy, |installing| &installing.proxy).clone();
         let sockets = match &proxy {
@@ -198,21 +217,33 @@ impl Cage {
         let has_secrets = mode == Confinement::Workspace && installing.is_none();
         let secret = |(name, stands): &(String, String)| (name.clone(), has_secrets.then(|| stands.clone()));
         let secrets = given.secrets.iter().map(secret).collect();
-        Ok(Self { mode, fence, filter, proxy: proxy.filter(|_| !is_strict), secrets })
+        Ok(Self { mode, fence, filter, namespaces, proxy: proxy.filter(|_| !is_strict), secrets })
     }
 
-    /// Shuts this process in, for good; `room` is its own folder. One byte goes to the server, and with it the listener for
-    /// calls of `connect`, where there is one.
+    /// Shuts this process in, for good; `room` is its own folder. What shuts it in is told to the server, and with it goes the
+    /// listener for calls of `connect`, where there is one.
     ///
     /// # Errors
     /// When the system refuses: the process must not go on then.
     pub(crate) fn enter(&self, room: &Path, server: &UnixStream) -> io::Result<()> {
-        capabilities::give_up()?;
-        let reach = if self.mode == Confinement::Strict { Reach::Keep } else { Reach::Change };
-        self.fence.shut(room, reach)?;
+        let is_strict = self.mode == Confinement::Strict;
+        // First: what follows takes the rights for it away.
+        let has_no_network = self.proxy.is_none();
+        let entered = self.namespaces.as_ref().map(|namespaces| namespaces.enter(has_no_network)).unwrap_or_default();
+        capabilities::give_up(!entered.users)?;
+        self.fence.shut(room, if is_strict { Reach::Keep } else { Reach::Change })?;
+        let code = is_strict && memory::keep_data_from_running();
         let listener = self.filter.as_ref().map_or(Ok(None), Filter::apply)?;
         let passed: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
-        descriptors::send_with(server, b"!", &passed)
+        let layers = Layers {
+            landlock: self.fence.version(),
+            seccomp: self.filter.is_some(),
+            network: entered.network,
+            messages: entered.messages,
+            users: entered.users,
+            code,
+        };
+        descriptors::send_with(server, &layers.word(), &passed)
     }
 }
 
@@ -229,6 +260,15 @@ impl Entry<'_> {
     pub(crate) fn told(&self) -> Terms<'_> {
         let Cage { mode, proxy, secrets, .. } = self.cage;
         Terms { mode: *mode, room: self.room, proxy: proxy.as_deref(), secrets }
+    }
+}
+
+/// How a device that may be changed is used: with its commands too. The same for a folder of devices.
+fn of_device(path: &Path) -> Option<Reach> {
+    let kind = path.metadata().ok()?.file_type();
+    match kind.is_dir() {
+        true => path.starts_with("/dev").then_some(Reach::Devices),
+        false => (kind.is_char_device() || kind.is_block_device()).then_some(Reach::Device),
     }
 }
 

@@ -3,18 +3,18 @@
 //! Runs in: zygote, once, before any fork.
 
 use std::{
-    ffi::{CString, OsString, c_void},
+    ffi::{CString, OsString, c_int, c_void},
     path::Path,
 };
 
 use pyo3::{
     PyResult, Python, ffi,
-    types::{PyAnyMethods, PyBytes, PyDict, PyDictMethods, PyListMethods},
+    types::{PyAnyMethods, PyBytes, PyDict, PyDictMethods, PyInt, PyListMethods},
 };
 
 use super::ZygoteError;
 use crate::{
-    protocol::{Library, ZygoteSettings},
+    protocol::{Confinement, Library, ZygoteSettings},
     sys::huge_pages::{self, Arenas},
     zygote::embed,
 };
@@ -73,6 +73,7 @@ fn use_huge_arenas() {
 
 fn initialize(settings: &ZygoteSettings) -> Result<(), ZygoteError> {
     let mut config = Config::new();
+    config.0.site_import = c_int::from(!holds_back(settings));
     config.set(|config| &raw mut config.program_name, &settings.python)?;
     config.set(|config| &raw mut config.executable, &settings.python)?;
     if let Some(library) = &settings.library {
@@ -144,7 +145,18 @@ fn checked(status: &ffi::PyStatus) -> Result<(), ZygoteError> {
     Err(ZygoteError::Interpreter(words.into_owned()))
 }
 
+/// Whether packages may be sessions' own: their code, which Python runs at its start, is then run where it is confined.
+fn holds_back(settings: &ZygoteSettings) -> bool {
+    settings.confinement.mode != Confinement::Off
+}
+
 fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
+    install_package(py)?;
+    let startup = holds_back(settings).then(|| py.import("forkpy_worker.session.startup")).transpose()?;
+    if let Some(startup) = &startup {
+        startup.call_method0("hold")?;
+        forget_no_site(py)?;
+    }
     let path = py.import("sys")?.getattr("path")?;
     let path = path.cast::<pyo3::types::PyList>()?;
     for directory in settings.python_path.iter().rev() {
@@ -153,6 +165,25 @@ fn install(py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
     if let Some(library) = &settings.library {
         borrow_packages(py, library)?;
     }
+    let packages = settings.library.iter().flat_map(|library| &library.packages);
+    let given: Vec<&String> = settings.python_path.iter().chain(packages).collect();
+    startup.map_or(Ok(()), |startup| startup.call_method1("release", (given,)).map(drop))
+}
+
+/// `site` has run, if late: `sys.flags` would have `multiprocessing` start Pythons that do without.
+fn forget_no_site(py: Python<'_>) -> PyResult<()> {
+    let flags = py.import("sys")?.getattr("flags")?;
+    let names: Vec<String> = flags.get_type().getattr("__match_args__")?.extract()?;
+    let place = names.iter().position(|name| name == "no_site").and_then(|place| place.try_into().ok());
+    if let Some(place) = place {
+        // SAFETY: the flags are a struct sequence with that many fields, which takes the reference.
+        unsafe { ffi::PyStructSequence_SetItem(flags.as_ptr(), place, PyInt::new(py, 0).into_ptr()) };
+    }
+    Ok(())
+}
+
+/// Has the embedded package be found.
+fn install_package(py: Python<'_>) -> PyResult<()> {
     let sources = embed::sources();
     let table = PyDict::new(py);
     let bootstrap_name = format!("{}._bootstrap", embed::PACKAGE);

@@ -34,13 +34,13 @@ use pyo3::Python;
 use self::preload::Preloaded;
 use crate::{
     protocol::{
-        FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit, WorkerLimits,
-        ZygoteSettings, blocking, frame::Assembler,
+        Confinement, FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit,
+        WorkerLimits, ZygoteSettings, blocking, frame::Assembler,
     },
     sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, memory, processes, sibling, signals},
     worker::{
         self,
-        confinement::{Cage, Cages, Entry},
+        confinement::{Cages, Entry},
     },
 };
 
@@ -211,7 +211,8 @@ impl Zygote {
             } else if !child && let Some(module) = unwarmed.pop_front() {
                 preload::import_behind(py, &module, unwarmed.is_empty());
                 memory::leave_room();
-                if unwarmed.is_empty() {
+                // It runs code of the environment, which is for confined processes where there are those.
+                if unwarmed.is_empty() && self.settings.confinement.mode == Confinement::Off {
                     let reader = readers::begin(py, &mut self.bystanders);
                     self.children.extend(reader.map(|pid| (pid, Child::Unwanted)));
                 }
@@ -267,7 +268,7 @@ impl Zygote {
         let own;
         let cage = match &purpose {
             Purpose::Script(Script { installing: Some(installing), .. }) => {
-                own = Cage::for_installing(py, &self.functions, &self.settings, installing);
+                own = self.cages.for_installing(py, &self.functions, &self.settings, installing);
                 own.as_ref().map(Some).map_err(ToString::to_string)
             }
             _ => {

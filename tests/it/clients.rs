@@ -144,6 +144,11 @@ fn client_libraries() {
 }
 
 #[test]
+fn client_confined_work() {
+    pytest_with("tests/clients", &["test_confined.py"], &prepared().libraries);
+}
+
+#[test]
 fn client_agents() {
     pytest_with("tests/clients", &["test_agents.py"], &prepared().libraries);
 }

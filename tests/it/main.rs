@@ -1,6 +1,7 @@
 //! Integration tests: one binary, which touches only the forkpy binary and the protocol it publishes.
 
 mod attach;
+mod audit;
 mod bad_input;
 mod bench;
 mod between;

@@ -1,8 +1,10 @@
 //! The sandbox: what works in it as before, what it says of itself, and when a server does not start.
 
+use std::process::Command;
+
 use serde_json::json;
 
-use crate::support::{Setup, http::HttpForkpy};
+use crate::support::{Forkpy, Setup, http::HttpForkpy, who::Who};
 
 /// Ordinary work, each with what it prints.
 const WORK: &[(&str, &str)] = &[
@@ -224,4 +226,129 @@ fn http_for_others_needs_a_word_on_the_sandbox() {
     // That it starts with one is seen by its answer.
     let server = HttpForkpy::start(Setup::new().args(&["--sandbox", "workspace"]));
     assert_eq!(server.get("/healthz").status, 200);
+}
+
+/// What confines a session, as its health tells.
+fn layers(forkpy: &mut Forkpy) -> Vec<String> {
+    forkpy.run("1");
+    let told = forkpy.health()["limits"]["sandbox_layers"].clone();
+    let layers = told.as_array().unwrap_or_else(|| panic!("{told}")).iter();
+    layers.map(|layer| layer.as_str().expect("words").to_owned()).collect()
+}
+
+/// Namespaces are had where the system gives them, by root and by others, and are no condition.
+#[test]
+fn sessions_without_network_have_a_network_of_their_own_where_the_system_gives_it() {
+    // The head of the table, and nothing in it.
+    let seen = "len(open('/proc/net/tcp').readlines())";
+    let service = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    for who in Who::every() {
+        let confined = || Setup::new().args(&["--sandbox", "workspace"]).run_by(who);
+        let mut forkpy = confined().start();
+        let has = layers(&mut forkpy);
+        assert!(has.iter().any(|layer| layer.starts_with("Landlock ")), "{has:?}");
+        assert!(has.contains(&"seccomp".to_owned()), "{has:?}");
+        assert_eq!(forkpy.call("get_workspace_info", json!({})).data["sandbox"]["layers"], json!(has));
+        let expected = if has.contains(&"network namespace".to_owned()) { "1" } else { "" };
+        let found = forkpy.eval(seen);
+        assert!(found == expected || expected.is_empty(), "{who:?} {has:?}: {found}");
+        // Who it is, and what it may do, is as before.
+        let own = forkpy.eval("import os; (os.getuid(), os.getgid(), os.stat('.').st_uid == os.getuid())");
+        let user = if who == Who::Ordinary { "(65534, 65534, True)" } else { "(" };
+        assert!(own.starts_with(user), "{own}");
+        // What a checkpoint wakes is in the same.
+        forkpy.call("checkpoint_session", json!({"name": "one"}));
+        assert!(!forkpy.call("restore_checkpoint", json!({"name": "one"})).is_error);
+        assert_eq!((layers(&mut forkpy), forkpy.eval(seen)), (has, found));
+        // With hosts that it may reach it has the machine's network, and the proxy.
+        let mut forkpy = confined().args(&["--allow-net", "all"]).start();
+        let has = layers(&mut forkpy);
+        assert!(!has.contains(&"network namespace".to_owned()), "{has:?}");
+        let mut forkpy = confined().without_namespaces().start();
+        let has = layers(&mut forkpy);
+        assert!(!has.iter().any(|layer| layer.contains("namespace")), "{has:?}");
+        assert!(
+            forkpy.run("import socket\nsocket.socket()")["stderr"]
+                .as_str()
+                .is_some_and(|words| words.contains("PermissionError"))
+        );
+    }
+    drop(service);
+}
+
+/// What was written never runs, in the mode that promises it.
+#[test]
+fn written_memory_runs_in_no_strict_session() {
+    let write = "import mmap\ntry:\n    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n    \
+                 print('runs')\nexcept PermissionError:\n    print('kept')";
+    for (mode, has_it) in [("workspace", false), ("strict", true)] {
+        let mut forkpy = Setup::new().args(&["--sandbox", mode]).start();
+        let has = layers(&mut forkpy).contains(&"no code from written memory".to_owned());
+        // A kernel before 6.3 has it not, and says so.
+        let expected = if has { "kept\n" } else { "runs\n" };
+        assert_eq!(forkpy.run(write)["stdout"], expected, "{mode}");
+        assert!(has_it || !has, "{mode}");
+        // Nor in a Python that it starts.
+        let child = format!(
+            "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {write:?}], capture_output=True, text=True).stdout)"
+        );
+        assert_eq!(forkpy.run(&child)["stdout"], format!("{expected}\n"), "{mode}");
+    }
+}
+
+/// A package can have Python run code at its start. Sessions install packages, and what starts Python for them is not confined.
+#[test]
+fn code_of_packages_runs_where_it_is_confined() {
+    for mode in ["off", "workspace", "strict"] {
+        let setup = Setup::without_python();
+        let above = setup.workspace.parent().expect("a directory above").to_owned();
+        let (venv, outside) = (above.join("venv"), above.join("outside"));
+        let options = ["-m", "venv", "--without-pip"];
+        let made = Command::new(env!("FORKPY_BUILD_PYTHON")).args(options).arg(&venv).status().expect("Python runs");
+        assert!(made.success());
+        std::fs::create_dir(&outside).expect("made");
+        std::fs::write(outside.join("secret"), "treasure").expect("written");
+        let lib = venv.join("lib").read_dir().expect("a library").next().expect("a Python").expect("its folder").path();
+        let packages = lib.join("site-packages");
+        let spy = |name: &str| {
+            let file = outside.join(name);
+            format!(
+                "import os, sys; sys.{name} = (os.getpid(), sitedir if 'sitedir' in globals() or 'sitedir' in locals() else None); open({file:?}, 'w').close()"
+            )
+        };
+        std::fs::write(packages.join("one.pth"), format!("{}\n{}\n", spy("line"), outside.display())).expect("written");
+        std::fs::write(packages.join("sitecustomize.py"), spy("custom").replace("; open", "\nopen")).expect("written");
+        let venv = venv.to_str().expect("UTF-8").to_owned();
+        let mut forkpy = setup.args(&["--sandbox", mode, "--venv", &venv]).start();
+        let ran =
+            forkpy.eval("import os, sys; [hasattr(sys, 'line'), sys.line[1] is not None, hasattr(sys, 'custom')]");
+        assert_eq!(ran, "[True, True, True]", "{mode}: it runs, and as in any Python");
+        let here = forkpy.eval("(sys.line[0] == os.getpid(), sys.flags.no_site)");
+        assert_eq!(here, if mode == "off" { "(False, 0)" } else { "(True, 0)" }, "{mode}");
+        let packages = forkpy.call("list_packages", json!({}));
+        assert!(!packages.is_error, "{packages:?}");
+        forkpy.call("code_completion", json!({"code": "import os; os.pat", "cursor_pos": 17}));
+        let searched = format!("{:?} in sys.path", outside.display().to_string());
+        assert_eq!(forkpy.eval(&searched), "True", "{mode}");
+        let read = forkpy.run(&format!("open({:?}).read()", outside.join("secret")));
+        let is_off = mode == "off";
+        assert_eq!(read["status"] == "ok", is_off, "{mode}: a path to search is no path to read: {read}");
+        for name in ["line", "custom"] {
+            assert_eq!(outside.join(name).exists(), is_off, "{mode}: {name}");
+        }
+        let child = "import subprocess\nsubprocess.run([sys.executable, '-c', 'import sys; print(sys.flags.no_site, hasattr(sys, \"line\"))'], capture_output=True, text=True).stdout";
+        assert_eq!(forkpy.eval(child), "'0 True\\n'", "{mode}");
+    }
+}
+
+/// A device takes its commands only if it was named: terminals are all of a user's.
+#[test]
+fn terminals_are_closed_unless_they_are_named() {
+    let open = "import os, pty, termios\nmaster, slave = pty.openpty()\nos.write(slave, b'x')\nprint(os.read(master, 1), len(termios.tcgetattr(slave)))";
+    let mut forkpy = Setup::new().args(&["--sandbox", "workspace"]).start();
+    let closed = forkpy.run(open);
+    assert!(closed["stderr"].as_str().is_some_and(|words| words.contains("--allow-write /dev/ptmx")), "{closed}");
+    let named = ["--sandbox", "workspace", "--allow-write", "/dev/ptmx", "--allow-write", "/dev/pts"];
+    let mut forkpy = Setup::new().args(&named).start();
+    assert_eq!(forkpy.run(open)["stdout"], "b'x' 7\n");
 }

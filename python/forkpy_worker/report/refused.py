@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from forkpy_worker.base.place import Sandbox
 
+# What `pty` says when no terminal could be had.
+_NO_TERMINAL = "out of pty devices"
 _REFUSED = (errno.EPERM, errno.EACCES)
 # Most links of a chain of exceptions that are looked at.
 _DEEP = 12
@@ -32,14 +34,14 @@ def hint(exception: BaseException, sandbox: Sandbox) -> str | None:
 
 def _of(exception: BaseException, sandbox: Sandbox) -> str | None:
     if type(exception).__name__ == "gaierror":
-        if sandbox.proxy is not None:
-            return (
-                f"in the sandbox ({sandbox.mode}) only the server's proxy looks up host names; let this library use "
-                f"the proxy http://{sandbox.proxy}, as HTTP_PROXY and HTTPS_PROXY say"
-            )
-        return f"the sandbox ({sandbox.mode}) has no network, so no host name can be looked up{_allowed_by(sandbox)}"
+        return _of_name(sandbox)
     if not isinstance(exception, OSError):
         return None
+    if exception.args == (_NO_TERMINAL,):
+        return (
+            f"the sandbox ({sandbox.mode}) has no terminals; the server's options --allow-write /dev/ptmx "
+            "--allow-write /dev/pts open those of its user"
+        )
     if exception.errno == errno.EXDEV:
         return None
     if exception.errno not in _REFUSED:
@@ -59,6 +61,15 @@ def _of(exception: BaseException, sandbox: Sandbox) -> str | None:
         f"the sandbox ({sandbox.mode}) allows writing only below {below}, and reading only there and what Python "
         "needs; the server's options --allow-read PATH and --allow-write PATH allow more"
     )
+
+
+def _of_name(sandbox: Sandbox) -> str:
+    if sandbox.proxy is not None:
+        return (
+            f"in the sandbox ({sandbox.mode}) only the server's proxy looks up host names; let this library use "
+            f"the proxy http://{sandbox.proxy}, as HTTP_PROXY and HTTPS_PROXY say"
+        )
+    return f"the sandbox ({sandbox.mode}) has no network, so no host name can be looked up{_allowed_by(sandbox)}"
 
 
 def _allowed_by(sandbox: Sandbox) -> str:

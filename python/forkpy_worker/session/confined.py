@@ -8,13 +8,18 @@ Runs in: zygote (`needed`, once), worker and script main thread (`begin`, once a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
 from forkpy_worker.base import place
+from forkpy_worker.session import startup
 
 # Below a prefix; the prefix itself may be a home directory.
 _PARTS = ("bin", "lib", "lib64", "include", "share", "etc", "pyvenv.cfg", "conda-meta")
+# Of an environment, for files of packages that are no modules.
+_DATA = ("etc", "include", "share")
+_LOCK_OF_UV = ".lock"
 # These lead to the home directory, or to what is all users'.
 _LEADING_OUT = (
     "XDG_CACHE_HOME",
@@ -43,7 +48,8 @@ def needed() -> tuple[list[str], list[str]]:
     """Tell what must be readable, and which programs are Python."""
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     folders = {os.path.join(prefix, part) for prefix in prefixes for part in _PARTS}
-    folders.update(entry for entry in sys.path if os.path.isabs(entry) and entry != "/")
+    searched = (entry for entry in sys.path if not startup.is_named(entry))
+    folders.update(entry for entry in searched if os.path.isabs(entry) and entry != "/")
     folders.update(_mapped())
     for name in (
         "SSL_CERT_FILE",
@@ -57,17 +63,29 @@ def needed() -> tuple[list[str], list[str]]:
             folders.add(named)
     base = getattr(sys, "_base_executable", None)
     programs = {os.path.realpath(name) for name in (sys.executable, base) if name}
+    # What installs packages can make these lead anywhere.
+    above = [os.path.join(os.path.realpath(prefix), "") for prefix in prefixes if prefix != "/"]
+    programs = {path for path in programs if path.startswith(tuple(above))}
     return sorted(filter(os.path.exists, folders)), sorted(filter(os.path.exists, programs))
 
 
 def environment() -> list[str]:
-    """Tell where packages of the environment are installed to."""
-    if sys.prefix != sys.base_prefix:
-        return [sys.prefix]
+    """Tell where packages of the environment are installed to.
+
+    Not what is above: that says where Python and its library are, and the zygote believes it.
+    """
     import sysconfig
 
-    names = ("purelib", "platlib", "scripts")
-    return sorted({sysconfig.get_path(name) for name in names})
+    places = {sysconfig.get_path(name) for name in ("purelib", "platlib", "scripts")}
+    if sys.prefix != sys.base_prefix:
+        places.update(os.path.join(sys.prefix, name) for name in _DATA)
+        for place in places:
+            with contextlib.suppress(OSError):
+                os.makedirs(place, exist_ok=True)
+        lock = os.path.join(sys.prefix, _LOCK_OF_UV)
+        with contextlib.suppress(OSError), open(lock, "a"):
+            places.add(lock)
+    return sorted(places)
 
 
 def _mapped() -> set[str]:
@@ -100,10 +118,14 @@ def begin(
     os.environ["TMPDIR"] = temporary
     os.environ["HOME"] = home
     os.environ.setdefault("JOBLIB_TEMP_FOLDER", temporary)
+    if mode == "strict":
+        # polars asks the processor by code that it writes, which is refused there.
+        os.environ.setdefault("POLARS_SKIP_CPU_CHECK", "1")
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
     place.sandbox = place.Sandbox(mode, [workspace, temporary, home, *writable], proxy)
+    startup.run()
 
 
 def _proxies(proxy: str | None) -> dict[str, str | None]:

@@ -13,9 +13,12 @@ use crate::protocol::Library;
 /// Suffix of extension modules that the linked Python loads: version, flags of its build, machine, C library.
 pub(super) const SUFFIX: &str = include_str!(concat!(env!("OUT_DIR"), "/suffix"));
 
-/// Asks an interpreter, which has read its `site`, for all that [`library`] needs.
+/// Asks an interpreter that was started without `site` for all that [`library`] needs. Code in files of packages is not run.
 pub(super) const ASK: &str = "\
 import sys, site, os, importlib.machinery as machinery
+site.exec = lambda *_: None
+site.execsitecustomize = site.execusercustomize = lambda: None
+site.main()
 packages = site.getsitepackages() + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
 print('\\nforkpy', '%d.%d' % sys.version_info[:2], sys.implementation.name, sys.executable, \
 machinery.EXTENSION_SUFFIXES[0], sys.prefix, *filter(os.path.isdir, packages), sep='\\t')";

@@ -281,8 +281,10 @@ impl ServerHandler for Handler {
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
         let Who { client, visitor } = self.who(&context.extensions).clone();
         let gone = self.gone.clone();
-        // A reply that gets words added is not to be out before.
-        let lane = self.lane.clone().filter(|_| self.greeting.is_said());
+        let audit = self.server.audit.as_ref();
+        let began = audit.map(|audit| audit.begin(visitor.peek(), tool.name, request.arguments.as_ref()));
+        // A reply that gets words added is not to be out before, nor one that is to be written down.
+        let lane = self.lane.clone().filter(|_| self.greeting.is_said() && audit.is_none());
         let call = Call {
             tool: tool.name,
             takes: tool.input(),
@@ -296,6 +298,9 @@ impl ServerHandler for Handler {
             lane,
         };
         let mut answer = tool.answer(&self.server, call).await;
+        if let Some(began) = began {
+            began.end(&answer);
+        }
         if let CallToolResponse::Complete(result) = &mut answer
             && let Some(words) = self.greeting.take().await
         {

@@ -23,6 +23,7 @@ use crate::{
         },
     },
     settings::policy::Automatic,
+    sys::layers::Layers,
 };
 
 /// `get_kernel_health`.
@@ -391,13 +392,17 @@ pub(crate) struct LimitsInForce {
     pub age_seconds: Option<f64>,
     /// Its sandbox: off, workspace or strict.
     pub sandbox: &'static str,
+    /// What confines its processes on this machine; known once it has one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sandbox_layers: Vec<String>,
 }
 
 impl LimitsInForce {
     /// Of a session.
     pub(crate) fn of(session: &Session) -> Self {
         let limits = &session.limits;
-        let in_group = session.shared.get().memory_group.is_some();
+        let status = session.shared.get();
+        let in_group = status.memory_group.is_some();
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         Self {
             memory_mb: limits.memory.map(|bytes| bytes >> 20),
@@ -409,8 +414,23 @@ impl LimitsInForce {
             idle_seconds: seconds(limits.idle),
             age_seconds: seconds(limits.age),
             sandbox: limits.confinement.word(),
+            sandbox_layers: status.worker.and_then(|view| view.layers).map_or_else(Vec::new, name_layers),
         }
     }
+}
+
+/// Layers of a sandbox, in words.
+pub(crate) fn name_layers(layers: Layers) -> Vec<String> {
+    let landlock = (layers.landlock > 0).then(|| format!("Landlock {}", layers.landlock));
+    let others = [
+        (layers.seccomp, "seccomp"),
+        (layers.network, "network namespace"),
+        (layers.messages, "IPC namespace"),
+        (layers.users, "user namespace"),
+        (layers.code, "no code from written memory"),
+    ];
+    let others = others.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_owned());
+    landlock.into_iter().chain(others).collect()
 }
 
 /// A worker's end, for a reply.

@@ -23,6 +23,7 @@ use crate::{
     sys::{
         descriptors,
         door::{self, Allowed, Proxy},
+        layers::Layers,
     },
 };
 
@@ -34,17 +35,17 @@ pub(crate) struct Reached {
     proxy: Option<Caller>,
 }
 
-/// Waits for the first word of a confined process, on a socket of its own, and opens its door where it has one.
+/// Waits for the first word of a confined process, on a socket of its own: what shuts it in. Opens its door where it has one.
 ///
 /// # Errors
 /// When it ended before that.
-pub(crate) async fn open(stream: &StdStream, reached: Reached) -> io::Result<()> {
-    let listener = receive(stream).await?;
+pub(crate) async fn open(stream: &StdStream, reached: Reached) -> io::Result<Layers> {
+    let (layers, listener) = receive(stream).await?;
     if let Some(listener) = listener {
         let listener = register(listener)?;
         tokio::spawn(serve(listener, Arc::new(reached)));
     }
-    Ok(())
+    Ok(layers)
 }
 
 #[expect(
@@ -55,15 +56,16 @@ fn register<T: AsRawFd>(readable: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(readable, Interest::READABLE)
 }
 
-async fn receive(stream: &StdStream) -> io::Result<Option<OwnedFd>> {
+async fn receive(stream: &StdStream) -> io::Result<(Layers, Option<OwnedFd>)> {
     let ready = register(stream.as_fd())?;
     drop(ready.readable().await?);
-    let (mut byte, mut passed) = ([0; 1], Vec::new());
+    let (mut word, mut passed) = ([0; 2], Vec::new());
     // It is readable, so this does not wait.
-    match descriptors::receive_with(stream, &mut byte, &mut passed)? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(passed.pop()),
+    if descriptors::receive_with(stream, &mut word, &mut passed)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let layers = Layers::read(word).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((layers, passed.pop()))
 }
 
 async fn serve(listener: AsyncFd<OwnedFd>, reached: Arc<Reached>) {

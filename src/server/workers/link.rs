@@ -70,7 +70,12 @@ impl Worker {
             new.cell.set_nonblocking(true)?;
             match tokio::time::timeout(HELLO_LIMIT, door::open(&new.cell, reached)).await {
                 Err(_) => return Err(GreetError::Late(HELLO_LIMIT)),
-                Ok(opened) => opened.map_err(GreetError::Open)?,
+                Ok(opened) => {
+                    let layers = opened.map_err(GreetError::Open)?;
+                    if let Some(room) = &new.room {
+                        let _ = room.layers.set(layers);
+                    }
+                }
             }
         }
         let (mut replies, requests) = framed(new.cell, MAX_FROM_WORKER, MAX_TO_WORKER)?;
@@ -104,6 +109,7 @@ impl Worker {
             born: self.born,
             control: Arc::clone(&self.control),
             black_box: Arc::clone(&self.black_box),
+            layers: self.room.as_ref().and_then(|room| room.layers.get().copied()),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{black_box::BlackBox, control::Control};
+use crate::sys::layers::Layers;
 
 /// A worker as seen from outside.
 #[derive(Debug, Clone)]
@@ -15,4 +16,6 @@ pub(crate) struct WorkerView {
     pub control: Arc<Control>,
     /// Its stacks, when asked for or crashed.
     pub black_box: Arc<BlackBox>,
+    /// What shuts it in, when it is confined.
+    pub layers: Option<Layers>,
 }

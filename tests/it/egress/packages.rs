@@ -34,6 +34,7 @@ def build_wheel(folder, settings=None, metadata=None):
         "environ": tried(lambda: open(f"/proc/{facts['server']}/environ").read()),
         "connect": tried(lambda: alone(facts["closed"])),
         "connect by proxy": tried(lambda: by_proxy(facts["closed"])),
+        "where Python is": tried(lambda: open(facts["config"], "a").close() is None),
         "index": tried(lambda: by_proxy(facts["open"])),
     }
     with open(os.path.join(FOLDER, "found.json"), "w") as file:
@@ -97,7 +98,7 @@ fn curiosity(mode: &str) -> Value {
     let (secret, new): (PathBuf, PathBuf) = (at("secret"), at("new"));
     fs::write(&secret, "treasure").expect("written");
     let facts = json!({
-        "secret": secret, "new": new, "server": forkpy.server_pid(),
+        "secret": secret, "new": new, "config": at("venv/pyvenv.cfg"), "server": forkpy.server_pid(),
         "closed": format!("http://127.0.0.1:{}/", origin.closed), "open": format!("http://127.0.0.1:{}/", origin.open),
     });
     fs::write(forkpy.file("facts.json"), facts.to_string()).expect("written");
@@ -129,7 +130,7 @@ fn curiosity(mode: &str) -> Value {
 fn what_is_built_reaches_no_more_than_a_session_but_the_index() {
     let open = curiosity("off");
     let out = json!({"read": true, "write": true, "signal": true, "environ": open["environ"], "connect": true,
-                     "connect by proxy": true, "index": true});
+                     "connect by proxy": true, "where Python is": true, "index": true});
     assert_eq!(open, out, "each gets out where nothing is confined, but for what the server keeps anyway");
     let kept = curiosity("workspace");
     for (name, words) in kept.as_object().expect("an object") {

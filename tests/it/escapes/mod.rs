@@ -64,10 +64,32 @@ impl World {
     }
 }
 
+/// Where a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Usual,
+    WithoutNamespaces,
+    AnotherRoot,
+}
+
+impl Place {
+    fn of(self, setup: Setup) -> Setup {
+        match self {
+            Self::Usual => setup,
+            Self::WithoutNamespaces => setup.without_namespaces(),
+            Self::AnotherRoot => setup.in_another_root().expect("looked at before"),
+        }
+    }
+}
+
 /// What came of each attempt, and what it needs.
-fn tried((mode, network): (&str, &str), session: Value, who: Who) -> BTreeMap<String, (String, Vec<String>)> {
+fn tried(
+    (mode, network): (&str, &str),
+    session: Value,
+    (who, place): (Who, Place),
+) -> BTreeMap<String, (String, Vec<String>)> {
     let options = ["--sandbox", mode, "--allow-net", network, "--checkpoints", "off", "--max-spares", "0"];
-    let mut forkpy = Setup::new().args(&options).run_by(who).start();
+    let mut forkpy = place.of(Setup::new().args(&options).run_by(who)).start();
     forkpy.run("1");
     let world = World::around(&mut forkpy, who);
     std::fs::write(forkpy.file("attempts.py"), include_str!("attempts.py")).expect("written");
@@ -94,7 +116,7 @@ fn tried((mode, network): (&str, &str), session: Value, who: Who) -> BTreeMap<St
 }
 
 fn nothing_gets_out(who: Who, least: usize) {
-    let open = tried(("off", "none"), json!({}), who);
+    let open = tried(("off", "none"), json!({}), (who, Place::Usual));
     let mut proven = 0;
     let mut unproven = Vec::new();
     for (name, (words, marks)) in &open {
@@ -114,12 +136,38 @@ fn nothing_gets_out(who: Who, least: usize) {
         ("strict", "all", json!({})),
         ("off", "all", narrower),
     ] {
-        let tried = tried((mode, network), session, who);
-        assert_eq!(tried.len(), open.len());
-        let out: Vec<_> = tried.iter().filter(|(_, (words, _))| !words.starts_with("kept: ")).collect();
-        assert!(out.is_empty(), "with --sandbox {mode} these get out ({who:?}): {out:#?}");
-        let died: Vec<_> = tried.iter().filter(|(_, (words, _))| words.contains("its process ended")).collect();
-        assert!(died.is_empty(), "a refusal is an error and no death: {died:#?}");
+        assert_eq!(all_kept((mode, network), session, (who, Place::Usual)), open.len());
+    }
+}
+
+/// Tries all, of which none may get out. How many there are.
+fn all_kept(options: (&str, &str), session: Value, place: (Who, Place)) -> usize {
+    let tried = tried(options, session, place);
+    let out: Vec<_> = tried.iter().filter(|(_, (words, _))| !words.starts_with("kept: ")).collect();
+    assert!(out.is_empty(), "with {options:?} these get out ({place:?}): {out:#?}");
+    let died: Vec<_> = tried.iter().filter(|(_, (words, _))| words.contains("its process ended")).collect();
+    assert!(died.is_empty(), "a refusal is an error and no death: {died:#?}");
+    tried.len()
+}
+
+fn nothing_gets_out_of(place: Place) {
+    for who in Who::every() {
+        assert!(all_kept(("workspace", "none"), json!({}), (who, place)) >= 100, "the whole list");
+    }
+    assert!(all_kept(("strict", "all"), json!({}), (Who::Tester, place)) >= 100, "the whole list");
+}
+
+/// Neither layer that needs a namespace counts: those are beside the two that do without.
+#[test]
+fn nothing_gets_out_where_namespaces_are_forbidden() {
+    nothing_gets_out_of(Place::WithoutNamespaces);
+}
+
+/// A system makes no user namespace for a process with a root of its own.
+#[test]
+fn nothing_gets_out_in_another_root_directory() {
+    if Setup::new().in_another_root().is_some() {
+        nothing_gets_out_of(Place::AnotherRoot);
     }
 }
 

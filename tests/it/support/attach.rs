@@ -70,6 +70,8 @@ impl Attached {
             sockets: false,
             before: Vec::new(),
             ordinary: false,
+            root: None,
+            through: Vec::new(),
             outlived: true,
         }
     }

@@ -42,6 +42,9 @@ pub struct Setup {
     /// Shell commands before it starts, and whether it then becomes an ordinary user: `who.rs`.
     before: Vec<String>,
     ordinary: bool,
+    /// A directory that becomes its root, and a program that starts it in its place: `who.rs`.
+    root: Option<PathBuf>,
+    through: Vec<String>,
     /// It is a front: what it starts goes on without it.
     outlived: bool,
 }
@@ -103,6 +106,8 @@ impl Setup {
             sockets: false,
             before: Vec::new(),
             ordinary: false,
+            root: None,
+            through: Vec::new(),
             outlived: false,
         }
     }

@@ -83,18 +83,31 @@ impl Setup {
         let place = self.workspace.clone();
         // Before what is covered, if anything is.
         self.before.insert(0, format!("mount -t tmpfs -o size={mebibytes}m,mode=777 none {place:?}"));
-        let mut trial = unshare();
-        trial.args(["sh", "-ec", &self.before[0]]).stdout(Stdio::null()).stderr(Stdio::null());
-        let allowed = trial.status().is_ok_and(|status| status.success());
-        if !allowed {
-            let _ = writeln!(std::io::stderr(), "not tested: this machine allows no mounts");
-        }
-        allowed.then_some(self)
+        allowed(&self.before[0]).then_some(self)
+    }
+
+    /// In another root directory, in which all is as in the usual one. `None` where this machine allows no mounts, or the tests are
+    /// not root's.
+    pub fn in_another_root(mut self) -> Option<Self> {
+        let root = self.directory.path().join("root");
+        // Behind what is mounted for its user, which is to be seen in it.
+        self.before.push(format!("mkdir -p {root:?}; mount --rbind / {root:?}"));
+        self.root = Some(root);
+        (unistd::geteuid().is_root() && allowed("mount -t tmpfs none /mnt")).then_some(self)
+    }
+
+    /// On a system that makes no user namespace, nor any other: a filter of system calls is above the server already, as in many
+    /// a container.
+    pub fn without_namespaces(mut self) -> Self {
+        let python = env!("FORKPY_BUILD_PYTHON").to_owned();
+        self.through = vec![python, "-c".to_owned(), include_str!("without_namespaces.py").to_owned()];
+        self
     }
 
     /// Puts what was asked for around the command.
     pub(super) fn wrap(&mut self) {
-        if self.before.is_empty() && !self.ordinary {
+        let through = std::mem::take(&mut self.through);
+        if self.before.is_empty() && !self.ordinary && through.is_empty() {
             return;
         }
         let mut script = std::mem::take(&mut self.before);
@@ -103,9 +116,10 @@ impl Setup {
         } else {
             String::new()
         };
+        let root = self.root.take().map_or_else(String::new, |root| format!("chroot {root:?} "));
         let mut command = if script.is_empty() { Command::new("env") } else { unshare() };
-        script.push(format!("exec {user}\"$@\""));
-        command.args(["sh", "-ec", &script.join("\n"), "sh"]);
+        script.push(format!("exec {root}{user}\"$@\""));
+        command.args(["sh", "-ec", &script.join("\n"), "sh"]).args(through);
         command.arg(self.command.get_program()).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
             match value {
@@ -115,6 +129,17 @@ impl Setup {
         }
         self.command = command;
     }
+}
+
+/// Whether this machine allows such a mount; says so where it does not.
+fn allowed(mount: &str) -> bool {
+    let mut trial = unshare();
+    trial.args(["sh", "-ec", mount]).stdout(Stdio::null()).stderr(Stdio::null());
+    let allowed = trial.status().is_ok_and(|status| status.success());
+    if !allowed {
+        let _ = writeln!(std::io::stderr(), "not tested: this machine allows no mounts");
+    }
+    allowed
 }
 
 /// What is gone or changed meanwhile is left as it is.

@@ -248,7 +248,7 @@ impl Workshop<'_> {
         let fail = |reason| EnvironmentError::Interpreter { path: python.to_owned(), reason };
         let output = tempfile::tempfile().map_err(|error| fail(error.to_string()))?;
         let mut command = Command::new(python);
-        command.args(["-E", "-c", borrowed::ASK]);
+        command.args(["-E", "-S", "-c", borrowed::ASK]);
         let text = child::run(command, self.limits.ask, Stdio::null(), &output, self.children)
             .await
             .map_err(|error| fail(error.to_string()))?;

@@ -4,6 +4,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod asking;
+pub(crate) mod audit;
 pub(crate) mod clients;
 pub(crate) mod error;
 pub(crate) mod flights;

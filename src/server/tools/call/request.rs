@@ -78,6 +78,12 @@ impl Visitor {
         &self.owner
     }
 
+    /// The same for what touches and tells nothing.
+    #[must_use]
+    pub(crate) fn peek(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Whether anything that is an owner's own has been touched or told.
     #[must_use]
     pub(crate) fn has_entered(&self) -> bool {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{asking::Waiting, error::ToolError, flights::Flights, request::Call};
+use super::{asking::Waiting, audit::Audit, error::ToolError, flights::Flights, request::Call};
 use crate::{
     server::{
         environment::packages::Packages,
@@ -46,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) listed: Vec<&'static str>,
     /// Whether replies hold structured content.
     pub(crate) structured: Structured,
+    /// Where calls are written down.
+    pub(crate) audit: Option<Audit>,
 }
 
 impl Server {

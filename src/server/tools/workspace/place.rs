@@ -18,6 +18,7 @@ use crate::{
             request::Call,
             server::Server,
         },
+        watch::shapes::name_layers,
         workers::{imports::Auto, zygote::Stage},
     },
     settings::secrets::Secret,
@@ -136,6 +137,9 @@ pub(crate) struct SandboxInfo {
     /// Hosts with a secret that the proxy adds: plain requests go below `url`, and on by TLS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<SecretInfo>,
+    /// What confines the processes of sessions on this machine; known once one has run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) layers: Vec<String>,
     /// What this machine cannot keep.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) missing: Vec<String>,
@@ -180,9 +184,17 @@ impl SandboxInfo {
             },
             hosts,
             secrets,
+            layers: layers(server, mode),
             missing: sandbox.gaps.iter().filter(|_| !is_off).map(ToString::to_string).collect(),
         }
     }
+}
+
+/// What confines sessions of this mode, as one of them has told.
+fn layers(server: &Server, mode: Confinement) -> Vec<String> {
+    let sessions = server.registry.all_and_branches().into_iter();
+    let mut alike = sessions.filter(|session| session.limits.confinement == mode);
+    alike.find_map(|session| session.shared.get().worker?.layers).map_or_else(Vec::new, name_layers)
 }
 
 pub(crate) async fn ping(_: &Server, _: &Call, _: Nothing) -> Result<Reply<Pong>, ToolError> {
