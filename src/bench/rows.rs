@@ -109,6 +109,13 @@ pub(crate) const ROWS: &[Row] = &[
         "create_session and its first `1+1`, 20 ms after the last one: a spare worker is ready",
     ),
     time("new-session-cold", 5, &["zygote-fork"], "the same of a server without spare workers"),
+    time(
+        "new-session-confined",
+        5,
+        &["new-session-cold"],
+        "the same with --sandbox workspace: what confining a session costs",
+    ),
+    time("confined", 50, &[CELL], "a cell `1+1` in a confined session"),
     time("restart", 3, &["zygote-fork"], "restart_kernel and the first `1+1`"),
     time("interrupt", 3, &[], "a busy loop with a time limit of 50 ms: how long after that its reply comes"),
     time("checkpoint", 3, &["zygote-fork"], "checkpoint_session of a session with little in it"),

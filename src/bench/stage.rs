@@ -67,6 +67,7 @@ pub(crate) struct Stage {
     socket: Option<Socket>,
     chain: Option<Chain>,
     cold: Option<Client>,
+    confined: Option<Client>,
     preloaded: Option<Client>,
     kernel: Option<Kernel>,
     other: Option<Other>,
@@ -98,6 +99,7 @@ impl Stage {
             socket: None,
             chain: None,
             cold: None,
+            confined: None,
             preloaded: None,
             kernel: None,
             other: None,
@@ -180,6 +182,16 @@ impl Stage {
             self.cold = Some(client);
         }
         self.cold.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
+    }
+
+    /// The same whose sessions are confined.
+    pub(crate) fn confined(&mut self) -> Result<&mut Client, BenchError> {
+        if self.confined.is_none() {
+            let mut client = self.server(&["--max-spares", "0", "--sandbox", "workspace", "--sandbox-best-effort"])?;
+            client.run("1", SESSION)?;
+            self.confined = Some(client);
+        }
+        self.confined.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
     }
 
     /// The server with numpy and the like preloaded.

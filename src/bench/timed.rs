@@ -82,6 +82,12 @@ pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError>
             thread::sleep(REST);
             session(stage.cold()?, &name, "1+1")
         }
+        "new-session-confined" => {
+            let name = stage.fresh();
+            thread::sleep(REST);
+            session(stage.confined()?, &name, "1+1")
+        }
+        "confined" => stage.confined()?.run("1+1", SESSION),
         "describe" => {
             let name = stage.fresh();
             let client = stage.preloaded()?;

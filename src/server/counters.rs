@@ -205,7 +205,7 @@ pub(crate) fn checkpoints(count: usize, bytes: u64) {
     METERS.checkpoint_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
 }
 
-/// A limit did what it is for: `memory_limit`, `cpu_limit`, `process_limit`.
+/// A limit did what it is for: `memory_limit`, `cpu_limit`, `process_limit`, `disk_limit`.
 pub(crate) fn limit_hit(which: &'static str) {
     METERS.limits.get_or_create(&[("limit", which)]).inc();
 }

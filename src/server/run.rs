@@ -46,8 +46,8 @@ use crate::{
             call::{asking::Waiting, audit::Audit, flights::Flights, server::Server},
         },
         watch::{
-            self, cleaner, generations, guard, readiness::Readiness, readings::Metrics, report::Ward, service_manager,
-            supervisor,
+            self, cleaner, disk, generations, guard, readiness::Readiness, readings::Metrics, report::Ward,
+            service_manager, supervisor,
         },
         workers::{
             children::Children,
@@ -169,6 +169,7 @@ fn surroundings(
         spares,
         imports,
         settings: settings.sessions.clone(),
+        workspace: settings.workspace.root.clone(),
         outputs: settings.workspace.outputs(),
         scratch: scratch.path().to_owned(),
         exchange: scratch.exchange(),
@@ -194,11 +195,12 @@ fn watch_over(
     readiness: &Arc<Readiness>,
     around: &Arc<Surroundings>,
     serves: oneshot::Receiver<()>,
-) -> [JoinHandle<()>; 7] {
+) -> [JoinHandle<()>; 8] {
     let zygote = around.zygote.clone();
     [
         tokio::spawn(supervisor::watch(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around))),
         tokio::spawn(guard::watch(Arc::clone(registry), around.checkpoints.clone())),
+        tokio::spawn(disk::watch(Arc::clone(registry), around.workspace.clone())),
         tokio::spawn(cleaner::watch(Arc::clone(registry), around.settings.sleep.after)),
         tokio::spawn(watch::checkpoints::watch(around.checkpoints.clone())),
         tokio::spawn(around.spares.clone().keep()),
@@ -282,14 +284,17 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// SIGUSR1: the server takes no new sessions, and ends after its limit.
+/// SIGUSR1, or `POST /admin/drain`: the server takes no new sessions, and ends after its limit.
 async fn drain_on_signal(
     registry: Arc<Registry>,
     around: Arc<Surroundings>,
     mut asked: Signal,
     stop: CancellationToken,
 ) {
-    asked.recv().await;
+    tokio::select! {
+        _ = asked.recv() => {}
+        () = around.drain.asked() => {}
+    }
     let limit = around.settings.drain_limit;
     around.drain.begin();
     tracing::info!(?limit, "drains: no new sessions are made here");
@@ -330,6 +335,7 @@ fn start_zygote(
         python: settings.python.clone(),
         managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
+        is_confined: settings.sessions.limits.confinement != Confinement::Off,
     };
     let confinement = settings.sessions.sandbox.for_zygote(&scratch.exchange(), proxy);
     let (settings, children, behind) = (settings.clone(), children.clone(), zygote.clone());

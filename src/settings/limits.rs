@@ -1,7 +1,7 @@
 //! Limits of sessions: the flags that set them for all, the values, and how a single session may have tighter ones.
 //!
 //! Runs in: server. Pure. Kept by: the kernel, set in the worker (`worker/rlimits.rs`: memory, open files); the server's
-//! guard (`server/watch/guard.rs`: memory and number of all processes together); the session's task (`session/cpu_budget.rs`,
+//! guard (`server/watch/guard.rs`: memory and number of all processes together; `server/watch/disk.rs`); the session's task (`session/cpu_budget.rs`,
 //! time limits); the cleaner (`server/watch/cleaner.rs`: idle time, age).
 
 use std::time::Duration;
@@ -36,6 +36,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "N", env = "FORKPY_PROCESSES_LIMIT")]
     pub processes_limit: Option<u32>,
 
+    /// Disk that the workspace may take, with a confined session's own directory: a session that writes while there is more is
+    /// killed. Bytes, or with K, M, G
+    #[arg(long, value_name = "SIZE", env = "FORKPY_DISK_LIMIT", value_parser = size)]
+    pub disk_limit: Option<u64>,
+
     /// Descriptors that each process of a session may have open
     #[arg(long, value_name = "N", env = "FORKPY_OPEN_FILES_LIMIT", value_parser = clap::value_parser!(u32).range(i64::from(LEAST_FILES)..))]
     pub open_files_limit: Option<u32>,
@@ -62,6 +67,8 @@ pub(crate) struct Limits {
     pub cpu: Option<Duration>,
     /// Processes beside the worker.
     pub processes: Option<u32>,
+    /// Bytes of the workspace and its own directory.
+    pub disk: Option<u64>,
     /// Descriptors of each process.
     pub open_files: Option<u32>,
     /// Longest time of a cell.
@@ -83,6 +90,8 @@ pub(crate) struct Wished {
     pub cpu_seconds: Option<f64>,
     /// Number.
     pub processes: Option<u32>,
+    /// MiB.
+    pub disk_mb: Option<f64>,
     /// Number.
     pub open_files: Option<u32>,
     /// Seconds.
@@ -136,6 +145,7 @@ impl From<LimitArgs> for Limits {
             memory: args.memory_limit,
             cpu: time(args.cpu_limit),
             processes: args.processes_limit,
+            disk: args.disk_limit,
             open_files: args.open_files_limit,
             cell_time: time(args.max_timeout),
             idle: time(args.idle_ttl),
@@ -153,6 +163,7 @@ impl Limits {
     pub(crate) fn tightened(self, wished: &Wished) -> Result<Self, LimitError> {
         let memory =
             wish("memory_mb", "--memory-limit", wished.memory_mb, self.memory.map(mib), mib(LEAST_MEMORY), 1e9)?;
+        let disk = wish("disk_mb", "--disk-limit", wished.disk_mb, self.disk.map(mib), 1.0, 1e9)?;
         let seconds = |name, flag, given, own: Option<Duration>| {
             let granted = wish(name, flag, given, own.map(|time| time.as_secs_f64()), 0.001, MAX_SECONDS)?;
             Ok::<_, LimitError>(granted.map(Duration::from_secs_f64).or(own))
@@ -168,6 +179,7 @@ impl Limits {
         Ok(Self {
             confinement,
             memory: memory.map(bytes).or(self.memory),
+            disk: disk.map(bytes).or(self.disk),
             cpu: seconds("cpu_seconds", "--cpu-limit", wished.cpu_seconds, self.cpu)?,
             processes: number("processes", "--processes-limit", wished.processes, self.processes, 0)?,
             open_files: number("open_files", "--open-files-limit", wished.open_files, self.open_files, LEAST_FILES)?,

@@ -192,9 +192,7 @@ impl Settings {
     pub(crate) fn resolve(cli: ServeOptions) -> Result<Self, ConfigError> {
         let workspace = Workspace::make(&cli.workspace)?;
         let token = read_token(cli.token_file.as_deref())?;
-        if let Some(token) = &token {
-            logging::hide(token);
-        }
+        token.iter().for_each(|token| logging::hide(token));
         let tokens = cli.tokens.as_deref().map(Tokens::read).transpose()?;
         if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() && tokens.is_none() {
             return Err(ConfigError::OpenToTheWorld(cli.host));

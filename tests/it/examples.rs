@@ -220,7 +220,9 @@ fn configurations_are_followed() {
         for server in servers.values() {
             let words: Vec<String> = serde_json::from_value(server["args"].clone()).expect("words");
             let words: Vec<String> = words.iter().map(|word| word.replace("${workspaceFolder}", "/tmp")).collect();
-            let starts = |word: &String| word == "forkpy" || word.ends_with("/forkpy") && !word.starts_with('/');
+            let starts = |word: &String| {
+                word == "forkpy" || word.ends_with("/bin/forkpy") || word.ends_with("/forkpy") && !word.starts_with('/')
+            };
             let own = match server["command"].as_str().expect("a program") {
                 program if program.ends_with("forkpy") => &words[..],
                 // A container, or WSL: what comes behind its name.

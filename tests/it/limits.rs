@@ -168,6 +168,28 @@ fn too_many_processes_are_ended_with_their_session() {
 }
 
 #[test]
+fn disk_is_limited_by_an_alert_and_then_by_a_kill() {
+    for mode in ["off", "workspace"] {
+        let mut forkpy = limited(&["--disk-limit", "20M", "--sandbox", mode]);
+        forkpy.call("create_session", json!({"session_id": "other"}));
+        assert_eq!(in_session(&mut forkpy, "other", "x = 1")["status"], "ok");
+        // In its own directory, where it has one.
+        forkpy.run("import os, tempfile\nplace = tempfile.mkdtemp(dir=os.environ.get('TMPDIR') if 'room-' in os.environ.get('TMPDIR', '') else '.')\nopen(place + '/a', 'wb').write(bytes(17 << 20)) and None");
+        wait_for("an alert", || forkpy.health()["alerts"].to_string().contains("disk_limit"));
+        let told = forkpy.run("os.path.getsize(place + '/a')");
+        assert!(told["alerts"].to_string().contains("disk: "), "{mode}: {told}");
+        let reply = forkpy.run("import time\nfor n in range(2000):\n    open(place + '/b', 'ab').write(bytes(1 << 18))\n    time.sleep(0.05)");
+        assert_eq!(
+            (&reply["status"], &reply["death"]["reason"]),
+            (&json!("died"), &json!("disk_limit")),
+            "{mode}: {reply}"
+        );
+        // The other one has written nothing.
+        assert_eq!(in_session(&mut forkpy, "other", "x")["results"], json!(["1"]), "{mode}");
+    }
+}
+
+#[test]
 fn processor_time_is_limited_by_an_interrupt() {
     let mut forkpy = limited(&["--cpu-limit", "0.3"]);
     forkpy.run("x = 1");

@@ -20,6 +20,7 @@ mod cost;
 mod display;
 mod documents;
 mod doors;
+mod draining;
 mod egress;
 mod endings;
 mod environment;

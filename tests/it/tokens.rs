@@ -114,6 +114,8 @@ fn each_owner_has_its_own_sessions_and_strangers_none() {
     let bearer = format!("Bearer {ann}");
     let metrics = server.get_with("/metrics", &[("Authorization", &bearer)]);
     assert_eq!(metrics.status, 403, "it tells of all owners: {metrics:?}");
+    let order = server.exchange("POST", "/admin/drain", &[("Authorization", &bearer)], b"");
+    assert_eq!(order.status, 403, "it concerns them all: {order:?}");
 }
 
 #[test]

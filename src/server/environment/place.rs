@@ -199,6 +199,8 @@ pub(super) fn clear(directory: &Path) -> io::Result<()> {
 pub(crate) struct Unfinished {
     pub(super) place: Place,
     pub(super) base: PathBuf,
+    /// Tools may be run for it, which run what lies in the environment.
+    pub(super) by_tools: bool,
 }
 
 impl Unfinished {

@@ -35,6 +35,10 @@ pub(crate) enum Kind {
     Stopped,
     /// Dead or a zombie.
     Unhealthy,
+    /// Nearly as many processes as its limit.
+    ProcessLimit,
+    /// Nearly as much on disk as its limit.
+    DiskLimit,
     /// Given up: the restart budget is used up.
     Parked,
 }
@@ -50,6 +54,8 @@ impl Kind {
             Self::Unresponsive => "unresponsive",
             Self::Stopped => "stopped",
             Self::Unhealthy => "unhealthy",
+            Self::ProcessLimit => "process_limit",
+            Self::DiskLimit => "disk_limit",
             Self::Parked => "parked",
         }
     }
@@ -133,7 +139,7 @@ pub(crate) struct Alert {
     pub id: u64,
     /// The session.
     pub session_id: String,
-    /// What it is about: `memory`, `memory_cleanup`, `cpu`, `unresponsive`, `stopped`, `unhealthy`, `parked`.
+    /// What it is about: `memory`, `memory_cleanup`, `cpu`, `unresponsive`, `stopped`, `unhealthy`, `process_limit`, `disk_limit`, `parked`.
     pub kind: Kind,
     /// In words.
     pub message: String,

@@ -37,6 +37,10 @@ pub(crate) struct Record {
     pub last_sight: Option<(i32, Stacks)>,
     /// When the session's task was last asked to see to a hung worker.
     pub wished: Option<Instant>,
+    /// Processes beside the worker at the guard's last look, and how many there may be.
+    pub processes: Option<(u32, u32)>,
+    /// Bytes on disk at the last look, and how many there may be.
+    pub disk: Option<(u64, u64)>,
     unsaid: Vec<String>,
 }
 
@@ -55,6 +59,8 @@ impl Record {
             last_sight: None,
             wished: None,
             glimpse: None,
+            processes: None,
+            disk: None,
             unsaid: Vec::new(),
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Surroundings {
     /// For ending what a session started.
     pub children: Children,
     pub settings: SessionSettings,
+    /// Where sessions work.
+    pub workspace: PathBuf,
     /// Where whole outputs go.
     pub outputs: PathBuf,
     /// Where variables are carried over; ours alone.

@@ -59,6 +59,13 @@ pub enum DeathReason {
         count: u32,
         limit: u32,
     },
+    /// The workspace, with its own directory, held more than its limit, and it wrote on.
+    DiskLimit {
+        /// Bytes.
+        used: u64,
+        /// Bytes.
+        limit: u64,
+    },
     /// The server itself ended, and all workers with it.
     Server {
         /// How, as the next server has found it written.
@@ -99,6 +106,7 @@ impl DeathReason {
             Self::MemoryLimit { .. } => "memory_limit",
             Self::CpuLimit { .. } => "cpu_limit",
             Self::ProcessLimit { .. } => "process_limit",
+            Self::DiskLimit { .. } => "disk_limit",
             Self::Server { .. } => "server_ended",
             Self::Idle { .. } => "idle",
             Self::Age { .. } => "age",
@@ -223,6 +231,12 @@ impl Death {
             (DeathReason::ProcessLimit { count, limit }, _) => {
                 format!("was killed because it had started {count} processes and its limit is {limit}")
             }
+            (DeathReason::DiskLimit { used, limit }, _) => format!(
+                "was killed because it went on writing when the workspace and its own directory held {} MiB and its \
+                 limit is {} MiB; delete_file and the like make room",
+                used >> 20,
+                limit >> 20
+            ),
             (reason @ (DeathReason::Server { .. } | DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => {
                 reason.cleaned_up()
             }

@@ -4,18 +4,33 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 /// Whether this server drains.
 #[derive(Debug, Default)]
-pub(crate) struct Drain(AtomicBool);
+pub(crate) struct Drain {
+    is_on: AtomicBool,
+    asked: Notify,
+}
 
 impl Drain {
+    /// It is to.
+    pub(in crate::server) fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Waits until it is asked to.
+    pub(in crate::server) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
     /// From now on it does.
     pub(in crate::server) fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_on.store(true, Ordering::Relaxed);
     }
 
     #[must_use]
     pub(crate) fn is_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_on.load(Ordering::Relaxed)
     }
 }

@@ -74,7 +74,8 @@ pub(crate) async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
             })
             .await
         {
-            join_all(condemned.into_iter().map(|(watched, reason)| end(watched, reason))).await;
+            let ended = condemned.iter().map(|(watched, reason)| end(&watched.session, watched.worker, *reason));
+            join_all(ended).await;
         }
         let pause = if busy { AT_WORK } else { AT_REST };
         let took = began.elapsed();
@@ -83,13 +84,13 @@ pub(crate) async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
 }
 
 /// Sees where the code is, which is over in some milliseconds or given up after 0.4 s, and ends it.
-async fn end(watched: Watched, reason: DeathReason) {
-    let view = watched.session.shared.get().worker.filter(|view| view.pid == watched.worker);
+pub(super) async fn end(session: &Session, worker: i32, reason: DeathReason) {
+    let view = session.shared.get().worker.filter(|view| view.pid == worker);
     if let Some(view) = view {
         let seen = stacks::take(&view).await;
-        watched.session.shared.record(|record| record.last_sight = Some((watched.worker, seen)));
+        session.shared.record(|record| record.last_sight = Some((worker, seen)));
     }
-    carry_out(&watched, reason);
+    carry_out(session, worker, reason);
 }
 
 fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
@@ -111,8 +112,11 @@ fn judge_all(watched: Vec<Watched>, left: &mut Left) -> Vec<(Watched, DeathReaso
         .into_iter()
         .filter_map(|watched| {
             let family = processes::closure(&table, |process| process.pid == watched.worker);
-            let reason = too_many(&table, &family, watched.worker, &watched.limits)
-                .or_else(|| too_much(&table, &family, &watched, left))?;
+            let count = others(&table, &family, watched.worker);
+            if let Some(limit) = watched.limits.processes {
+                watched.session.shared.record(|record| record.processes = Some((count, limit)));
+            }
+            let reason = too_many(count, &watched.limits).or_else(|| too_much(&table, &family, &watched, left))?;
             Some((watched, reason))
         })
         .collect();
@@ -122,11 +126,15 @@ fn judge_all(watched: Vec<Watched>, left: &mut Left) -> Vec<(Watched, DeathReaso
     judged
 }
 
-fn too_many(table: &[Process], family: &HashSet<i32>, worker: i32, limits: &Limits) -> Option<DeathReason> {
-    let limit = limits.processes?;
+/// Living processes beside the worker.
+fn others(table: &[Process], family: &HashSet<i32>, worker: i32) -> u32 {
     let living = |process: &&Process| !matches!(process.state, 'Z' | 'X');
     let others = table.iter().filter(|process| family.contains(&process.pid) && process.pid != worker);
-    let count = u32::try_from(others.filter(living).count()).unwrap_or(u32::MAX);
+    u32::try_from(others.filter(living).count()).unwrap_or(u32::MAX)
+}
+
+fn too_many(count: u32, limits: &Limits) -> Option<DeathReason> {
+    let limit = limits.processes?;
     (count > limit).then_some(DeathReason::ProcessLimit { count, limit })
 }
 
@@ -175,9 +183,8 @@ fn left_by(session: u64, held: &Held, left: &mut Left) -> u64 {
     bytes
 }
 
-fn carry_out(watched: &Watched, reason: DeathReason) {
-    let worker = watched.worker;
-    let condemned = watched.session.shared.update(|status| {
+fn carry_out(session: &Session, worker: i32, reason: DeathReason) {
+    let condemned = session.shared.update(|status| {
         let lives = status.worker.as_ref().is_some_and(|view| view.pid == worker);
         if lives {
             status.condemned = Some((worker, reason));
@@ -217,7 +224,7 @@ mod tests {
         let limits = |processes| Limits { processes: Some(processes), ..Limits::default() };
         let judge = |worker, limits| {
             let family = processes::closure(&table, |process| process.pid == worker);
-            too_many(&table, &family, worker, &limits)
+            too_many(others(&table, &family, worker), &limits)
         };
         assert_eq!(judge(10, limits(2)), None);
         assert_eq!(judge(10, limits(1)), Some(DeathReason::ProcessLimit { count: 2, limit: 1 }));

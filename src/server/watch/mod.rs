@@ -4,6 +4,7 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod cleaner;
+pub(crate) mod disk;
 pub(crate) mod examine;
 pub(crate) mod exposition;
 pub(crate) mod generations;

@@ -354,7 +354,7 @@ pub(crate) struct Responsiveness {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Exit {
     /// `died`, `stack_overflow`, `out_of_memory`, `unresponsive`, `hung`, `unverified`, `protocol_broken`, `restart`,
-    /// `delete`, `memory_limit`, `cpu_limit`, `process_limit`, `idle`, `age`.
+    /// `delete`, `memory_limit`, `cpu_limit`, `process_limit`, `disk_limit`, `idle`, `age`.
     pub reason: &'static str,
     /// Name of the signal, `SIGSEGV` say.
     pub signal: Option<String>,
@@ -382,6 +382,8 @@ pub(crate) struct LimitsInForce {
     pub cpu_seconds: Option<f64>,
     /// Processes beside the interpreter.
     pub processes: Option<u32>,
+    /// MiB of the workspace and its own directory.
+    pub disk_mb: Option<u64>,
     /// Open files of each process.
     pub open_files: Option<u32>,
     /// Longest time of a cell.
@@ -409,12 +411,13 @@ impl LimitsInForce {
             memory_counted_by: limits.memory.map(|_| if in_group { "cgroup" } else { "processes" }),
             cpu_seconds: seconds(limits.cpu),
             processes: limits.processes,
+            disk_mb: limits.disk.map(|bytes| bytes >> 20),
             open_files: limits.open_files,
             cell_seconds: seconds(limits.cell_time),
             idle_seconds: seconds(limits.idle),
             age_seconds: seconds(limits.age),
             sandbox: limits.confinement.word(),
-            sandbox_layers: status.worker.and_then(|view| view.layers).map_or_else(Vec::new, name_layers),
+            sandbox_layers: status.worker.and_then(|view| view.layers()).map_or_else(Vec::new, name_layers),
         }
     }
 }

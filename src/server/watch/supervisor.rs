@@ -206,6 +206,9 @@ impl Supervisor {
     }
 }
 
+/// From this part of a limit on, a session is told of it.
+const NEAR: f64 = 0.8;
+
 /// The values of a session that have thresholds.
 fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duration) -> Vec<Measure> {
     let HealthPolicy { memory_alert, memory_cleanup, cpu_alert, hung_after, interval, .. } = record.policy;
@@ -226,6 +229,20 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
         so(Kind::Stopped, verdict.state == State::Stopped, &verdict.reason),
         so(Kind::Parked, record.ledger.parked().is_some(), record.ledger.parked().unwrap_or_default()),
     ];
+    if let Some((count, limit)) = record.processes {
+        measures.push(above(Kind::ProcessLimit, f64::from(count), f64::from(limit) * NEAR, |count, _| {
+            format!("processes: {count}; with more than {limit} the session is ended")
+        }));
+    }
+    if let Some((used, limit)) = record.disk {
+        measures.push(above(Kind::DiskLimit, as_f64(used), as_f64(limit) * NEAR, |used, _| {
+            let limit = as_f64(limit) / MB;
+            format!(
+                "disk: {:.0} MB; with more than {limit:.0} MB a session that writes is ended; remove files",
+                used / MB
+            )
+        }));
+    }
     let hung = if verdict.state == State::Hung { waited.as_secs_f64() } else { 0.0 };
     measures.push(above(Kind::Unresponsive, hung, hung_after.as_secs_f64(), |_, _| verdict.reason.clone()));
     // Not known, not judged: an alert that is up stays up until the mean is known again.

@@ -109,7 +109,7 @@ impl Worker {
             born: self.born,
             control: Arc::clone(&self.control),
             black_box: Arc::clone(&self.black_box),
-            layers: self.room.as_ref().and_then(|room| room.layers.get().copied()),
+            room: self.room.clone(),
         }
     }
 

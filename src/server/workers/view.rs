@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{black_box::BlackBox, control::Control};
-use crate::sys::layers::Layers;
+use crate::sys::{layers::Layers, room::Room};
 
 /// A worker as seen from outside.
 #[derive(Debug, Clone)]
@@ -16,6 +16,14 @@ pub(crate) struct WorkerView {
     pub control: Arc<Control>,
     /// Its stacks, when asked for or crashed.
     pub black_box: Arc<BlackBox>,
+    /// Its own folder, when it is confined.
+    pub room: Option<Arc<Room>>,
+}
+
+impl WorkerView {
     /// What shuts it in, when it is confined.
-    pub layers: Option<Layers>,
+    #[must_use]
+    pub(crate) fn layers(&self) -> Option<Layers> {
+        self.room.as_ref()?.layers.get().copied()
+    }
 }

@@ -75,23 +75,32 @@ impl Workshop<'_> {
         place.seal(base, None).map_err(|error| place.error(error))
     }
 
-    /// What is still to be done for an environment: what lies ready in this binary, and once a day what does not.
-    pub(super) fn unfinished(&self, place: Place, base: PathBuf, record: &Record) -> Option<Unfinished> {
+    /// What is still to be done for an environment: what lies ready in this binary, and once a day what does not. The latter is
+    /// done by tools, which are not confined and run code of the environment; one that confined sessions may have installed into
+    /// is left to them.
+    pub(super) fn unfinished(
+        &self,
+        (place, is_new): (Place, bool),
+        base: PathBuf,
+        record: &Record,
+    ) -> Option<Unfinished> {
+        let by_tools = is_new || !self.is_confined;
         let is_inside = |name: &String| self.wheels.iter().any(|wheel| wheel.name() == *name);
-        let wanted = record.missing.iter().any(is_inside) || (!record.missing.is_empty() && record.is_due());
-        wanted.then_some(Unfinished { place, base })
+        let is_due = by_tools && !record.missing.is_empty() && record.is_due();
+        let wanted = is_due || record.missing.iter().any(is_inside);
+        wanted.then_some(Unfinished { place, base, by_tools })
     }
 
     /// Puts into an environment what it lacks. Of several processes one does, and the others wait for it.
     pub(super) async fn finish(&self, unfinished: &Unfinished) -> Result<Record, EnvironmentError> {
-        let Unfinished { place, base } = unfinished;
+        let Unfinished { place, base, by_tools } = unfinished;
         let lock = self.lock(place).await?;
         let record = place.record().ok_or_else(|| place.error("it was removed"))?;
         if record.missing.is_empty() {
             return Ok(record);
         }
         let mut trouble = self.unpack(place).await.err().map(|error| error.to_string());
-        let fetched = !place.missing().is_empty() && record.is_due();
+        let fetched = *by_tools && !place.missing().is_empty() && record.is_due();
         if fetched {
             let job = Job { place, base, tool: Tool::on(&self.search), log: place.open_log()?, lock };
             trouble = self.install(&job, self.limits.make).await.or(trouble);

@@ -43,6 +43,8 @@ pub(crate) struct Wish {
     /// Where managed environments may be kept, the best place first.
     pub managed_roots: Vec<PathBuf>,
     pub virtual_env: Option<PathBuf>,
+    /// Sessions are confined.
+    pub is_confined: bool,
 }
 
 const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
@@ -56,7 +58,7 @@ const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
 /// # Errors
 /// [`EnvironmentError`]. Helper packages that cannot be installed are none: they are in [`Environment::missing`].
 pub(crate) async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Prepared, EnvironmentError> {
-    let prepared = Workshop::here(children).prepare(wish).await?;
+    let prepared = Workshop { is_confined: wish.is_confined, ..Workshop::here(children) }.prepare(wish).await?;
     match prepared.environment.python.to_str() {
         Some(_) => Ok(prepared),
         None => Err(EnvironmentError::NotUtf8(prepared.environment.python)),
@@ -127,6 +129,8 @@ struct Workshop<'a> {
     search: OsString,
     limits: Limits,
     children: ChildHook<'a>,
+    /// Sessions install packages in a sandbox.
+    is_confined: bool,
     /// What lies ready in this binary.
     wheels: &'static [Wheel],
 }
@@ -142,6 +146,7 @@ impl<'a> Workshop<'a> {
             search: env::var_os("PATH").unwrap_or_default(),
             limits: Limits::default(),
             children,
+            is_confined: false,
             wheels: wheels::INSIDE,
         }
     }
@@ -281,11 +286,11 @@ impl Workshop<'_> {
     async fn managed(&self, managed_roots: &[PathBuf]) -> Result<Prepared, EnvironmentError> {
         let base = self.base()?;
         let (place, passed_over) = self.place(managed_roots, &base)?;
-        let record = match place.record() {
-            Some(record) => record,
-            None => self.make(&place, &base).await?,
+        let (record, is_new) = match place.record() {
+            Some(record) => (record, false),
+            None => (self.make(&place, &base).await?, true),
         };
-        let unfinished = self.unfinished(place.clone(), base, &record);
+        let unfinished = self.unfinished((place.clone(), is_new), base, &record);
         let mut environment = place.environment(record);
         environment.note += &passed_over;
         if unfinished.is_some() {

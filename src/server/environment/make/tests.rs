@@ -72,8 +72,16 @@ impl Machine {
         let children = |pid, alive| self.heard.lock().expect("lock").push((pid, alive));
         let search = self.at("bin").into();
         let build_python = self.at("base");
-        let workshop =
-            Workshop { linked: "3.11", build_python, bundled: false, search, limits, children: &children, wheels: &[] };
+        let workshop = Workshop {
+            linked: "3.11",
+            build_python,
+            bundled: false,
+            search,
+            limits,
+            children: &children,
+            is_confined: wish.is_confined,
+            wheels: &[],
+        };
         let Prepared { environment, unfinished } = workshop.prepare(wish).await?;
         let Some(unfinished) = unfinished else { return Ok(environment) };
         let finished = unfinished.environment(workshop.finish(&unfinished).await?);
@@ -94,6 +102,7 @@ impl Machine {
             search: self.at("bin").into(),
             limits: Limits::default(),
             children: &children,
+            is_confined: false,
             wheels: wheels::INSIDE,
         };
         let prepared = workshop.prepare(&self.wish()).await.expect("made");
@@ -275,6 +284,10 @@ async fn offline_it_is_usable_says_what_is_missing_and_tries_again_a_day_later()
         record["tried"] = yesterday.into();
         fs::write(&marker, record.to_string()).expect("written");
         let before = machine.calls().len();
+        // Confined sessions may have put code into it, which the tools would run.
+        let confined = Wish { is_confined: true, ..machine.wish() };
+        let left = machine.prepare(&confined).await.expect("usable");
+        assert!(!left.missing.is_empty() && machine.calls().len() == before, "{}", left.note);
         let found = machine.prepare(&machine.wish()).await.expect("usable");
         assert!(found.missing.is_empty(), "{}", found.note);
         let new = machine.calls().split_off(before);

@@ -44,7 +44,7 @@ use crate::{
         mcp::{
             error::ServerError,
             handler::Handler,
-            http::operators::{healthz, metrics, readyz},
+            http::operators::{drain, healthz, metrics, readyz},
             identity::{COOKIE, Known, Policy, WHO, cookie_in, new_cookie},
             resources::Resources,
         },
@@ -111,7 +111,9 @@ fn router(
     let zygote = server.around.zygote.clone();
     let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
     let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
-    let scrapes = scrapes.layer(middleware::from_fn(admins_alone));
+    let orders = Router::new().route("/admin/drain", post(drain)).with_state(Arc::clone(&server.around));
+    let orders = orders.layer(middleware::from_fn(with_a_token_alone));
+    let for_admins = scrapes.merge(orders).layer(middleware::from_fn(admins_alone));
     let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
     let clients = Clients::new(settings.bounds, Arc::clone(&server.registry));
     let has_token = settings.token.is_some() && settings.tokens.is_none();
@@ -129,7 +131,7 @@ fn router(
         .layer(middleware::from_fn_with_state(clients, clients::admit))
         .layer(middleware::from_fn_with_state(intake, bodies::receive))
         .layer(middleware::from_fn_with_state(policy, recognise))
-        .merge(scrapes)
+        .merge(for_admins)
         .merge(files)
         .layer(middleware::from_fn_with_state(keys, demand_token))
         .merge(Router::new().route("/readyz", get(readyz)).with_state(readiness))
@@ -231,10 +233,20 @@ async fn demand_token(State(keys): State<Keys>, mut request: Request, next: Next
     next.run(request).await
 }
 
+/// Orders to the server are nothing that all programs of this machine may give.
+async fn with_a_token_alone(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Known>().is_some() {
+        return next.run(request).await;
+    }
+    let words =
+        "this needs a token, and the server has none: start it with --token-file or --tokens, or send SIGUSR1\n";
+    (StatusCode::FORBIDDEN, words).into_response()
+}
+
 /// What tells of all owners is not for each of them.
 async fn admins_alone(request: Request, next: Next) -> Response {
     if request.extensions().get::<Known>().is_some_and(|known| !known.is_admin) {
-        let words = "this tells of all owners: it needs a token with `admin = true`\n";
+        let words = "this concerns all owners: it needs a token with `admin = true`\n";
         return (StatusCode::FORBIDDEN, words).into_response();
     }
     next.run(request).await

@@ -12,9 +12,12 @@ use axum::{
 };
 use prometheus_client::encoding::prometheus_text;
 
-use crate::server::watch::{
-    exposition::Exposition,
-    readiness::{Readiness, Unready},
+use crate::server::{
+    sessions::context::Surroundings,
+    watch::{
+        exposition::Exposition,
+        readiness::{Readiness, Unready},
+    },
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text";
@@ -37,6 +40,16 @@ pub(super) async fn readyz(State(readiness): State<Arc<Readiness>>, RawQuery(pro
         Ok(took) => format!("ready: a worker was made in {:.1} ms\n", took.as_secs_f64() * 1e3).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
+}
+
+/// `POST /admin/drain`: no new sessions from now on. The caller has a token of an administrator.
+pub(super) async fn drain(State(around): State<Arc<Surroundings>>) -> (StatusCode, String) {
+    around.drain.ask();
+    let ends = match around.settings.drain_limit {
+        Some(limit) => format!("it ends in {} s", limit.as_secs()),
+        None => "it ends when it is told to".to_owned(),
+    };
+    (StatusCode::ACCEPTED, format!("draining: this server makes no new sessions, and {ends}\n"))
 }
 
 /// `GET /metrics`, in OpenMetrics text to a scraper that asks for that, else in Prometheus' own.

@@ -104,6 +104,8 @@ pub(crate) struct SessionLimits {
     pub(crate) cpu_seconds: Option<f64>,
     /// Processes it may start.
     pub(crate) processes: Option<u32>,
+    /// MiB that the workspace may hold, with its own directory.
+    pub(crate) disk_mb: Option<f64>,
     /// Open files of a process.
     pub(crate) open_files: Option<u32>,
     /// Longest time of a cell.
@@ -116,10 +118,17 @@ pub(crate) struct SessionLimits {
 
 impl From<SessionLimits> for Wished {
     fn from(asked: SessionLimits) -> Self {
-        let SessionLimits { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds } =
-            asked;
-        let confinement = None;
-        Self { memory_mb, cpu_seconds, processes, open_files, cell_seconds, idle_seconds, age_seconds, confinement }
+        Self {
+            memory_mb: asked.memory_mb,
+            cpu_seconds: asked.cpu_seconds,
+            processes: asked.processes,
+            disk_mb: asked.disk_mb,
+            open_files: asked.open_files,
+            cell_seconds: asked.cell_seconds,
+            idle_seconds: asked.idle_seconds,
+            age_seconds: asked.age_seconds,
+            confinement: None,
+        }
     }
 }
 

@@ -194,7 +194,7 @@ impl SandboxInfo {
 fn layers(server: &Server, mode: Confinement) -> Vec<String> {
     let sessions = server.registry.all_and_branches().into_iter();
     let mut alike = sessions.filter(|session| session.limits.confinement == mode);
-    alike.find_map(|session| session.shared.get().worker?.layers).map_or_else(Vec::new, name_layers)
+    alike.find_map(|session| session.shared.get().worker?.layers()).map_or_else(Vec::new, name_layers)
 }
 
 pub(crate) async fn ping(_: &Server, _: &Call, _: Nothing) -> Result<Reply<Pong>, ToolError> {
