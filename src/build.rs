@@ -62,18 +62,18 @@ fn elsewhere(system: &str) -> String {
 fn link_static(directory: &str, library: &str) {
     // An argument each: zig's compiler takes those that stand in one for something else.
     for argument in ["-Wl,--whole-archive", &format!("{directory}/lib{library}.a"), "-Wl,--no-whole-archive"] {
-        println!("cargo:rustc-link-arg={argument}");
+        println!("cargo:rustc-link-arg-bin=forkpy={argument}");
     }
     // What modules need that are part of it, in a bundle for old systems.
     println!("cargo:rerun-if-env-changed=FORKPY_LINK_MORE");
     for archive in env::split_paths(&env::var_os("FORKPY_LINK_MORE").unwrap_or_default()) {
-        println!("cargo:rustc-link-arg={}", archive.display());
+        println!("cargo:rustc-link-arg-bin=forkpy={}", archive.display());
     }
     for library in ["m", "dl", "util", "pthread"] {
-        println!("cargo:rustc-link-arg=-l{library}");
+        println!("cargo:rustc-link-arg-bin=forkpy=-l{library}");
     }
-    println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic");
-    println!("cargo:rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib");
+    println!("cargo:rustc-link-arg-bin=forkpy=-Wl,--export-dynamic");
+    println!("cargo:rustc-link-arg-bin=forkpy=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib");
 }
 
 /// Compiles each file as an import would, and writes down which Pythons can read that, and how the names of

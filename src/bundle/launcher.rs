@@ -1,87 +1,101 @@
 //! The single file's start: its library is unpacked once into a directory that only its user may write, and checked at
 //! every start. Then the unpacked forkpy takes this process over.
 //!
-//! Runs in: the process that was started, before anything else. Everything is made beside its place and renamed into it,
-//! under a lock: of two starts at a time one unpacks and the other waits.
+//! Runs in: the launcher of a single file, before anything else. Everything is made beside its place and renamed into it,
+//! under a lock: of two starts at a time one unpacks and the other waits. What no start waits for is unpacked behind, by a
+//! process of its own, which holds that lock until all is there.
 
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::process::CommandExt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use super::{
     BundleError,
-    manifest::{self, Thoroughness},
-    payload::{self, Payload},
+    manifest::{self, COMPLETE, Thoroughness},
+    payload::{self, Part, Payload, SINGLE_FILE},
 };
 use crate::sys::private;
 
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::{
+    sys::statvfs::{FsFlags, statvfs},
+    unistd::{ForkResult, fork, setsid},
+};
 
-/// Goes on as the unpacked forkpy, if this executable carries one.
-///
-/// # Errors
-/// [`BundleError`]: nowhere to unpack, no space, or a damaged file.
-pub(crate) fn go_on_unpacked() -> Result<(), BundleError> {
+/// Goes on as the unpacked forkpy; what comes back is why not: nowhere to unpack, no space, or a damaged file.
+pub(crate) fn go_on_unpacked() -> BundleError {
+    match prepared() {
+        Err(error) => error,
+        Ok(root) => {
+            let mut words = env::args_os();
+            let name = words.next().unwrap_or_default();
+            let is_python =
+                Path::new(&name).file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python"));
+            let program = root.join(if is_python { "bin/python3" } else { "bin/forkpy" });
+            let own = env::current_exe().unwrap_or_default();
+            let failed = Command::new(&program).args(words).env(SINGLE_FILE, own).exec();
+            BundleError::File {
+                what: "cannot run the unpacked (set XDG_CACHE_HOME if its disk allows no programs)",
+                path: program,
+                source: failed,
+            }
+        }
+    }
+}
+
+/// The directory that this file is unpacked into.
+fn prepared() -> Result<PathBuf, BundleError> {
     let own = Path::new("/proc/self/exe");
-    let Ok(file) = File::open(own) else { return Ok(()) };
-    let Some(payload) = Payload::find(&file) else { return Ok(()) };
-    let root = unpacked(&payload, &file)?;
-    let mut words = env::args_os();
-    let name = words.next().unwrap_or_default();
-    let is_python = Path::new(&name).file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python"));
-    let program = root.join(if is_python { "bin/python3" } else { "bin/forkpy" });
-    let own = env::current_exe().unwrap_or_default();
-    let failed = Command::new(&program).args(words).env(super::SINGLE_FILE, own).exec();
-    Err(BundleError::File {
-        what: "cannot run the unpacked (set XDG_CACHE_HOME if its disk allows no programs)",
-        path: program,
-        source: failed,
-    })
+    let name = || env::current_exe().unwrap_or_default();
+    let file = File::open(own).map_err(|source| BundleError::File { what: "cannot read", path: name(), source })?;
+    let payload = Payload::find(&file).ok_or_else(|| BundleError::CutShort(name()))?;
+    unpacked(&payload, &file)
 }
 
 fn unpacked(payload: &Payload, file: &File) -> Result<PathBuf, BundleError> {
-    let cache = cache()?;
+    let (cache, passed_over) = cache()?;
     let root = cache.join(payload.name());
     if is_whole(&root, payload) {
+        if !root.join(COMPLETE).exists() {
+            finish(payload, file, &root);
+        }
         return Ok(root);
     }
     let lock = cache.join(format!("{}.lock", payload.name()));
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
     let held = opened.and_then(|file| file.lock().map(|()| file)).map_err(full_or("cannot lock", &lock, payload))?;
     if !is_whole(&root, payload) {
+        if !passed_over.is_empty() {
+            let _ = writeln!(io::stderr(), "forkpy: unpacking into {}, for:{passed_over}", cache.display());
+        }
         renew(payload, file, &cache, &root)?;
+        finish_behind(payload, file, &root, held);
     }
-    drop(held);
     Ok(root)
 }
 
 fn is_whole(root: &Path, payload: &Payload) -> bool {
-    let is_binary = |path: &Path| path.metadata().is_ok_and(|found| found.len() == payload.binary);
-    is_binary(&root.join("bin/forkpy"))
-        && is_binary(&root.join("bin/python3"))
+    let is_program = |path: &Path| path.metadata().is_ok_and(|found| found.len() == payload.program);
+    is_program(&root.join("bin/forkpy"))
+        && is_program(&root.join("bin/python3"))
         && manifest::damaged(root, Thoroughness::Start).is_some_and(|damaged| damaged.is_empty())
 }
 
-/// Unpacks all of it; what is there and damaged is moved away first, and lives on in processes that use it.
+/// Unpacks program and library; what is there and damaged is moved away first, and lives on in processes that use it.
 fn renew(payload: &Payload, file: &File, cache: &Path, root: &Path) -> Result<(), BundleError> {
-    let own = env::current_exe().unwrap_or_default();
-    let intact = payload.is_intact(file).map_err(BundleError::file("cannot read", &own))?;
-    if !intact {
-        return Err(BundleError::Damaged(own));
-    }
     let draft = cache.join(format!("{}.new", payload.name()));
     let old = cache.join(format!("{}.old", payload.name()));
     // The rest of a start that was killed; the lock is ours.
-    let _ = (fs::remove_dir_all(&draft), fs::remove_dir_all(&old));
-    if let Err(error) = payload.unpack(file, &draft) {
+    let _ = (fs::remove_dir_all(&draft), fs::remove_dir_all(&old), fs::remove_dir_all(rest_draft(root)));
+    if let Err(error) = unpack(payload, file, &draft) {
         let _ = fs::remove_dir_all(&draft);
-        return Err(full_or("cannot unpack into", &draft, payload)(error));
+        return Err(error);
     }
     let moved = match fs::rename(root, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -90,6 +104,109 @@ fn renew(payload: &Payload, file: &File, cache: &Path, root: &Path) -> Result<()
     moved.map_err(BundleError::file("cannot replace", root))?;
     let _ = fs::remove_dir_all(&old);
     remove_old_versions(cache, root);
+    Ok(())
+}
+
+/// Unpacks while the file's hash is taken: what does not have it is thrown away by the caller.
+fn unpack(payload: &Payload, file: &File, draft: &Path) -> Result<(), BundleError> {
+    let own = || env::current_exe().unwrap_or_default();
+    let (intact, program, library) = thread::scope(|scope| {
+        let intact = scope.spawn(|| payload.is_intact(file));
+        let program = scope.spawn(|| payload.unpack_program(file, draft));
+        let library = payload.unpack(Part::Library, file, draft);
+        let died = || io::Error::other("a thread died");
+        let program = program.join().unwrap_or_else(|_| Err(died()));
+        (intact.join().unwrap_or_else(|_| Err(died())), program, library)
+    });
+    // Before what came of it: what is damaged may unpack into anything.
+    if !intact.map_err(BundleError::file("cannot read", &own()))? {
+        return Err(BundleError::Damaged(own()));
+    }
+    program.and(library).map_err(full_or("cannot unpack into", draft, payload))
+}
+
+/// Where the rest is unpacked before it goes into its place.
+fn rest_draft(root: &Path) -> PathBuf {
+    root.with_added_extension("rest")
+}
+
+/// Unpacks the rest, unless another process is at it.
+fn finish(payload: &Payload, file: &File, root: &Path) {
+    let lock = root.with_added_extension("lock");
+    let Ok(lock) = OpenOptions::new().write(true).create(true).truncate(false).open(lock) else { return };
+    match lock.try_lock() {
+        Ok(()) if !root.join(COMPLETE).exists() => finish_behind(payload, file, root, lock),
+        Ok(()) | Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+    }
+}
+
+/// Has a process of its own unpack the rest, with the lock. It is no child of this one, which will be forkpy and knows its
+/// children; and it keeps none of this process' descriptors: a client waits for the end of its pipes.
+fn finish_behind(payload: &Payload, file: &File, root: &Path, lock: File) {
+    // As the first process of a container this one is the parent of all that have none.
+    if std::process::id() == 1 {
+        let _ = finish_now(payload, file, root);
+        return;
+    }
+    // SAFETY: this process has one thread.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { child }) => {
+            let _ = nix::sys::wait::waitpid(child, None);
+        }
+        Ok(ForkResult::Child) => {
+            // SAFETY: this process has one thread.
+            if matches!(unsafe { fork() }, Ok(ForkResult::Child)) {
+                let _ = setsid();
+                let _ = keep_only(&[file.as_raw_fd(), lock.as_raw_fd()]);
+                // SAFETY: a number; others go first.
+                let _ = unsafe { libc::nice(19) };
+                let _ = finish_now(payload, file, root);
+            }
+            // SAFETY: no preconditions; it does not return.
+            unsafe { libc::_exit(0) }
+        }
+        Err(_) => {}
+    }
+    drop(lock);
+}
+
+/// Closes all other descriptors; the first three lead nowhere then.
+fn keep_only(kept: &[i32]) -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for standard in 0..3 {
+        // SAFETY: a descriptor of this process, which only this thread uses.
+        unsafe { libc::dup2(null.as_raw_fd(), standard) };
+    }
+    let names: Vec<OsString> = fs::read_dir("/proc/self/fd")?.flatten().map(|entry| entry.file_name()).collect();
+    for number in names.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok()) {
+        if number > 2 && number != null.as_raw_fd() && !kept.contains(&number) {
+            // SAFETY: nothing in this process uses it any more.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks the rest; each folder goes into its place in one step.
+fn finish_now(payload: &Payload, file: &File, root: &Path) -> io::Result<()> {
+    let draft = rest_draft(root);
+    let _ = fs::remove_dir_all(&draft);
+    let done = payload.unpack(Part::Rest, file, &draft).and_then(|()| move_into(&draft, root));
+    let _ = fs::remove_dir_all(&draft);
+    done.and_then(|()| File::create(root.join(COMPLETE)).map(drop))
+}
+
+/// Moves what is not there yet; what is there stays.
+fn move_into(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match fs::rename(entry.path(), &target) {
+            Ok(()) => {}
+            Err(_) if entry.file_type()?.is_dir() && target.is_dir() => move_into(&entry.path(), &target)?,
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 
@@ -124,7 +241,7 @@ fn is_in_use(version: &Path) -> bool {
 }
 
 fn full_or(what: &'static str, path: &Path, payload: &Payload) -> impl FnOnce(io::Error) -> BundleError {
-    let needed = (payload.unpacked + payload.binary).div_ceil(1 << 20);
+    let needed = (payload.unpacked + payload.program).div_ceil(1 << 20);
     let place = path.parent().unwrap_or(path).to_owned();
     move |error| {
         // The archive's reader wraps the system's reason.
@@ -141,23 +258,26 @@ fn runs_nothing(place: &Path) -> bool {
     statvfs(place).is_ok_and(|found| found.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// `$XDG_CACHE_HOME/forkpy`, `~/.cache/forkpy`, or where neither can be written, or run from, a private directory of this user's below the
-/// temporary one.
-fn cache() -> Result<PathBuf, BundleError> {
+/// `$XDG_CACHE_HOME/forkpy`, `~/.cache/forkpy`, or where neither can be written, or run from, a private directory of this user's
+/// in one of the places for temporary files. With it: what was passed over, and why.
+fn cache() -> Result<(PathBuf, String), BundleError> {
     let named = |name| env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
     let user = nix::unistd::geteuid();
+    let private_in = |place: PathBuf| place.join(format!("forkpy-{user}"));
     let places = [
         named("XDG_CACHE_HOME").map(|path| path.join("forkpy")),
         named("HOME").map(|path| path.join(".cache/forkpy")),
-        Some(env::temp_dir().join(format!("forkpy-{user}"))),
+        Some(private_in(env::temp_dir())),
+        named("XDG_RUNTIME_DIR").map(|path| path.join("forkpy")),
+        Some(private_in(PathBuf::from("/var/tmp"))),
     ];
     let mut reasons = String::new();
     for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
         match private::make(&place) {
             Ok(()) if runs_nothing(&place) => {
-                reasons += &format!("\n  {}: its disk is mounted with noexec", place.display())
+                reasons += &format!("\n  {}: its disk is mounted with noexec", place.display());
             }
-            Ok(()) => return Ok(place),
+            Ok(()) => return Ok((place, reasons)),
             Err(reason) => reasons += &format!("\n  {}: {reason}", place.display()),
         }
     }

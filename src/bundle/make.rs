@@ -22,8 +22,8 @@ use super::{
         Source,
         symbols::{self, Version},
     },
-    manifest, mcpb,
-    payload::Payload,
+    licences, manifest, mcpb,
+    payload::{Part, Payload},
     sources::{self, Wanted},
 };
 
@@ -105,6 +105,7 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
             return Err(BundleError::Lacking("a wheel is made from forkpy's sources, not from a bundle".to_owned()));
         }
         Some(own) => {
+            super::rest::wait()?;
             say("taking this bundle");
             copy_tree(&own, &directory, &|_| true)?;
             None
@@ -115,6 +116,7 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
         install_helpers(&directory, say)?;
     }
     install(&directory, &args.with, say)?;
+    licences::collect(&directory, &library(&directory)?, workshop.as_ref(), say)?;
     finish(&directory)?;
     let glibc = check_floor(&directory, args.glibc, say)?;
     say("packing");
@@ -212,6 +214,8 @@ fn finish(root: &Path) -> Result<(), BundleError> {
     compile.args(["-x", "site-packages/pip/"]);
     // Some packages carry files for other versions of Python; those do not compile, and need not.
     let _ = compile.arg(&library).output().map_err(BundleError::file("cannot run", &root.join("bin/python3")))?;
+    let complete = root.join(manifest::COMPLETE);
+    fs::write(&complete, "").map_err(BundleError::file("cannot write", &complete))?;
     manifest::write(root)
 }
 
@@ -224,45 +228,68 @@ fn library(root: &Path) -> Result<PathBuf, BundleError> {
     found.ok_or_else(|| BundleError::Lacking(format!("{} has no library of Python", lib.display())))
 }
 
-/// The binary, the packed library and the trailer, in one executable file.
+/// The launcher, the packed parts and the trailer, in one executable file.
 fn write_single(root: &Path, single: &Path, level: i32) -> Result<(), BundleError> {
     let fail = BundleError::file("cannot write", single);
-    let packed = pack(root, level).and_then(|(packed, unpacked)| {
-        let binary = fs::read(root.join("bin/forkpy"))?;
+    let written = pack_all(root, level).and_then(|parts| {
+        let launcher = fs::read(root.join(manifest::LAUNCHER))?;
         let mut hash = Sha256::new();
-        hash.update(&binary);
-        hash.update(&packed);
+        for part in [&launcher].into_iter().chain(parts.iter().map(|part| &part.0)) {
+            hash.update(part);
+        }
         let payload = Payload {
-            binary: binary.len() as u64,
-            packed: packed.len() as u64,
-            unpacked,
+            launcher: launcher.len() as u64,
+            parts: [0, 1, 2].map(|index| parts[index].0.len() as u64),
+            program: parts[0].1,
+            unpacked: parts[1].1 + parts[2].1,
             hash: hash.finalize().into(),
         };
         let draft = single.with_added_extension("new");
         let mut file = File::create(&draft)?;
-        for part in [&binary, &packed, &payload.trailer()] {
+        for part in [&launcher, &parts[0].0, &parts[1].0, &parts[2].0, &payload.trailer()] {
             file.write_all(part)?;
         }
         file.set_permissions(fs::Permissions::from_mode(0o755))?;
         drop(file);
         fs::rename(draft, single)
     });
-    packed.map_err(fail)
+    written.map_err(fail)
 }
 
-/// All but the binary, whose times are [`manifest::TIME`]; and the bytes of its files.
-fn pack(root: &Path, level: i32) -> io::Result<(Vec<u8>, u64)> {
+/// The packed parts in their order, each with the bytes that are in it.
+fn pack_all(root: &Path, level: i32) -> io::Result<[(Vec<u8>, u64); 3]> {
+    // One beside the other: each takes a core.
+    std::thread::scope(|scope| {
+        let program = scope.spawn(|| pack_program(root, level));
+        let rest = scope.spawn(|| pack(root, Part::Rest, level));
+        let library = pack(root, Part::Library, level)?;
+        let died = || Err(io::Error::other("a thread died"));
+        let program = program.join().unwrap_or_else(|_| died())?;
+        Ok([program, library, rest.join().unwrap_or_else(|_| died())?])
+    })
+}
+
+fn pack_program(root: &Path, level: i32) -> io::Result<(Vec<u8>, u64)> {
+    let program = fs::read(root.join("bin/forkpy"))?;
+    Ok((zstd::encode_all(&program[..], level)?, program.len() as u64))
+}
+
+/// The library or the rest, and the bytes of its files. Times are [`manifest::TIME`].
+fn pack(root: &Path, part: Part, level: i32) -> io::Result<(Vec<u8>, u64)> {
     let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
     // A window over all of it: compiled modules are much like their neighbours.
     encoder.long_distance_matching(true)?;
     let mut builder = tar::Builder::new(encoder);
     let mut unpacked = 0;
     for path in manifest::files(&root.join("lib"))? {
+        let name = path.strip_prefix(root).unwrap_or(&path);
+        if name == Path::new(manifest::COMPLETE) || manifest::is_for_later(name) != (part == Part::Rest) {
+            continue;
+        }
         let mut file = File::open(&path)?;
         let found = file.metadata()?;
         unpacked += found.len();
-        let header = header(found.len(), found.permissions().mode());
-        append(&mut builder, header, path.strip_prefix(root).unwrap_or(&path), &mut file)?;
+        append(&mut builder, header(found.len(), found.permissions().mode()), name, &mut file)?;
     }
     Ok((builder.into_inner()?.finish()?, unpacked))
 }

@@ -7,19 +7,27 @@
 use std::{
     fmt::Write as _,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread,
 };
 
+use nix::{
+    fcntl::{AtFlags, OFlag, open},
+    sys::stat::{Mode, SFlag, fstatat},
+};
 use sha2::{Digest, Sha256};
 
 use super::BundleError;
 
 pub(crate) const NAME: &str = "lib/MANIFEST";
 const MORE: &str = "lib/MANIFEST.more";
+/// Is in a bundle when all of it is there.
+pub(crate) const COMPLETE: &str = "lib/COMPLETE";
 /// What stands in it.
 const FOR_MORE: [&str; 2] = ["/jedi/third_party/", "/site-packages/pip/"];
+/// The small program that makes a single file of this directory.
+pub(super) const LAUNCHER: &str = "lib/launcher";
 /// Threads that look, at a start: most of it is waiting for the kernel's tables.
 const LOOKERS: usize = 2;
 /// The time of every file that was unpacked and not touched since: 1 January 2000.
@@ -53,12 +61,12 @@ pub(crate) fn write(root: &Path) -> Result<(), BundleError> {
     let (mut first, mut second) = (String::new(), String::new());
     for path in files(&lib).map_err(BundleError::file("cannot list", &lib))? {
         let own = path.strip_prefix(root).unwrap_or(&path);
-        if [NAME, MORE].iter().any(|list| own == Path::new(list)) {
+        if [NAME, MORE, COMPLETE].iter().any(|list| own == Path::new(list)) {
             continue;
         }
         let bytes = fs::read(&path).map_err(BundleError::file("cannot read", &path))?;
         let name = own.to_string_lossy();
-        let text = if FOR_MORE.iter().any(|part| name.contains(part)) { &mut second } else { &mut first };
+        let text = if is_for_later(own) { &mut second } else { &mut first };
         let _ = writeln!(text, "{} {} {name}", hash(&bytes), bytes.len());
     }
     for (list, text) in [(NAME, first), (MORE, second)] {
@@ -66,6 +74,12 @@ pub(crate) fn write(root: &Path) -> Result<(), BundleError> {
         fs::write(&path, text).map_err(BundleError::file("cannot write", &path))?;
     }
     Ok(())
+}
+
+/// Whether no start waits for this file of a bundle.
+pub(super) fn is_for_later(name: &Path) -> bool {
+    let text = name.to_string_lossy();
+    name == Path::new(LAUNCHER) || FOR_MORE.iter().any(|part| text.contains(part))
 }
 
 /// How much is looked at.
@@ -96,22 +110,43 @@ pub(crate) fn damaged(root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
 
 fn damaged_of(lines: &[&str], root: &Path, how: Thoroughness) -> Option<Vec<PathBuf>> {
     let mut damaged = Vec::new();
+    // Files of a folder stand together: it is looked up once.
+    let mut folder: (&str, Option<OwnedFd>) = ("", None);
     for line in lines {
         let (expected, rest) = line.split_once(' ')?;
         let (size, name) = rest.split_once(' ')?;
-        if !is_intact(&root.join(name), size.parse().ok()?, expected, how) {
+        let (parent, file) = name.rsplit_once('/')?;
+        if folder.1.is_none() || folder.0 != parent {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            folder = (parent, open(&root.join(parent), flags, Mode::empty()).ok());
+        }
+        let is_intact = folder.1.as_ref().is_some_and(|parent| {
+            let look = Look { parent, file, path: &root.join(name) };
+            look.is_intact(size.parse().unwrap_or(u64::MAX), expected, how)
+        });
+        if !is_intact {
             damaged.push(PathBuf::from(name));
         }
     }
     Some(damaged)
 }
 
-fn is_intact(path: &Path, size: u64, expected: &str, how: Thoroughness) -> bool {
-    let Ok(found) = path.symlink_metadata() else { return false };
-    let is_untouched = how == Thoroughness::Start && found.mtime() == TIME.cast_signed() && found.mtime_nsec() == 0;
-    found.is_file()
-        && found.len() == size
-        && (is_untouched || fs::read(path).is_ok_and(|bytes| hash(&bytes) == expected))
+/// A file in its folder.
+struct Look<'a> {
+    parent: &'a OwnedFd,
+    file: &'a str,
+    path: &'a Path,
+}
+
+impl Look<'_> {
+    fn is_intact(&self, size: u64, expected: &str, how: Thoroughness) -> bool {
+        let Ok(found) = fstatat(self.parent, self.file, AtFlags::AT_SYMLINK_NOFOLLOW) else { return false };
+        let is_untouched =
+            how == Thoroughness::Start && found.st_mtime == TIME.cast_signed() && found.st_mtime_nsec == 0;
+        SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG
+            && u64::try_from(found.st_size) == Ok(size)
+            && (is_untouched || fs::read(self.path).is_ok_and(|bytes| hash(&bytes) == expected))
+    }
 }
 
 #[cfg(test)]

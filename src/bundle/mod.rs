@@ -4,61 +4,29 @@
 //! servers and sessions.
 //!
 //! A bundle's directory is `bin/forkpy`, `bin/python3` (a link to it), `lib/python3.11/`, `lib/*.so`, `lib/MANIFEST`. The
-//! single file is the forkpy binary, the packed directory without it, and a trailer (`payload.rs`).
+//! single file is a small program (`src/launcher.rs`), the packed directory, and a trailer (`payload.rs`).
 
+#[allow(dead_code, reason = "the launcher has reasons of its own")]
+mod error;
 mod floor;
-pub(crate) mod launcher;
+#[cfg(test)]
+#[allow(dead_code, reason = "the launcher's, of which forkpy runs the tests only")]
+mod launcher;
+pub(crate) mod licences;
 pub(crate) mod make;
 mod manifest;
 mod mcpb;
+#[allow(dead_code, reason = "the launcher uses the other half")]
 mod payload;
 pub(crate) mod python;
+pub(crate) mod rest;
 mod sources;
 pub(crate) mod steps;
 mod wheel;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-/// Why a bundle cannot be made or started; worded for the person who did that.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BundleError {
-    /// A file or directory.
-    #[error("{what} {path}: {source}")]
-    File { what: &'static str, path: PathBuf, source: io::Error },
-    /// The single file was cut short or changed.
-    #[error("{0} is damaged: what it carries does not have the hash that it names; copy it here again")]
-    Damaged(PathBuf),
-    /// No directory to unpack into.
-    #[error(
-        "found no place to unpack forkpy's library into:{0}\nset XDG_CACHE_HOME to a directory that only you may write"
-    )]
-    NoPlace(String),
-    /// The disk is full.
-    #[error(
-        "not enough space in {place} to unpack forkpy's library: it needs {needed} MB, once; free that much, or set \
-         XDG_CACHE_HOME to a directory with more"
-    )]
-    Full { place: PathBuf, needed: u64 },
-    /// What a bundle is made from is not there.
-    #[error("cannot make a bundle: {0}")]
-    Lacking(String),
-    /// A program that makes it failed.
-    #[error("failed to make the bundle: {program} {how}")]
-    Program {
-        program: String,
-        /// Exit status or the system's reason.
-        how: String,
-    },
-}
-
-impl BundleError {
-    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::File { what, path: path.to_owned(), source }
-    }
-}
+pub(crate) use self::error::BundleError;
 
 /// The directory of the bundle that this process runs from.
 #[must_use]
@@ -79,14 +47,11 @@ pub(crate) fn python() -> Option<PathBuf> {
     root().map(|root| root.join("bin/python3"))
 }
 
-/// Names the single file to what it has unpacked.
-const SINGLE_FILE: &str = "FORKPY_SINGLE_FILE";
-
 /// The single file that this process was started from.
 #[must_use]
 pub(crate) fn single_file() -> Option<PathBuf> {
     root()?;
-    std::env::var_os(SINGLE_FILE).map(PathBuf::from)
+    std::env::var_os(payload::SINGLE_FILE).map(PathBuf::from)
 }
 
 /// Libraries that wheels may expect of a system besides libc's family (the manylinux policy, PEP 600), as far as numpy and its

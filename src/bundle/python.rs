@@ -28,9 +28,20 @@ pub(crate) fn wanted() -> Option<Vec<OsString>> {
     Some(words)
 }
 
+/// Whether an interpreter with these words begins with pip.
+fn begins_with_pip(words: &[OsString]) -> bool {
+    let pip = |word: &OsString| word.to_str().is_some_and(|word| word == "pip" || word.starts_with("pip."));
+    let follows = |pair: &[OsString]| pair[0].to_str().is_some_and(|word| word.ends_with('m')) && pip(&pair[1]);
+    words.windows(2).any(follows) || words.iter().any(|word| word.to_str().is_some_and(|word| word == "-mpip"))
+}
+
 /// Is the interpreter until it ends; its exit code.
 #[must_use]
 pub(crate) fn run(words: Vec<OsString>) -> i32 {
+    if begins_with_pip(&words) {
+        // Where it is missing, the interpreter says so.
+        let _ = super::rest::wait();
+    }
     let words: Vec<CString> =
         words.into_iter().map(|word| CString::new(word.into_vec()).expect("the kernel allows no NUL here")).collect();
     let mut pointers: Vec<*mut c_char> = words.iter().map(|word| word.as_ptr().cast_mut()).collect();

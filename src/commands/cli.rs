@@ -90,6 +90,8 @@ pub(crate) enum Role {
     Deploy(DeployArgs),
     /// Read the guide: `forkpy guide` names its chapters
     Guide(GuideArgs),
+    /// Print the licences of all that is inside
+    Licences,
     /// Print completions for a shell
     Completions {
         /// Which shell

@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod guide;
 mod install;
+mod licences;
 mod markdown;
 mod run;
 mod servers;

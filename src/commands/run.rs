@@ -18,7 +18,7 @@ use crate::{
         cli::{Cli, Role},
         deploy, doctor,
         error::SetupError,
-        guide, install,
+        guide, install, licences,
         servers::{self, ServersError},
         shell, token,
     },
@@ -73,7 +73,6 @@ fn is_unread(error: &anyhow::Error) -> bool {
 }
 
 fn play() -> anyhow::Result<()> {
-    bundle::launcher::go_on_unpacked()?;
     // SAFETY: nothing has run yet that could have made a thread.
     unsafe { resolve::take_token() };
     bundle::find_certificates();
@@ -96,6 +95,7 @@ fn play() -> anyhow::Result<()> {
         Some(Role::Uninstall(ref args)) => Ok(install::uninstall(args, &mut io::stdout())?),
         Some(Role::Doctor(ref args)) => Ok(doctor::doctor(&cli.serve, args, &mut io::stdout())?),
         Some(Role::Deploy(ref args)) => Ok(deploy::deploy(args, &mut io::stdout())?),
+        Some(Role::Licences) => Ok(licences::licences(&mut io::stdout())?),
         Some(Role::Guide(ref args)) => Ok(guide::guide(args)?),
         Some(Role::Completions { shell }) => Ok(shell::completions(shell, &mut io::stdout())?),
         Some(Role::Man { ref of }) => Ok(shell::man(of.as_deref(), &mut io::stdout())?),

@@ -75,8 +75,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unpacked(cache: Path) -> Path:
-    [place] = [path for path in (cache / "forkpy").iterdir() if path.is_dir()]
-    return place
+    """The directory, when what comes behind the first start is there too."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        found = list((cache / "forkpy").glob("*/lib/COMPLETE"))
+        if found:
+            return found[0].parents[1]
+        time.sleep(0.05)
+    raise AssertionError(f"not all of it came: {list((cache / 'forkpy').iterdir())}")
 
 
 # -- where there is no Python
@@ -168,6 +174,7 @@ def test_two_first_starts_at_once(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert [start.communicate(timeout=60)[0] for start in starts] == [b"up\n", b"up\n"]
+    unpacked(tmp_path)
     assert [path.suffix for path in sorted((tmp_path / "forkpy").iterdir())] == ["", ".lock"]
 
 
@@ -187,6 +194,49 @@ def test_what_is_damaged_is_unpacked_again(tmp_path: Path) -> None:
     before = place.stat().st_ino
     assert start().stdout == "[1]\n"
     assert place.stat().st_ino == before, "what is whole is not unpacked again"
+
+
+def test_pip_waits_for_what_comes_behind_the_first_start(tmp_path: Path) -> None:
+    ran = run(BUNDLE, "python", "-m", "pip", "--version", cache=tmp_path)
+    assert ran.stdout.startswith("pip "), ran
+    place = unpacked(tmp_path)
+    assert next(place.glob("lib/python3.*/site-packages/jedi/third_party/typeshed/stdlib")).is_dir()
+    # A process that unpacks was ended halfway: the next start does it again.
+    (place / "lib/COMPLETE").unlink()
+    shutil.rmtree(next(place.glob("lib/python3.*/site-packages/pip")))
+    assert run(BUNDLE, "python", "-m", "pip", "--version", cache=tmp_path).stdout == ran.stdout
+
+
+def test_the_licences_of_what_is_inside_are_shown(cache: Path) -> None:
+    said = run(BUNDLE, "licences", cache=cache).stdout
+    for name in ("\nforkpy ", "\nCPython (PSF-2.0)", "\ntokio ", "\npsutil ", "\njedi ", "Apache License"):
+        assert name in said, name
+
+
+def test_a_download_that_was_cut_short_says_so(tmp_path: Path) -> None:
+    content = BUNDLE.read_bytes()
+    for length in (len(content) - 1, len(content) // 2):
+        cut = tmp_path / f"forkpy-{length}"
+        cut.write_bytes(content[:length])
+        cut.chmod(0o755)
+        ran = run(cut, "--version", cache=tmp_path)
+        assert ran.returncode == 1
+        assert "its end is missing" in ran.stderr, ran.stderr
+    assert not (tmp_path / "forkpy").exists()
+
+
+@needs_root
+def test_a_disk_that_runs_nothing_is_passed_over_and_named(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir(mode=0o700)
+    script = (
+        'mount -t tmpfs -o noexec,size=1m tmpfs "$1" && mkdir -m 700 "$1/c" && '
+        'XDG_CACHE_HOME="$1/c" HOME="$1" TMPDIR="$2" "$3" python -c "import sys; print(sys.prefix)"'
+    )
+    (tmp_path / "m").mkdir()
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", tmp_path / "m", tmp_path / "t"]
+    ran = run(*words, BUNDLE, cache=tmp_path)
+    assert ran.stdout.startswith(str(tmp_path / "t/forkpy-")), ran
+    assert "mounted with noexec" in ran.stderr, ran
 
 
 def test_what_only_completion_reads_is_looked_at_by_doctor(tmp_path: Path) -> None:

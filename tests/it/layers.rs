@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 28] = [
+const ROOMS: [(&str, u32); 29] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -22,6 +22,7 @@ const ROOMS: [(&str, u32); 28] = [
     ("bundle", 2),
     ("guide", 2),
     ("front", 3),
+    ("launcher", 3),
     ("worker", 3),
     ("zygote", 4),
     ("server/owner", 4),

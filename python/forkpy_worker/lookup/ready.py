@@ -9,6 +9,7 @@ nothing else and ends (`warm`).
 from __future__ import annotations
 
 import os
+import sys
 
 # What completion and inspection ask first.
 _FIRST = ("impo", "import os\nos.pa", "open(", "'a'.jo", "from collections im")
@@ -23,6 +24,8 @@ def is_cold() -> bool:
     spec = find_spec("jedi")
     if spec is None or not spec.submodule_search_locations:
         return False
+    if _lock_of_coming(spec.submodule_search_locations[0]):
+        return True
     typeshed = os.path.join(spec.submodule_search_locations[0], "third_party", "typeshed", "stdlib")
     # In the folder `3` in older versions of jedi.
     stubs = [os.path.join(typeshed, "builtins.pyi"), os.path.join(typeshed, "3", "builtins.pyi")]
@@ -36,6 +39,14 @@ def is_cold() -> bool:
     return bool(places) and not any(glob.glob(place) for place in places)
 
 
+def _lock_of_coming(jedi: str) -> str | None:
+    """What is locked while jedi's stubs are unpacked, behind the first start of a bundle's single file."""
+    lock = f"{sys.base_prefix}.lock"
+    whole = os.path.join(sys.base_prefix, "lib", "COMPLETE")
+    ours = jedi.startswith(sys.base_prefix + os.sep)
+    return lock if ours and not os.path.exists(whole) and os.path.exists(lock) else None
+
+
 def _caches() -> list[str]:
     from forkpy_worker.lookup import completion
 
@@ -44,9 +55,18 @@ def _caches() -> list[str]:
 
 
 def warm() -> None:
-    """Use jedi as the first questions of a session will."""
+    """Use jedi as the first questions of a session will, when its stubs are there."""
+    from importlib.util import find_spec
+
     from forkpy_worker.lookup import completion
 
+    spec = find_spec("jedi")
+    places = spec.submodule_search_locations if spec else None
+    if places and (lock := _lock_of_coming(places[0])):
+        import fcntl
+
+        with open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
     for code in _FIRST:
         view = completion.interpreter(code)
         if view is None:

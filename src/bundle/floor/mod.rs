@@ -111,6 +111,23 @@ impl Floor {
         Ok(Built { python: installed.join(format!("bin/python{version}")), archives, promised })
     }
 
+    /// The licences of what is linked in, and of what lies beside it: each with its file.
+    pub(super) fn licences(&self, built: &Built) -> Result<Vec<(String, PathBuf)>, BundleError> {
+        let sources = self.place.join("sources");
+        let packages = list(&sources)?.into_iter().filter(|path| path.is_dir() && !path.ends_with("cpython"));
+        let named = |path: PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (name, path.join("debian/copyright"))
+        };
+        let mut found: Vec<(String, PathBuf)> = packages.map(named).collect();
+        found.extend(built.promised.iter().filter_map(|path| sources::licence_of_old(&self.place, path)));
+        let of_zig = list(&self.tools)?.into_iter().find(|path| path.to_string_lossy().contains("ziglang-"));
+        let of_zig = of_zig.map(|info| info.join("licenses/LICENSE")).filter(|path| path.exists());
+        let of_zig = of_zig.unwrap_or_else(|| self.tools.join("ziglang/LICENSE"));
+        found.push(("zig's runtime (compiler-rt, libunwind of LLVM)".to_owned(), of_zig));
+        Ok(found)
+    }
+
     /// Runs one recipe; each line that it says is passed on.
     fn follow(
         &self,

@@ -192,6 +192,13 @@ pub(super) fn old_libraries(place: &Path) -> Result<Vec<PathBuf>, BundleError> {
     found.ok_or_else(|| BundleError::Lacking(format!("old packages in {} lack a library", unpacked.display())))
 }
 
+/// The licence of a library that was taken out of an old package.
+pub(super) fn licence_of_old(place: &Path, library: &Path) -> Option<(String, PathBuf)> {
+    let name = library.file_name()?.to_string_lossy().into_owned();
+    let (package, _) = PROMISED.iter().find(|(_, promised)| *promised == name)?;
+    Some((name, place.join("old-libraries/usr/share/doc").join(package).join("copyright")))
+}
+
 /// An apt of its own.
 struct Apt {
     place: PathBuf,

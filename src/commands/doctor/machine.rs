@@ -32,6 +32,8 @@ pub(super) fn build() -> Finding {
         None => format!("linked with {}", env!("FORKPY_BUILD_PYTHON")),
     };
     let seen = format!("forkpy {}, CPython {linked}, {place}", env!("CARGO_PKG_VERSION"));
+    // What does not come is missing.
+    let _ = bundle::rest::wait();
     let damaged = bundle::damaged();
     if let Some(first) = damaged.first() {
         let seen = format!("{seen}: {} of its files are damaged, {} among them", damaged.len(), first.display());

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::server::environment::installer::Tool;
 use crate::{
+    bundle,
     protocol::{Confinement, WorkerExit},
     server::{
         environment::{
@@ -174,7 +175,12 @@ impl Packages {
 
     /// Waits a moment for an environment that is still being filled.
     pub(crate) async fn filled(&self, at_most: Duration) {
-        let _ = tokio::time::timeout(at_most, self.filling.over()).await;
+        let all = async {
+            self.filling.over().await;
+            // Of a bundle what is large may still be unpacked. What does not come is missed by who needs it.
+            let _ = tokio::task::spawn_blocking(bundle::rest::wait).await;
+        };
+        let _ = tokio::time::timeout(at_most, all).await;
     }
 
     /// Whether the environment is still being filled, for those who tell what an install waits for.
