@@ -87,8 +87,11 @@ pub enum Purpose {
     },
     /// A process that runs one script and ends; descriptors: its source, the server's lifeline, stdout, stderr.
     Script(Script),
-    /// The checkpoint of an image, a child of the server's; descriptors: the image, the checkpoint's socket.
+    /// The checkpoint of an image, a child of the server's; descriptors: the image, its base, the checkpoint's socket.
     Image,
+    /// A process that writes what the zygote has in memory, and ends; descriptors: the file, a socket for one
+    /// [`FromCheckpoint::Asleep`].
+    Base,
 }
 
 impl Purpose {
@@ -98,7 +101,8 @@ impl Purpose {
         match self {
             Self::Session { .. } => 5,
             Self::Script(_) => 4,
-            Self::Image => 2,
+            Self::Image => 3,
+            Self::Base => 2,
         }
     }
 }
@@ -389,7 +393,7 @@ pub(crate) enum ToCheckpoint {
         /// Whether `random` and `numpy.random` go on as they would have, or draw other numbers.
         keep_random: bool,
     },
-    /// Write all of yourself to the file that comes along.
+    /// Write all of yourself to the file that comes along, but for what a second one has in common with you.
     Sleep,
 }
 
@@ -413,6 +417,8 @@ pub(crate) enum FromCheckpoint {
     Asleep {
         /// Pages of memory in it.
         pages: u64,
+        /// Pages that the base has.
+        common: u64,
         /// Bytes of the file.
         bytes: u64,
     },

@@ -73,6 +73,10 @@ use crate::{
 
 /// Clients kill a server that has not ended two seconds after they closed its input.
 const FAREWELL: Duration = Duration::from_millis(1500);
+/// How long sessions may take to be written to disk before that: clients send SIGTERM after two seconds, which changes nothing,
+/// and SIGKILL after four. Where no client waits there is more time.
+const LEAVING: Duration = Duration::from_millis(2500);
+const PATIENT_LEAVING: Duration = Duration::from_secs(6);
 /// A start that takes longer is explained to a person.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -103,6 +107,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let egress = Egress::open(&settings.sessions.sandbox, settings.http.tokens.is_some())?;
     let (around, filling) = surroundings(&settings, &scratch, egress)?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
+    registry.adopt();
     if host.is_some() || settings.transport == Transport::Stdio {
         // Its first call finds it warm.
         let _ = registry.of(&Owner::User);
@@ -122,6 +127,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
     let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics, filling)?;
     let (scripts, packages) = (Arc::clone(&server.scripts), Arc::clone(&server.packages));
+    let hurries = host.is_none() && settings.transport == Transport::Stdio;
     let served = match (host, settings.transport) {
         (Some(host), _) => {
             let _ = serving.send(());
@@ -137,13 +143,22 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     watching.iter().for_each(JoinHandle::abort);
     service_manager::stopping().await;
     around.spares.renew();
-    let ended = futures::future::join3(registry.shut_down(), scripts.shut_down(), packages.shut_down());
-    let _ = tokio::time::timeout(FAREWELL, ended).await;
+    let leaving = time_to_leave(&around, hurries);
+    let ended = futures::future::join3(registry.shut_down(leaving), scripts.shut_down(), packages.shut_down());
+    let _ = tokio::time::timeout(FAREWELL + leaving, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
     around.images.end();
     memory_group::end();
     served
+}
+
+/// How long sessions may take to be left to the next server: a service manager waits longer than a client does.
+fn time_to_leave(around: &Surroundings, hurries: bool) -> Duration {
+    match around.images.is_for_the_next() {
+        true => fault::limit(if hurries { LEAVING } else { PATIENT_LEAVING }),
+        false => Duration::ZERO,
+    }
 }
 
 /// What sessions live in: the zygote and its workers, what is watched, what is kept of all of them.
@@ -181,7 +196,7 @@ fn surroundings(
         changes,
         crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
-        images: Images::new(&settings.sessions.sleep, scratch.path())?,
+        images: Images::new(&settings.sessions.sleep, scratch.path(), &settings.workspace.root)?,
         drain: Drain::default(),
         quotas: Quotas::new(settings.http.tokens.clone()),
     };
@@ -201,7 +216,11 @@ fn watch_over(
         tokio::spawn(supervisor::watch(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around))),
         tokio::spawn(guard::watch(Arc::clone(registry), around.checkpoints.clone())),
         tokio::spawn(disk::watch(Arc::clone(registry), around.workspace.clone())),
-        tokio::spawn(cleaner::watch(Arc::clone(registry), around.settings.sleep.after)),
+        tokio::spawn(cleaner::watch(
+            Arc::clone(registry),
+            around.settings.sleep.after,
+            around.settings.sleep.image_after,
+        )),
         tokio::spawn(watch::checkpoints::watch(around.checkpoints.clone())),
         tokio::spawn(around.spares.clone().keep()),
         tokio::spawn(generations::watch(Arc::clone(around), Arc::clone(registry))),

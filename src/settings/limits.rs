@@ -59,7 +59,7 @@ pub(crate) struct LimitArgs {
 }
 
 /// Limits of one session. `None` is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Limits {
     /// Bytes beyond what the interpreter starts with.
     pub memory: Option<u64>,

@@ -322,7 +322,13 @@ pub(crate) struct CheckpointOptions {
     #[arg(long, value_name = "SECONDS", env = "FORKPY_SLEEP_AFTER", default_value_t = 0.0, value_parser = seconds)]
     pub sleep_after: f64,
 
-    /// Folder that sleeping sessions are written to, readable by its user only; a temporary one when left out
+    /// Seconds without use after which a session, which stays awake, is written to --state-dir, so that the next server has it
+    /// even when this one is killed. 0 is never
+    #[arg(long, value_name = "SECONDS", env = "FORKPY_IMAGE_AFTER", default_value_t = 0.0, value_parser = seconds)]
+    pub image_after: f64,
+
+    /// Folder that sessions are written to when they sleep and when the server ends, readable by its user only: the next server
+    /// on the same workspace has them. When left out they end with the server
     #[arg(long, value_name = "DIR", env = "FORKPY_STATE_DIR", value_parser = path)]
     pub state_dir: Option<PathBuf>,
 

@@ -34,7 +34,7 @@ impl RecoveryPolicy {
 }
 
 /// Everything that can be chosen about a session's health.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct HealthPolicy {
     /// Resident memory from which an alert is raised, bytes; 0 is never.
     pub memory_alert: u64,
@@ -159,6 +159,8 @@ pub(crate) struct Bounds {
 pub(crate) struct SleepBounds {
     /// At rest for so long a session is put to sleep; `None` is never.
     pub after: Option<Duration>,
+    /// At rest for so long an image of a session is written, which stays awake; `None` is never.
+    pub image_after: Option<Duration>,
     /// The folder of images; else one that ends with the server.
     pub folder: Option<PathBuf>,
     /// Bytes that images may take.
@@ -167,7 +169,7 @@ pub(crate) struct SleepBounds {
 
 impl Default for SleepBounds {
     fn default() -> Self {
-        Self { after: None, folder: None, disk: 4 << 30 }
+        Self { after: None, image_after: None, folder: None, disk: 4 << 30 }
     }
 }
 

@@ -331,6 +331,8 @@ fn bounds(cli: &CheckpointOptions) -> Bounds {
 fn sleep_bounds(cli: &CheckpointOptions) -> SleepBounds {
     SleepBounds {
         after: (cli.sleep_after > 0.0).then(|| Duration::from_secs_f64(cli.sleep_after)),
+        image_after: (cli.image_after > 0.0 && cli.state_dir.is_some())
+            .then(|| Duration::from_secs_f64(cli.image_after)),
         folder: cli.state_dir.clone(),
         disk: cli.state_disk << 20,
     }

@@ -61,6 +61,23 @@ pub(crate) fn fork_sibling(bystanders: &mut Bystanders) -> io::Result<sibling::S
     unsafe { sibling::fork() }
 }
 
+/// Forks a child that runs no Python.
+///
+/// # Errors
+/// As for [`fork`].
+pub(crate) fn fork_bare(bystanders: &mut Bystanders) -> io::Result<Side> {
+    let others = bystanders.lost();
+    if !others.is_empty() {
+        return Err(io::Error::other(format!("zygote has other threads, which do not survive a fork: {others:?}")));
+    }
+    // SAFETY: no other thread runs code that the child needs, and the child needs nothing of Python's.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Side::Child),
+        child => Ok(Side::Parent { child }),
+    }
+}
+
 /// Forks once for nothing: libraries that end their threads before a fork (OpenBLAS) do so now, and the first session does
 /// not wait for it. They start them again in sessions, at the first call that wants them, and as many as they had.
 pub(crate) fn rehearse(_gil_held: Python<'_>) {

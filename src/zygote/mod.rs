@@ -265,6 +265,10 @@ impl Zygote {
             let answer = self.wake_image(worker, passed);
             return Ok(self.link.send(&answer)?);
         }
+        if purpose == Purpose::Base {
+            let answer = self.write_base(worker, passed);
+            return Ok(self.link.send(&answer)?);
+        }
         let own;
         let cage = match &purpose {
             Purpose::Script(Script { installing: Some(installing), .. }) => {
@@ -302,16 +306,34 @@ impl Zygote {
 
     /// Forks a process that becomes the checkpoint of an image. It is the server's child, as checkpoints are.
     fn wake_image(&mut self, worker: u64, passed: Vec<OwnedFd>) -> FromZygote {
-        let Ok([image, link]) = <[OwnedFd; 2]>::try_from(passed) else {
+        let Ok([image, base, link]) = <[OwnedFd; 3]>::try_from(passed) else {
             return FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() };
         };
         self.woken += 1;
         match fork::fork_sibling(&mut self.bystanders) {
             Ok(sibling::Side::Child) => {
                 guarded::open_to_others();
-                worker::asleep::become_checkpoint(image, link, self.woken)
+                worker::asleep::become_checkpoint((image, base), link, self.woken)
             }
             Ok(sibling::Side::Parent { child }) => FromZygote::Forked { worker, pid: child },
+            Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
+        }
+    }
+
+    /// Forks a process that writes what this one has in memory, runs no Python and ends.
+    fn write_base(&mut self, worker: u64, passed: Vec<OwnedFd>) -> FromZygote {
+        let Ok([file, link]) = <[OwnedFd; 2]>::try_from(passed) else {
+            return FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() };
+        };
+        match fork::fork_bare(&mut self.bystanders) {
+            Ok(fork::Side::Child) => {
+                guarded::open_to_others();
+                worker::asleep::write_base(&file, link)
+            }
+            Ok(fork::Side::Parent { child }) => {
+                self.children.insert(child, Child::Running);
+                FromZygote::Forked { worker, pid: child }
+            }
             Err(error) => FromZygote::ForkFailed { worker, message: error.to_string() },
         }
     }
@@ -374,7 +396,7 @@ impl Birth {
                 let [source, lifeline, stdout, stderr] = descriptors.try_into().ok()?;
                 Some(Self::Script(worker::script::Errand { script, limits, source, lifeline, stdout, stderr }))
             }
-            Purpose::Image => None,
+            Purpose::Image | Purpose::Base => None,
         }
     }
 

@@ -50,6 +50,7 @@ mod limits;
 mod live;
 mod longer;
 mod lookup;
+mod next_server;
 mod notebooks;
 mod old_kernels;
 mod operators;

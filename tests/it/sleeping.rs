@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{Forkpy, Setup, processes, wait_for};
 
 /// Everything that is hard to write down: closures, half-used generators, C objects, a database in memory, an open file.
-const STATE: &str = r#"
+pub const STATE: &str = r#"
 import collections, contextvars, decimal, functools, gc, hashlib, itertools, os, random, re, signal, sqlite3, subprocess
 import sys, threading, weakref, zlib
 def counter():
@@ -47,7 +47,7 @@ big = {i: str(i) for i in range(20000)}; place = id(points[0])
 "#;
 
 /// What is to be so in round `N`, from 0.
-const CHECK: &str = r#"
+pub const CHECK: &str = r#"
 assert (up(), next(gen), file.readline()) == (N + 1, N * N, f"line {N}\n")
 assert cursor.fetchone() == (N, f"row{N}") and db.execute("select count(*) from t").fetchone()[0] == 1000
 assert points[3].norm() == 26 and watched() is points[0] and id(points[0]) == place and cycle[0] is cycle
@@ -61,7 +61,7 @@ assert len(hits) == N + 1, hits
 "#;
 
 /// The process is one like any other: it can do what is new to it.
-const LIVE: &str = r#"
+pub const LIVE: &str = r#"
 import concurrent.futures, csv, multiprocessing, tempfile, time, uuid, xml.dom.minidom
 sums = []
 threads = [threading.Thread(target=lambda i=i: sums.append(sum(range(i * 1000)))) for i in range(8)]
@@ -83,13 +83,13 @@ assert threading.get_native_id() == os.getpid()
 import asyncio; await asyncio.sleep(0.001)
 "#;
 
-fn asleep(forkpy: &mut Forkpy) -> Value {
+pub fn asleep(forkpy: &mut Forkpy) -> Value {
     let reply = forkpy.call("sleep_session", json!({}));
     assert!(!reply.is_error && reply.data["status"] == "asleep", "{reply:?}");
     reply.data
 }
 
-fn works(forkpy: &mut Forkpy, code: &str) {
+pub fn works(forkpy: &mut Forkpy, code: &str) {
     let reply = forkpy.run(code);
     assert_eq!(reply["status"], "ok", "{reply}");
 }
@@ -97,7 +97,7 @@ fn works(forkpy: &mut Forkpy, code: &str) {
 /// The only image that lies there.
 fn image(folder: &Path) -> PathBuf {
     let below = fs::read_dir(folder).expect("there").map(|entry| entry.expect("readable").path());
-    let files = below.flat_map(|server| fs::read_dir(server).expect("a folder"));
+    let files = below.filter(|path| path.is_dir()).flat_map(|server| fs::read_dir(server).expect("a folder"));
     let mut images: Vec<PathBuf> = files.map(|entry| entry.expect("readable").path()).collect();
     images.retain(|path| path.extension().is_some_and(|end| end == "image"));
     assert_eq!(images.len(), 1, "{images:?}");
@@ -262,7 +262,7 @@ fn there_is_a_way_on_without_the_image() {
 fn where_there_is_no_room_the_session_stays_awake() {
     let (_folder, setup) = with_folder(&["--state-disk", "1", "--sleep-after", "0.2"]);
     let mut forkpy = setup.start();
-    works(&mut forkpy, "kept = 1");
+    works(&mut forkpy, "import os; much = os.urandom(3 << 20); kept = 1");
     let words = forkpy.refused("sleep_session", json!({}));
     assert!(words.contains("--state-disk") && words.contains("is as it was"), "{words}");
     let health = forkpy.until("the reason", |health| health["stays_awake"].is_string());
@@ -308,33 +308,66 @@ fn a_session_wakes_in_another_zygote_too() {
 }
 
 #[test]
-fn sessions_that_are_deleted_or_end_with_the_server_leave_nothing_on_disk() {
+fn a_session_that_is_deleted_leaves_nothing_on_disk_and_without_a_folder_the_others_neither() {
     let (folder, setup) = with_folder(&[]);
     let mut forkpy = setup.start();
     for name in ["one", "two"] {
-        forkpy.call("run_python_code", json!({"code": "x = 1", "session_id": name}));
         forkpy.call("create_session", json!({"session_id": name}));
+        forkpy.call("run_python_code", json!({"code": "x = 1", "session_id": name}));
         assert!(!forkpy.call("sleep_session", json!({"session_id": name})).is_error);
     }
     forkpy.call("delete_session", json!({"session_id": "one"}));
     let left = image(folder.path());
-    drop(forkpy);
+    forkpy.call("delete_session", json!({"session_id": "two"}));
     assert!(!left.exists());
-    assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+    drop(forkpy);
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).expect("there").map(|entry| entry.expect("one").file_name()).collect();
+    assert_eq!(left, ["key"]);
 }
 
 #[test]
-fn what_a_killed_server_left_is_removed_by_the_next() {
+fn an_image_is_small() {
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
+    works(&mut forkpy, "kept = list(range(1000))");
+    for _ in 0..3 {
+        let told = asleep(&mut forkpy);
+        assert!(told["disk"].as_u64().expect("bytes") < 3 << 20, "{told}");
+        assert_eq!(forkpy.eval("kept[-1]"), "999");
+    }
+}
+
+#[test]
+fn where_the_disk_is_full_the_session_stays_awake() {
+    let (folder, setup) = with_folder(&[]);
+    let mut forkpy = setup.start();
+    works(&mut forkpy, "import os; much = os.urandom(3 << 20); kept = 1");
+    let pid = nix::unistd::Pid::from_raw(forkpy.server_pid()).to_string();
+    let limit = |bytes: &str| {
+        let done = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status();
+        assert!(done.expect("prlimit").success());
+    };
+    limit("1000000:unlimited");
+    let words = forkpy.refused("sleep_session", json!({}));
+    assert!(words.contains("could not be written") && words.contains("is as it was"), "{words}");
+    limit("unlimited:unlimited");
+    asleep(&mut forkpy);
+    let _ = image(folder.path());
+    assert_eq!(forkpy.eval("kept"), "1");
+}
+
+#[test]
+fn a_folder_that_vanishes_is_made_again_and_what_lay_there_is_missed_in_words() {
     let (folder, setup) = with_folder(&[]);
     let mut forkpy = setup.start();
     works(&mut forkpy, "kept = 1");
     asleep(&mut forkpy);
-    let left = image(folder.path());
-    forkpy.kill();
-    drop(forkpy);
-    assert!(left.exists());
-    let state = folder.path().to_str().expect("UTF-8");
-    let mut next = Setup::new().args(&["--state-dir", state]).start();
-    assert!(!left.exists());
-    assert_eq!(next.eval("1 + 1"), "2");
+    let server = image(folder.path()).parent().expect("one").to_owned();
+    fs::remove_dir_all(&server).expect("removed");
+    let words = forkpy.run("kept").to_string();
+    assert!(words.contains("could not be woken") && words.contains("restart_kernel"), "{words}");
+    forkpy.call("restart_kernel", json!({}));
+    works(&mut forkpy, "kept = 2");
+    asleep(&mut forkpy);
+    assert_eq!(forkpy.eval("kept"), "2");
 }

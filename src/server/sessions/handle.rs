@@ -11,6 +11,7 @@ use super::{
     context::Surroundings,
     death::DeathReason,
     history::History,
+    images::adopt::Adopted,
     life::Life,
     orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
@@ -76,13 +77,15 @@ pub(crate) struct Beginning {
     pub limits: Limits,
     /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
     pub first: Option<(Worker, u64)>,
+    /// It sleeps, as a server before this one has left it.
+    pub asleep: Option<Box<Adopted>>,
 }
 
 impl Session {
     /// Makes the session and begins to make its worker, unless it has one.
     #[must_use]
     pub(crate) fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
-        let Beginning { life, description, policy, limits, first } = beginning;
+        let Beginning { life, description, policy, limits, first, asleep } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
         shared.update(|status| status.memory_group = limits.most_memory().and_then(MemoryGroup::for_session));
@@ -90,6 +93,10 @@ impl Session {
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();
         let last = first.as_ref().map_or(0, |(_, cell)| *cell);
+        let last = asleep.as_ref().map_or(last, |left| left.last_cell());
+        if let Some(left) = &asleep {
+            shared.update(|status| left.show(status));
+        }
         let runs = Arc::new(Runs::new(around.settings.keep_replies, last));
         let quotas = Arc::clone(&around.quotas);
         let task = Task::new(Seat {
@@ -103,6 +110,7 @@ impl Session {
             queue: cells.downgrade(),
             interventions,
             first,
+            asleep,
         });
         tokio::spawn(task.live());
         Self { id, life, shared, limits, history, runs, cells, urgent, quotas }
@@ -231,7 +239,15 @@ impl Session {
         self.end(DeathReason::Delete).await;
     }
 
-    /// The same, for a reason of the server's own.
+    /// The server ends: leaves what can be left to the next one.
+    pub(crate) async fn leave(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.urgent.send(Urgent::Leave { reply }).is_ok() {
+            let _ = answer.await;
+        }
+    }
+
+    /// Ends it, for a reason of the server's own.
     pub(crate) async fn end(&self, why: DeathReason) {
         let (reply, answer) = oneshot::channel();
         if self.urgent.send(Urgent::Delete { why, reply }).is_ok() {
@@ -253,6 +269,11 @@ impl Session {
     #[must_use]
     pub(crate) fn fall_asleep(&self) -> bool {
         self.cells.try_send(Order::FallAsleep { asked: None }).is_ok()
+    }
+
+    /// Has an image of it written while it rests, unless it is in use then.
+    pub(crate) fn write_image(&self) {
+        let _ = self.cells.try_send(Order::WriteImage);
     }
 
     /// Ends the worker when its turn comes, unless the session is in use then. False when that cannot be asked for now.

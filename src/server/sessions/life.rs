@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     death::{Death, DeathReason, Fate, Recovered},
     readers::{Readers, Reading},
 };
-use crate::server::{owner::Owner, workers::checkpoint::Incarnation};
+use crate::server::{owner::Owner, workers::incarnation::Incarnation};
 
 /// Events of one session that are kept; of older ones only what they came to.
 const MAX_EVENTS: usize = 64;
@@ -117,6 +118,10 @@ pub enum What {
     Uncopied { why: Uncopied, by_value: Option<Arc<KeptByValue>> },
     /// The worker has ended, and a new one has what was kept by value.
     BroughtBack { by_value: Arc<KeptByValue> },
+    /// It slept on disk while its server ended, and goes on in this one.
+    Slept { since: Timestamp, cell: u64, lost: Option<(u64, u64)>, without: Without },
+    /// Packages of its environment are others than when its image was written.
+    OtherPackages { names: Vec<String> },
     /// Its server takes no new sessions, and ends after this time.
     ServerDrains { limit: Option<Duration> },
     /// So much that not all of it is remembered.
@@ -125,6 +130,17 @@ pub enum What {
         /// What they came to.
         fate: Fate,
     },
+}
+
+/// What a session that comes from the server before has not brought along.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Without {
+    /// Named checkpoints.
+    pub checkpoints: Vec<String>,
+    /// The name that it had, when another session has that now.
+    pub name: Option<String>,
+    /// It comes by value: these variables, and not the others.
+    pub by_value: Option<Arc<KeptByValue>>,
 }
 
 /// Why a checkpoint is not there any more.
@@ -153,7 +169,12 @@ impl What {
             | Self::CopyLacks { .. }
             | Self::Uncopied { .. }
             | Self::BroughtBack { .. }
+            | Self::OtherPackages { .. }
             | Self::ServerDrains { .. } => Fate::Kept,
+            Self::Slept { lost, without, .. } => match lost.is_some() || without.by_value.is_some() {
+                true => Fate::Restored,
+                false => Fate::Kept,
+            },
             Self::Forgotten { fate, .. } => *fate,
         }
     }
@@ -163,6 +184,9 @@ impl What {
         match self {
             Self::Restored { recovered, copy, .. } | Self::WentBack { recovered, copy, .. } => {
                 Some((*recovered, *copy))
+            }
+            Self::Slept { cell, lost, .. } if self.fate() == Fate::Restored => {
+                Some((Recovered { from: *cell, lost: *lost }, 0))
             }
             _ => None,
         }

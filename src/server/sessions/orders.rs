@@ -162,6 +162,8 @@ pub(super) enum Order {
     FallAsleep {
         asked: Option<(Caller, oneshot::Sender<Result<Sleeping, SessionError>>)>,
     },
+    /// Writes an image of the session, which goes on, unless a call waits.
+    WriteImage,
     /// Ends the worker of a session that is not used, unless a call waits behind this.
     Rest {
         why: DeathReason,
@@ -177,7 +179,14 @@ pub(super) enum Order {
 impl Order {
     /// Whether it is the session's own: no caller waits for it.
     pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::Rest { .. } | Self::Freshen | Self::KeepByValue { .. } | Self::FallAsleep { asked: None })
+        matches!(
+            self,
+            Self::Rest { .. }
+                | Self::Freshen
+                | Self::KeepByValue { .. }
+                | Self::FallAsleep { asked: None }
+                | Self::WriteImage
+        )
     }
 }
 
@@ -229,6 +238,10 @@ pub(super) enum Urgent {
     },
     Delete {
         why: DeathReason,
+        reply: oneshot::Sender<()>,
+    },
+    /// The server ends: what can be left to the next one is.
+    Leave {
         reply: oneshot::Sender<()>,
     },
     Heal(Step),
@@ -345,6 +358,7 @@ impl Urgent {
         match self {
             Self::Restart { .. } | Self::Heal(_) | Self::Reconsider | Self::Look { .. } => DeathReason::Restart,
             Self::Delete { why, .. } => *why,
+            Self::Leave { .. } => DeathReason::Delete,
         }
     }
 }

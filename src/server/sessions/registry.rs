@@ -17,7 +17,8 @@ use super::{
     context::Surroundings,
     death::{Death, DeathReason},
     handle::{Beginning, Session},
-    life::{Ended, Life, What},
+    images::about::{About, Lasting},
+    life::{Ended, KeptByValue, Life, What, Without},
     names::{DEFAULT, MAX_NAME, is_name, made_up, shorten},
     quotas::QuotaError,
 };
@@ -46,6 +47,12 @@ pub(crate) enum RegistryError {
         id: String,
         known: String,
     },
+    /// It sleeps where another server has it.
+    #[error(
+        "session {id:?} is asleep in --state-dir and belongs to another forkpy server on this workspace, which runs (process {pid}): \
+         use it there, or end that server first; then it is here"
+    )]
+    Elsewhere { id: String, pid: u32 },
     /// It was there and is not any more.
     #[error(
         "session {id:?} does not exist any more: it {}; its variables are gone. create_session makes a new one of that \
@@ -153,6 +160,31 @@ impl Registry {
         self.lose_default(reason);
     }
 
+    /// Takes over sessions that servers before this one have left asleep. Each has its name, or one beside it when that is taken.
+    pub(in crate::server) fn adopt(&self) {
+        let mut sessions = self.sessions.write();
+        for left in self.around.images.adopt() {
+            let Some(owner) = left.about.owner.as_ref().map(Lasting::owner) else { continue };
+            let own = sessions.entry(owner.clone()).or_default();
+            let name = beside(&left.about.session, own);
+            let renamed = (*name != left.about.session).then(|| left.about.session.clone());
+            let life = Life::new(owner, Arc::from(name));
+            let kept = left
+                .about
+                .by_value
+                .clone()
+                .map(|(names, left_out)| Arc::new(KeptByValue { cell: left.about.cell, names, left_out }));
+            let without = Without { checkpoints: left.about.checkpoints.clone(), name: renamed, by_value: kept };
+            let (since, cell, lost) = (left.about.written_at(), left.about.cell, left.lost());
+            life.happened(What::Slept { since, cell, lost, without }, None);
+            tracing::info!(session = %life.session(), "sleeps on, as a server before this one has left it");
+            let About { description, policy, limits, .. } = left.about.clone();
+            let beginning = Beginning { life, description, policy, limits, first: None, asleep: Some(Box::new(left)) };
+            let session = Session::start(beginning, Arc::clone(&self.around));
+            own.insert(Arc::clone(&session.id), session);
+        }
+    }
+
     /// This client used the default session of a server that has ended.
     pub(in crate::server) fn lost_with_its_server(&self, client: &Client) {
         let Ok(session) = self.get(&Owner::User, DEFAULT) else { return };
@@ -184,13 +216,17 @@ impl Registry {
 
     /// An owner's session by name. Its `default` is made, if there is none.
     pub(crate) fn get(&self, owner: &Owner, id: &str) -> Result<Session, RegistryError> {
-        let known = {
-            let sessions = self.sessions.read();
-            match sessions.get(owner).and_then(|own| own.get(id)) {
-                Some(session) => return Ok(session.clone()),
-                None => list(&sessions, owner),
-            }
-        };
+        if let Some(session) = self.find(owner, id) {
+            return Ok(session);
+        }
+        if let Some(pid) = self.left_by_others(owner, id) {
+            return Err(RegistryError::Elsewhere { id: id.to_owned(), pid });
+        }
+        // A server may have ended meanwhile that had it.
+        if let Some(session) = self.find(owner, id) {
+            return Ok(session);
+        }
+        let known = list(&self.sessions.read(), owner);
         if id == DEFAULT {
             return self.make_default(owner);
         }
@@ -198,6 +234,22 @@ impl Registry {
             Some(why) => RegistryError::Ended { id: id.to_owned(), why, known },
             None => RegistryError::Unknown { id: shorten(id), known },
         })
+    }
+
+    fn find(&self, owner: &Owner, id: &str) -> Option<Session> {
+        self.sessions.read().get(owner).and_then(|own| own.get(id)).cloned()
+    }
+
+    /// A session that is not here may sleep where other servers have left it: takes it over, or gives the process id of the server
+    /// that has it.
+    fn left_by_others(&self, owner: &Owner, id: &str) -> Option<u32> {
+        if !self.around.images.is_for_the_next() || id == DEFAULT {
+            return None;
+        }
+        self.adopt();
+        let wanted = Lasting::of(owner);
+        let is_it = |about: &About| about.session == id && about.owner == wanted;
+        self.find(owner, id).is_none().then(|| self.around.images.held_elsewhere(is_it)).flatten()
     }
 
     fn became_of(&self, owner: &Owner, id: &str) -> Option<DeathReason> {
@@ -209,7 +261,8 @@ impl Registry {
     fn make_default(&self, owner: &Owner) -> Result<Session, RegistryError> {
         let limits = self.around.settings.limits.confined(self.around.quotas.rights(owner).sandbox);
         let policy = self.around.health;
-        let beginning = |life| Beginning { life, description: String::new(), policy, limits, first: None };
+        let beginning =
+            |life| Beginning { life, description: String::new(), policy, limits, first: None, asleep: None };
         self.insert(owner, DEFAULT, None, beginning).map(|(session, _)| session)
     }
 
@@ -386,8 +439,14 @@ impl Registry {
         }
         let Fork { id, description, by, source, from } = fork;
         let life = self.life(owner, id, Some(by));
-        let beginning =
-            Beginning { life, description, policy, limits: source.limits, first: Some((worker, from.cell)) };
+        let beginning = Beginning {
+            life,
+            description,
+            policy,
+            limits: source.limits,
+            first: Some((worker, from.cell)),
+            asleep: None,
+        };
         let session = Session::start(beginning, Arc::clone(&self.around));
         self.sessions.write().entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session.clone());
         self.around.changes.sessions_changed(owner);
@@ -403,8 +462,14 @@ impl Registry {
         let Fork { id, description, source, from, .. } = fork;
         let policy = HealthPolicy { checkpoints: Automatic::Off, ..policy };
         let life = Life::new(source.life.owner().clone(), Arc::from(id));
-        let beginning =
-            Beginning { life, description, policy, limits: source.limits, first: Some((worker, from.cell)) };
+        let beginning = Beginning {
+            life,
+            description,
+            policy,
+            limits: source.limits,
+            first: Some((worker, from.cell)),
+            asleep: None,
+        };
         let session = Session::start(beginning, Arc::clone(&self.around));
         self.branches.write().insert(session.life.number(), session.clone());
         Ok(session)
@@ -461,8 +526,16 @@ impl Registry {
         self.sessions.read().get(owner).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
-    /// Ends every session, all at once.
-    pub(crate) async fn shut_down(&self) {
+    /// Ends every session, all at once. What they have is left to the next server, where that can find it, within this time.
+    pub(crate) async fn shut_down(&self, leaving: Duration) {
+        self.around.images.leave_to_the_next();
+        if self.around.images.is_for_the_next() {
+            let all = self.all();
+            let left = futures::future::join_all(all.iter().map(Session::leave));
+            if tokio::time::timeout(leaving, left).await.is_err() {
+                tracing::warn!(?leaving, "not all sessions could be written to disk in the time that there is");
+            }
+        }
         let sessions = std::mem::take(&mut *self.sessions.write());
         let branches = std::mem::take(&mut *self.branches.write());
         let all: Vec<Session> =
@@ -473,6 +546,13 @@ impl Registry {
         }
         futures::future::join_all(all.iter().map(Session::delete)).await;
     }
+}
+
+/// A name that is not taken.
+fn beside(wanted: &str, own: &BTreeMap<Arc<str>, Session>) -> String {
+    let cut = &wanted[..wanted.len().min(MAX_NAME - 8)];
+    let others = (2..).map(|number| format!("{cut}-{number}"));
+    std::iter::once(wanted.to_owned()).chain(others).find(|name| !own.contains_key(name.as_str())).unwrap_or_default()
 }
 
 fn count(sessions: &Table) -> usize {

@@ -72,6 +72,10 @@ pub(crate) struct Status {
     pub by_value: Option<Arc<KeptByValue>>,
     /// It sleeps in an image.
     pub asleep: Option<Sleeping>,
+    /// It is awake, and has an image of how it was when it was at rest.
+    pub at_rest: Option<Sleeping>,
+    /// How many orders had been taken when that was last tried.
+    pub imaged: Option<u64>,
     /// Why it was not put to sleep when it had been at rest for long.
     pub stays_awake: Option<String>,
     /// When the first of the workers began that have served it without a loss, where it has slept between.
@@ -128,6 +132,8 @@ impl Shared {
             unkept: None,
             by_value: None,
             asleep: None,
+            at_rest: None,
+            imaged: None,
             stays_awake: None,
             up_since: None,
             memory_group: None,

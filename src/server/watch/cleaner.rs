@@ -1,5 +1,6 @@
-//! Puts sessions to sleep that no client has used for some time, where that is wished. Ends sessions that no client has used for long, or that are too old, where such limits are set; and those of HTTP clients that
-//! are away for too long to come back.
+//! Puts sessions to sleep that no client has used for some time, or has images of them written, where that is wished. Ends
+//! sessions that no client has used for long, or that are too old, where such limits are set; and those of HTTP clients that are
+//! away for too long to come back.
 //!
 //! Runs in: server, one task. A session that runs a cell, has calls waiting or is starting is never touched: looking at it
 //! and taking it out of the table are one step without an await, and the server has one thread, so a call either is
@@ -24,12 +25,12 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Runs until the task is dropped.
-pub(crate) async fn watch(registry: Arc<Registry>, sleep: Option<Duration>) {
+pub(crate) async fn watch(registry: Arc<Registry>, sleep: Option<Duration>, image: Option<Duration>) {
     loop {
         registry.end_the_absent();
         let all = registry.all();
         let times = all.iter().flat_map(|session| [session.limits.idle, session.limits.age]).flatten();
-        let times = times.chain([registry.away()]).chain(sleep);
+        let times = times.chain([registry.away()]).chain(sleep).chain(image);
         let pause = times.min().map_or(LONGEST, |time| (time / 100).clamp(SHORTEST, LONGEST));
         for session in all {
             let status = session.shared.get();
@@ -38,6 +39,8 @@ pub(crate) async fn watch(registry: Arc<Registry>, sleep: Option<Duration>) {
                 clean_up(&registry, &session, why);
             } else if !works && is_tired(sleep, &status) {
                 let _ = session.fall_asleep();
+            } else if !works && is_to_be_written(image, &status) {
+                session.write_image();
             }
         }
         tokio::time::sleep(pause).await;
@@ -62,6 +65,13 @@ fn due(limits: &Limits, status: &Status) -> Option<DeathReason> {
 fn is_tired(after: Option<Duration>, status: &Status) -> bool {
     let rests = status.waiting == 0 && status.phase == Phase::Idle && status.stays_awake.is_none();
     rests && status.worker.is_some() && after.is_some_and(|after| status.used_at.elapsed() >= after)
+}
+
+/// Whether an image of this session is to be written now: once for each time that it comes to rest.
+fn is_to_be_written(after: Option<Duration>, status: &Status) -> bool {
+    let rests = status.waiting == 0 && status.phase == Phase::Idle && status.worker.is_some();
+    let is_new = status.taken > 0 && status.imaged != Some(status.taken);
+    rests && is_new && after.is_some_and(|after| status.used_at.elapsed() >= after)
 }
 
 fn clean_up(registry: &Registry, session: &Session, why: DeathReason) {

@@ -28,6 +28,7 @@ use crate::{
     },
     server::workers::{
         children::{Children, Expected},
+        incarnation::Incarnation,
         link::Worker,
         process::watch,
         zygote::{Ends, GreetError, Zygote},
@@ -39,42 +40,6 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(30);
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
-static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
-
-/// One session, and none that bears its name before or after it. Cheap to copy.
-#[derive(Debug, Clone)]
-pub(crate) struct Incarnation {
-    /// Its number within the server: two sessions never have the same.
-    pub number: u64,
-    pub session: Arc<str>,
-    over: CancellationToken,
-}
-
-impl Incarnation {
-    /// A session that begins.
-    #[must_use]
-    pub(crate) fn new(session: Arc<str>) -> Self {
-        let number = INCARNATIONS.fetch_add(1, Ordering::Relaxed);
-        Self { number, session, over: CancellationToken::new() }
-    }
-
-    /// It is over: nothing of it is kept or used from now on.
-    pub(crate) fn end(&self) {
-        self.over.cancel();
-    }
-
-    /// Waits until it is over.
-    pub(crate) async fn ended(&self) {
-        self.over.cancelled().await;
-    }
-
-    /// Whether it is over.
-    #[must_use]
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.is_cancelled()
-    }
-}
-
 /// Number of the newest checkpoint of all, 0 when there was none.
 #[must_use]
 pub(crate) fn newest() -> u64 {
@@ -143,18 +108,37 @@ pub(crate) enum NotWritten {
     Useless(#[source] Useless),
 }
 
-/// Wakes the checkpoint that an image is of. It is of use when it has said what it does not hold ([`Checkpoint::hazards`]).
+/// Has the zygote write what it has in memory to a file: the base of images.
+///
+/// # Errors
+/// When the zygote cannot fork, the server is out of descriptors, or what there is could not be written.
+pub(crate) async fn write_base(zygote: &Zygote, file: OwnedFd) -> Result<(), NotWritten> {
+    let (link, theirs) = UnixStream::pair().map_err(|error| NotWritten::Useless(error.into()))?;
+    let forked = zygote.write_base(file, theirs).await;
+    // Dropped, what it is of is ended.
+    let _lease = forked.map_err(|error| NotWritten::Useless(Useless::NotForked(error.to_string())))?;
+    let (reader, writer) = framed(link, MAX_ZYGOTE, MAX_ZYGOTE).map_err(|error| NotWritten::Useless(error.into()))?;
+    let mut link = Link { reader, writer, state: State::Settling };
+    match link.read().await {
+        Ok(FromCheckpoint::Asleep { .. }) => Ok(()),
+        Ok(FromCheckpoint::NotAsleep { why }) => Err(NotWritten::Lost(why)),
+        Ok(_) => Err(NotWritten::Useless(Useless::OutOfTurn)),
+        Err(reason) => Err(NotWritten::Useless(reason)),
+    }
+}
+
+/// Wakes the checkpoint that an image is of, with its base. It is of use when it has said what it does not hold ([`Checkpoint::hazards`]).
 ///
 /// # Errors
 /// When the zygote cannot fork, or the server is out of descriptors.
 pub(crate) async fn of_image(
     zygote: &Zygote,
     children: &Children,
-    image: OwnedFd,
+    files: (OwnedFd, OwnedFd),
     of: Birth<'_>,
 ) -> Result<Arc<Checkpoint>, Useless> {
     let (making, theirs) = Making::begin(children)?;
-    let forked = zygote.wake_image(image, theirs).await;
+    let forked = zygote.wake_image(files, theirs).await;
     let lease = forked.map_err(|error| Useless::NotForked(error.to_string()))?;
     // From here on it ends with its socket.
     Ok(making.born(of, lease.take(), Vec::new())?)
@@ -343,7 +327,7 @@ impl Checkpoint {
         // Who waits here holds the process: it is not to outlive its session for that.
         let settled = tokio::select! {
             biased;
-            () = self.of.over.cancelled() => Err(Useless::Over),
+            () = self.of.ended() => Err(Useless::Over),
             settled = settled => settled,
         };
         settled.map_err(|reason| self.cannot(reason))
@@ -398,16 +382,19 @@ impl Checkpoint {
             }
         };
         tokio::select! {
-            () = self.of.over.cancelled() => {}
+            () = self.of.ended() => {}
             () = let_go => {}
         }
     }
 
-    /// Has it write all of itself to a file. Gives the pages of memory in it, or why it is of no use.
-    pub(crate) async fn write_image(&self, file: BorrowedFd<'_>) -> Result<u64, NotWritten> {
+    /// Has it write all of itself to a file, but for what it has in common with a base. Gives the pages of memory in it, or why
+    /// it is of no use.
+    pub(crate) async fn write_image(&self, file: BorrowedFd<'_>, base: BorrowedFd<'_>) -> Result<u64, NotWritten> {
         let mut link = self.link.lock().await;
         link.settled().await.map_err(NotWritten::Useless)?;
-        link.writer.write_with(&ToCheckpoint::Sleep, &[file]).map_err(|error| NotWritten::Useless(error.into()))?;
+        link.writer
+            .write_with(&ToCheckpoint::Sleep, &[file, base])
+            .map_err(|error| NotWritten::Useless(error.into()))?;
         match link.read().await {
             Ok(FromCheckpoint::Asleep { pages, .. }) => Ok(pages),
             Ok(FromCheckpoint::NotAsleep { why }) => Err(NotWritten::Lost(why)),

@@ -8,6 +8,7 @@ pub(crate) mod children;
 pub(crate) mod control;
 pub(crate) mod door;
 pub(crate) mod imports;
+pub(crate) mod incarnation;
 pub(crate) mod link;
 pub(crate) mod process;
 pub(crate) mod spares;

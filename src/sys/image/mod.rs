@@ -5,12 +5,16 @@
 //!
 //! How it goes: the process saves its registers and is cloned (`snapshot`); the clone stands still while the original reads
 //! its memory and writes it (`write`), with what the kernel keeps of it (`state`, `files`) and what it is tied to (`ties`).
-//! To wake it, a fresh process works out what has to change in it (`plan`), and a few instructions that need nothing of what
-//! they replace make the changes (`restorer`). The woken process goes on in `snapshot`, as if the clone had returned.
+//! What the image has in common with the zygote that its process came from lies once in a file of its own (`base`).
+//! To wake it, a fresh process takes its descriptors (`wake`) and works out what has to change in its memory (`plan`), and a
+//! few instructions that need nothing of what they replace make the changes (`restorer`). The woken process goes on in
+//! `snapshot`, as if the clone had returned.
 //!
 //! What cannot be brought back exactly is refused, with the reason (`refusal`): when it is written, where that is known
 //! then, and before anything is changed when it is woken.
 
+mod base;
+mod desk;
 mod files;
 mod format;
 mod layout;
@@ -20,9 +24,12 @@ mod restorer;
 mod snapshot;
 mod state;
 mod ties;
+mod wake;
 mod write;
 
 pub(crate) use self::{
-    plan::wake,
+    base::{base_id, write_base},
+    format::BaseId,
+    wake::wake,
     write::{Written, write},
 };

@@ -14,8 +14,9 @@ use std::{
 };
 
 use super::{
+    base::Base,
     files::{self, OpenFile},
-    format::{Description, MappedFile, Run, digest},
+    format::{BaseId, Description, MappedFile, Run, Source, digest},
     layout::{self, Kind, PAGE, Region, WRITE},
     refusal::Refusal,
     snapshot::{self, Arrival, Side},
@@ -42,6 +43,8 @@ pub(crate) enum Written {
     Done {
         /// Pages of memory in it.
         pages: u64,
+        /// Pages that its base has.
+        common: u64,
         /// Bytes of the file.
         bytes: u64,
     },
@@ -50,7 +53,8 @@ pub(crate) enum Written {
     Woken,
 }
 
-/// Writes this process to a file. `link` is its socket, of which a waker gives it another; `output` is the file's own number.
+/// Writes this process to a file, but for the pages that `base` has at the same place. `link` is its socket, of which a waker
+/// gives it another; `output` and `base` are the files' own numbers.
 /// What is open under `renewed` is of no account: a woken process has something under these numbers, and closes it.
 ///
 /// # Errors
@@ -58,7 +62,7 @@ pub(crate) enum Written {
 ///
 /// # Safety
 /// This process has one thread, and what is true of its memory when this is called is true of the woken one's.
-pub(crate) unsafe fn write(output: RawFd, link: RawFd, renewed: &[RawFd]) -> Result<Written, Refusal> {
+pub(crate) unsafe fn write((output, base): (RawFd, RawFd), link: RawFd, renewed: &[RawFd]) -> Result<Written, Refusal> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Refusal::Architecture);
     }
@@ -67,7 +71,7 @@ pub(crate) unsafe fn write(output: RawFd, link: RawFd, renewed: &[RawFd]) -> Res
         return Err(Refusal::Threads(threads));
     }
     refuse_timers()?;
-    let mut own = vec![output, link];
+    let mut own = vec![output, base, link];
     own.extend(lifeline::number());
     own.extend(renewed);
     let mut open = files::of_this_process(&own)?;
@@ -93,11 +97,12 @@ pub(crate) unsafe fn write(output: RawFd, link: RawFd, renewed: &[RawFd]) -> Res
                     vdso: vdso_digest(&regions)?,
                     regions,
                     runs: Vec::new(),
+                    base: BaseId::default(),
                     files: open,
                     link,
                     lifeline: lifeline::number(),
                 };
-                write_all(&clone, description, &File::from(file))
+                write_all(&clone, description, &File::from(file), &Base::open(base)?)
             });
             drop(clone);
             written
@@ -233,19 +238,21 @@ struct Copier<'a> {
     memory: File,
     pagemap: File,
     output: &'a File,
+    base: &'a Base,
     /// End of what is written.
     end: u64,
     runs: Vec<Run>,
     buffer: Vec<u8>,
 }
 
-fn write_all(clone: &Clone, mut description: Description, output: &File) -> Result<Written, Refusal> {
+fn write_all(clone: &Clone, mut description: Description, output: &File, base: &Base) -> Result<Written, Refusal> {
     let open = |name: &str| File::open(format!("/proc/{}/{name}", clone.pid)).map_err(Refusal::Unreadable);
     output.set_len(0).map_err(Refusal::Write)?;
     let mut copier = Copier {
         memory: open("mem")?,
         pagemap: open("pagemap")?,
         output,
+        base,
         end: PAGE,
         runs: Vec::new(),
         buffer: vec![0; PIECE * PAGE as usize],
@@ -254,10 +261,11 @@ fn write_all(clone: &Clone, mut description: Description, output: &File) -> Resu
         copier.copy(region)?;
     }
     let (runs, end) = (copier.runs, copier.end);
-    let pages = runs.iter().map(|run| run.pages).sum();
-    description.runs = runs;
+    let count = |source: Source| runs.iter().filter(|run| run.source == source).map(|run| run.pages).sum();
+    let (pages, common) = (count(Source::Image), count(Source::Base));
+    (description.runs, description.base) = (runs, base.id());
     let bytes = description.write(output, end)?;
-    Ok(Written::Done { pages, bytes })
+    Ok(Written::Done { pages, common, bytes })
 }
 
 impl Copier<'_> {
@@ -291,36 +299,81 @@ impl Copier<'_> {
     }
 
     fn copy_pages(&mut self, region: &Region, begin: u64, count: usize) -> Result<(), Refusal> {
-        const ZERO: [u8; PAGE as usize] = [0; PAGE as usize];
-        let page = |place: usize| place * PAGE as usize..(place + 1) * PAGE as usize;
+        let address = |place: usize| begin + place as u64 * PAGE;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let bytes = &mut buffer[..count * PAGE as usize];
-        self.memory.read_exact_at(bytes, begin).map_err(Refusal::Unreadable)?;
-        // Memory that is not a file's is zero where the image has nothing.
-        let counts = |place: usize| region.kind == Kind::File || bytes[page(place)] != ZERO;
+        self.memory.read_exact_at(&mut buffer[..count * PAGE as usize], begin).map_err(Refusal::Unreadable)?;
+        let pages = &buffer.as_chunks::<{ PAGE as usize }>().0[..count];
+        let base = self.base;
+        let found: Vec<Found> =
+            pages.iter().enumerate().map(|(place, page)| Found::of(page, address(place), region, base)).collect();
         let mut place = 0;
         while place < count {
-            if !counts(place) {
-                place += 1;
-                continue;
+            let length = found[place..].iter().take_while(|next| **next == found[place]).count();
+            match found[place] {
+                Found::Nothing => {}
+                Found::Own => {
+                    let data = pages[place..place + length].as_flattened();
+                    self.output.write_all_at(data, self.end).map_err(Refusal::Write)?;
+                    let offset = self.end;
+                    self.end += data.len() as u64;
+                    self.note(region, address(place), length as u64, (offset, Source::Image));
+                }
+                Found::InBase { .. } => {
+                    // What lies behind another in memory may not in the file.
+                    for (place, next) in (place..).zip(&found[place..place + length]) {
+                        if let Found::InBase { offset } = next {
+                            self.note(region, address(place), 1, (*offset, Source::Base));
+                        }
+                    }
+                }
             }
-            let length = (place..count).take_while(|place| counts(*place)).count();
-            let data = &bytes[place * PAGE as usize..(place + length) * PAGE as usize];
-            self.output.write_all_at(data, self.end).map_err(Refusal::Write)?;
-            self.note(region, begin + place as u64 * PAGE, length as u64);
             place += length;
         }
         self.buffer = buffer;
         Ok(())
     }
 
-    fn note(&mut self, region: &Region, begin: u64, pages: u64) {
-        let offset = self.end;
-        self.end += pages * PAGE;
+    fn note(&mut self, region: &Region, begin: u64, pages: u64, (offset, source): (u64, Source)) {
         match self.runs.last_mut() {
             // It is one with the one before, unless a mapping begins between.
-            Some(run) if run.end() == begin && begin != region.begin => run.pages += pages,
-            _ => self.runs.push(Run { begin, pages, offset }),
+            Some(run)
+                if run.source == source
+                    && run.end() == begin
+                    && run.offset + run.pages * PAGE == offset
+                    && begin != region.begin =>
+            {
+                run.pages += pages;
+            }
+            _ => self.runs.push(Run { begin, pages, offset, source }),
+        }
+    }
+}
+
+/// Where a page is to come from.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    /// It is zero, as memory is that is no file's.
+    Nothing,
+    Own,
+    InBase {
+        offset: u64,
+    },
+}
+
+impl PartialEq for Found {
+    /// Of one kind.
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+impl Found {
+    fn of(page: &[u8; PAGE as usize], address: u64, region: &Region, base: &Base) -> Self {
+        const ZERO: [u8; PAGE as usize] = [0; PAGE as usize];
+        match base.offset_of(address) {
+            Some(offset) if page == base.page(offset) => Self::InBase { offset },
+            _ if region.kind != Kind::File && *page == ZERO => Self::Nothing,
+            _ => Self::Own,
         }
     }
 }

@@ -117,6 +117,23 @@ impl Setup {
         self
     }
 
+    /// In the workspace of another one, which is to outlive it.
+    pub fn in_workspace(mut self, workspace: &Path) -> Self {
+        let args: Vec<_> = self.command.get_args().map(OsStr::to_owned).collect();
+        let mut command = Command::new(self.command.get_program());
+        let at = args.iter().position(|arg| arg == "--workspace").expect("given") + 1;
+        command.args(&args[..at]).arg(workspace).args(&args[at + 1..]);
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
+        self.workspace = workspace.to_owned();
+        self
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self

@@ -159,6 +159,9 @@ impl Task {
         let cell = self.last_cell;
         self.tip = cell;
         self.holds = true;
+        if let Some(Err(error)) = self.at_rest.as_ref().map(|image| image.note_cell(cell)) {
+            tracing::warn!(session = %self.id, %error, "it cannot be noted that the session goes on from its image");
+        }
         self.shared.update(|status| {
             status.phase = Phase::Busy { cell, since };
             status.executed += 1;

@@ -186,7 +186,7 @@ impl Task {
                         why.get_or_insert(BrokenOff::Called);
                         next_step = Some(now());
                     }
-                    Some(urgent @ (Urgent::Restart { .. } | Urgent::Delete { .. })) => {
+                    Some(urgent @ (Urgent::Restart { .. } | Urgent::Delete { .. } | Urgent::Leave { .. })) => {
                         let reason = urgent.reason();
                         if reason == DeathReason::Restart {
                             self.evidence = Some(stacks::take(&worker.view()).await);

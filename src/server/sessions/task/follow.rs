@@ -351,7 +351,7 @@ impl Course<'_> {
                 self.want(Wish::Yield);
                 None
             }
-            Urgent::Restart { .. } | Urgent::Delete { .. } => {
+            Urgent::Restart { .. } | Urgent::Delete { .. } | Urgent::Leave { .. } => {
                 let reason = urgent.reason();
                 later.push_back(urgent);
                 Some(reason)

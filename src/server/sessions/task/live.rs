@@ -44,9 +44,12 @@ impl Task {
         if self.worker.is_some() {
             self.take_over();
         }
-        match self.ensure_worker().await {
-            Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
-            Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
+        // One that sleeps on wakes when it is used.
+        if self.asleep.is_none() {
+            match self.ensure_worker().await {
+                Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
+                Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
+            }
         }
         self.plan_revival();
         loop {
@@ -55,6 +58,7 @@ impl Task {
                 Event::Order(Order::Freshen) => self.freshen().await,
                 Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
                 Event::Order(Order::FallAsleep { asked: None }) => self.fall_asleep_at_rest().await,
+                Event::Order(Order::WriteImage) => self.write_image_at_rest().await,
                 Event::Order(order) => {
                     self.shared.update(Status::take);
                     self.serve(order).await;
@@ -181,6 +185,7 @@ impl Task {
                 let _ = reply.send(self.fall_asleep(taken_back(&caller), false).await);
             }
             Order::FallAsleep { asked: None } => self.fall_asleep_at_rest().await,
+            Order::WriteImage => self.write_image_at_rest().await,
             Order::Rest { why } => self.rest(why).await,
             Order::Freshen => self.freshen().await,
             Order::KeepByValue { why } => self.keep_by_value(why).await,
@@ -211,6 +216,11 @@ impl Task {
                 self.end(why, Fate::Lost).await;
                 let _ = reply.send(());
                 true
+            }
+            Urgent::Leave { reply } => {
+                self.leave().await;
+                let _ = reply.send(());
+                false
             }
             Urgent::Restart { preserve, caller, reply } => {
                 let restarted = self.restart(preserve, &caller).await;

@@ -132,6 +132,10 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         Order::Restore { reply, .. } => drop(reply.send(Err(error()))),
         Order::Hold(hold) => drop(hold.held.send(Err(error()))),
         Order::FallAsleep { asked: Some((_, reply)) } => drop(reply.send(Err(error()))),
-        Order::Rest { .. } | Order::Freshen | Order::KeepByValue { .. } | Order::FallAsleep { asked: None } => {}
+        Order::Rest { .. }
+        | Order::Freshen
+        | Order::KeepByValue { .. }
+        | Order::FallAsleep { asked: None }
+        | Order::WriteImage => {}
     }
 }

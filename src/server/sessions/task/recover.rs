@@ -124,6 +124,8 @@ impl Task {
     /// A worker with nothing in its namespace.
     fn begin_empty(&mut self) {
         (self.holds, self.tip, self.base, self.owed, self.loaded) = (false, 0, None, None, None);
+        (self.common, self.at_rest) = (None, None);
+        self.shared.update(|status| status.at_rest = None);
         self.take_over();
     }
 

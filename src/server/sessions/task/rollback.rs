@@ -208,6 +208,7 @@ impl Task {
         self.begun = true;
         // Its image is of a state that it has left, or goes on from.
         self.asleep = None;
+        self.adopted = None;
         self.unsettled = None;
         self.announce();
     }
@@ -234,7 +235,7 @@ impl Task {
         if self.worker.is_some() || ordered || policy.recovery == RecoveryPolicy::Manual {
             return None;
         }
-        let last = self.newest().await.filter(|last| !self.has_newer_values(last.cell));
+        let last = self.newest_copy().await.filter(|last| !self.has_newer_values(last.cell));
         if last.is_none() && self.keeping.values.is_none() {
             return None;
         }
@@ -274,7 +275,7 @@ impl Task {
     }
 
     /// The newest checkpoint of policy `last` that is of use.
-    async fn newest(&mut self) -> Option<Arc<Checkpoint>> {
+    pub(super) async fn newest_copy(&mut self) -> Option<Arc<Checkpoint>> {
         if let Some(fresh) = std::mem::take(&mut self.fresh).upgrade()
             && fresh.is_valid()
             && let Some(Ok(_)) = unless_called(&mut self.interventions, &mut self.later, fresh.hazards()).await
@@ -286,7 +287,7 @@ impl Task {
 
     /// The state that policy `last` has kept is left behind: gives what there was of it.
     pub(super) async fn leave_behind(&mut self) -> Option<Arc<Checkpoint>> {
-        let newest = self.newest().await;
+        let newest = self.newest_copy().await;
         self.keeping.left_behind.store(checkpoints::newest(), Ordering::Relaxed);
         if let Some(newest) = &newest {
             newest.revoke();
@@ -379,6 +380,7 @@ impl Task {
             | Order::State { .. }
             | Order::Rest { .. }
             | Order::FallAsleep { .. }
+            | Order::WriteImage
             | Order::Freshen
             | Order::KeepByValue { .. } => {}
         }

@@ -28,7 +28,7 @@ use crate::{
             crashes::OutOfMemory,
             death::{Death, DeathReason, Fate},
             history::History,
-            images::Image,
+            images::{Image, about::About, adopt::Adopted, base::Base},
             life::{KeptByValue, Life},
             orders::{Order, SessionError, Urgent},
             runs::Runs,
@@ -60,6 +60,8 @@ pub(in crate::server::sessions) struct Seat {
     pub(in crate::server::sessions) interventions: mpsc::UnboundedReceiver<Urgent>,
     /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
     pub(in crate::server::sessions) first: Option<(Worker, u64)>,
+    /// It sleeps, as a server before this one has left it.
+    pub(in crate::server::sessions) asleep: Option<Box<Adopted>>,
 }
 
 pub(in crate::server::sessions) struct Task {
@@ -98,6 +100,12 @@ pub(in crate::server::sessions) struct Task {
     pub(super) loaded: Option<u64>,
     /// It sleeps, and has no worker.
     pub(super) asleep: Option<Arc<Image>>,
+    /// It is from the server before this one, and has not been woken yet.
+    pub(super) adopted: Option<About>,
+    /// What its image has in common with others: of the zygote that its process came from, if that has been of use.
+    pub(super) common: Option<Arc<Base>>,
+    /// It is awake, and has this image of how it was when it was at rest.
+    pub(super) at_rest: Option<Image>,
     /// Copies to come.
     pub(super) keeping: Keeping,
     pub(super) background: Vec<u8>,
@@ -185,8 +193,10 @@ pub(super) struct Obituary {
 
 impl Task {
     pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
-        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, first } = seat;
+        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, first, asleep } = seat;
         let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
+        let (adopted, image) = asleep.map(|left| (left.about, Arc::new(left.image))).unzip();
+        let last_cell = adopted.as_ref().map_or(last_cell, |about| about.last_cell);
         Self {
             id: Arc::clone(life.session()),
             life,
@@ -198,19 +208,22 @@ impl Task {
             orders,
             queue,
             interventions,
-            holds: worker.is_some(),
+            holds: worker.is_some() || image.is_some(),
             worker,
             last_cell,
-            begun: false,
+            begun: image.is_some(),
             evidence: None,
             obituary: None,
-            tip: last_cell,
+            tip: adopted.as_ref().map_or(last_cell, |about| about.cell),
             base: None,
             unsettled: None,
             owed: None,
             fresh: Weak::new(),
             loaded: None,
-            asleep: None,
+            common: image.as_ref().and_then(|image| image.base.clone()),
+            asleep: image,
+            adopted,
+            at_rest: None,
             keeping: Keeping::default(),
             background: Vec::new(),
             later: VecDeque::new(),

@@ -3,7 +3,7 @@
 //! Runs in: server. Pure: facts in (`sessions/life.rs`, `sessions/notice.rs`), sentences out, and nowhere else.
 
 use crate::server::sessions::{
-    life::{Event, Gone, News, What},
+    life::{Event, Gone, News, What, Without},
     notice::{NextWorker, Notice},
     outcome::{Death, Fate, Recovered},
 };
@@ -138,6 +138,12 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
              save_session writes its variables to a file.",
             limit.as_secs_f64()
         ),
+        What::Slept { since, cell, lost, without } => slept(session, *since, *cell, (*lost, without)),
+        What::OtherPackages { names } => format!(
+            "Packages of the environment have changed since it fell asleep: {}. Modules that it had imported are as they were \
+             then; those that it imports from now on are as they are installed.",
+            list(names.iter())
+        ),
         What::CheckpointGone { checkpoint, cell, why } => gone(checkpoint, *cell, *why),
         What::Forgotten { count, fate } => {
             let came_to = match fate {
@@ -174,6 +180,37 @@ fn missing(begin: &str, left_out: &[(String, String)]) -> String {
 
 fn restored(session: &str, death: &Death, recovered: &Recovered) -> String {
     format!("Session {session:?}: its worker {}; {}.", death.describe(), recovered.describe())
+}
+
+fn slept(session: &str, since: jiff::Timestamp, cell: u64, (lost, without): (Option<(u64, u64)>, &Without)) -> String {
+    let mut text = format!("Session {session:?} comes from the server before this one, as it was after cell {cell} ");
+    text.push_str(&format!("(written to disk at {}).", since.strftime("%Y-%m-%d %H:%M:%S UTC")));
+    match lost {
+        Some((first, last)) if first == last => {
+            text.push_str(&format!(" Cell {first} ran after that: what it did to the variables is lost."));
+        }
+        Some((first, last)) => {
+            text.push_str(&format!(" Cells {first} to {last} ran after that: what they did to the variables is lost."));
+        }
+        None => {}
+    }
+    match &without.by_value {
+        Some(kept) => text.push_str(&format!(
+            " It could not be written as a whole. It has, by value, {}{}; threads and open connections are gone.",
+            list(kept.names.iter()),
+            missing("; not there are", &kept.left_out)
+        )),
+        None if lost.is_none() => text.push_str(" All its variables are there."),
+        None => {}
+    }
+    if let Some(name) = &without.name {
+        text.push_str(&format!(" It was called {name:?}, which is another session's name now."));
+    }
+    if !without.checkpoints.is_empty() {
+        text.push_str(&format!(" Its checkpoints ended with that server: {}.", list(without.checkpoints.iter())));
+    }
+    text.push_str(" Replies and history from before are not kept.");
+    text
 }
 
 fn gone(checkpoint: &str, cell: u64, why: Gone) -> String {

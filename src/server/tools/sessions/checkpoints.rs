@@ -158,6 +158,9 @@ pub(crate) struct CheckpointList {
     /// Sessions that sleep on disk.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) asleep: Vec<Asleep>,
+    /// Images of sessions that are awake, as they were when they were at rest (`--image-after`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) at_rest: Vec<Asleep>,
     /// How many.
     pub(crate) total: u64,
     /// Bytes that they hold alone.
@@ -260,6 +263,8 @@ pub(crate) async fn list(
     };
     let asleep = sessions.iter().filter_map(|session| Some(Asleep::new(session, session.shared.get().asleep?)));
     let asleep = asleep.collect();
+    let at_rest = sessions.iter().filter_map(|session| Some(Asleep::new(session, session.shared.get().at_rest?)));
+    let at_rest = at_rest.collect();
     let mut entries = Vec::with_capacity(held.len());
     for checkpoint in held {
         entries.push(measured(checkpoint).await);
@@ -270,6 +275,7 @@ pub(crate) async fn list(
         memory_limit: server.around.checkpoints.bounds().memory,
         checkpoints: entries,
         asleep,
+        at_rest,
     }))
 }
 

@@ -136,13 +136,27 @@ impl Zygote {
         Lease::new(pid, self.requests.downgrade())
     }
 
-    /// Forks a process that becomes the checkpoint of an image, with this socket. It is our own child.
+    /// Forks a process that becomes the checkpoint of an image and its base, with this socket. It is our own child.
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub(crate) async fn wake_image(&self, image: OwnedFd, link: StdStream) -> Result<Lease, ZygoteError> {
-        let passed = vec![image, link.into()];
+    pub(crate) async fn wake_image(
+        &self,
+        (image, base): (OwnedFd, OwnedFd),
+        link: StdStream,
+    ) -> Result<Lease, ZygoteError> {
+        let passed = vec![image, base, link.into()];
         let (lease, _) = self.ask(Purpose::Image, WorkerLimits::default(), None, passed).await?;
+        Ok(lease)
+    }
+
+    /// Forks a process that writes what the zygote has in memory to this file, says so over the socket, and ends.
+    ///
+    /// # Errors
+    /// [`ZygoteError`], in words for a client.
+    pub(crate) async fn write_base(&self, file: OwnedFd, link: StdStream) -> Result<Lease, ZygoteError> {
+        let passed = vec![file, link.into()];
+        let (lease, _) = self.ask(Purpose::Base, WorkerLimits::default(), None, passed).await?;
         Ok(lease)
     }
 
