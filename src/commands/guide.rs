@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 
 use super::{error::SetupError, markdown};
-use crate::guide::{CHAPTERS, chapter};
+use crate::guide::{CHAPTERS, Chapter, chapter};
 
 /// Lines longer than this are hard to read.
 const WIDEST: u16 = 100;
@@ -34,7 +34,7 @@ pub(crate) struct GuideArgs {
 pub(crate) fn guide(args: &GuideArgs) -> Result<(), SetupError> {
     let text = match &args.chapter {
         None => contents(),
-        Some(name) => match chapter(&name.to_lowercase()) {
+        Some(name) => match meant(name) {
             Some(chapter) => chapter.text.to_owned(),
             None => return Err(SetupError::Chapter { name: name.clone(), known: names() }),
         },
@@ -56,6 +56,15 @@ pub(crate) fn guide(args: &GuideArgs) -> Result<(), SetupError> {
         return Ok(());
     }
     Ok(out.write_all(shown.as_bytes())?)
+}
+
+/// The chapter of this name, in whatever letters; the beginning of one name will do.
+fn meant(name: &str) -> Option<&'static Chapter> {
+    let name = name.to_lowercase().replace(['_', ' '], "-");
+    chapter(&name).or_else(|| {
+        let mut beginning = CHAPTERS.iter().filter(|chapter| !name.is_empty() && chapter.name.starts_with(&name));
+        beginning.next().filter(|_| beginning.next().is_none())
+    })
 }
 
 /// The list of chapters, as Markdown.

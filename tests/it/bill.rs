@@ -34,12 +34,21 @@ fn shown_as_json_first(result: &Value) -> String {
     }
 }
 
-const TYPICAL: [(&str, &str, Option<usize>); 5] = [
+/// With branches, a session in a list and a file that is read: ten.
+const TYPICAL: [(&str, &str, Option<usize>); 7] = [
     ("1+1", "1+1", Some(160)),
     ("an exception", "1/0", Some(450)),
     ("a line", "print('hello')", Some(200)),
     ("a name", "x = 1", Some(160)),
     ("a list", "[n * n for n in range(10)]", Some(240)),
+    ("a file", "open('f.txt', 'w').write('x' * 100_000)", Some(200)),
+    // As a DataFrame of twenty lines has it; tests/clients has real ones.
+    (
+        "a table",
+        "class T:\n    def __repr__(self): return '\\n'.join(f'{n:3}  x' for n in range(20))\n    \
+         def _repr_html_(self): return '<table>' + '<tr><td>1</td></tr>' * 999 + '</table>'\nT()",
+        Some(600),
+    ),
 ];
 
 /// Of a tool what clients hand to their model, names of keys included.
@@ -70,6 +79,9 @@ fn the_bill_stays_within_its_figures() {
             assert!(structure.get(key).is_some(), "the ancestor's {key} is always there: {structure}");
         }
     }
+    let file = result(&mut forkpy, "read_file", json!({"path": "f.txt"}));
+    println!("a file of 100,000 bytes: {} bytes, text and structure", bytes(&file));
+    assert!(bytes(&file) <= 61_000, "its first 30,000 bytes, twice");
     let branches = result(&mut forkpy, "run_branches", json!({"codes": ["0.5", "0.9997", "0.7"], "keep": "max"}));
     println!("three branches: {} bytes", bytes(&branches["structuredContent"]));
     assert!(bytes(&branches["structuredContent"]) <= 500, "{branches}");
@@ -179,6 +191,47 @@ fn variables_and_completions_come_in_pages() {
     let found = forkpy.call("code_completion", json!({"code": "v", "cursor_pos": 1})).data;
     assert_eq!(found["matches"].as_array().expect("some").len(), 50);
     assert!(found["more"].as_u64().expect("more") > 0, "{found}");
+}
+
+/// A client that shows its model the text alone does not see `total` or `size`: an empty text must say why it is empty.
+#[test]
+fn nothing_to_show_is_said_in_words() {
+    let mut forkpy = met_by("claude-code", &[]);
+    let shown = |forkpy: &mut Forkpy, tool: &str, arguments: Value| {
+        let reply = result(forkpy, tool, arguments);
+        assert!(reply.get("structuredContent").is_none(), "{reply}");
+        reply["content"][0]["text"].as_str().expect("a text").to_owned()
+    };
+    shown(&mut forkpy, "run_python_code", json!({"code": "a = 1; b = 2"}));
+    for (asked, said) in [
+        (json!({}), r#"{"a":"int: 1","b":"int: 2"}"#),
+        (json!({"offset": 1}), r#"{"b":"int: 2"}"#),
+        (json!({"limit": 1}), "{\"a\":\"int: 1\"}\n(variables 0 to 0 of 2; pass offset 1 for more)"),
+        (json!({"offset": 2}), "{}\n(there is no variable 2: there are 2, counted from 0)"),
+        (json!({"filter": "zz"}), "{}\n(none of 2 variables has \"zz\" in its name)"),
+    ] {
+        assert_eq!(shown(&mut forkpy, "list_variables", asked.clone()), said, "{asked}");
+    }
+    shown(&mut forkpy, "write_file", json!({"path": "f.txt", "content": "hi\nthere"}));
+    shown(&mut forkpy, "write_file", json!({"path": "empty.txt", "content": ""}));
+    for (asked, said) in [
+        (json!({"path": "f.txt", "offset": 3}), "there"),
+        (json!({"path": "f.txt", "max_bytes": 2}), "hi\n[bytes 0 to 1 of 8; pass offset 2 to read on]"),
+        (json!({"path": "f.txt", "offset": 8}), "[nothing at offset 8: the file has 8 bytes]"),
+        (json!({"path": "f.txt", "offset": 1_000_000}), "[nothing at offset 1000000: the file has 8 bytes]"),
+        (json!({"path": "empty.txt"}), "[the file is empty]"),
+    ] {
+        assert_eq!(shown(&mut forkpy, "read_file", asked.clone()), said, "{asked}");
+    }
+}
+
+/// A call that has waited as long as its client can says that `wait_for_cell` has the rest: a list with the one has the other.
+#[test]
+fn the_small_set_can_bring_what_goes_on() {
+    let mut forkpy = met_by("codex-mcp-client", &["--tools", "core"]);
+    let tools = forkpy.request("tools/list", json!({}))["result"]["tools"].clone();
+    let names: Vec<&str> = tools.as_array().expect("tools").iter().filter_map(|tool| tool["name"].as_str()).collect();
+    assert!(names.contains(&"wait_for_cell") && names.contains(&"run_python_code") && names.len() <= 8, "{names:?}");
 }
 
 /// A call of 2026-07-28 by a client that says what it is in each request, or does not.

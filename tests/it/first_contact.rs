@@ -96,6 +96,23 @@ fn the_guide_does_without_colors_style_pager_or_terminal() {
 }
 
 #[test]
+fn a_chapter_is_found_by_its_beginning_and_in_any_letters() {
+    let home = home();
+    let first = |name: &str| {
+        let done = command(home.path(), &["guide", name]).output().expect("it runs");
+        assert!(done.status.success(), "{name}");
+        text(&done.stdout).lines().next().unwrap_or_default().to_owned()
+    };
+    for name in ["LONG-WORK", "long_work", "Long Work", "long"] {
+        assert_eq!(first(name), "# Long work", "{name}");
+    }
+    for name in ["nope", "s", ""] {
+        let said = refused(command(home.path(), &["guide", name]));
+        assert!(said.contains("sessions, files, notebooks"), "{name}: {said}");
+    }
+}
+
+#[test]
 fn agents_read_the_guide_as_resources() {
     let mut forkpy = Setup::new().start();
     let listed = forkpy.request("resources/list", json!({}))["result"]["resources"].clone();
@@ -287,6 +304,29 @@ fn doctor_speaks_while_it_works() {
     ] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
+}
+
+/// An active environment of another Python: sessions do not use it, and doctor says so, and why; one that fits is named.
+#[test]
+fn doctor_says_which_environment_sessions_use_and_why_not_the_active_one() {
+    let home = home();
+    let environment = |active: &str| {
+        let venv = home.path().join("venv");
+        fs::create_dir_all(venv.join("bin")).expect("made");
+        fs::write(venv.join("bin/python"), "#!/bin/sh\nexit 3\n").expect("written");
+        fs::write(venv.join("pyvenv.cfg"), format!("version = {active}\n")).expect("written");
+        let mut doctor = command(home.path(), &["doctor", "--json"]);
+        let done = doctor.env("VIRTUAL_ENV", &venv).output().expect("it runs");
+        let findings: Vec<serde_json::Value> = serde_json::from_slice(&done.stdout).expect("JSON");
+        findings.into_iter().find(|finding| finding["check"] == "environment").expect("the check")
+    };
+    let refused = environment("3.6.15");
+    let seen = refused["seen"].as_str().expect("words");
+    assert_eq!(refused["grade"], "warning", "{refused}");
+    for words in ["managed, in ", "the active one is not used: ", "venv is Python 3.6 ", "-m venv"] {
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+    assert!(refused["remedy"].as_str().expect("words").contains("--venv"), "{refused}");
 }
 
 #[test]

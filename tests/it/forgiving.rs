@@ -15,6 +15,7 @@ fn numbers_truth_values_and_nothing_as_text() {
     assert_eq!(forkpy.call("run_python_code", arguments).data["results"][0], "42");
     let page = forkpy.call("list_variables", json!({"limit": "1", "offset": 0.0, "filter": ""})).data;
     assert_eq!(page["total"], 1, "{page}");
+    assert_eq!(forkpy.call("list_variables", json!({"limit": "3.0"})).data["total"], 1);
     let found = forkpy.call("code_completion", json!({"code": "import o", "cursor_pos": "8"})).data;
     assert!(found["matches"].to_string().contains("\"os\""), "{found}");
     assert!(forkpy.call("get_kernel_health", json!({"history": ""})).data["pid"].is_number());
@@ -47,7 +48,12 @@ fn files_by_every_address_that_lies_in_the_workspace() {
     let mut forkpy = Forkpy::start();
     let root = forkpy.workspace.to_string_lossy().into_owned();
     forkpy.call("write_file", json!({"path": format!("{root}/sub/a b.txt"), "content": "hello"}));
-    for address in ["sub/a b.txt", &format!("{root}/sub/a b.txt"), &format!("file://{root}/sub/a%20b.txt")] {
+    for address in [
+        "sub/a b.txt",
+        &format!("{root}/sub/a b.txt"),
+        &format!("file://{root}/sub/a%20b.txt"),
+        &format!("file:{root}/sub/a%20b.txt"),
+    ] {
         let read = forkpy.call("read_file", json!({"path": address, "max_bytes": "3"})).data;
         assert_eq!((&read["text"], &read["path"]), (&json!("hel"), &json!("sub/a b.txt")), "{address}");
     }
@@ -91,6 +97,12 @@ fn what_is_ambiguous_is_refused_with_what_was_expected() {
         ("run_python_code", json!({"code": "1", "background": 1}), "`background` is 1, expected true or false"),
         ("run_python_code", json!({"code": "1", "on_error": "stop"}), "expected one of keep, rollback"),
         ("list_variables", json!({"limit": "1,000"}), "`limit` is \"1,000\", expected a whole number"),
+        (
+            "list_variables",
+            json!({"limit": -1}),
+            "wrong argument `limit`: invalid value: integer `-1`, expected a whole number, 0 or",
+        ),
+        ("inspect_object", json!({"code": "a", "cursor_pos": 1, "detail_level": 300}), "a whole number, 0 to 255"),
         ("list_variables", json!({"limit": 2.5}), "`limit` is 2.5, expected a whole number"),
         ("run_branches", json!({"codes": ""}), "`codes` is \"\", expected a list of strings"),
         ("run_branches", json!({"codes": ["1"], "keep": "best"}), "a whole number, or one of none, first, max, min"),

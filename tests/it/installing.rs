@@ -227,6 +227,28 @@ fn goose_gets_an_extension_and_keeps_the_rest() {
     }
 }
 
+/// A client that takes the one of two, or none, would not show what was entered.
+#[test]
+fn yaml_with_two_of_a_name_or_with_tabs_is_refused_and_left_alone() {
+    let home = tempfile::tempdir().expect("a home");
+    let file = home.path().join(".config/goose/config.yaml");
+    fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+    for (before, words) in [
+        ("extensions:\n  forkpy: {}\n  forkpy: {}\n", "\"forkpy\" 2 times"),
+        ("extensions:\n  forkpy: {}\n  a: {}\n  'forkpy': {}\n", "\"forkpy\" 2 times"),
+        ("extensions:\n  a: {}\nextensions:\n  b: {}\n", "\"extensions\" 2 times"),
+        ("extensions:\n\ta: 1\n", "line 2 is indented with a tab"),
+    ] {
+        fs::write(&file, before).expect("written");
+        for command in ["install", "uninstall"] {
+            let refused = forkpy(home.path(), &[command, "--client", "goose"]);
+            let said = text(&refused.stderr);
+            assert!(!refused.status.success() && said.contains(words), "{command} {before}: {said}");
+            assert_eq!(read(&file), before);
+        }
+    }
+}
+
 /// As another reader sees it.
 fn yaml(text: &str) -> Value {
     let found: Option<Value> = serde_yaml_ng::from_str(text).expect("YAML");

@@ -10,11 +10,11 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::finding::Finding;
+use super::finding::{Finding, Grade};
 use crate::{
     bench::floors,
     bundle,
-    server::environment::packages::Tool,
+    server::environment::{make, packages::Tool},
     settings::options::ServeOptions,
     sys::{descriptors, landlock, pidfd::PidFd, private},
 };
@@ -71,11 +71,32 @@ pub(super) fn interpreter() -> Finding {
     }
 }
 
-/// Where managed environments go, unless another one is named.
-pub(super) fn managed(options: &ServeOptions) -> Finding {
+/// Which environment sessions would use: one that is named, else the active one, else one of forkpy's own.
+pub(super) fn environment(options: &ServeOptions) -> Finding {
     if let Some(named) = options.venv.as_ref().or(options.python.as_ref()) {
         return Finding::ok("environment", format!("{}, as the options say", named.display()));
     }
+    let active = std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let refused = match &active {
+        None => None,
+        Some(active) => match make::refused(active) {
+            None => return Finding::ok("environment", format!("{}, as VIRTUAL_ENV says", active.display())),
+            refused => refused,
+        },
+    };
+    let managed = managed(options);
+    match refused {
+        Some(reason) if managed.grade == Grade::Ok => Finding::warning(
+            "environment",
+            format!("{}; the active one is not used: {reason}", managed.seen),
+            "name an environment that fits with --venv, or start forkpy without VIRTUAL_ENV",
+        ),
+        _ => managed,
+    }
+}
+
+/// Where managed environments go.
+fn managed(options: &ServeOptions) -> Finding {
     let places = options.env_dir.clone().map_or_else(crate::settings::resolve::default_env_dirs, |named| vec![named]);
     let mut reasons = Vec::new();
     for place in &places {

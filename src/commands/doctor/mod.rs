@@ -54,7 +54,7 @@ fn examine(options: &ServeOptions, tell: &mut dyn FnMut(Finding)) {
     let shown = progress::of("looking at this machine");
     tell(machine::build());
     tell(machine::interpreter());
-    tell(machine::managed(options));
+    tell(machine::environment(options));
     tell(machine::fork());
     tell(machine::pidfd());
     tell(machine::memory_file());

@@ -13,7 +13,23 @@ use super::clients::{Client, Entry, in_order};
 fn parse(text: &str) -> Result<(YamlFile, Document), String> {
     let file = YamlFile::from_str(text).map_err(|error| format!("it is not YAML: {error}"))?;
     let document = file.document().ok_or("it holds no YAML document")?;
+    // What reads this file here is more lenient than what reads it in the client.
+    if let Some(line) = text.lines().position(|line| line.starts_with('\t') && !line.trim().is_empty()) {
+        return Err(format!("it is not YAML: line {} is indented with a tab", line + 1));
+    }
     Ok((file, document))
+}
+
+/// Of two with one name a client takes the one, and an editor shows the other; many take neither.
+fn once(mapping: &Mapping, name: &str) -> Result<(), String> {
+    match mapping.keys().filter(|key| unquoted(&key.to_string()) == name).count() {
+        0 | 1 => Ok(()),
+        count => Err(format!("it has {name:?} {count} times: remove all but one")),
+    }
+}
+
+fn unquoted(key: &str) -> String {
+    key.trim().trim_matches(['"', '\'']).to_owned()
 }
 
 /// The servers of it, as a value.
@@ -24,7 +40,7 @@ pub(super) fn value(text: &str, key: &str) -> Result<Value, String> {
     let servers = parse(text)?.1.get_mapping(key);
     let mut found = Map::new();
     for name in servers.iter().flat_map(|servers| servers.keys().collect::<Vec<_>>()) {
-        let name = name.to_string().trim().trim_matches(['"', '\'']).to_owned();
+        let name = unquoted(&name.to_string());
         let server = servers.as_ref().and_then(|servers| servers.get_mapping(name.as_str()));
         found.insert(name, server.map_or(Value::Null, |server| read(&server)));
     }
@@ -43,6 +59,11 @@ fn read(server: &Mapping) -> Value {
 /// The text with this entry, or without it.
 pub(super) fn edited(client: &Client, text: &str, name: &str, entry: Option<&Entry>) -> Result<String, String> {
     let key = client.key;
+    if !nothing_but_comments(text) {
+        let document = parse(text)?.1;
+        document.as_mapping().map_or(Ok(()), |all| once(&all, key))?;
+        document.get_mapping(key).map_or(Ok(()), |servers| once(&servers, name))?;
+    }
     let known = value(text, key)?[key][name].clone();
     let Some(entry) = entry else {
         if known.is_null() {

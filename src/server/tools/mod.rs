@@ -36,7 +36,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Runs Python code in a persistent session; gives what it printed, the value of its last expression, any exception. Variables stay for later calls. Long work is fine: give `timeout`; an interrupted cell keeps the variables. Status `running` or `queued`: the code goes on, wait_for_cell has its end; do not send it again. Calls to one session queue."
         ),
         tool!(
-            Standard,
+            Core,
             "wait_for_cell",
             Reads,
             kept::wait_for,

@@ -16,6 +16,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 const SCHEME: &str = "file://";
 
+/// What stands behind `file:`, however that is written: `file:///a` and `file:/a` are the same. None for what is no address of a
+/// file by its whole path.
+fn behind_scheme(uri: &str) -> Option<&str> {
+    let (scheme, rest) = uri.split_once(':')?;
+    let is_file = scheme.eq_ignore_ascii_case("file") && rest.starts_with('/');
+    is_file.then(|| rest.strip_prefix("//").unwrap_or(rest))
+}
+
 /// The URI of a path relative to `root`.
 #[must_use]
 pub(crate) fn of(root: &Path, relative: &str) -> String {
@@ -28,7 +36,7 @@ pub(crate) fn of(root: &Path, relative: &str) -> String {
 /// # Errors
 /// A reason that fits behind the URI.
 pub(crate) fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
-    let rest = uri.strip_prefix(SCHEME).ok_or("it does not begin with file://")?;
+    let rest = behind_scheme(uri).ok_or("it does not begin with file://")?;
     let rest = rest.strip_prefix("localhost").unwrap_or(rest);
     if !rest.starts_with('/') {
         return Err("it names another machine");
@@ -48,7 +56,7 @@ pub(crate) fn relative(root: &Path, uri: &str) -> Result<String, &'static str> {
 /// A reason that fits behind the path.
 pub(crate) fn inside<'a>(root: &Path, path: &'a str) -> Result<Cow<'a, str>, &'static str> {
     let named = |below: &str| if below.is_empty() { ".".to_owned() } else { below.to_owned() };
-    if path.starts_with(SCHEME) {
+    if behind_scheme(path).is_some() {
         return relative(root, path).map(|below| Cow::Owned(named(&below)));
     }
     let at_home = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -93,6 +101,8 @@ mod tests {
         assert_eq!(relative(root, "file:///ws/a(b)").as_deref(), Ok("a(b)"));
         assert_eq!(relative(root, "file://localhost/ws/%61").as_deref(), Ok("a"));
         assert_eq!(relative(root, "file:///ws").as_deref(), Ok(""));
+        assert_eq!(relative(root, "file:/ws/a").as_deref(), Ok("a"));
+        assert_eq!(relative(root, "FILE:///ws/a").as_deref(), Ok("a"));
         // The handle refuses these.
         assert_eq!(relative(root, "file:///ws/../etc/passwd").as_deref(), Ok("../etc/passwd"));
         for uri in [

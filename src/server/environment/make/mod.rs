@@ -65,6 +65,17 @@ pub(crate) async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Prep
     }
 }
 
+/// Why sessions could not use this active environment, in a sentence; none when they can. Makes nothing. For a process that is no
+/// server: it waits.
+pub(crate) fn refused(active: &Path) -> Option<String> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Some(error.to_string()),
+    };
+    let found = runtime.block_on(Workshop::here(&|_, _| {}).venv(active, Kind::VirtualEnv));
+    found.err().map(|reason| reason.to_string())
+}
+
 /// Puts the rest into an environment that sessions use already, and gives it as it is then. For children as in [`prepare`].
 ///
 /// # Errors

@@ -112,8 +112,19 @@ pub(crate) fn read<T: DeserializeOwned>(
     serde_path_to_error::deserialize(Value::Object(given)).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { String::new() } else { format!(" `{path}`") };
-        ToolError::Argument(format!("{tool}: wrong argument{place}: {}; {}", error.inner(), takes()))
+        let words = in_plain_words(&error.inner().to_string());
+        ToolError::Argument(format!("{tool}: wrong argument{place}: {words}; {}", takes()))
     })
+}
+
+/// An error of reading, without the names that this program's language has for whole numbers.
+fn in_plain_words(words: &str) -> String {
+    match words.rsplit_once(", expected ") {
+        Some((given, "u8")) => format!("{given}, expected a whole number, 0 to {}", u8::MAX),
+        Some((given, "u32")) => format!("{given}, expected a whole number, 0 to {}", u32::MAX),
+        Some((given, "u64" | "usize")) => format!("{given}, expected a whole number, 0 or more"),
+        _ => words.to_owned(),
+    }
 }
 
 fn describe(tool: &str, schema: &JsonObject) -> String {

@@ -185,7 +185,11 @@ fn of_text(text: &str, property: &Value) -> Meant {
     match property.get("type").and_then(Value::as_str) {
         Some("boolean" | "integer" | "number" | "array" | "object") if is_no_value(trimmed) => Meant::Nothing,
         Some("boolean") => this(truth(trimmed)),
-        Some("integer") => this(trimmed.parse::<i64>().ok().map(Value::from)),
+        Some("integer") => match (trimmed.parse::<i64>(), number(trimmed)) {
+            (Ok(value), _) => Meant::This(Value::from(value)),
+            (_, Some(Value::Number(number))) => whole(&number, property),
+            _ => Meant::Unclear,
+        },
         Some("number") => this(number(trimmed)),
         Some("array") if wants_texts(property) => Meant::This(texts(text)),
         Some("object") => match parsed(trimmed) {
@@ -292,6 +296,7 @@ mod tests {
         let (integer, number) = (|| json!({"type": "integer"}), || json!({"type": "number"}));
         assert_eq!(one(json!(" 5 "), integer()), json!(5));
         assert_eq!(one(json!(5.0), integer()), json!(5));
+        assert_eq!((one(json!("5.0"), integer()), one(json!("1e3"), integer())), (json!(5), json!(1000)));
         assert_eq!(one(json!("2.5"), number()), json!(2.5));
         assert_eq!(one(json!("1e3"), number()), json!(1000.0));
         for (text, value) in [("true", true), ("True", true), ("FALSE", false)] {

@@ -78,6 +78,7 @@ pub(crate) struct Completion {
     /// `ok`, `busy` (the interpreter does not answer now), `error`.
     pub(crate) status: &'static str,
     /// What to know, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
     /// The session.
     pub(crate) session_id: String,
@@ -95,6 +96,7 @@ pub(crate) struct Inspection {
     /// `ok`, `busy` (the interpreter does not answer now), `error`.
     pub(crate) status: &'static str,
     /// What to know, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
     /// The session.
     pub(crate) session_id: String,

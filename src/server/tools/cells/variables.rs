@@ -97,7 +97,7 @@ pub(crate) async fn list(server: &Server, call: &Call, asked: ListVariables) -> 
         Some(_) => beside(call, &session).await?,
         None => in_turn(server, call, &session, |caller| session.variables(caller)).await?,
     };
-    let filter = asked.filter.unwrap_or_default().to_lowercase();
+    let (all, filter) = (found.len(), asked.filter.unwrap_or_default().to_lowercase());
     let mut found: Vec<Variable> =
         found.into_iter().filter(|variable| variable.name.to_lowercase().contains(&filter)).collect();
     found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
@@ -118,6 +118,10 @@ pub(crate) async fn list(server: &Server, call: &Call, asked: ListVariables) -> 
     let mut text = serde_json::to_string(&variables)?;
     if let Some(next) = next_offset {
         text = format!("{text}\n(variables {offset} to {} of {total}; pass offset {next} for more)", next - 1);
+    } else if offset > 0 && offset >= total {
+        text = format!("{text}\n(there is no variable {offset}: there are {total}, counted from 0)");
+    } else if total == 0 && all > 0 {
+        text = format!("{text}\n(none of {all} variables has {filter:?} in its name)");
     }
     if let Some(notice) = &notice {
         text = format!("{text}\n{notice}");

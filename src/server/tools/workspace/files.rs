@@ -124,6 +124,7 @@ pub(crate) struct FilesPage {
     /// Directories that could not be read.
     pub(crate) unreadable: u64,
     /// What to know about the listing, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
 }
 
@@ -152,11 +153,14 @@ pub(crate) struct FilePiece {
     pub(crate) truncated: bool,
     /// Where to read on; null when there is no more of what was asked for.
     pub(crate) next_offset: Option<u64>,
-    /// First line in these contents; null unless lines were asked for.
+    /// First line in these contents, when lines were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_line: Option<u64>,
     /// Last line in these contents, perhaps cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) end_line: Option<u64>,
     /// Type of the image that comes with this reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<&'static str>,
 }
 
@@ -359,9 +363,13 @@ fn piece(path: String, piece: Piece) -> Result<Reply<FilePiece>, ToolError> {
     Ok(Reply::of(value).text(text).pictures([ContentBlock::image(STANDARD.encode(image.bytes), image.mime)]))
 }
 
-/// The text itself, and how to go on when there is more.
+/// The text itself, and how to go on when there is more. An empty text alone would not say why it is empty.
 fn shown(text: &str, piece: &FilePiece) -> String {
     match piece.next_offset {
+        _ if piece.size == 0 => "[the file is empty]".to_owned(),
+        _ if piece.offset >= piece.size => {
+            format!("[nothing at offset {}: the file has {} bytes]", piece.offset, piece.size)
+        }
         Some(next) => format!(
             "{text}\n[bytes {} to {} of {}; pass offset {next} to read on]",
             piece.offset,
