@@ -227,7 +227,7 @@ mod tests {
     fn a_text_stands_there_once() {
         let mut texts = Texts::default();
         texts.add("one 1.0", "MIT", ["Terms of\n  use", "Notice"]);
-        texts.add("two 2.0", "", ["Terms  of use"]);
+        texts.add("two 2.0", "", ["Terms  of\nuse"]);
         texts.add_or_say("three 3.0", "MIT", Vec::new());
         assert_eq!(texts.text.matches("use").count(), 1, "{}", texts.text);
         assert!(texts.text.contains("one 1.0 (MIT)") && texts.text.contains("the same text as of one 1.0"));
