@@ -194,8 +194,18 @@ mod tests {
     fn the_pages_of_this_process_are_found_again() {
         let marked = vec![0x5a_u8; 64 << 10];
         let file = crate::sys::descriptors::memory_file(c"base").expect("memory");
-        let pages = write_base(file.as_fd()).expect("written");
-        assert!(pages > 16);
+        // A fork has one thread: here others would take memory away while it is written.
+        // SAFETY: the child writes the file and ends; the C library makes its heap usable in it.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let many = write_base(file.as_fd()).is_ok_and(|pages| pages > 16);
+            // SAFETY: no preconditions; it does not return.
+            unsafe { libc::_exit(i32::from(!many)) };
+        }
+        let mut status = 0;
+        // SAFETY: a child of ours that no other code waits for.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((waited, status), (child, 0), "written");
         let base = Base::open(file.as_raw_fd()).expect("opened");
         let inside = (marked.as_ptr().addr() as u64).next_multiple_of(PAGE);
         let offset = base.offset_of(inside).expect("there");
