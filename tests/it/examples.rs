@@ -167,7 +167,10 @@ fn commands_do_as_the_texts_say() {
             let words = words(line);
             let [program, rest @ ..] = &words[..] else { continue };
             match program.as_str() {
-                "forkpy" if rest.first().is_some_and(|word| word == "--transport") => {
+                // A server, or what asks for another system.
+                "forkpy"
+                    if rest.first().is_some_and(|word| word == "--transport") || rest.contains(&"--via".to_owned()) =>
+                {
                     assert!(is_parsed(home.path(), rest), "{text}: {line}");
                 }
                 "forkpy" => {
