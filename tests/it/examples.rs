@@ -124,7 +124,9 @@ fn calls_answer_as_the_texts_say() {
             let answer = forkpy.answer(id)["result"].to_string();
             // Inside JSON inside JSON a quote has its backslash.
             let answer = answer.replace('\\', "");
-            assert!(answer.contains(&words), "{text}: {tool} {arguments:?} answers not {words:?} but {answer}");
+            // A cell may meet the copy that is made of its session at rest, and wait for it a moment.
+            let waits = words.contains("running") && answer.contains("queued");
+            assert!(waits || answer.contains(&words), "{text}: {tool} {arguments:?} answers not {words:?} but {answer}");
         }
     }
 }

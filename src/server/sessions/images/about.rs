@@ -58,7 +58,7 @@ pub(crate) struct About {
     pub policy: HealthPolicy,
     pub limits: Limits,
     pub workspace: String,
-    /// The interpreter that the session's code is told to be run by.
+    /// The interpreter that the session's code is told to be run by. Empty where the server ended before it had one.
     pub python: String,
     /// What is installed beside it, by name and version.
     pub packages: Vec<String>,

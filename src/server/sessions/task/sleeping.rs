@@ -12,7 +12,7 @@ use std::{
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -44,11 +44,13 @@ use crate::{
         },
     },
     settings::policy::Automatic,
-    sys::image::BaseId,
+    sys::{fault, image::BaseId},
 };
 
 /// Name of a checkpoint that is there to be written, or to prove that it can be woken.
 const PASSING: &str = "-";
+/// How long a server that ends waits for a zygote that is just starting: images are made with its help.
+const ZYGOTE: Duration = Duration::from_millis(1500);
 const CONFINED: &str = "a confined session (--sandbox) would not be confined in the same way after it";
 
 impl Task {
@@ -173,6 +175,7 @@ impl Task {
         if self.asleep.is_some() || !self.holds && self.newest_copy().await.is_none() {
             return;
         }
+        let _ = tokio::time::timeout(fault::limit(ZYGOTE), self.around.zygote.settled()).await;
         if let Err(error) = self.leave_image().await {
             tracing::warn!(session = %self.id, "could not be written to disk, and ends with its server: {error}");
         }
@@ -315,6 +318,7 @@ impl Task {
         let Some(image) = self.asleep.clone() else { return Err("it does not sleep".to_owned()) };
         self.around.zygote.settled().await;
         if let (Some(about), Stage::Warm { executable, .. }) = (&self.adopted, self.around.zygote.stage())
+            && !about.python.is_empty()
             && about.python != executable
         {
             return Err(format!(
@@ -338,7 +342,7 @@ impl Task {
         gone_on.map_err(|error| error.to_string())?;
         self.shared.update(|status| status.restarts = restarts);
         self.common = common;
-        if let Some(about) = adopted {
+        if let Some(about) = adopted.filter(|about| !about.python.is_empty()) {
             let looked = tokio::task::spawn_blocking(move || about.changed_packages(&packages(&about.python))).await;
             let names = looked.unwrap_or_default();
             if !names.is_empty() {
