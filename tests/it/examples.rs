@@ -126,7 +126,10 @@ fn calls_answer_as_the_texts_say() {
             let answer = answer.replace('\\', "");
             // A cell may meet the copy that is made of its session at rest, and wait for it a moment.
             let waits = words.contains("running") && answer.contains("queued");
-            assert!(waits || answer.contains(&words), "{text}: {tool} {arguments:?} answers not {words:?} but {answer}");
+            assert!(
+                waits || answer.contains(&words),
+                "{text}: {tool} {arguments:?} answers not {words:?} but {answer}"
+            );
         }
     }
 }
