@@ -163,7 +163,7 @@ fn parameters_replace_those_of_the_run_before() {
 fn a_cell_that_is_too_long_or_kills_its_worker_ends_the_run() {
     let mut forkpy = Forkpy::start();
     write(&forkpy, "n.ipynb", &[code("print('begun')"), code("while True: pass"), code("1")]);
-    let reply = forkpy.call("run_notebook", json!({"path": "n.ipynb", "timeout": 0.5}));
+    let reply = forkpy.call("run_notebook", json!({"path": "n.ipynb", "timeout": 2}));
     assert!(reply.is_error && reply.data["status"] == "timeout", "{reply:?}");
     assert_eq!(load(&forkpy, "n.ipynb")["cells"][1]["outputs"][0]["ename"], "KeyboardInterrupt");
     write(&forkpy, "n.ipynb", &[code("import os; os._exit(3)"), code("1")]);
@@ -180,13 +180,13 @@ fn a_run_that_goes_on_after_errors_does_so_after_an_interrupt_that_the_code_rais
     write(&forkpy, "n.ipynb", &[code("raise KeyboardInterrupt"), code(swallows), code("print('still there')")]);
     let stopped = forkpy.call("run_notebook", json!({"path": "n.ipynb", "output_path": "out.ipynb"}));
     assert_eq!((&stopped.data["status"], &stopped.data["executed"]), (&json!("interrupted"), &json!(1)));
-    let arguments = json!({"path": "n.ipynb", "output_path": "out.ipynb", "on_error": "continue", "timeout": 0.5});
+    let arguments = json!({"path": "n.ipynb", "output_path": "out.ipynb", "on_error": "continue", "timeout": 2});
     let done = forkpy.call("run_notebook", arguments).data;
     assert_eq!((&done["status"], &done["executed"]), (&json!("interrupted"), &json!(3)), "{done}");
     assert_eq!(done["failures"][1]["status"], "timeout", "the second swallowed its time-out: {done}");
     assert_eq!(load(&forkpy, "out.ipynb")["cells"][2]["outputs"][0]["text"], json!(["still there\n"]));
     write(&forkpy, "n.ipynb", &[code(swallows), code("print('never')")]);
-    let stopped = forkpy.call("run_notebook", json!({"path": "n.ipynb", "timeout": 0.5}));
+    let stopped = forkpy.call("run_notebook", json!({"path": "n.ipynb", "timeout": 2}));
     assert!(stopped.is_error && stopped.data["executed"] == 1, "{stopped:?}");
 }
 
