@@ -6,6 +6,7 @@
 //! that what the machine does meanwhile falls on all of them. No Python here, and no tokio.
 
 pub(crate) mod against;
+pub(crate) mod behind;
 pub(crate) mod client;
 pub(crate) mod compare;
 pub(crate) mod echo;

@@ -37,6 +37,7 @@ pub(crate) fn take(row: &Row, stage: &mut Stage) -> Result<f64, BenchError> {
     match row.name {
         "memory" => memory(stage, &[]),
         "memory-preloaded" => memory(stage, &["--preload", &stage.science()]),
+        "front-memory" => front(stage),
         "thousand" => thousand(stage),
         "throughput" => throughput(stage),
         "throughput-http" => http::throughput(stage),
@@ -58,6 +59,14 @@ fn memory(stage: &mut Stage, more: &[&str]) -> Result<f64, BenchError> {
     create(&mut client, 1..MANY + 1)?;
     thread::sleep(SETTLING);
     Ok((before - available()) / f64::from(MANY))
+}
+
+fn front(stage: &mut Stage) -> Result<f64, BenchError> {
+    let client = stage.behind()?.client()?;
+    for _ in 0..20 {
+        client.run("1+1", SESSION)?;
+    }
+    Ok(mebibytes(&format!("/proc/{}/status", client.pid()), "RssAnon:"))
 }
 
 fn thousand(stage: &mut Stage) -> Result<f64, BenchError> {

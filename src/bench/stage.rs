@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{
     BenchError,
     against::{Kernel, Other},
+    behind::Behind,
     client::Client,
     floors::{Chain, Pipe, Socket},
     options::BenchArgs,
@@ -71,6 +72,7 @@ pub(crate) struct Stage {
     preloaded: Option<Client>,
     kernel: Option<Kernel>,
     other: Option<Other>,
+    behind: Option<Behind>,
     serial: u32,
     // Last: servers work in it until they end.
     workspace: tempfile::TempDir,
@@ -103,6 +105,7 @@ impl Stage {
             preloaded: None,
             kernel: None,
             other: None,
+            behind: None,
             serial: 0,
             workspace,
         })
@@ -211,6 +214,16 @@ impl Stage {
             self.other = Some(Other::start(&command, &self.against_tool, &self.against_argument)?);
         }
         self.other.as_mut().ok_or_else(|| BenchError::Option("no other server".to_owned()))
+    }
+
+    /// The server behind a front.
+    pub(crate) fn behind(&mut self) -> Result<&mut Behind, BenchError> {
+        if self.behind.is_none() {
+            let mut behind = Behind::start(&self.workspace().join("behind"), &self.args)?;
+            behind.client()?.run("1", SESSION)?;
+            self.behind = Some(behind);
+        }
+        self.behind.as_mut().ok_or_else(|| BenchError::Option("no front".to_owned()))
     }
 
     pub(crate) fn kernel(&mut self) -> Result<&mut Kernel, BenchError> {

@@ -62,6 +62,7 @@ pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError>
         "python" => python(stage),
         "ping" => stage.main.call("ping", &json!({})),
         rows::CELL => stage.main.run("1+1", SESSION),
+        "front" => stage.behind()?.client()?.run("1+1", SESSION),
         "worker" => worker(stage),
         "pass" => stage.main.run("pass", SESSION),
         "print" => stage.main.run("print(1)", SESSION),

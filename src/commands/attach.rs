@@ -62,6 +62,8 @@ pub(crate) struct Meant {
     socket_dir: PathBuf,
     socket_name: String,
     idle_exit: f64,
+    /// It is in the place of another program, and behind already.
+    is_behind: bool,
 }
 
 impl HostArgs {
@@ -69,7 +71,8 @@ impl HostArgs {
     #[must_use]
     pub(crate) fn into_parts(self) -> (ServeOptions, Meant) {
         let Self { listener, socket_dir, socket_name, attach: AttachArgs { idle_exit, serve, .. } } = self;
-        (serve, Meant { listener, socket_dir, socket_name, idle_exit })
+        let is_behind = serve.adopt.is_some();
+        (serve, Meant { listener, socket_dir, socket_name, idle_exit, is_behind })
     }
 }
 
@@ -88,18 +91,21 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<(), AttachError> {
 /// # Errors
 /// When the system refuses, or the log cannot be written.
 pub(crate) fn go_behind(args: Meant) -> io::Result<Host> {
-    let Meant { listener, socket_dir, socket_name, idle_exit } = args;
+    let Meant { listener, socket_dir, socket_name, idle_exit, is_behind } = args;
     let place = Place::at(socket_dir, socket_name);
-    let _ = fs::rename(place.log(), place.log().with_extension("log.old"));
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(place.log())?;
-    nix::unistd::daemon(true, true)?;
-    descriptors::redirect(log.as_fd(), 2)?;
-    descriptors::null_stdin()?;
+    if !is_behind {
+        let _ = fs::rename(place.log(), place.log().with_extension("log.old"));
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(place.log())?;
+        nix::unistd::daemon(true, true)?;
+        descriptors::redirect(log.as_fd(), 2)?;
+        descriptors::null_stdin()?;
+    }
     // SAFETY: the front left this descriptor open for this role and tells its number on the command line; nothing else in
     // this process uses it.
     let listener = UnixListener::from(unsafe { descriptors::inherited(listener) });
     descriptors::close_on_exec(listener.as_fd(), true)?;
-    let words = std::env::args().skip_while(|word| word != "--socket-name").skip(2).collect();
+    let words = std::env::args().skip_while(|word| word != "--socket-name").skip(2);
+    let words = words.filter(|word| !word.starts_with("--adopt=")).collect();
     let idle_exit = (idle_exit > 0.0).then(|| Duration::from_secs_f64(idle_exit));
     Ok(Host { listener, place, args: words, idle_exit })
 }

@@ -15,7 +15,7 @@ use crate::{
         doctor::options::DoctorArgs,
         guide::GuideArgs,
         install::options::{InstallArgs, UninstallArgs},
-        servers::{StatusArgs, StopArgs},
+        servers::{RestartArgs, StatusArgs, StopArgs},
         token::TokenArgs,
     },
     settings::options::ServeOptions,
@@ -74,6 +74,8 @@ pub(crate) enum Role {
     Host(Box<HostArgs>),
     /// Show the servers behind `attach`: clients, sessions, when they were used
     Status(StatusArgs),
+    /// Replace a server behind `attach` by this forkpy, which keeps its sessions; clients notice nothing
+    Restart(RestartArgs),
     /// End a server behind `attach`, and its sessions with it
     Stop(StopArgs),
     /// Measure forkpy on this machine, beside the machine's own floors
@@ -112,6 +114,9 @@ pub(crate) enum Role {
     },
     /// Make a forkpy that needs no Python where it runs: one file, and the same as an archive
     Bundle(BundleArgs),
+    /// Says which states of servers this program understands; asked by a server that is to become it.
+    #[command(name = "__state", hide = true)]
+    State,
     /// The other end of `bench`'s floors.
     #[command(name = "__echo", hide = true)]
     Echo {

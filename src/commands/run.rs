@@ -109,6 +109,8 @@ fn play() -> anyhow::Result<()> {
         Some(Role::Host(args)) => host(*args),
         Some(Role::Token(ref args)) => Ok(token::token(args, &mut io::stdout())?),
         Some(Role::Status(ref args)) => Ok(servers::status(args, &mut io::stdout())?),
+        Some(Role::Restart(ref args)) => Ok(servers::restart(args, &mut io::stdout())?),
+        Some(Role::State) => Ok(writeln!(io::stdout(), "{}", server::understood())?),
         Some(Role::Stop(ref args)) => Ok(servers::stop(args, &mut io::stdout())?),
         None => serve(cli.serve),
     }

@@ -1,4 +1,4 @@
-//! `forkpy status` and `forkpy stop`: the servers behind `forkpy attach`, asked over their own sockets.
+//! `forkpy status`, `forkpy restart` and `forkpy stop`: the servers behind `forkpy attach`, asked over their own sockets.
 //!
 //! Runs in: a process of its own.
 
@@ -45,6 +45,18 @@ pub(crate) struct StopArgs {
     pub all: bool,
 }
 
+/// What `forkpy restart` is told.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RestartArgs {
+    /// Name of the server; can be left out when there is one
+    #[arg(conflicts_with = "all")]
+    pub name: Option<String>,
+
+    /// Restart all of them
+    #[arg(long)]
+    pub all: bool,
+}
+
 /// Why a server did not do it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServersError {
@@ -78,6 +90,14 @@ pub(crate) enum ServersError {
         /// Its process.
         pid: i32,
     },
+    /// It stays what it is.
+    #[error("the server {name:?} was not restarted: {why}")]
+    Stays {
+        /// The name.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// The reader is gone.
     #[error("{0}")]
     Output(#[from] io::Error),
@@ -107,7 +127,7 @@ pub(crate) fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Serve
             all.push((place, None));
             continue;
         };
-        match ask(stream, &place, Wants::Status) {
+        match ask(stream, &place, &Hello::new(Wants::Status)) {
             Ok(answer) => all.push((place, answer.map(|(welcome, _)| welcome))),
             Err(error) => silent = Some(error),
         }
@@ -131,22 +151,70 @@ pub(crate) fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Serve
     silent.map_or(Ok(()), Err)
 }
 
+/// Has servers become this program, and returns when they have.
+///
+/// # Errors
+/// [`ServersError`]; those that come before have been restarted.
+pub(crate) fn restart(args: &RestartArgs, out: &mut dyn Write) -> Result<(), ServersError> {
+    for Found { place, stream } in chosen(args.name.as_deref(), args.all, out)? {
+        let Some(stream) = stream else { continue };
+        let (name, silent) = (place.name().to_owned(), || silent(&place));
+        let Some((before, _)) = ask(stream, &place, &Hello::new(Wants::Status))? else {
+            writeln!(out, "the server {name:?} has ended by itself")?;
+            continue;
+        };
+        let count = |welcome: &Welcome| welcome.status.as_ref().and_then(|status| status.restarts);
+        let stays = |why: String| ServersError::Stays { name: name.clone(), why };
+        let Some(earlier) = count(&before) else {
+            return Err(stays(format!("it is forkpy {}, which cannot", before.version)));
+        };
+        let stream = place.connect()?.ok_or_else(silent)?;
+        let wish = Hello { program: Some(std::env::current_exe()?), ..Hello::new(Wants::Restart) };
+        // Clients have some seconds to come to rest.
+        if let Some((answer, _)) = ask_for(stream, &place, &wish, FAREWELL + LIMIT)? {
+            return Err(stays(answer.refused.unwrap_or_else(|| "it does not say why".to_owned())));
+        }
+        let stream = place.connect()?.ok_or_else(silent)?;
+        let after = ask_for(stream, &place, &Hello::new(Wants::Status), FAREWELL + LIMIT)?.map(|(welcome, _)| welcome);
+        match after.as_ref().and_then(|after| Some((after, count(after)?, after.status.as_ref()?))) {
+            Some((after, now, status)) if now > earlier => {
+                let sessions = match status.sessions.len() {
+                    1 => "1 session goes on".to_owned(),
+                    count => format!("{count} sessions go on"),
+                };
+                writeln!(
+                    out,
+                    "the server {name:?} (process {}) is forkpy {} now; {sessions}",
+                    after.pid, after.version
+                )?;
+            }
+            _ => return Err(stays("its log says more".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// Servers that run, and of which there is no doubt that they are meant.
+fn chosen(name: Option<&str>, all: bool, out: &mut dyn Write) -> Result<Vec<Found>, ServersError> {
+    let mut running = found(name)?;
+    running.retain(|found| found.stream.is_some());
+    match (name, running.len()) {
+        (Some(name), 0) => return Err(unknown(name)?),
+        (None, 0) => writeln!(out, "no server runs")?,
+        (None, 2..) if !all => return Err(ServersError::Several(names(&running))),
+        _ => {}
+    }
+    Ok(running)
+}
+
 /// Ends servers, and returns when they have ended.
 ///
 /// # Errors
 /// [`ServersError`].
 pub(crate) fn stop(args: &StopArgs, out: &mut dyn Write) -> Result<(), ServersError> {
-    let mut running = found(args.name.as_deref())?;
-    running.retain(|found| found.stream.is_some());
-    match (&args.name, running.len()) {
-        (Some(name), 0) => return Err(unknown(name)?),
-        (None, 0) => writeln!(out, "no server runs")?,
-        (None, 2..) if !args.all => return Err(ServersError::Several(names(&running))),
-        _ => {}
-    }
-    for Found { place, stream } in running {
+    for Found { place, stream } in chosen(args.name.as_deref(), args.all, out)? {
         let Some(stream) = stream else { continue };
-        let Some((welcome, mut stream)) = ask(stream, &place, Wants::Stop)? else {
+        let Some((welcome, mut stream)) = ask(stream, &place, &Hello::new(Wants::Stop))? else {
             writeln!(out, "the server {:?} has ended by itself", place.name())?;
             continue;
         };
@@ -188,15 +256,26 @@ fn unknown(name: &str) -> Result<ServersError, ServersError> {
 }
 
 /// What the server answers; nothing when it ends at this moment.
-fn ask(mut stream: UnixStream, place: &Place, wants: Wants) -> Result<Option<(Welcome, UnixStream)>, ServersError> {
-    let silent = || {
-        let record = std::fs::read(place.record()).ok();
-        let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-        ServersError::Silent { name: place.name().to_owned(), pid: record.map(|record| record.pid) }
-    };
-    let hello = Hello { wants, version: env!("CARGO_PKG_VERSION").to_owned(), after: None };
-    stream.set_read_timeout(Some(LIMIT))?;
-    if stream.write_all(&attach::line(&hello)).is_err() {
+fn ask(stream: UnixStream, place: &Place, hello: &Hello) -> Result<Option<(Welcome, UnixStream)>, ServersError> {
+    ask_for(stream, place, hello, LIMIT)
+}
+
+fn silent(place: &Place) -> ServersError {
+    let record = std::fs::read(place.record()).ok();
+    let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    ServersError::Silent { name: place.name().to_owned(), pid: record.map(|record| record.pid) }
+}
+
+/// The same, for an answer that may take so long.
+fn ask_for(
+    mut stream: UnixStream,
+    place: &Place,
+    hello: &Hello,
+    limit: Duration,
+) -> Result<Option<(Welcome, UnixStream)>, ServersError> {
+    let silent = || silent(place);
+    stream.set_read_timeout(Some(limit))?;
+    if stream.write_all(&attach::line(hello)).is_err() {
         return Ok(None);
     }
     let mut line = Vec::new();
@@ -212,7 +291,7 @@ fn ask(mut stream: UnixStream, place: &Place, wants: Wants) -> Result<Option<(We
 
 fn entry(place: &Place, welcome: Option<&Welcome>) -> serde_json::Value {
     match welcome {
-        Some(Welcome { pid, version, args, status }) => json!({
+        Some(Welcome { pid, version, args, status, .. }) => json!({
             "name": place.name(), "running": true, "pid": pid, "version": version, "args": args, "status": status,
             "socket": place.socket(), "log": place.log(),
         }),
@@ -225,7 +304,7 @@ fn words(place: &Place, welcome: Option<&Welcome>) -> String {
     let Some(Welcome { pid, version, status: Some(status), .. }) = welcome else {
         return format!("{name}: does not run; its socket was left by a server that was killed\n");
     };
-    let ServerStatus { since, workspace, clients, idle_exit, sessions } = status;
+    let ServerStatus { since, workspace, clients, idle_exit, sessions, .. } = status;
     let clients = match clients {
         1 => "1 client".to_owned(),
         count => format!("{count} clients"),

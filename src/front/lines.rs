@@ -5,7 +5,10 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::protocol::outline::Outline;
+use crate::protocol::{
+    attach::{GO_ON, HOLD},
+    outline::Outline,
+};
 
 /// Most of a client's line that is kept to be read: introductions and cancellations are short.
 const SHORT: usize = 64 << 10;
@@ -25,8 +28,12 @@ pub(super) struct Up {
     skipped: Option<&'static str>,
     /// Ids of requests that are not answered.
     open: Vec<Vec<u8>>,
+    /// What the client listens to: a new server must be asked for it again.
+    standing: Vec<Standing>,
     /// Ids of the server's own requests that the client has not answered.
     asked: Vec<Vec<u8>>,
+    /// Ids of requests that were made again for a new server.
+    unheard: Vec<Vec<u8>>,
     initialize: Option<Opened>,
     initialized: Option<Vec<u8>>,
 }
@@ -36,6 +43,18 @@ struct Opened {
     id: Vec<u8>,
     line: Vec<u8>,
 }
+
+/// A request that is to hold for as long as the connection does.
+#[derive(Debug)]
+struct Standing {
+    id: Vec<u8>,
+    /// It is open as long as it holds (`subscriptions/listen`); else it holds since it was answered.
+    lasts: bool,
+    line: Vec<u8>,
+}
+
+/// Most of them; a client has one or two.
+const MOST_STANDING: usize = 1024;
 
 /// What the client has said to open the connection, for a new server.
 #[derive(Debug)]
@@ -66,9 +85,39 @@ struct CancelledId<'a> {
     id: &'a RawValue,
 }
 
+/// A request about a resource.
+#[derive(Deserialize)]
+struct About {
+    params: Resource,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    uri: String,
+}
+
 impl Up {
     pub(super) fn is_at_a_beginning(&self) -> bool {
         !self.begun
+    }
+
+    /// No answer is expected, in either direction; streams of events apart.
+    pub(super) fn is_quiet(&self) -> bool {
+        let lasts = |id: &Vec<u8>| self.standing.iter().any(|standing| standing.lasts && standing.id == *id);
+        self.asked.is_empty() && self.open.iter().all(lasts)
+    }
+
+    /// What a new server is to be asked for. Answers to what was answered before are for no client.
+    pub(super) fn standing(&mut self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for standing in &self.standing {
+            if !standing.lasts {
+                self.unheard.push(standing.id.clone());
+            }
+            lines.extend_from_slice(&standing.line);
+            lines.push(b'\n');
+        }
+        lines
     }
 
     /// Requests without an answer.
@@ -117,10 +166,23 @@ impl Up {
                 self.initialized = None;
             }
             (Some("notifications/initialized"), _) => self.initialized = Some(text),
+            (Some(method @ ("resources/subscribe" | "subscriptions/listen")), Some(id))
+                if self.standing.len() < MOST_STANDING =>
+            {
+                let lasts = method == "subscriptions/listen";
+                self.standing.retain(|standing| standing.lasts || standing.line != text);
+                self.standing.push(Standing { id: id.to_vec(), lasts, line: text });
+            }
+            (Some("resources/unsubscribe"), _) => {
+                let uri = |line: &[u8]| serde_json::from_slice::<About>(line).ok().map(|about| about.params.uri);
+                let gone = uri(&text);
+                self.standing.retain(|standing| standing.lasts || uri(&standing.line) != gone);
+            }
             (Some("notifications/cancelled"), _) => {
                 if let Ok(cancelled) = serde_json::from_slice::<Cancelled<'_>>(&text) {
                     let id = cancelled.params.id.get().as_bytes();
                     self.open.retain(|open| open != id);
+                    self.standing.retain(|standing| !standing.lasts || standing.id != id);
                 }
             }
             (None, Some(id)) => self.asked.retain(|asked| asked != id),
@@ -148,6 +210,12 @@ impl Up {
         }
     }
 
+    /// Whether this is the answer to a request that was made again.
+    fn take_unheard(&mut self, id: Option<&[u8]>) -> bool {
+        let place = self.unheard.iter().position(|unheard| Some(unheard.as_slice()) == id);
+        place.map(|place| self.unheard.swap_remove(place)).is_some()
+    }
+
     /// How the client opened the connection, if it did.
     pub(super) fn opening(&self) -> Option<Opening> {
         let Opened { id, line } = self.initialize.as_ref()?;
@@ -163,6 +231,8 @@ pub(super) struct Down {
     held: Vec<u8>,
     /// The line is so long that a part of it has gone on.
     flows: bool,
+    /// The server has said that it is to be replaced, or that it is not.
+    hold: Option<bool>,
 }
 
 impl Down {
@@ -174,6 +244,18 @@ impl Down {
             bytes = rest;
             let is_end = piece.ends_with(b"\n");
             self.line.add(if is_end { &piece[..piece.len() - 1] } else { piece });
+            let is_word = |word: &'static [u8]| word.strip_prefix(self.held.as_slice()) == Some(piece);
+            if !self.flows && (is_word(HOLD) || is_word(GO_ON)) {
+                self.hold = Some(is_word(HOLD));
+                self.held.clear();
+                self.line = Outline::default();
+                continue;
+            }
+            if is_end && !self.flows && self.line.is_answer() && up.take_unheard(self.line.id()) {
+                self.held.clear();
+                self.line = Outline::default();
+                continue;
+            }
             if is_end || self.flows {
                 out.append(&mut self.held);
                 out.extend_from_slice(piece);
@@ -197,6 +279,14 @@ impl Down {
                 }
             }
         }
+    }
+
+    pub(super) fn take_hold(&mut self) -> Option<bool> {
+        self.hold.take()
+    }
+
+    pub(super) fn is_at_a_beginning(&self) -> bool {
+        self.held.is_empty() && !self.flows
     }
 
     /// Nothing more comes: what was not whole is not passed on, and what had begun ends as a line of its own.
@@ -274,6 +364,33 @@ mod tests {
         assert!(out.len() > MOST_HELD);
         down.cut_off(&mut out);
         assert!(out.ends_with(b"x\n"));
+    }
+
+    #[test]
+    fn what_a_client_listens_to_is_asked_for_again_and_answered_once() {
+        let mut up = up(&[
+            r#"{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a://b"}}"#,
+            r#"{"jsonrpc":"2.0","id":2,"method":"resources/subscribe","params":{"uri":"a://c"}}"#,
+            r#"{"jsonrpc":"2.0","id":3,"method":"subscriptions/listen","params":{}}"#,
+            r#"{"jsonrpc":"2.0","id":4,"method":"resources/unsubscribe","params":{"uri":"a://c"}}"#,
+        ]);
+        let (mut down, mut out) = (Down::default(), Vec::new());
+        assert!(!up.is_quiet());
+        let answers = "{\"id\":1,\"result\":{}}\n{\"id\":2,\"result\":{}}\n{\"id\":4,\"result\":{}}\n";
+        down.add(answers.as_bytes(), &mut up, &mut out);
+        assert!(up.is_quiet() && out == answers.as_bytes(), "a stream of events is no answer that is awaited");
+        // The word of the server may come in pieces, and no client sees it.
+        out.clear();
+        down.add(&HOLD[..5], &mut up, &mut out);
+        assert_eq!((down.take_hold(), down.is_at_a_beginning()), (None, false));
+        down.add(&HOLD[5..], &mut up, &mut out);
+        assert_eq!((down.take_hold(), out.len()), (Some(true), 0));
+        down.add(GO_ON, &mut up, &mut out);
+        assert_eq!((down.take_hold(), out.len()), (Some(false), 0));
+        let again = String::from_utf8(up.standing()).expect("text");
+        assert!(again.contains("a://b") && again.contains("listen") && !again.contains("a://c"), "{again}");
+        down.add(b"{\"id\":1,\"result\":{}}\n{\"id\":9,\"result\":{}}\n", &mut up, &mut out);
+        assert_eq!(out, b"{\"id\":9,\"result\":{}}\n");
     }
 
     const CHUNK: usize = 32 << 10;

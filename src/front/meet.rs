@@ -72,6 +72,8 @@ impl From<MeetingError> for AttachError {
 pub(super) struct Server {
     pub(super) stream: UnixStream,
     pub(super) pid: i32,
+    /// The number by which it knows us.
+    pub(super) client: Option<u64>,
 }
 
 /// Where the server is met, and how it is started.
@@ -97,14 +99,15 @@ impl Meeting {
         Ok(Self { places: Place::all(name)?, args })
     }
 
-    /// Connects to the server, and starts it if there is none. `after` is the one that ended under us.
-    pub(super) fn server(&self, after: Option<i32>) -> Result<Server, AttachError> {
+    /// Connects to the server, and starts it if there is none. `after` is the one that ended under us, or that we have left
+    /// to let it be replaced: then it knows us by a number.
+    pub(super) fn server(&self, after: Option<i32>, client: Option<u64>) -> Result<Server, AttachError> {
         let mut starts = 0;
         let began = Instant::now();
         loop {
             for place in &self.places {
                 let Some(stream) = place.connect()? else { continue };
-                match self.welcomed(stream, place, after)? {
+                match self.welcomed(stream, place, after, client)? {
                     Welcomed::Yes(server) => return Ok(server),
                     Welcomed::Gone => std::thread::sleep(PAUSE),
                 }
@@ -154,8 +157,14 @@ impl Meeting {
         }
     }
 
-    fn welcomed(&self, mut stream: UnixStream, place: &Place, after: Option<i32>) -> Result<Welcomed, AttachError> {
-        let hello = Hello { wants: Wants::Mcp, version: env!("CARGO_PKG_VERSION").to_owned(), after };
+    fn welcomed(
+        &self,
+        mut stream: UnixStream,
+        place: &Place,
+        after: Option<i32>,
+        client: Option<u64>,
+    ) -> Result<Welcomed, AttachError> {
+        let hello = Hello { after, client, ..Hello::new(Wants::Mcp) };
         stream.set_read_timeout(Some(LIMIT)).map_err(AttachError::Speak)?;
         if stream.write_all(&attach::line(&hello)).is_err() {
             return Ok(Welcomed::Gone);
@@ -170,9 +179,11 @@ impl Meeting {
             Err(_) => return Ok(Welcomed::Gone),
         }
         let welcome: Welcome = serde_json::from_slice(&line).map_err(|error| AttachError::Speak(error.into()))?;
-        self.remark(&welcome, place);
+        if client.is_none() {
+            self.remark(&welcome, place);
+        }
         stream.set_nonblocking(true).map_err(AttachError::Speak)?;
-        Ok(Welcomed::Yes(Server { stream, pid: welcome.pid }))
+        Ok(Welcomed::Yes(Server { stream, pid: welcome.pid, client: welcome.client }))
     }
 
     /// What a person should know of a server that others have started.
@@ -189,8 +200,8 @@ impl Meeting {
         if welcome.version != env!("CARGO_PKG_VERSION") {
             let (theirs, own) = (&welcome.version, env!("CARGO_PKG_VERSION"));
             tell(&format!(
-                "forkpy attach: the server {name:?} is forkpy {theirs}, and this is {own}; forkpy stop {name} lets the next \
-                 client start the new one, and ends its sessions"
+                "forkpy attach: the server {name:?} is forkpy {theirs}, and this is {own}; forkpy restart {name} replaces it \
+                 and keeps its sessions, where the two versions understand each other"
             ));
         }
     }

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`AttachError`] when no server can be had at the start.
 pub(crate) fn run(meeting: &Meeting) -> Result<(), AttachError> {
-    let server = meeting.server(None)?;
+    let server = meeting.server(None, None)?;
     let mut front = Front {
         meeting,
         client: Client::new().map_err(AttachError::Streams)?,
@@ -41,6 +41,7 @@ pub(crate) fn run(meeting: &Meeting) -> Result<(), AttachError> {
         to_client: Vec::new(),
         input_ended: None,
         last: None,
+        holds: false,
     };
     // What reading the command line took: the C library keeps it otherwise.
     crate::sys::memory::return_freed();
@@ -61,6 +62,8 @@ struct Front<'a> {
     input_ended: Option<Instant>,
     /// The server that ended last.
     last: Option<i32>,
+    /// The server is to be replaced: nothing more is begun.
+    holds: bool,
 }
 
 /// What can be done now without waiting.
@@ -89,6 +92,9 @@ impl Front<'_> {
             if ready.from_server {
                 self.receive(&mut buffer);
             }
+            if self.holds && self.is_at_rest() {
+                self.change_over();
+            }
             if ready.from_client {
                 match self.client.read(&mut buffer) {
                     Ok(0) | Err(_) => self.end_input(),
@@ -108,8 +114,9 @@ impl Front<'_> {
     fn wait(&self) -> io::Result<Ready> {
         let (input, output) = (self.client.input(), self.client.output());
         let none = PollFlags::empty();
-        let from_client =
-            if self.input_ended.is_none() && self.to_server.len() < MUCH { PollFlags::POLLIN } else { none };
+        let takes = self.input_ended.is_none() && self.to_server.len() < MUCH;
+        // A message that has begun goes on to its end.
+        let from_client = if takes && !(self.holds && self.up.is_at_a_beginning()) { PollFlags::POLLIN } else { none };
         let to_client = if self.to_client.is_empty() { none } else { PollFlags::POLLOUT };
         let (mut polled, mut which) = (vec![PollFd::new(output, to_client)], vec![1]);
         // A closed input would end every wait at once.
@@ -212,6 +219,7 @@ impl Front<'_> {
             Ok(0) => self.bury(),
             Ok(count) => {
                 self.down.add(&buffer[..count], &mut self.up, &mut self.to_client);
+                self.holds = self.down.take_hold().unwrap_or(self.holds);
                 if self.client.write(&mut self.to_client).is_err() {
                     self.input_ended.get_or_insert_with(Instant::now);
                 }
@@ -221,9 +229,34 @@ impl Front<'_> {
         }
     }
 
+    /// Nothing is on its way to the server, and nothing is expected from it.
+    fn is_at_rest(&self) -> bool {
+        self.up.is_at_a_beginning() && self.up.is_quiet() && self.to_server.is_empty() && self.down.is_at_a_beginning()
+    }
+
+    /// Leaves a server that is to be replaced, and comes back to the one in its place.
+    fn change_over(&mut self) {
+        self.holds = false;
+        let Some(old) = self.server.take() else { return };
+        let (pid, client) = (old.pid, old.client);
+        drop(old);
+        match self.introduced(Some(pid), client) {
+            Ok(server) => {
+                self.server = Some(server);
+                self.to_server.extend(self.up.standing());
+                self.send();
+            }
+            Err(error) => {
+                meet::tell(&format!("forkpy attach: {error}"));
+                self.last = Some(pid);
+            }
+        }
+    }
+
     /// The server has ended: those who wait for it are told.
     fn bury(&mut self) {
         let Some(server) = self.server.take() else { return };
+        self.holds = false;
         self.to_server.clear();
         self.last = Some(server.pid);
         self.down.cut_off(&mut self.to_client);
@@ -241,7 +274,7 @@ impl Front<'_> {
 
     /// A new server, to which the client is introduced as it introduced itself.
     fn revive(&mut self) -> bool {
-        match self.introduced() {
+        match self.introduced(self.last, None) {
             Ok(server) => {
                 self.server = Some(server);
                 true
@@ -253,8 +286,8 @@ impl Front<'_> {
         }
     }
 
-    fn introduced(&mut self) -> Result<Server, AttachError> {
-        let mut server = self.meeting.server(self.last)?;
+    fn introduced(&mut self, after: Option<i32>, client: Option<u64>) -> Result<Server, AttachError> {
+        let mut server = self.meeting.server(after, client)?;
         if let Some(opening) = self.up.opening() {
             meet::introduce(&mut server, &opening, &mut self.to_client)?;
         }

@@ -8,7 +8,10 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
-    os::{fd::BorrowedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
 };
 
@@ -77,6 +80,11 @@ impl FrameReader {
     /// When the reactor does not take it.
     pub(crate) fn alone(stream: UnixStream, cap: usize) -> io::Result<Self> {
         reader(Arc::new(stream), cap)
+    }
+
+    /// Whether a part of a message has been read.
+    pub(crate) fn is_in_a_message(&self) -> bool {
+        self.assembler.is_partial()
     }
 
     /// Waits for the next message. Cancel-safe.
@@ -167,6 +175,11 @@ impl FrameWriter {
                 Err(_not_ready) => {}
             }
         }
+    }
+
+    /// The socket, for those who take it along.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Closes this direction: the peer reads the end.

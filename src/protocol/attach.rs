@@ -6,6 +6,8 @@
 //! has then taken nothing that would be lost. After a welcome to `mcp` the lines are MCP's; after `status` and `stop` the
 //! connection ends.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// Longest line of these, bytes.
@@ -20,7 +22,15 @@ pub(crate) enum Wants {
     /// To know how the server is.
     Status,
     Stop,
+    /// The server is to be replaced by another program ([`Hello::program`]), and to keep its sessions.
+    Restart,
 }
+
+/// What a server says to a front, between the client's messages: it is about to be replaced. The front sends nothing
+/// more, waits for the answers that are open, leaves, and comes back to the server's socket.
+pub(crate) const HOLD: &[u8] = b"{\"forkpy\":\"hold\"}\n";
+/// It is not replaced after all: who has not left goes on.
+pub(crate) const GO_ON: &[u8] = b"{\"forkpy\":\"go on\"}\n";
 
 /// The first line to a server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +41,23 @@ pub(crate) struct Hello {
     /// The server that the front was connected to before, when that ended under it.
     #[serde(default)]
     pub(crate) after: Option<i32>,
+    /// The front knows [`HOLD`].
+    #[serde(default)]
+    pub(crate) holds: bool,
+    /// The number that the server has given the front, when the front has left to let it be replaced.
+    #[serde(default)]
+    pub(crate) client: Option<u64>,
+    /// By which program the server is to be replaced.
+    #[serde(default)]
+    pub(crate) program: Option<PathBuf>,
+}
+
+impl Hello {
+    /// Of this version of forkpy.
+    pub(crate) fn new(wants: Wants) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { wants, version, after: None, holds: true, client: None, program: None }
+    }
 }
 
 /// The first line from a server.
@@ -43,6 +70,12 @@ pub(crate) struct Welcome {
     /// How it is; for those who asked.
     #[serde(default)]
     pub(crate) status: Option<ServerStatus>,
+    /// Number of the front.
+    #[serde(default)]
+    pub(crate) client: Option<u64>,
+    /// Why it is not replaced; for those who asked for that.
+    #[serde(default)]
+    pub(crate) refused: Option<String>,
 }
 
 /// How a server is.
@@ -56,6 +89,9 @@ pub(crate) struct ServerStatus {
     /// It ends after so many seconds without clients and cells; 0 is never.
     pub(crate) idle_exit: f64,
     pub(crate) sessions: Vec<SessionSummary>,
+    /// How often it has become another program; not said by versions that cannot.
+    #[serde(default)]
+    pub(crate) restarts: Option<u64>,
 }
 
 /// A session, in short.

@@ -12,6 +12,7 @@ pub(crate) mod health;
 pub(crate) mod mcp;
 pub(crate) mod output;
 pub(crate) mod owner;
+pub(crate) mod restart;
 mod run;
 pub(crate) mod scripts;
 pub(crate) mod sessions;
@@ -21,4 +22,4 @@ pub(crate) mod watch;
 pub(crate) mod workers;
 pub(crate) mod workspace;
 
-pub(crate) use self::run::serve;
+pub(crate) use self::{restart::understood, run::serve};

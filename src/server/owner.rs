@@ -23,6 +23,31 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
+    /// For the program that this server becomes, and no other place.
+    #[must_use]
+    pub(crate) fn pack(&self) -> (u8, String) {
+        match self {
+            Self::User => (0, String::new()),
+            Self::Bearer => (1, String::new()),
+            Self::Named(name) => (2, name.to_string()),
+            Self::HttpSession(id) => (3, id.to_string()),
+            Self::Cookie(cookie) => (4, cookie.to_string()),
+            Self::Unnamed => (5, String::new()),
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn unpack((kind, text): (u8, String)) -> Self {
+        match kind {
+            0 => Self::User,
+            1 => Self::Bearer,
+            2 => Self::Named(text.into()),
+            3 => Self::HttpSession(text.into()),
+            4 => Self::Cookie(text.into()),
+            _ => Self::Unnamed,
+        }
+    }
+
     /// Whether it can be gone for good without a word: a client that got a new name for itself never comes back under the
     /// old one.
     #[must_use]

@@ -6,7 +6,7 @@
 //! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
 //! whatever is left.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -36,21 +36,22 @@ use crate::{
             stdio,
         },
         owner::Owner,
+        restart::Packed,
         scripts::Scripts,
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
-            images::Images, life::What, oom::OomCounter, quotas::Quotas, registry::Registry,
+            images::Images, life::What, oom::OomCounter, quotas::Quotas, registry::Registry, turnover::Turnover,
         },
         tools::{
             self,
-            call::{asking::Waiting, audit::Audit, flights::Flights, server::Server},
+            call::{asking::Waiting, audit::Audit, flights::Flights, server::Server, tasks::Tasks},
         },
         watch::{
             self, cleaner, disk, generations, guard, readiness::Readiness, readings::Metrics, report::Ward,
             service_manager, supervisor,
         },
         workers::{
-            children::Children,
+            children::{self, Children},
             imports::{Auto, Imports},
             spares::Spares,
             zygote::{Reach, Spawner, Zygote},
@@ -92,6 +93,7 @@ pub(crate) fn serve(settings: Settings, host: Option<Host>) -> Result<(), Server
     served
 }
 
+#[expect(clippy::too_many_lines, reason = "the order of start and end, which reads best in one piece")]
 async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
     let listed = tools::catalogue::of(&settings.replies.tools)?;
     guarded::close_to_others();
@@ -100,19 +102,24 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     signals::become_subreaper();
     signals::bear_file_size_limit();
     descriptors::raise_open_files();
-    let stop = stop_on_signals()?;
-    let scratch = Scratch::make()?;
+    let stop = stop_on_signals(host.is_none() && settings.transport == Transport::Stdio)?;
+    let (mut earlier, scratch) = what_is_left(settings.adopt)?;
+    // Before this program starts anything.
+    let before = earlier.as_ref().map(|_| children::all_now()).unwrap_or_default();
     tokio::task::spawn_blocking(scratch::remove_left_behind);
     announce_sandbox(&settings.sessions);
     let egress = Egress::open(&settings.sessions.sandbox, settings.http.tokens.is_some())?;
-    let (around, filling) = surroundings(&settings, &scratch, egress)?;
+    let (around, filling) = surroundings(&settings, &scratch, egress, earlier.as_mut())?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
+    if let Some(earlier) = &mut earlier {
+        go_on_with(earlier, before, &registry, &around);
+    }
     registry.adopt();
     if host.is_some() || settings.transport == Transport::Stdio {
         // Its first call finds it warm.
         let _ = registry.of(&Owner::User);
     }
-    if let Some((record, end)) = host.as_ref().and_then(fronts::predecessor) {
+    if let Some((record, end)) = host.as_ref().filter(|_| earlier.is_none()).and_then(fronts::predecessor) {
         registry.succeed(&record.sessions, end);
     }
     tokio::spawn(drain_on_signal(
@@ -126,14 +133,23 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let (serving, serves) = oneshot::channel();
     let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
     let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics, filling)?;
+    if let Some(earlier) = &mut earlier {
+        around.quotas.go_on(earlier.quotas());
+        earlier.choose(&server.active);
+        server.tasks.go_on(&earlier.tasks);
+    }
     let (scripts, packages) = (Arc::clone(&server.scripts), Arc::clone(&server.packages));
     let hurries = host.is_none() && settings.transport == Transport::Stdio;
     let served = match (host, settings.transport) {
         (Some(host), _) => {
             let _ = serving.send(());
-            fronts::serve(server, resources, host, stop).await.map_err(ServerError::from)
+            let earlier = earlier.and_then(Packed::fronts);
+            fronts::serve(server, resources, (host, earlier), &scratch, stop).await.map_err(ServerError::from)
         }
-        (None, Transport::Http) => http::serve((server, resources), readiness, &settings.http, serving, stop).await,
+        (None, Transport::Http) => {
+            let earlier = (earlier.and_then(Packed::http), &scratch);
+            http::serve((server, resources), readiness, &settings.http, earlier, serving, stop).await
+        }
         (None, Transport::Stdio) => {
             let _ = serving.send(());
             stdio::serve(server, resources, stop).await;
@@ -161,11 +177,30 @@ fn time_to_leave(around: &Surroundings, hurries: bool) -> Duration {
     }
 }
 
+/// What the program in whose place this one is has left, if there was one, and the directory for files of an hour.
+fn what_is_left(adopt: Option<RawFd>) -> Result<(Option<Packed>, Scratch), ServerError> {
+    let Some(number) = adopt else { return Ok((None, Scratch::make()?)) };
+    // SAFETY: it is the number with which this process was started, and is looked at here only.
+    let mut earlier = unsafe { Packed::open(number) }.map_err(ServerError::Start)?;
+    let scratch = earlier.scratch()?;
+    Ok((Some(earlier), scratch))
+}
+
+/// Sessions of the program in whose place this one is go on.
+fn go_on_with(earlier: &mut Packed, before: Vec<i32>, registry: &Registry, around: &Arc<Surroundings>) {
+    let lost = earlier.go_on(registry, around, fronts::EDGE);
+    registry.not_taken_along(&lost);
+    // What that program had started and did not leave to this one: its zygote, workers that were ready.
+    let children = around.children.clone();
+    tokio::task::spawn_blocking(move || children.end_unknown(before));
+}
+
 /// What sessions live in: the zygote and its workers, what is watched, what is kept of all of them.
 fn surroundings(
     settings: &Settings,
     scratch: &Scratch,
     egress: Option<Arc<Egress>>,
+    earlier: Option<&mut Packed>,
 ) -> io::Result<(Arc<Surroundings>, Filling)> {
     let children = Children::default();
     let imports = Imports::new(match (settings.preloads_more, settings.sessions.limits.confinement) {
@@ -196,8 +231,12 @@ fn surroundings(
         changes,
         crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
-        images: Images::new(&settings.sessions.sleep, scratch.path(), &settings.workspace.root)?,
+        images: match earlier.and_then(|earlier| earlier.images(&settings.sessions.sleep, &settings.workspace.root)) {
+            Some(images) => images?,
+            None => Images::new(&settings.sessions.sleep, scratch.path(), &settings.workspace.root)?,
+        },
         drain: Drain::default(),
+        turnover: Turnover::default(),
         quotas: Quotas::new(settings.http.tokens.clone()),
     };
     Ok((Arc::new(around), filling))
@@ -264,6 +303,7 @@ fn front_room(
         scripts,
         waiting: Waiting::default(),
         flights: Flights::default(),
+        tasks: Tasks::default(),
         packages,
         around: Arc::clone(around),
         metrics: Arc::clone(metrics),
@@ -289,10 +329,11 @@ fn announce_sandbox(settings: &SessionSettings) {
     }
 }
 
-/// A token that SIGTERM, SIGINT and SIGHUP cancel.
-fn stop_on_signals() -> io::Result<CancellationToken> {
+/// A token that SIGTERM and SIGINT cancel, and SIGHUP where it does not mean another thing.
+fn stop_on_signals(hangup: bool) -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+    for kind in kinds.into_iter().chain(hangup.then(SignalKind::hangup)) {
         let mut signal = signal(kind)?;
         let stop = stop.clone();
         tokio::spawn(async move {

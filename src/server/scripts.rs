@@ -145,6 +145,11 @@ impl Scripts {
         life.await.unwrap_or(Err(ScriptError::ShuttingDown(path)))
     }
 
+    /// Whether one runs or waits.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.places.available_permits() < self.most
+    }
+
     /// Ends all of them, and waits for that.
     pub(crate) async fn shut_down(&self) {
         self.stop.cancel();

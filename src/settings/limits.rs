@@ -4,6 +4,8 @@
 //! guard (`server/watch/guard.rs`: memory and number of all processes together; `server/watch/disk.rs`); the session's task (`session/cpu_budget.rs`,
 //! time limits); the cleaner (`server/watch/cleaner.rs`: idle time, age).
 
+use serde::{Deserialize, Serialize};
+
 use std::time::Duration;
 
 use clap::Args;
@@ -59,7 +61,7 @@ pub(crate) struct LimitArgs {
 }
 
 /// Limits of one session. `None` is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limits {
     /// Bytes beyond what the interpreter starts with.
     pub memory: Option<u64>,

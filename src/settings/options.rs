@@ -36,6 +36,10 @@ pub(crate) struct ServeOptions {
           value_parser = path)]
     pub workspace: PathBuf,
 
+    /// Descriptor of the state of the program in whose place this one is
+    #[arg(long, hide = true)]
+    pub adopt: Option<i32>,
+
     /// How clients reach the server
     #[arg(long, value_enum, env = "FORKPY_TRANSPORT", default_value = "stdio")]
     pub transport: Transport,

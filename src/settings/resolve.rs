@@ -6,7 +6,7 @@ use std::{
     ffi::OsString,
     io,
     net::{IpAddr, SocketAddr},
-    os::unix::ffi::OsStrExt,
+    os::{fd::RawFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, OnceLock},
@@ -44,6 +44,13 @@ static TAKEN: OnceLock<Option<OsString>> = OnceLock::new();
 pub(crate) unsafe fn take_token() {
     // SAFETY: passed on to the caller.
     let _ = TAKEN.set(unsafe { guarded::take_variable(TOKEN) });
+}
+
+/// Gives the token to the program that this one becomes.
+pub(crate) fn hand_on_token(command: &mut Command) {
+    if let Some(Some(token)) = TAKEN.get() {
+        command.env(TOKEN, token);
+    }
 }
 
 /// Takes away from a child of ours what sessions, and what is run for them, do not see: our own variables, and those of the
@@ -159,6 +166,8 @@ pub(crate) struct HttpSettings {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub workspace: Workspace,
+    /// It is in the place of another program, which has left its state under this number.
+    pub adopt: Option<RawFd>,
     pub transport: Transport,
     /// HTTP, when that is how.
     pub http: HttpSettings,
@@ -206,6 +215,7 @@ impl Settings {
         let env_dirs = cli.env_dir.map_or_else(default_env_dirs, |named| vec![named]);
         Ok(Self {
             workspace,
+            adopt: cli.adopt,
             transport: cli.transport,
             http: HttpSettings {
                 address: SocketAddr::new(cli.host, cli.port),

@@ -16,16 +16,21 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::descriptors;
+use parking_lot::Mutex;
+
+use super::{descriptors, parcel::Parcel};
 
 /// Number of the read end in this process; -1 where there is none.
 static NUMBER: AtomicI32 = AtomicI32::new(-1);
 
-/// Both ends, in the server. The write end is never passed on.
+/// Write ends of all that this server process has made, or has from the one in whose place it is: a program that it becomes
+/// by exec goes on holding them.
+static HELD: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+
+/// The end that others get. The write end is this process's for ever.
 #[derive(Debug)]
 pub(crate) struct Lifeline {
     read: OwnedFd,
-    _write: OwnedFd,
 }
 
 impl Lifeline {
@@ -35,8 +40,19 @@ impl Lifeline {
     /// When the process is out of descriptors.
     pub(crate) fn new() -> io::Result<Self> {
         let (read, write) = descriptors::pipe()?;
-        Ok(Self { read, _write: write })
+        HELD.lock().push(write);
+        Ok(Self { read })
     }
+}
+
+/// Takes the write ends along.
+pub(crate) fn pack(parcel: &mut Parcel) -> io::Result<Vec<RawFd>> {
+    HELD.lock().iter().map(|held| parcel.add(held)).collect()
+}
+
+/// Goes on holding write ends.
+pub(crate) fn hold_on(ends: Vec<OwnedFd>) {
+    HELD.lock().extend(ends);
 }
 
 /// The end that others get.
@@ -118,6 +134,7 @@ mod tests {
                 let held = hold();
                 // The child's copy of the other end.
                 drop(lifeline);
+                HELD.lock().clear();
                 let _ = raise(Signal::SIGSTOP);
                 // SAFETY: no preconditions.
                 unsafe { libc::_exit(if held.is_ok() { 7 } else { 8 }) }
@@ -126,6 +143,7 @@ mod tests {
                 let stopped = waitpid(child, Some(WaitPidFlag::WUNTRACED)).expect("it stops");
                 assert_eq!(stopped, WaitStatus::Stopped(child, Signal::SIGSTOP));
                 drop(lifeline);
+                HELD.lock().clear();
                 assert_eq!(waitpid(child, None).expect("it goes on"), WaitStatus::Exited(child, 7));
             }
         }

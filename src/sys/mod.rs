@@ -20,6 +20,7 @@ pub(crate) mod namespaces;
 mod no_forks;
 pub(crate) mod open_files;
 pub(crate) mod ownership;
+pub(crate) mod parcel;
 pub(crate) mod pidfd;
 pub(crate) mod private;
 pub(crate) mod processes;

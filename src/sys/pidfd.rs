@@ -54,6 +54,11 @@ impl PidFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(raw) }))
     }
 
+    /// A process that was held before an exec.
+    pub(crate) fn held(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
     /// Sends a signal to exactly this process.
     ///
     /// # Errors

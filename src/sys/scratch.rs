@@ -7,12 +7,16 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use nix::unistd::geteuid;
-use tempfile::TempDir;
+
+use super::parcel::Parcel;
 
 const PREFIX: &str = "forkpy-";
 const EXCHANGE: &str = "exchange";
@@ -22,8 +26,14 @@ const LOCK: &str = "server.lock";
 /// The directory. Dropped, it is removed.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    directory: TempDir,
-    _lock: File,
+    directory: PathBuf,
+    lock: File,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
 }
 
 impl Scratch {
@@ -44,12 +54,22 @@ impl Scratch {
         // Under its name it is locked from the first moment on.
         fs::rename(draft, directory.path().join(LOCK))?;
         DirBuilder::new().mode(0o700).create(directory.path().join(EXCHANGE))?;
-        Ok(Self { directory, _lock: lock })
+        Ok(Self { directory: directory.keep(), lock })
+    }
+
+    /// Takes it along: where it is, and the number of its lock.
+    pub(crate) fn pack(&self, parcel: &mut Parcel) -> io::Result<(PathBuf, RawFd)> {
+        Ok((self.directory.clone(), parcel.add(&self.lock)?))
+    }
+
+    /// Goes on with it.
+    pub(crate) fn going_on(directory: PathBuf, lock: OwnedFd) -> Self {
+        Self { directory, lock: lock.into() }
     }
 
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// A folder in it for files that one worker writes and another reads; confined ones cannot list it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup, wait_for};
+use crate::support::{Forkpy, Setup, attach::Attached, wait_for};
 
 fn write(forkpy: &Forkpy, name: &str, text: &str) {
     fs::write(forkpy.file(name), text).expect("the workspace can be written");
@@ -242,4 +242,37 @@ fn progress_of_what_goes_on_is_told_to_the_call_that_waits() {
     assert!(heard["params"]["message"].as_str().expect("words").starts_with("script \"a.py\""), "{heard}");
     tell(&forkpy, "go");
     assert_eq!(forkpy.reply(id).data["status"], "ok");
+}
+
+/// A variable whose saving takes until a file is there.
+const SLOW: &str = "import os, time\nclass Slow:\n    def __reduce__(self):\n        \
+                    while not os.path.exists('go'): time.sleep(0.01)\n        return (int, ('7',))\nslow = Slow()";
+
+/// What a session is asked for goes on without its call once its turn has come, and its reply is kept.
+#[test]
+fn saving_that_outlasts_its_call_goes_on_and_is_waited_for() {
+    let attached = Attached::new().args(&["--wait", "1"]);
+    let mut forkpy = attached.client();
+    forkpy.run(SLOW);
+    let reply = forkpy.call("save_session", json!({"path": "kept.state"}));
+    assert!(!reply.is_error && reply.data["status"] == "running", "{reply:?}");
+    assert!(reply.text.contains("save_session goes on"), "{reply:?}");
+    let number = reply.data["cell"].clone();
+    // Its client goes, and another comes.
+    drop(forkpy);
+    let mut again = attached.client();
+    std::fs::write(again.file("go"), "").expect("written");
+    let saved = again.call("wait_for_cell", json!({"cell": number, "timeout": 60}));
+    assert!(saved.data["status"] == "saved" && saved.text.contains("slow"), "{saved:?}");
+    // A short one is answered as ever, and one whose turn does not come is taken back.
+    let made = again.call("checkpoint_session", json!({"name": "one"}));
+    assert_eq!(made.data["status"], "created", "{made:?}");
+    again.call("run_python_code", json!({"code": "while True: time.sleep(0.01)", "background": true}));
+    let refused = again.refused("save_session", json!({"path": "other.state"}));
+    assert!(refused.contains("nothing was done") && refused.contains("runs, for"), "{refused}");
+    assert!(!again.file("other.state").exists());
+    again.call("interrupt_cell", json!({}));
+    let loaded = again.call("load_session", json!({"path": "kept.state"}));
+    assert_eq!(loaded.data["status"], "loaded", "{loaded:?}");
+    assert_eq!(again.eval("slow"), "7");
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 29] = [
+const ROOMS: [(&str, u32); 30] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -37,6 +37,7 @@ const ROOMS: [(&str, u32); 29] = [
     ("server/sessions", 9),
     ("server/scripts", 10),
     ("server/environment", 11),
+    ("server/restart", 12),
     ("server/watch", 12),
     ("server/tools", 13),
     ("server/mcp", 14),

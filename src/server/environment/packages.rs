@@ -198,6 +198,11 @@ impl Packages {
         self.line.join()
     }
 
+    /// Whether packages are being installed, or the environment is still being filled.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.turn.try_lock().is_err() || self.is_filling()
+    }
+
     /// Sessions that began before the environment was whole find what has come into it since.
     pub(crate) async fn tell_when_filled(self: Arc<Self>) {
         if self.is_filling() {

@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure.
 
+use serde::{Deserialize, Serialize};
+
 use std::time::Duration;
 
 /// Calls wait behind an errand, so it may not take long.
@@ -12,7 +14,7 @@ const BRANCHES: Duration = Duration::from_secs(3600);
 const CARRIED_A_SECOND: u64 = 20 << 20;
 
 /// An errand: a request to the worker, or a step of the session's own, during which no cell runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Errand {
     List,
     /// `save_session`, and `restart_kernel` with `preserve_state`.

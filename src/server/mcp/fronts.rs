@@ -6,7 +6,9 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{OwnedFd, RawFd},
+    path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,6 +22,8 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,15 +35,24 @@ use super::{
     stdio,
 };
 use crate::{
-    protocol::attach::{self, Hello, MAX_LINE, Record, ServerEnd, ServerStatus, SessionSummary, Wants, Welcome},
+    protocol::attach::{
+        self, GO_ON, HOLD, Hello, MAX_LINE, Record, ServerEnd, ServerStatus, SessionSummary, Wants, Welcome,
+    },
     server::{
         health::{errand::Errand, evidence::Phase},
         owner::Owner,
-        sessions::active::Client,
-        tools::call::server::Server,
+        restart::{self, Door, Fronts, Program, Refused},
+        sessions::{active::Client, packed::Edge},
+        tools::{
+            call::{notices, server::Server},
+            cells::jobs,
+        },
     },
     settings::host::Host,
-    sys::rendezvous::{self, Identity},
+    sys::{
+        rendezvous::{self, Identity},
+        scratch::Scratch,
+    },
 };
 
 /// How long a connection may take to say what it wants.
@@ -48,6 +61,10 @@ const HELLO: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// After an `accept` that failed: the process may be out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long calls may take that are answered soon, when the server is to become another program.
+pub(super) const SHORT: Duration = Duration::from_secs(1);
+/// How long fronts may take to leave when the server is to become another program.
+pub(super) const COME_TO_REST: Duration = Duration::from_secs(10);
 /// How long connections may take to end with the server.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -59,24 +76,42 @@ pub(in crate::server) fn predecessor(host: &Host) -> Option<(Record, ServerEnd)>
     record.used.then_some((record, end))
 }
 
-/// Serves until no client has used the server for long, or it is told to stop.
+/// Nothing is at work that is no session's own.
+pub(super) fn is_free(server: &Server) -> Result<(), Refused> {
+    if server.scripts.is_at_work() || server.packages.is_at_work() { Err(Refused::AtWork) } else { Ok(()) }
+}
+
+/// How sessions are put into words when they are taken along.
+pub(in crate::server) const EDGE: Edge = Edge { words: notices::words, pack: jobs::pack, unpack: jobs::unpack };
+
+/// Serves until no client has used the server for long, or it is told to stop; `earlier` is what the program in whose place
+/// this one is has left, and `scratch` what it may have to leave itself.
 pub(in crate::server) async fn serve(
     server: Arc<Server>,
     resources: Arc<Resources>,
-    host: Host,
+    (host, earlier): (Host, Option<Fronts>),
+    scratch: &Scratch,
     stop: CancellationToken,
 ) -> io::Result<()> {
     host.listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(host.listener.try_clone()?)?;
     let identity = Identity::of(&host.place.socket());
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (wishes, mut wished) = mpsc::unbounded_channel();
+    let was_used = earlier.is_some();
+    let earlier = earlier.unwrap_or_else(|| Fronts { since: Timestamp::now().to_string(), ..Fronts::default() });
     let room = Arc::new(Room {
         server,
         resources,
-        since: Timestamp::now(),
+        since: earlier.since,
+        restarts: earlier.restarts,
+        wishes,
+        hold: watch::Sender::new(false),
+        stiff: AtomicUsize::new(0),
         clients: AtomicUsize::new(0),
-        numbers: AtomicUsize::new(0),
+        numbers: AtomicUsize::new(earlier.next),
         left: Mutex::new(Instant::now()),
-        used: AtomicBool::new(false),
+        used: AtomicBool::new(was_used),
         stop: stop.clone(),
         closing: CancellationToken::new(),
         written: Mutex::new(None),
@@ -96,6 +131,8 @@ pub(in crate::server) async fn serve(
                 }
             },
             Some(_) = connections.join_next() => {}
+            Some(wish) = wished.recv() => room.restart(wish, &mut connections, scratch).await,
+            _ = hangup.recv() => room.restart(Wish::default(), &mut connections, scratch).await,
             () = tokio::time::sleep(LOOK) => {
                 room.write_record(None);
                 if room.is_deserted() {
@@ -120,7 +157,14 @@ struct Room {
     server: Arc<Server>,
     resources: Arc<Resources>,
     host: Host,
-    since: Timestamp,
+    since: String,
+    /// How often this process has become another program.
+    restarts: u64,
+    wishes: mpsc::UnboundedSender<Wish>,
+    /// Fronts are to leave and come back.
+    hold: watch::Sender<bool>,
+    /// Fronts that cannot.
+    stiff: AtomicUsize,
     clients: AtomicUsize,
     numbers: AtomicUsize,
     /// When the last client left.
@@ -132,6 +176,13 @@ struct Room {
     closing: CancellationToken,
     /// The record as it is on the disk.
     written: Mutex<Option<Record>>,
+}
+
+/// That the server become another program, which is named or not, and who waits for an answer.
+#[derive(Debug, Default)]
+struct Wish {
+    program: Option<PathBuf>,
+    asked_by: Option<UnixStream>,
 }
 
 /// A client that is here.
@@ -151,6 +202,22 @@ impl Drop for Present<'_> {
     }
 }
 
+/// A front that cannot wait for a restart.
+struct Stiff<'a>(&'a Room);
+
+impl<'a> Stiff<'a> {
+    fn enter(room: &'a Room) -> Self {
+        room.stiff.fetch_add(1, Ordering::Relaxed);
+        Self(room)
+    }
+}
+
+impl Drop for Stiff<'_> {
+    fn drop(&mut self) {
+        self.0.stiff.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Room {
     async fn meet(self: Arc<Self>, stream: UnixStream) {
         match rendezvous::peer(&stream) {
@@ -164,19 +231,19 @@ impl Room {
         if present.is_some() && !self.used.swap(true, Ordering::Relaxed) {
             self.write_record(None);
         }
+        if hello.wants == Wants::Restart {
+            let _ = self.wishes.send(Wish { program: hello.program, asked_by: Some(stream) });
+            return;
+        }
         let status = (hello.wants != Wants::Mcp).then(|| self.status());
-        let welcome = Welcome {
-            pid: own_pid(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            args: self.host.args.clone(),
-            status,
-        };
+        let number = (hello.wants == Wants::Mcp).then(|| self.number(&hello));
+        let welcome = Welcome { status, client: number, ..self.welcome() };
         if self.stop.is_cancelled() || stream.write_all(&attach::line(&welcome)).await.is_err() {
             return;
         }
         match hello.wants {
-            Wants::Mcp => self.serve(stream, &hello).await,
-            Wants::Status => {}
+            Wants::Mcp => self.serve(stream, &hello, number.unwrap_or_default()).await,
+            Wants::Status | Wants::Restart => {}
             Wants::Stop => {
                 tracing::info!("told to stop");
                 self.stop.cancel();
@@ -186,9 +253,107 @@ impl Room {
         }
     }
 
-    async fn serve(&self, stream: UnixStream, hello: &Hello) {
-        let client = Client::Front(self.numbers.fetch_add(1, Ordering::Relaxed) as u64);
+    fn welcome(&self) -> Welcome {
+        Welcome {
+            pid: own_pid(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            args: self.host.args.clone(),
+            status: None,
+            client: None,
+            refused: None,
+        }
+    }
+
+    /// The number by which a front is known: its own again, when it has left to let this process become another program.
+    fn number(&self, hello: &Hello) -> u64 {
+        match (hello.after, hello.client) {
+            (Some(pid), Some(number)) if pid == own_pid() => number,
+            _ => self.numbers.fetch_add(1, Ordering::Relaxed) as u64,
+        }
+    }
+
+    /// Becomes another program, with all that is here; or says why not, and goes on.
+    async fn restart(&self, wish: Wish, connections: &mut JoinSet<()>, scratch: &Scratch) {
+        let refused = self.try_to_restart(wish.program, connections, scratch).await;
+        self.hold.send_replace(false);
+        self.server.around.turnover.hurry(false);
+        tracing::warn!("not restarted: {refused}");
+        if let Some(mut stream) = wish.asked_by {
+            let answer = Welcome { refused: Some(refused.to_string()), ..self.welcome() };
+            let _ = stream.write_all(&attach::line(&answer)).await;
+        }
+    }
+
+    async fn try_to_restart(
+        &self,
+        program: Option<PathBuf>,
+        connections: &mut JoinSet<()>,
+        scratch: &Scratch,
+    ) -> Refused {
+        let Server { registry, around, active, .. } = &*self.server;
+        let ready = async {
+            let program = Program::checked(program, &around.children).await?;
+            self.is_free()?;
+            restart::ready(registry).await?;
+            self.hold.send_replace(true);
+            // They come back to the socket, which is not looked at meanwhile.
+            let mut left = pin!(async { while connections.join_next().await.is_some() {} });
+            if tokio::time::timeout(SHORT, &mut left).await.is_err() {
+                // Calls that wait for what takes longer are told so.
+                around.turnover.hurry(true);
+                if tokio::time::timeout(COME_TO_REST, &mut left).await.is_err() {
+                    let count = self.clients.load(Ordering::Relaxed);
+                    return Err(Refused::Clients { count, limit: COME_TO_REST });
+                }
+            }
+            self.is_free()?;
+            restart::ready(registry).await?;
+            Ok(program)
+        };
+        let program = match ready.await {
+            Ok(program) => program,
+            Err(refused) => return refused,
+        };
+        self.write_record(None);
+        tracing::info!(?program, "becomes another program");
+        let place = &self.host.place;
+        let options = self.host.args.iter().map(Into::into);
+        let args = |listener: RawFd| {
+            let first = ["__host".into(), "--listener".into(), listener.to_string().into()];
+            let met = ["--socket-dir".into(), place.directory().into(), "--socket-name".into(), place.name().into()];
+            first.into_iter().chain(met).chain(options).collect()
+        };
+        let fronts = Fronts {
+            listener: 0,
+            next: self.numbers.load(Ordering::Relaxed),
+            since: self.since.clone(),
+            restarts: self.restarts + 1,
+        };
+        let door = (&self.host.listener, Door::Fronts(fronts));
+        restart::become_program(
+            program,
+            args,
+            door,
+            (registry, around, active),
+            (scratch, EDGE, self.server.tasks.pack()),
+        )
+        .await
+    }
+
+    /// Nothing but sessions has to be taken along.
+    fn is_free(&self) -> Result<(), Refused> {
+        match self.stiff.load(Ordering::Relaxed) {
+            0 => {}
+            count => return Err(Refused::Stiff(count)),
+        }
+        is_free(&self.server)
+    }
+
+    async fn serve(&self, stream: UnixStream, hello: &Hello, number: u64) {
+        let client = Client::Front(number);
         let greeting = match hello.after {
+            // It has left to let this process become another program.
+            Some(pid) if pid == own_pid() && hello.client.is_some() => Greeting::default(),
             Some(pid) if pid != own_pid() => {
                 // It used the server before this one.
                 self.server.registry.lost_with_its_server(&client);
@@ -204,8 +369,24 @@ impl Room {
         let (server, resources) = (Arc::clone(&self.server), Arc::clone(&self.resources));
         let handler = Handler::for_front(server, resources, client, greeting, transport.ended());
         let handler = handler.on(transport.lane());
+        let _stiff = (!hello.holds).then(|| Stiff::enter(self));
+        let aside = transport.aside();
         let running = rmcp::service::serve_directly_with_ct(handler, transport, None, self.closing.child_token());
-        let _ = running.waiting().await;
+        let mut hold = self.hold.subscribe();
+        let told = async {
+            while hold.wait_for(|hold| *hold).await.is_ok() {
+                aside.say(HOLD).await;
+                if hold.wait_for(|hold| !*hold).await.is_err() {
+                    break;
+                }
+                aside.say(GO_ON).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = running.waiting() => {}
+            () = told => {}
+        }
     }
 
     /// No client is here, nothing runs, and that has been so for long.
@@ -234,11 +415,12 @@ impl Room {
             }
         });
         ServerStatus {
-            since: self.since.to_string(),
+            since: self.since.clone(),
             workspace: self.server.workspace.root.to_string_lossy().into_owned(),
             clients: self.clients.load(Ordering::Relaxed),
             idle_exit: self.host.idle_exit.map_or(0.0, |limit| limit.as_secs_f64()),
             sessions: sessions.collect(),
+            restarts: Some(self.restarts),
         }
     }
 

@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use rmcp::{
     ErrorData, Peer, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo, CustomRequest,
-        CustomResult, DiscoverResult, ErrorCode, Extensions, GetPromptRequestParams, GetPromptResponse,
-        GetSkillRequestParams, GetSkillResult, Icon, Implementation, InitializeRequestParams, InitializeResult,
-        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListSkillsResult, ListToolsResult,
-        PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference,
-        ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter, UnsubscribeRequestParams,
+        CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
+        CompletionInfo, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions, GetPromptRequestParams,
+        GetPromptResponse, GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, Icon, Implementation,
+        InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+        ListSkillsResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
+        ReadResourceResult, Reference, ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter,
+        UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -41,7 +42,9 @@ use crate::server::{
             lane::Lane,
             request::{Again, Call, Visitor},
             server::Server,
+            tool::Tool,
         },
+        cells::tasks,
     },
 };
 
@@ -132,6 +135,29 @@ impl Handler {
         extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Who>()).unwrap_or(&self.who)
     }
 
+    /// A call of a tool, without arguments.
+    fn call(&self, tool: &'static Tool, context: RequestContext<RoleServer>) -> Call {
+        let Who { client, visitor } = self.who(&context.extensions).clone();
+        Call {
+            tool: tool.name,
+            takes: tool.input(),
+            client,
+            visitor,
+            arguments: None,
+            context,
+            gone: self.gone.clone(),
+            again: Again::default(),
+            sight: None,
+            lane: None,
+        }
+    }
+
+    /// A look at a task: as the tool that waits for what it stands for.
+    fn look(&self, context: RequestContext<RoleServer>) -> Result<Call, ErrorData> {
+        let tool = tools::find("wait_for_cell");
+        Ok(self.call(tool.ok_or_else(|| ErrorData::internal_error("a tool is missing", None))?, context))
+    }
+
     fn listener(&self, peer: &Peer<RoleServer>, extensions: &Extensions) -> &Subscriber {
         self.listener.get_or_init(|| {
             let owner = self.who(extensions).visitor.owner();
@@ -150,6 +176,7 @@ impl ServerHandler for Handler {
             .enable_prompts()
             .enable_completions()
             .enable_skills()
+            .enable_tasks()
             .build();
         #[cfg(feature = "conformance")]
         let capabilities = conformance::declared(capabilities);
@@ -279,24 +306,12 @@ impl ServerHandler for Handler {
             return Err(ErrorData::new(ErrorCode::INVALID_PARAMS, words, None));
         };
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
-        let Who { client, visitor } = self.who(&context.extensions).clone();
-        let gone = self.gone.clone();
         let audit = self.server.audit.as_ref();
+        let visitor = &self.who(&context.extensions).visitor;
         let began = audit.map(|audit| audit.begin(visitor.peek(), tool.name, request.arguments.as_ref()));
         // A reply that gets words added is not to be out before, nor one that is to be written down.
         let lane = self.lane.clone().filter(|_| self.greeting.is_said() && audit.is_none());
-        let call = Call {
-            tool: tool.name,
-            takes: tool.input(),
-            client,
-            visitor,
-            arguments: request.arguments,
-            context,
-            gone,
-            again,
-            sight: None,
-            lane,
-        };
+        let call = Call { arguments: request.arguments, again, lane, ..self.call(tool, context) };
         let mut answer = tool.answer(&self.server, call).await;
         if let Some(began) = began {
             began.end(&answer);
@@ -307,6 +322,30 @@ impl ServerHandler for Handler {
             greeting::add(result, words);
         }
         Ok(answer)
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        tasks::get(&self.server, self.look(context)?, &request.task_id).await
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        tasks::update(&self.server, &self.look(context)?, &request.task_id, &request.input_responses)
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        tasks::cancel(&self.server, &self.look(context)?, &request.task_id)
     }
 
     async fn read_resource(

@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     live::{Live, Stream},
     marks::{Filter, Mark, MarkKind, Piece},
@@ -56,7 +58,58 @@ struct Kept {
     place: (PathBuf, String),
 }
 
+/// What has been captured, on its way to the program that this server becomes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PackedCapture {
+    filter: Filter,
+    screen: Screen,
+    written: u64,
+    cap: usize,
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+    marks: Vec<(u64, Mark)>,
+    /// The file with the whole, as far as it goes; or why there is none.
+    spilled: Option<Result<String, String>>,
+    name: String,
+}
+
 impl Capture {
+    /// Takes it along, when all that there is of the file is written. It may be used on.
+    pub(crate) async fn pack(&mut self) -> io::Result<PackedCapture> {
+        let Self { filter, screen, written, kept, .. } = self;
+        let spilled = match kept.spill.take() {
+            Some(spill) => {
+                let done = spill.finish().await.map_err(|error| error.to_string());
+                kept.spill = Some(Spill::go_on(&kept.place.0, done.clone()));
+                Some(done)
+            }
+            None => None,
+        };
+        let copy = postcard::to_stdvec(&(filter, screen)).map_err(io::Error::other)?;
+        let (filter, screen) = postcard::from_bytes(&copy).map_err(io::Error::other)?;
+        Ok(PackedCapture {
+            filter,
+            screen,
+            written: *written,
+            cap: kept.cap,
+            head: kept.head.clone(),
+            tail: kept.tail.clone(),
+            total: kept.total,
+            marks: kept.marks.clone(),
+            spilled,
+            name: kept.place.1.clone(),
+        })
+    }
+
+    /// Goes on with it.
+    pub(crate) fn unpack(packed: PackedCapture, outputs: &Path) -> Self {
+        let PackedCapture { filter, screen, written, cap, head, tail, total, marks, spilled, name } = packed;
+        let spill = spilled.map(|spilled| Spill::go_on(outputs, spilled));
+        let kept = Kept { cap, head, tail, total, marks, spill, place: (outputs.to_owned(), name) };
+        Self { filter, screen, live: None, written, turn: 0, kept }
+    }
+
     /// Keeps up to `cap` bytes in memory and the whole, if it is more, in `outputs/name`.
     #[must_use]
     pub(crate) fn new(cap: usize, outputs: &Path, name: String) -> Self {

@@ -2,10 +2,12 @@
 //!
 //! Runs in: server. Pure data.
 
+use serde::{Deserialize, Serialize};
+
 use super::marks::Mark;
 
 /// One stream of a cell.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapturedText {
     /// At most the cap, head and tail.
     pub text: String,
@@ -22,7 +24,7 @@ pub struct CapturedText {
 }
 
 /// How forkpy ended a cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// It had not begun.
     NotStarted,

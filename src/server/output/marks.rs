@@ -4,6 +4,8 @@
 //! its output (`display.py`); pipes keep it in its place among all that cells and their children write. No mark goes on
 //! to a client: here they are taken out.
 
+use serde::{Deserialize, Serialize};
+
 const ESCAPE: u8 = 0x1b;
 /// An application program command, which terminals do not show.
 const BEGIN: &[u8] = b"\x1b_forkpy:";
@@ -12,7 +14,7 @@ const END: &[u8] = b"\x1b\\";
 const MAX_MARK: usize = BEGIN.len() + 1 + 20 + END.len();
 
 /// What a mark stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MarkKind {
     Display,
     /// What came before is taken back.
@@ -21,7 +23,7 @@ pub enum MarkKind {
     ClearLater,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// What it stands for.
     pub kind: MarkKind,
@@ -38,7 +40,7 @@ pub(crate) enum Piece<'a> {
 }
 
 /// Takes the marks out of one stream.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Filter {
     /// What may be the beginning of a mark.
     held: Vec<u8>,

@@ -9,7 +9,7 @@ use nix::{
 };
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 use tokio::net::unix::pipe;
 
@@ -30,6 +30,11 @@ impl Output {
         let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
         fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self { pipe: pipe::Receiver::from_owned_fd(descriptor)?, ended: false })
+    }
+
+    /// The descriptor, for those who take it along.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 
     /// Waits for output and reads some of it; waits for ever once every writer is gone. Cancel-safe.

@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest line that can still be overwritten; a longer one goes out as it comes.
 const MAX_ROW: usize = 4 << 10;
 /// Most lines that wait for a cursor that may come up again.
@@ -20,7 +22,7 @@ const ESCAPE: u8 = 0x1b;
 const BACKSPACE: u8 = 8;
 
 /// One stream of one cell.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Screen {
     rows: VecDeque<Row>,
     /// The row that the cursor is in.
@@ -32,7 +34,7 @@ pub(crate) struct Screen {
     overlong: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Row {
     text: Vec<u8>,
     /// Something was overwritten in it, or will be: a bar rather than a line of text.
@@ -40,7 +42,7 @@ struct Row {
 }
 
 /// What the next character does to the cursor's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Next {
     Appends,
     /// After a carriage return.

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -48,8 +48,21 @@ impl Spill {
     pub(crate) fn begin(directory: &Path, name: &str) -> Self {
         let (chunks, incoming) = mpsc::unbounded_channel();
         let level = Arc::new(Level::default());
-        let place = (directory.to_owned(), name.to_owned());
-        let writing = tokio::spawn(write_all(incoming, Arc::clone(&level), place));
+        let (directory, name) = (directory.to_owned(), name.to_owned());
+        let writing = tokio::spawn(write_all(incoming, Arc::clone(&level), move || create(&directory, &name)));
+        Self { chunks, level, writing }
+    }
+
+    /// Goes on with a file that was begun, or with the reason why there is none.
+    #[must_use]
+    pub(crate) fn go_on(directory: &Path, begun: Result<String, String>) -> Self {
+        let (chunks, incoming) = mpsc::unbounded_channel();
+        let (level, directory) = (Arc::<Level>::default(), directory.to_owned());
+        let open = move || {
+            let name = begun.map_err(io::Error::other)?;
+            Ok((outputs::append(&outputs::open(&directory)?, &name)?, name))
+        };
+        let writing = tokio::spawn(write_all(incoming, Arc::clone(&level), open));
         Self { chunks, level, writing }
     }
 
@@ -88,9 +101,9 @@ impl Spill {
 async fn write_all(
     mut incoming: mpsc::UnboundedReceiver<Vec<u8>>,
     level: Arc<Level>,
-    (directory, name): (PathBuf, String),
+    open: impl FnOnce() -> io::Result<(File, String)> + Send + 'static,
 ) -> io::Result<String> {
-    let mut result = blocking(move || create(&directory, &name)).await;
+    let mut result = blocking(open).await;
     let mut batch = Vec::new();
     while incoming.recv_many(&mut batch, MANY).await > 0 {
         let chunks = std::mem::take(&mut batch);

@@ -3,6 +3,8 @@
 //! Runs in: server. Owns the map from client to active session; knows nothing of a session beyond its name. Two HTTP
 //! clients never move each other's active session.
 
+use serde::{Deserialize, Serialize};
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
@@ -11,7 +13,7 @@ use parking_lot::Mutex;
 const MAX_CLIENTS: usize = 4096;
 
 /// What a call can be recognised by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Client {
     /// Standard input and output: one process, one client.
     Process,
@@ -76,6 +78,21 @@ impl ActiveSessions {
             inner.choices.remove(&oldest);
         }
         true
+    }
+
+    /// All choices, for the program that this server becomes.
+    #[must_use]
+    pub(crate) fn pack(&self) -> Vec<(Client, (String, u64))> {
+        let inner = self.0.lock();
+        let choice = |choice: &Choice| (choice.session.to_string(), choice.life);
+        inner.choices.iter().map(|(client, (chosen, _))| (client.clone(), choice(chosen))).collect()
+    }
+
+    /// Goes on with them.
+    pub(crate) fn go_on(&self, choices: Vec<(Client, (String, u64))>) {
+        for (client, (session, life)) in choices {
+            let _ = self.switch(&client, Choice { session: session.into(), life });
+        }
     }
 
     /// The client has ended its active session itself, and works in the default one again.

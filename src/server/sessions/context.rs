@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, oom::OomCounter, quotas::Quotas,
+    turnover::Turnover,
 };
 use crate::{
     server::{
@@ -59,4 +60,6 @@ pub(crate) struct Surroundings {
     pub imports: Imports,
     /// Whether new sessions are to go elsewhere.
     pub drain: Drain,
+    /// Whether it is about to become another program.
+    pub turnover: Turnover,
 }

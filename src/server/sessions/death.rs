@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure data and pure functions: no I/O, no MCP.
 
+use serde::{Deserialize, Serialize};
+
 use std::time::Duration;
 
 use crate::{
@@ -10,7 +12,7 @@ use crate::{
 };
 
 /// Why and how a worker ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Death {
     /// The reason, apart from the method.
     pub reason: DeathReason,
@@ -25,7 +27,7 @@ pub struct Death {
 }
 
 /// The reason of a worker's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeathReason {
     /// The code did it: a crash or an exit call.
     Itself,
@@ -139,7 +141,7 @@ impl DeathReason {
 }
 
 /// What became of the session's variables.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     /// All there, as the cell left them.
     #[default]
@@ -178,7 +180,7 @@ impl Fate {
 }
 
 /// A worker died and its session went on from a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
     /// The last cell whose effects are there.
     pub from: u64,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::outcome::CellOutcome;
 
 /// When something ended, and how much memory its reply takes.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Done {
     pub(super) at: Instant,
     pub(super) when: Timestamp,

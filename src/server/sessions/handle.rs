@@ -2,9 +2,10 @@
 //!
 //! Runs in: server, wherever a tool or a watcher has it; awaits the task's answers and decides nothing.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     checkpoints::Checkpoint,
@@ -13,9 +14,10 @@ use super::{
     history::History,
     images::adopt::Adopted,
     life::Life,
-    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Restarted, SessionError, Urgent},
+    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Packing, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
     quotas::Quotas,
+    returned::{PackedTask, Returned},
     runs::{Reply, Run, Runs},
     status::{Shared, Sleeping},
     task::{Seat, Task},
@@ -28,7 +30,7 @@ use crate::{
         workers::link::Worker,
     },
     settings::limits::Limits,
-    sys::memory_group::MemoryGroup,
+    sys::{memory_group::MemoryGroup, parcel::Parcel},
 };
 
 /// Handle of a session.
@@ -79,13 +81,15 @@ pub(crate) struct Beginning {
     pub first: Option<(Worker, u64)>,
     /// It sleeps, as a server before this one has left it.
     pub asleep: Option<Box<Adopted>>,
+    /// It was there before an exec, and goes on.
+    pub returned: Option<Returned>,
 }
 
 impl Session {
     /// Makes the session and begins to make its worker, unless it has one.
     #[must_use]
     pub(crate) fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
-        let Beginning { life, description, policy, limits, first, asleep } = beginning;
+        let Beginning { life, description, policy, limits, first, asleep, returned } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
         shared.update(|status| status.memory_group = limits.most_memory().and_then(MemoryGroup::for_session));
@@ -111,6 +115,7 @@ impl Session {
             interventions,
             first,
             asleep,
+            returned,
         });
         tokio::spawn(task.live());
         Self { id, life, shared, limits, history, runs, cells, urgent, quotas }
@@ -151,6 +156,21 @@ impl Session {
         let (reply, answer) = oneshot::channel();
         self.urgent.send(Urgent::Look { from, reply }).ok()?;
         answer.await.ok()
+    }
+
+    /// Takes along what its task holds, which stands still until `thaw` is cancelled.
+    ///
+    /// # Errors
+    /// When it cannot be taken along now.
+    pub(super) async fn pack(&self, parcel: &mut Parcel, thaw: &CancellationToken) -> io::Result<PackedTask> {
+        let (reply, answer) = oneshot::channel();
+        let busy = || io::Error::from(io::ErrorKind::WouldBlock);
+        // Of its own: a task that is at something else drops what it is sent.
+        let packing = Packing { parcel: Parcel::default(), thaw: thaw.clone(), reply };
+        self.urgent.send(Urgent::Pack(packing)).map_err(|_| busy())?;
+        let (packed, filled) = answer.await.map_err(|_| busy())?;
+        parcel.join(filled);
+        packed
     }
 
     /// Lists variables when its turn comes.

@@ -76,6 +76,14 @@ impl History {
         self.0.lock().settle();
     }
 
+    /// Cells that were there before an exec, and how many older ones were not.
+    pub(super) fn go_on(&self, cells: impl Iterator<Item = Recorded>, left_out: u64) {
+        let mut state = self.0.lock();
+        state.cells = cells.collect();
+        state.bytes = state.cells.iter().map(Recorded::size).sum();
+        state.left_out = left_out;
+    }
+
     /// A copy of the cells, and how many older ones are no longer there.
     #[must_use]
     pub(crate) fn cells(&self) -> (Vec<Recorded>, u64) {

@@ -14,6 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::{
     active::Client,
@@ -257,6 +258,17 @@ pub(crate) struct Ended {
     readers: Vec<Client>,
 }
 
+/// What is taken along of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PackedLog {
+    newest: u64,
+    /// What all of it came to.
+    fate: Fate,
+    told: u64,
+    /// Clients, and how far each has been told.
+    readers: Vec<(Client, u64)>,
+}
+
 #[derive(Debug, Default)]
 struct Log {
     /// Number of the newest event.
@@ -274,6 +286,27 @@ impl Life {
     #[must_use]
     pub(crate) fn new(owner: Owner, session: Arc<str>) -> Self {
         Self(Arc::new(Inner { incarnation: Incarnation::new(session), owner, log: Mutex::default() }))
+    }
+
+    /// What clients have been told, for the program that this server becomes.
+    pub(super) fn pack(&self) -> PackedLog {
+        let log = self.0.log.lock();
+        let untold = came_to(&log.events.iter().cloned().collect::<Vec<_>>()).0;
+        PackedLog {
+            newest: log.newest,
+            fate: untold.or_worse(log.forgotten.1),
+            told: log.told,
+            readers: log.readers.pack(),
+        }
+    }
+
+    /// One that goes on. Of what has happened to it only what it came to is remembered.
+    pub(super) fn going_on(owner: Owner, session: Arc<str>, number: u64, log: PackedLog) -> Self {
+        let PackedLog { newest, fate, told, readers } = log;
+        let readers = Readers::going_on(readers, newest);
+        let log = Log { newest, events: VecDeque::new(), forgotten: (newest, fate), told, readers };
+        let incarnation = Incarnation::going_on(session, number);
+        Self(Arc::new(Inner { incarnation, owner, log: Mutex::new(log) }))
     }
 
     /// One that bears the name of a session that has ended: those who used that one are to learn it, but for its maker.

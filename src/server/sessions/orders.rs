@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,6 +19,7 @@ use super::{
     life::Uncopied,
     outcome::OnError,
     quotas::{QuotaError, Share},
+    returned::PackedTask,
     runs::Reply,
     status::Sleeping,
 };
@@ -28,6 +30,7 @@ use crate::{
         output::{live::Live, peephole::Look},
         workers::zygote::ZygoteError,
     },
+    sys::parcel::Parcel,
 };
 
 /// Why a session did not take an order.
@@ -252,6 +255,17 @@ pub(super) enum Urgent {
         from: [u64; 2],
         reply: oneshot::Sender<Look>,
     },
+    /// What the task holds, with copies of the worker's descriptors. Dropped when that cannot be taken along now.
+    Pack(Packing),
+}
+
+/// The server is about to become another program.
+#[derive(Debug)]
+pub(super) struct Packing {
+    pub(super) parcel: Parcel,
+    /// What was packed stands still until this is cancelled: it stays the program that it is.
+    pub(super) thaw: CancellationToken,
+    pub(super) reply: oneshot::Sender<(io::Result<PackedTask>, Parcel)>,
 }
 
 /// A cell to run.
@@ -356,7 +370,9 @@ impl Urgent {
     /// Why a worker is ended for it.
     pub(super) fn reason(&self) -> DeathReason {
         match self {
-            Self::Restart { .. } | Self::Heal(_) | Self::Reconsider | Self::Look { .. } => DeathReason::Restart,
+            Self::Restart { .. } | Self::Heal(_) | Self::Reconsider | Self::Look { .. } | Self::Pack(_) => {
+                DeathReason::Restart
+            }
             Self::Delete { why, .. } => *why,
             Self::Leave { .. } => DeathReason::Delete,
         }

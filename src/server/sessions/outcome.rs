@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure data and pure functions: no I/O, no MCP.
 
+use serde::{Deserialize, Serialize};
+
 use crate::server::output::captured::{CapturedText, Method};
 
 use std::time::Duration;
@@ -67,7 +69,7 @@ impl CellOutcome {
 }
 
 /// How a cell ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// To its last line.
     Finished,

@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure.
 
+use serde::{Deserialize, Serialize};
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
@@ -44,7 +46,7 @@ pub(crate) enum Output {
 }
 
 /// A part of a file with a stream's whole output.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Part {
     /// Relative to the workspace.
     pub file: String,

@@ -56,6 +56,20 @@ impl Quotas {
         Arc::new(Self { tokens, used: Mutex::default() })
     }
 
+    /// Seconds that owners have used, and on which day.
+    pub(in crate::server) fn pack(&self) -> Vec<((u8, String), i64, f64)> {
+        let all = self.used.lock();
+        all.iter().map(|(owner, used)| (owner.pack(), used.day, used.seconds)).collect()
+    }
+
+    /// Goes on counting.
+    pub(in crate::server) fn go_on(&self, packed: Vec<((u8, String), i64, f64)>) {
+        let mut all = self.used.lock();
+        all.extend(
+            packed.into_iter().map(|(owner, day, seconds)| (Owner::unpack(owner), Used { cells: 0, day, seconds })),
+        );
+    }
+
     /// What an owner may take.
     #[must_use]
     pub(crate) fn rights(&self, owner: &Owner) -> Rights {

@@ -94,6 +94,17 @@ impl Readers {
         }
     }
 
+    pub(super) fn pack(&self) -> Vec<(Client, u64)> {
+        self.all.iter().map(|(client, reader)| (client.clone(), reader.reading.told)).collect()
+    }
+
+    /// Those that were there before an exec.
+    pub(super) fn going_on(packed: Vec<(Client, u64)>, joined: u64) -> Self {
+        let seen = Instant::now();
+        let reader = |told| Reader { reading: Reading { told, doubt: None, joined }, used: 0, seen };
+        Self { all: packed.into_iter().map(|(client, told)| (client, reader(told))).collect(), uses: 0 }
+    }
+
     pub(super) fn clients(&self) -> Vec<Client> {
         self.all.keys().cloned().collect()
     }

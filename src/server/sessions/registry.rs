@@ -157,7 +157,19 @@ impl Registry {
         for name in sessions.iter().filter(|name| **name != *DEFAULT && is_name(name)) {
             self.end_life(&Life::new(Owner::User, Arc::from(name.as_str())), reason);
         }
-        self.lose_default(reason);
+        self.lose_default(&Owner::User, reason);
+    }
+
+    /// These sessions were there before this program was in another's place, and are lost.
+    pub(in crate::server) fn not_taken_along(&self, lost: &[(Owner, String)]) {
+        let reason = DeathReason::Server { end: ServerEnd::Killed };
+        for (owner, name) in lost {
+            if name == DEFAULT {
+                self.lose_default(owner, reason);
+            } else {
+                self.end_life(&Life::new(owner.clone(), Arc::from(name.as_str())), reason);
+            }
+        }
     }
 
     /// Takes over sessions that servers before this one have left asleep. Each has its name, or one beside it when that is taken.
@@ -179,7 +191,15 @@ impl Registry {
             life.happened(What::Slept { since, cell, lost, without }, None);
             tracing::info!(session = %life.session(), "sleeps on, as a server before this one has left it");
             let About { description, policy, limits, .. } = left.about.clone();
-            let beginning = Beginning { life, description, policy, limits, first: None, asleep: Some(Box::new(left)) };
+            let beginning = Beginning {
+                life,
+                description,
+                policy,
+                limits,
+                first: None,
+                asleep: Some(Box::new(left)),
+                returned: None,
+            };
             let session = Session::start(beginning, Arc::clone(&self.around));
             own.insert(Arc::clone(&session.id), session);
         }
@@ -190,14 +210,14 @@ impl Registry {
         let Ok(session) = self.get(&Owner::User, DEFAULT) else { return };
         if session.life.newest() == 0 {
             // Nothing was written of that server.
-            self.lose_default(DeathReason::Server { end: ServerEnd::Killed });
+            self.lose_default(&Owner::User, DeathReason::Server { end: ServerEnd::Killed });
         }
         session.life.relied_on_by(client);
     }
 
-    fn lose_default(&self, reason: DeathReason) {
+    fn lose_default(&self, owner: &Owner, reason: DeathReason) {
         let death = Death { reason, exit: WorkerExit::Unknown, cell: None, during: None, report: None };
-        if let Ok(session) = self.get(&Owner::User, DEFAULT) {
+        if let Ok(session) = self.get(owner, DEFAULT) {
             session.life.happened(What::Lost { death, newest: 0 }, None);
         }
     }
@@ -261,8 +281,15 @@ impl Registry {
     fn make_default(&self, owner: &Owner) -> Result<Session, RegistryError> {
         let limits = self.around.settings.limits.confined(self.around.quotas.rights(owner).sandbox);
         let policy = self.around.health;
-        let beginning =
-            |life| Beginning { life, description: String::new(), policy, limits, first: None, asleep: None };
+        let beginning = |life| Beginning {
+            life,
+            description: String::new(),
+            policy,
+            limits,
+            first: None,
+            asleep: None,
+            returned: None,
+        };
         self.insert(owner, DEFAULT, None, beginning).map(|(session, _)| session)
     }
 
@@ -446,6 +473,7 @@ impl Registry {
             limits: source.limits,
             first: Some((worker, from.cell)),
             asleep: None,
+            returned: None,
         };
         let session = Session::start(beginning, Arc::clone(&self.around));
         self.sessions.write().entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session.clone());
@@ -469,6 +497,7 @@ impl Registry {
             limits: source.limits,
             first: Some((worker, from.cell)),
             asleep: None,
+            returned: None,
         };
         let session = Session::start(beginning, Arc::clone(&self.around));
         self.branches.write().insert(session.life.number(), session.clone());
@@ -511,6 +540,13 @@ impl Registry {
         session.delete().await;
         self.around.changes.sessions_changed(owner);
         Ok(())
+    }
+
+    /// A session that was there before an exec goes on.
+    pub(crate) fn go_on(&self, session: Session) {
+        let owner = session.life.owner().clone();
+        self.sessions.write().entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session);
+        self.around.changes.sessions_changed(&owner);
     }
 
     /// All sessions of all owners, for those that look after them.

@@ -14,6 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,24 @@ pub(crate) enum Stage {
     Ended(Arc<Ended>),
     /// Work of another tool has ended.
     Done(Arc<Done>),
+}
+
+/// What is kept of one cell, on its way to the program that this server becomes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PackedRun<T> {
+    cell: u64,
+    client: Client,
+    came: T,
+    told: u64,
+    /// RFC 3339, and how long ago.
+    ended: (String, Duration),
+    size: usize,
+}
+
+/// What came of a cell, or the work of another tool that has ended.
+pub(super) enum Came {
+    Cell(Box<CellOutcome>),
+    Work(Work),
 }
 
 /// Where a cell of some number is.
@@ -148,6 +167,11 @@ impl Run {
             Stage::Ended(ended) => Some(Arc::clone(ended)),
             Stage::Queued | Stage::Running(_) | Stage::Done(_) => None,
         }
+    }
+
+    /// When it ended, if it has.
+    pub(crate) fn ended_at(&self) -> Option<Timestamp> {
+        self.stage.borrow().end().map(|end| end.when)
     }
 
     /// Up to where each stream has been shown.
@@ -289,6 +313,49 @@ impl Runs {
     /// The number of the cell that was asked for last.
     pub(crate) fn last(&self) -> u64 {
         self.state.lock().last
+    }
+
+    /// What is kept, for the program that this server becomes.
+    pub(super) fn pack<T>(&self, pack: impl Fn(&Run, Option<&Ended>) -> Option<T>) -> (u64, Vec<PackedRun<T>>) {
+        let state = self.state.lock();
+        let packed = state.runs.iter().filter_map(|run| {
+            let (ended, done) = match run.stage() {
+                Stage::Ended(ended) => (Some(Arc::clone(&ended)), ended.done),
+                Stage::Done(done) => (None, *done),
+                Stage::Queued | Stage::Running(_) => return None,
+            };
+            Some(PackedRun {
+                cell: run.cell,
+                client: run.client.clone(),
+                came: pack(run, ended.as_deref())?,
+                told: ended.map_or(0, |ended| ended.told),
+                ended: (done.when.to_string(), done.at.elapsed()),
+                size: done.size,
+            })
+        });
+        (state.last, packed.collect())
+    }
+
+    /// Goes on with them.
+    pub(super) fn go_on<T>(&self, (last, packed): (u64, Vec<PackedRun<T>>), unpack: impl Fn(T) -> Option<Came>) {
+        let mut state = self.state.lock();
+        state.last = last;
+        for run in packed {
+            let Some(came) = unpack(run.came) else { continue };
+            let at = Instant::now().checked_sub(run.ended.1).unwrap_or_else(Instant::now);
+            let done = Done { at, when: run.ended.0.parse().unwrap_or_else(|_| Timestamp::now()), size: run.size };
+            let (stage, work) = match came {
+                Came::Cell(outcome) => {
+                    (Stage::Ended(Arc::new(Ended { outcome: *outcome, told: run.told, done })), None)
+                }
+                Came::Work(work) => (Stage::Done(Arc::new(done)), Some(work)),
+            };
+            let (_, stage) = watch::channel(stage);
+            let (cell, client) = (run.cell, run.client);
+            let run = Run { cell, client, cancel: CancellationToken::new(), work, stage, shown: Mutex::default() };
+            state.runs.push_back(Arc::new(run));
+        }
+        state.bytes = state.runs.iter().filter_map(|run| run.stage.borrow().end().map(|end| end.size)).sum();
     }
 
     /// Something has ended whose reply takes so many bytes.

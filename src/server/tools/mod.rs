@@ -105,7 +105,8 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             lifecycle::delete,
             "Ends a session with its variables and processes. `default` cannot be deleted."
         ),
-        tool!(
+        long_tool!(
+            Outlasting,
             Standard,
             "checkpoint_session",
             Changes,
@@ -126,14 +127,16 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             checkpoints::list,
             "Lists checkpoints with name, session, the cell after which they were made, and the memory that each holds alone."
         ),
-        tool!(
+        long_tool!(
+            Outlasting,
             Standard,
             "restore_checkpoint",
             Destroys,
             checkpoints::restore,
             "Takes a session back to a checkpoint: what was done since is gone, the checkpoint stays. Files are not rolled back."
         ),
-        tool!(
+        long_tool!(
+            Outlasting,
             Standard,
             "fork_session",
             Changes,
@@ -154,14 +157,16 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             branches::run,
             "Tries several pieces of code from the same state, side by side, each in a copy of the session. With `keep` the session goes on as one of them, else it is as before. Files are shared and not rolled back."
         ),
-        tool!(
+        long_tool!(
+            Outlasting,
             All,
             "save_session",
             Overwrites,
             saved::save,
             "Writes the variables of a session to a file of the workspace, which load_session reads on another day. Variable by variable: those that cannot be written (open files, generators, threads) are named with the reason. With cloudpickle in the environment functions and classes of cells are included. checkpoint_session is faster and holds everything, but ends with the server."
         ),
-        tool!(
+        long_tool!(
+            Outlasting,
             All,
             "load_session",
             Open,

@@ -7,7 +7,10 @@
 use std::{
     fs::File,
     io::{self, Seek, SeekFrom},
-    os::{fd::OwnedFd, unix::fs::FileExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     sync::Arc,
     time::Duration,
 };
@@ -48,6 +51,16 @@ impl BlackBox {
         let file = File::from(descriptors::memory_file(c"forkpy:black-box")?);
         let theirs = file.try_clone()?.into();
         Ok((Self { file, turn: Mutex::new(()) }, theirs))
+    }
+
+    /// One that was held before an exec.
+    pub(super) fn held(file: OwnedFd) -> Self {
+        Self { file: file.into(), turn: Mutex::new(()) }
+    }
+
+    /// The file, for those who take it along.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// What has been written.

@@ -6,7 +6,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -18,6 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,12 @@ use crate::{
         process::watch,
         zygote::{Ends, GreetError, Zygote},
     },
-    sys::{fault, pidfd::PidFd, room::Room},
+    sys::{
+        fault,
+        parcel::{self, Parcel},
+        pidfd::PidFd,
+        room::Room,
+    },
 };
 
 /// How long a checkpoint may take for what a fork has to do in its child, and for a fork.
@@ -178,17 +184,7 @@ impl Making {
     /// # Errors
     /// When its process is not there, or the server is out of descriptors.
     pub(crate) fn born(self, of: Birth<'_>, pid: i32, missing: Vec<Missed>) -> io::Result<Arc<Checkpoint>> {
-        self.children.add(pid);
-        let killer = PidFd::open(pid).inspect_err(|_| self.children.remove(pid))?;
-        let ended = watch(pid)?;
-        let alive = Arc::new(AtomicBool::new(true));
-        let (children, lives) = (self.children.clone(), Arc::clone(&alive));
-        tokio::spawn(async move {
-            let _ = ended.readable().await;
-            lives.store(false, Ordering::Release);
-            let _ = ended.get_ref().ended(true);
-            children.remove(pid);
-        });
+        let (killer, alive) = watched(pid, &self.children)?;
         let (reader, mut writer) = framed(self.link, MAX_ZYGOTE, MAX_ZYGOTE)?;
         // It has read nothing yet, so this goes through; an error shows when it is used.
         let _ = writer.write_with(&ToCheckpoint::Settle, &[]);
@@ -208,6 +204,106 @@ impl Making {
             killer,
             alive,
             memory: AtomicU64::new(0),
+            revoked: AtomicBool::new(false),
+        }))
+    }
+}
+
+/// Registers the process of a checkpoint: by what it is ended, and whether it lives.
+fn watched(pid: i32, children: &Children) -> io::Result<(PidFd, Arc<AtomicBool>)> {
+    children.add(pid);
+    let killer = PidFd::open(pid).inspect_err(|_| children.remove(pid))?;
+    let ended = watch(pid)?;
+    let alive = Arc::new(AtomicBool::new(true));
+    let (children, lives) = (children.clone(), Arc::clone(&alive));
+    tokio::spawn(async move {
+        let _ = ended.readable().await;
+        lives.store(false, Ordering::Release);
+        let _ = ended.get_ref().ended(true);
+        children.remove(pid);
+    });
+    Ok((killer, alive))
+}
+
+/// A checkpoint on its way to the program that this server process becomes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PackedCheckpoint {
+    number: u64,
+    quiet: bool,
+    name: String,
+    cell: u64,
+    /// When it was made (RFC 3339).
+    made: String,
+    age: Duration,
+    pid: i32,
+    missing: Vec<Missed>,
+    link: RawFd,
+    /// What it had to say of itself, if it has.
+    frozen: Option<(Vec<String>, Vec<String>)>,
+    memory: u64,
+}
+
+impl Checkpoint {
+    /// Takes it along; nothing when it is of no use any more, or is being asked something.
+    pub(crate) fn pack(&self, parcel: &mut Parcel) -> Option<PackedCheckpoint> {
+        let link = self.link.try_lock().ok()?;
+        let frozen = match &link.state {
+            State::Settling => None,
+            State::Frozen { hazards, binding } => Some((hazards.clone(), binding.clone())),
+            State::Broken(_) => return None,
+        };
+        if !self.is_alive() || !self.is_valid() || self.room.is_some() || link.reader.is_in_a_message() {
+            return None;
+        }
+        Some(PackedCheckpoint {
+            number: self.number,
+            quiet: self.quiet,
+            name: self.name.to_string(),
+            cell: self.cell,
+            made: self.made.to_string(),
+            age: self.made_at.elapsed(),
+            pid: self.pid,
+            missing: self.missing.clone(),
+            link: parcel.add(link.writer.descriptor()).ok()?,
+            frozen,
+            memory: self.memory(),
+        })
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Safety
+    /// The number of its socket must come from a parcel, and be used once.
+    pub(crate) unsafe fn unpack(
+        packed: PackedCheckpoint,
+        of: &Incarnation,
+        children: &Children,
+    ) -> io::Result<Arc<Self>> {
+        // SAFETY: as the caller says.
+        let link = UnixStream::from(unsafe { parcel::take(packed.link) }?);
+        NUMBERS.fetch_max(packed.number + 1, Ordering::Relaxed);
+        let (killer, alive) = watched(packed.pid, children)?;
+        let (reader, writer) = framed(link, MAX_ZYGOTE, MAX_ZYGOTE)?;
+        let state = match packed.frozen {
+            Some((hazards, binding)) => State::Frozen { hazards, binding },
+            None => State::Settling,
+        };
+        Ok(Arc::new(Self {
+            number: packed.number,
+            name: Arc::from(packed.name),
+            of: of.clone(),
+            cell: packed.cell,
+            room: None,
+            quiet: packed.quiet,
+            made: packed.made.parse().unwrap_or_else(|_| Timestamp::now()),
+            made_at: Instant::now().checked_sub(packed.age).unwrap_or_else(Instant::now),
+            pid: packed.pid,
+            missing: packed.missing,
+            children: children.clone(),
+            link: Mutex::new(Link { reader, writer, state }),
+            killer,
+            alive,
+            memory: AtomicU64::new(packed.memory),
             revoked: AtomicBool::new(false),
         }))
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::{
-    sys::wait::{WaitPidFlag, waitpid},
+    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
     unistd::Pid,
 };
 use parking_lot::Mutex;
@@ -113,6 +113,24 @@ impl Children {
         }
     }
 
+    /// Ends and reaps those of these children that are not registered, and none that came later. Blocking.
+    pub(crate) fn end_unknown(&self, mut children: Vec<i32>) {
+        const LOOKS: u32 = 200;
+        for _ in 0..LOOKS {
+            let spare = self.0.lock().known.clone();
+            // Until they are reaped here their numbers are their own.
+            children.retain(|pid| {
+                !spare.contains(pid)
+                    && matches!(waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+            });
+            if children.is_empty() {
+                return;
+            }
+            processes::kill_families(|process| children.contains(&process.pid), &spare);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     fn is_stray(&self, process: &Process, own: i32) -> bool {
         process.parent == own && !self.0.lock().known.contains(&process.pid) && !self.may_be_a_birth(process, own)
     }
@@ -122,6 +140,12 @@ impl Children {
         let register = self.0.lock();
         process.parent == own && register.expected.values().any(|since| process.started >= *since)
     }
+}
+
+/// Children that this process has now. Blocking, for a moment.
+pub(crate) fn all_now() -> Vec<i32> {
+    let own = own_pid();
+    processes::table().iter().filter(|process| process.parent == own).map(|process| process.pid).collect()
 }
 
 fn own_pid() -> i32 {

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::net::UnixStream,
+    os::{fd::RawFd, unix::net::UnixStream},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +22,7 @@ use crate::{
         asynchronous::{FrameWriter, framed},
     },
     server::{counters, health::evidence::Unanswered},
+    sys::parcel::Parcel,
 };
 
 /// How soon the interpreter of a worker that has a question answers a ping.
@@ -97,6 +98,19 @@ impl Control {
             hearing.open.lock().clear();
         });
         Ok(control)
+    }
+
+    /// The same for a socket that was held before an exec; numbers go on behind those that were used.
+    pub(super) fn listen_on(stream: UnixStream, next: u64) -> io::Result<Arc<Self>> {
+        let control = Self::listen(stream)?;
+        control.next.store(next, Ordering::Relaxed);
+        Ok(control)
+    }
+
+    /// Takes the socket along, when no message is being written: its number, and that of the next request.
+    pub(super) fn pack(&self, parcel: &mut Parcel) -> io::Result<(RawFd, u64)> {
+        let writer = self.writer.try_lock().map_err(|_| io::ErrorKind::WouldBlock)?;
+        Ok((parcel.add(writer.descriptor())?, self.next.load(Ordering::Relaxed)))
     }
 
     fn hear(&self, message: FromControl) {

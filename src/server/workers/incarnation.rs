@@ -28,6 +28,13 @@ impl Incarnation {
         Self { number, session, over: CancellationToken::new() }
     }
 
+    /// A session that goes on, under its number.
+    #[must_use]
+    pub(crate) fn going_on(session: Arc<str>, number: u64) -> Self {
+        INCARNATIONS.fetch_max(number + 1, Ordering::Relaxed);
+        Self { number, session, over: CancellationToken::new() }
+    }
+
     /// It is over: nothing of it is kept or used from now on.
     pub(crate) fn end(&self) {
         self.over.cancel();

@@ -10,6 +10,7 @@ pub(crate) mod door;
 pub(crate) mod imports;
 pub(crate) mod incarnation;
 pub(crate) mod link;
+pub(crate) mod packed;
 pub(crate) mod process;
 pub(crate) mod spares;
 pub(crate) mod stacks;

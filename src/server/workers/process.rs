@@ -63,6 +63,6 @@ pub(crate) fn watch(pid: i32) -> io::Result<AsyncFd<PidFd>> {
     deprecated,
     reason = "the unsafe replacement asks for what PidFd keeps by construction: it owns its descriptor"
 )]
-fn watch_descriptor(pidfd: PidFd) -> io::Result<AsyncFd<PidFd>> {
+pub(super) fn watch_descriptor(pidfd: PidFd) -> io::Result<AsyncFd<PidFd>> {
     AsyncFd::new(pidfd)
 }

@@ -48,6 +48,11 @@ pub(crate) fn create(folder: &Dir, name: &str) -> io::Result<File> {
     )
 }
 
+/// Opens a file that was made here, to write on at its end.
+pub(crate) fn append(folder: &Dir, name: &str) -> io::Result<File> {
+    folder.open_with(name, OpenOptions::new().append(true).follow(cap_fs_ext::FollowSymlinks::No))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};

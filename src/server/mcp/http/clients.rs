@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use rmcp::{
     model::{ClientJsonRpcMessage, ClientNotification, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
     transport::streamable_http_server::{
-        SessionId, SessionManager,
+        RestoreOutcome, SessionId, SessionManager,
         session::{
             ServerSseMessage,
             local::{LocalSessionManager, LocalSessionManagerError},
@@ -37,6 +37,7 @@ use rmcp::{
 
 use super::{
     events::{Events, Place},
+    remembered::Remembered,
     words,
 };
 use crate::{
@@ -75,6 +76,7 @@ pub(crate) struct Clients {
     known: Mutex<HashMap<SessionId, Arc<Known>>>,
     bounds: Bounds,
     registry: Arc<Registry>,
+    remembered: Arc<Remembered>,
 }
 
 struct Known {
@@ -87,6 +89,8 @@ struct Known {
     /// The streams of its requests.
     requests: Mutex<HashMap<RequestId, u64>>,
     common: u64,
+    /// It comes from the program in whose place this one is, with whose events it goes on.
+    returned: bool,
 }
 
 /// A stream of a client's is open.
@@ -100,6 +104,17 @@ impl Drop for Open {
 }
 
 impl Known {
+    fn of(id: &SessionId, events: &Events, returned: bool) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            seen: Mutex::new(Instant::now()),
+            worked: Mutex::new(returned),
+            requests: Mutex::default(),
+            common: events.begin_common(id),
+            returned,
+        }
+    }
+
     fn open(self: &Arc<Self>) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
         Open(Arc::clone(self))
@@ -107,14 +122,19 @@ impl Known {
 }
 
 impl Clients {
-    /// None yet. Must be called inside a tokio runtime: a task forgets those that are away for too long.
+    /// Those that are remembered. Must be called inside a tokio runtime: a task forgets those that are away for too long.
     #[must_use]
-    pub(crate) fn new(bounds: Bounds, registry: Arc<Registry>) -> Arc<Self> {
+    pub(super) fn new(bounds: Bounds, registry: Arc<Registry>, remembered: Arc<Remembered>) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let mut inner = LocalSessionManager::default().with_event_store(Arc::clone(&events) as _);
         // Who is away for too long is decided here.
         inner.session_config.keep_alive = None;
-        let clients = Arc::new(Self { inner, events, known: Mutex::default(), bounds, registry });
+        let known = remembered.ids().into_iter().map(|id| {
+            let id: SessionId = Arc::from(id);
+            (Arc::clone(&id), Arc::new(Known::of(&id, &events, true)))
+        });
+        let known = Mutex::new(known.collect());
+        let clients = Arc::new(Self { inner, events, known, bounds, registry, remembered });
         tokio::spawn(forget_the_absent(Arc::downgrade(&clients), bounds.client_idle));
         clients
     }
@@ -203,14 +223,7 @@ impl SessionManager for Clients {
             self.close_session(&id).await?;
         }
         let (id, transport) = self.inner.create_session().await?;
-        let known = Known {
-            open: AtomicUsize::new(0),
-            seen: Mutex::new(Instant::now()),
-            worked: Mutex::new(false),
-            requests: Mutex::default(),
-            common: self.events.begin_common(&id),
-        };
-        self.known.lock().insert(Arc::clone(&id), Arc::new(known));
+        self.known.lock().insert(Arc::clone(&id), Arc::new(Known::of(&id, &self.events, false)));
         Ok((id, transport))
     }
 
@@ -225,11 +238,13 @@ impl SessionManager for Clients {
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, ClientsError> {
-        Ok(self.known(id).is_ok())
+        // One that has come back and is not open yet is opened by rmcp.
+        Ok(self.known(id).is_ok() && self.inner.has_session(id).await?)
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), ClientsError> {
         self.known.lock().remove(id);
+        self.remembered.forget(id);
         self.events.forget(id);
         self.registry.end_owner(&Owner::HttpSession(Arc::clone(id)), DeathReason::Delete);
         Ok(self.inner.close_session(id).await?)
@@ -263,6 +278,11 @@ impl SessionManager for Clients {
         Ok(self.read(&known, Place { from: 0, ..place }))
     }
 
+    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, ClientsError> {
+        self.known(&id)?;
+        Ok(self.inner.restore_session(id).await?)
+    }
+
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), ClientsError> {
         let known = self.known(id)?;
         self.note_cancellation(&known, &message);
@@ -293,6 +313,8 @@ impl SessionManager for Clients {
             id => Place::after(id),
         };
         let place = place.filter(|place| self.events.is_of(place.stream, id));
+        // What it had before was of the program in whose place this one is, which had nothing open when it went.
+        let place = place.or_else(|| known.returned.then(|| self.events.unread(known.common)));
         Ok(self.read(&known, place.ok_or(ClientsError::NoEvent(last_event_id))?))
     }
 }

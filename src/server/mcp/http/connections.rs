@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{Response, StatusCode, header},
+    http::{Method, Response, StatusCode, header},
     response::IntoResponse,
 };
 use hyper::{
@@ -34,7 +34,7 @@ use hyper_util::{
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, watch},
 };
 
 use crate::{server::mcp::identity::Connection, settings::http_bounds::Bounds};
@@ -47,12 +47,21 @@ const STANDING_TIME: Duration = Duration::from_secs(2);
 const BUFFER: usize = 64 << 10;
 /// Before the next try when no connection could be accepted: out of descriptors, as a rule.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The method of a stream of events.
+const LISTEN: &[u8] = b"subscriptions/listen";
 /// What is answered even to those who stand.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Accepts connections and looks after them.
+pub(super) struct Connections(Arc<House>);
 
 struct House {
     places: usize,
     guests: Mutex<Guests>,
+    /// Requests under way that are to have an answer; streams of events are none.
+    asked: watch::Sender<usize>,
+    /// Connections end with the answers that are under way.
+    closes: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -79,23 +88,48 @@ struct Place {
 }
 
 /// While it is there, the connection is busy.
-struct Busy(Arc<Place>);
+struct Busy {
+    place: Arc<Place>,
+    /// An answer is awaited.
+    asked: bool,
+}
 
-/// Accepts connections for ever.
-pub(crate) async fn serve(listener: TcpListener, app: Router, bounds: Bounds) {
-    let house = Arc::new(House { places: bounds.connections, guests: Mutex::default() });
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let place = house.admit();
-                tokio::spawn(attend(stream, app.clone(), place, bounds.request_time));
-            }
-            Err(error) => {
-                tracing::warn!("no connection could be accepted: {error}");
-                house.dismiss_idle();
-                tokio::time::sleep(PAUSE).await;
+impl Connections {
+    pub(super) fn new(places: usize) -> Self {
+        Self(House::new(places))
+    }
+
+    /// Accepts connections for ever. May be broken off, and begun again.
+    pub(super) async fn serve(&self, listener: &TcpListener, app: &Router, bounds: Bounds) {
+        let house = &self.0;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let place = house.admit();
+                    tokio::spawn(attend(stream, app.clone(), place, bounds.request_time));
+                }
+                Err(error) => {
+                    tracing::warn!("no connection could be accepted: {error}");
+                    house.dismiss_idle();
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
+    }
+
+    /// Whether connections are to end with the answers that are under way.
+    pub(super) fn close(&self, now: bool) {
+        self.0.closes.send_replace(now);
+    }
+
+    /// Waits until no request waits for its answer.
+    pub(super) async fn are_answered(&self) {
+        let _ = self.0.asked.subscribe().wait_for(|asked| *asked == 0).await;
+    }
+
+    /// Requests that wait for their answers.
+    pub(super) fn asked(&self) -> usize {
+        *self.0.asked.borrow()
     }
 }
 
@@ -103,6 +137,7 @@ async fn attend(stream: TcpStream, app: Router, place: Place, time: Duration) {
     let _ = stream.set_nodelay(true);
     let place = Arc::new(place);
     let leave = Arc::clone(&place.leave);
+    let mut closes = place.house.closes.subscribe();
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
@@ -112,7 +147,7 @@ async fn attend(stream: TcpStream, app: Router, place: Place, time: Duration) {
     let app = TowerToHyperService::new(app);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Connection(place.number));
-        let busy = Busy::begin(&place);
+        let busy = Busy::begin(&place, is_asked(&request));
         let turned_away = place.standing && !PROBES.contains(&request.uri().path());
         let answer = (!turned_away).then(|| app.call(request.map(Body::new)));
         async move {
@@ -123,12 +158,28 @@ async fn attend(stream: TcpStream, app: Router, place: Place, time: Duration) {
             Ok::<_, Infallible>(response.map(|body| Body::new(Answer { body, _busy: busy })))
         }
     });
-    let connection = protocol.serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+    let closing = async {
+        if closes.wait_for(|closes| *closes).await.is_err() {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
         // How a connection ended is its client's affair.
-        _ = connection => {}
+        _ = &mut connection => return,
+        () = leave.notified() => return,
+        () = closing => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ = &mut connection => {}
         () = leave.notified() => {}
     }
+}
+
+/// Whether an answer is awaited that comes to an end: a stream of events does not.
+fn is_asked(request: &hyper::Request<Incoming>) -> bool {
+    let listens = request.headers().get("mcp-method").is_some_and(|method| method.as_bytes() == LISTEN);
+    request.method() != Method::GET && !listens
 }
 
 fn full() -> Response<Body> {
@@ -137,6 +188,11 @@ fn full() -> Response<Body> {
 }
 
 impl House {
+    fn new(places: usize) -> Arc<Self> {
+        let (asked, closes) = (watch::Sender::new(0), watch::Sender::new(false));
+        Arc::new(Self { places, guests: Mutex::default(), asked, closes })
+    }
+
     fn admit(self: &Arc<Self>) -> Place {
         let mut guests = self.guests.lock();
         let seated = guests.here.len() - guests.standing;
@@ -184,15 +240,17 @@ impl Drop for Place {
 }
 
 impl Busy {
-    fn begin(place: &Arc<Place>) -> Self {
+    fn begin(place: &Arc<Place>, asked: bool) -> Self {
         place.note(None);
-        Self(Arc::clone(place))
+        place.house.asked.send_modify(|count| *count += usize::from(asked));
+        Self { place: Arc::clone(place), asked }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.note(Some(Instant::now()));
+        self.place.note(Some(Instant::now()));
+        self.place.house.asked.send_modify(|count| *count -= usize::from(self.asked));
     }
 }
 
@@ -235,7 +293,7 @@ mod tests {
     use super::*;
 
     fn house(places: usize) -> Arc<House> {
-        Arc::new(House { places, guests: Mutex::default() })
+        House::new(places)
     }
 
     fn is_here(place: &Place) -> bool {
@@ -246,7 +304,7 @@ mod tests {
     fn the_longest_idle_gives_way_and_the_busy_never_do() {
         let house = house(2);
         let (first, second) = (Arc::new(house.admit()), house.admit());
-        let busy = Busy::begin(&first);
+        let busy = Busy::begin(&first, true);
         let third = house.admit();
         assert!(is_here(&first) && !is_here(&second) && is_here(&third) && !third.standing);
         drop(busy);
@@ -258,7 +316,7 @@ mod tests {
     fn who_comes_to_a_full_house_stands_and_standing_room_is_bounded() {
         let house = house(1);
         let only = Arc::new(house.admit());
-        let _busy = Busy::begin(&only);
+        let _busy = Busy::begin(&only, true);
         let standing: Vec<Place> = (0..STANDING + 5).map(|_| house.admit()).collect();
         assert!(standing.iter().all(|place| place.standing));
         assert_eq!(standing.iter().filter(|place| is_here(place)).count(), STANDING);

@@ -18,11 +18,12 @@ mod download;
 mod events;
 mod failures;
 pub(crate) mod operators;
+mod remembered;
 mod routing;
 mod upload;
 mod words;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, os::fd::OwnedFd, pin::pin, sync::Arc};
 
 use axum::{
     Router,
@@ -35,14 +36,19 @@ use axum::{
 };
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use subtle::ConstantTimeEq;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
-use self::{bodies::Intake, clients::Clients, door::Door};
+use self::{bodies::Intake, clients::Clients, connections::Connections, remembered::Remembered};
 use crate::{
     server::{
         mcp::{
             error::ServerError,
+            fronts,
             handler::Handler,
             http::operators::{drain, healthz, metrics, readyz},
             identity::{COOKIE, Known, Policy, WHO, cookie_in, new_cookie},
@@ -50,10 +56,12 @@ use crate::{
         },
         output::numbers,
         owner::Owner,
+        restart::{self, Door, Http, Program, Refused},
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
     },
     settings::{bounds::MAX_REQUEST, resolve::HttpSettings, tokens::Tokens},
+    sys::scratch::Scratch,
 };
 
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -73,40 +81,101 @@ pub(crate) async fn serve(
     (server, resources): (Arc<Server>, Arc<Resources>),
     readiness: Arc<Readiness>,
     settings: &HttpSettings,
+    (earlier, scratch): (Option<(Http, OwnedFd)>, &Scratch),
     serving: oneshot::Sender<()>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let fail = |error| ServerError::listen(settings.address, &error);
-    let listener = TcpListener::bind(settings.address).await.map_err(fail)?;
+    let (listener, remembered) = match earlier {
+        Some((http, listener)) => {
+            let listener = std::net::TcpListener::from(listener);
+            let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+            (listener.map_err(fail)?, Remembered::unpack(http.clients))
+        }
+        None => (TcpListener::bind(settings.address).await.map_err(fail)?, Remembered::default()),
+    };
+    let remembered = Arc::new(remembered);
     let address = listener.local_addr().map_err(fail)?;
     if let Some(egress) = &server.around.egress {
         egress.keep_from(address.port());
     }
-    let app = router((server, resources), readiness, settings, stop.clone());
+    let mut hangup = signal(SignalKind::hangup()).map_err(fail)?;
+    let app = router((Arc::clone(&server), resources), readiness, settings, (Arc::clone(&remembered), stop.clone()));
+    let connections = Connections::new(settings.bounds.connections);
     tracing::info!("listening on http://{address}/mcp");
     let _ = serving.send(());
-    tokio::select! {
-        () = connections::serve(listener, app, settings.bounds) => {}
-        () = stop.cancelled() => {}
+    loop {
+        tokio::select! {
+            () = connections.serve(&listener, &app, settings.bounds) => {}
+            () = stop.cancelled() => return Ok(()),
+            _ = hangup.recv() => {}
+        }
+        let refused = restart((&server, scratch), &listener, &connections, &remembered).await;
+        connections.close(false);
+        server.around.turnover.hurry(false);
+        tracing::warn!("not restarted: {refused}");
     }
-    Ok(())
+}
+
+/// Becomes this program's own file, which may be another one by now; or says why not.
+async fn restart(
+    (server, scratch): (&Server, &Scratch),
+    listener: &TcpListener,
+    connections: &Connections,
+    remembered: &Remembered,
+) -> Refused {
+    let Server { registry, around, active, .. } = server;
+    let ready = async {
+        let program = Program::checked(None, &around.children).await?;
+        fronts::is_free(server)?;
+        restart::ready(registry).await?;
+        // Those that come now wait at the listening socket.
+        connections.close(true);
+        let mut answered = pin!(connections.are_answered());
+        if tokio::time::timeout(fronts::SHORT, &mut answered).await.is_err() {
+            around.turnover.hurry(true);
+            if tokio::time::timeout(fronts::COME_TO_REST, &mut answered).await.is_err() {
+                return Err(Refused::Clients { count: connections.asked(), limit: fronts::COME_TO_REST });
+            }
+        }
+        fronts::is_free(server)?;
+        restart::ready(registry).await?;
+        Ok(program)
+    };
+    let program = match ready.await {
+        Ok(program) => program,
+        Err(refused) => return refused,
+    };
+    tracing::info!(?program, "becomes another program");
+    let args =
+        |_| std::env::args_os().skip(1).filter(|word| !word.as_encoded_bytes().starts_with(b"--adopt=")).collect();
+    let door = (listener, Door::Http(Http { clients: remembered.pack(), ..Http::default() }));
+    restart::become_program(
+        program,
+        args,
+        door,
+        (registry, around, active),
+        (scratch, fronts::EDGE, server.tasks.pack()),
+    )
+    .await
 }
 
 fn router(
     (server, resources): (Arc<Server>, Arc<Resources>),
     readiness: Arc<Readiness>,
     settings: &HttpSettings,
-    stop: CancellationToken,
+    (remembered, stop): (Arc<Remembered>, CancellationToken),
 ) -> Router {
     // Bodies, hosts and origins are looked at before rmcp sees a request.
-    let config = StreamableHttpServerConfig::default()
+    let mut config = StreamableHttpServerConfig::default()
         .with_json_response(true)
         .with_max_request_body_bytes(usize::MAX)
         .disable_allowed_hosts()
         .disable_allowed_origins()
         .with_cancellation_token(stop);
+    config.session_store = Some(Arc::clone(&remembered) as _);
     let intake = Arc::new(Intake::new(settings.bounds));
-    let door = Arc::new(Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
+    let door = Arc::new(door::Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
     let keys = Keys { token: settings.token.as_deref().map(Arc::from), tokens: settings.tokens.clone() };
     let zygote = server.around.zygote.clone();
     let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
@@ -115,7 +184,7 @@ fn router(
     let orders = orders.layer(middleware::from_fn(with_a_token_alone));
     let for_admins = scrapes.merge(orders).layer(middleware::from_fn(admins_alone));
     let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
-    let clients = Clients::new(settings.bounds, Arc::clone(&server.registry));
+    let clients = Clients::new(settings.bounds, Arc::clone(&server.registry), remembered);
     let has_token = settings.token.is_some() && settings.tokens.is_none();
     let policy = Policy { shared: settings.share_sessions, has_token };
     if let Some(owner) = policy.first() {

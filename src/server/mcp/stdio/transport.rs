@@ -92,6 +92,11 @@ where
         self.ended.clone()
     }
 
+    /// To put lines between the messages that are no messages.
+    pub(crate) fn aside(&self) -> Aside<W> {
+        Aside(Arc::clone(&self.outgoing))
+    }
+
     async fn next_message(&mut self) -> Option<ClientJsonRpcMessage> {
         loop {
             while self.replies.join_next().await.is_some() {}
@@ -170,6 +175,17 @@ where
             // A failed write ends the connection by itself.
             let _ = outgoing.send_line(&reply).await;
         });
+    }
+}
+
+/// The way out, for lines that are no messages.
+#[derive(Debug)]
+pub(crate) struct Aside<W>(Arc<Outgoing<W>>);
+
+impl<W: AsyncWrite + Unpin> Aside<W> {
+    pub(crate) async fn say(&self, line: &[u8]) {
+        // A failed write ends the connection by itself.
+        let _ = self.0.send_line(line).await;
     }
 }
 

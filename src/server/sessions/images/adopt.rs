@@ -92,15 +92,20 @@ impl Images {
 
     /// What there is to know of an image, if it is one of this workspace.
     fn about(&self, path: &Path) -> Option<About> {
+        let about = self.head(path);
+        about.filter(|about| Path::new(&about.workspace) == self.0.workspace && about.owner.is_some())
+    }
+
+    /// The same for an image of any workspace.
+    pub(super) fn head(&self, path: &Path) -> Option<About> {
         let name = path.file_stem().and_then(|stem| unhex(stem.to_str()?))?;
-        let about = match sealed::open(path, &self.0.shelf.key, &name) {
+        match sealed::open(path, &self.0.shelf.key, &name) {
             Ok(opened) => About::of(&opened.head),
             Err(error) => {
                 tracing::warn!(path = %path.display(), ?error, "is no image of a session that can be woken here");
                 None
             }
-        };
-        about.filter(|about| Path::new(&about.workspace) == self.0.workspace && about.owner.is_some())
+        }
     }
 
     fn take_over(&self, path: &Path) -> Option<Adopted> {

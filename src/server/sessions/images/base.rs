@@ -4,12 +4,14 @@
 
 use std::{
     fs::{self, File},
-    os::fd::{AsFd, OwnedFd},
+    io,
+    os::fd::{AsFd, OwnedFd, RawFd},
     path::PathBuf,
     sync::{Arc, Weak, atomic::Ordering},
 };
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::{
     sealed::{self, Broken},
@@ -23,13 +25,14 @@ use crate::{
     sys::{
         descriptors,
         image::{self, BaseId},
+        parcel::{self, Parcel},
     },
 };
 
 /// A base. Dropped, its file is removed.
 #[derive(Debug)]
 pub(crate) struct Base {
-    pub(super) id: BaseId,
+    pub(in crate::server::sessions) id: BaseId,
     /// In memory, once it was of use.
     memory: Mutex<Option<Arc<OwnedFd>>>,
     /// Where the next server finds it.
@@ -55,11 +58,60 @@ pub(super) struct Bases {
     /// That of the zygote with this process id.
     newest: tokio::sync::Mutex<Option<(i32, Arc<Base>)>>,
     known: Mutex<Vec<Weak<Base>>>,
+    /// Came along when the server became this program, until all sessions have theirs.
+    returned: Mutex<Vec<Arc<Base>>>,
+}
+
+/// A base, on its way to the program that this server becomes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PackedBase {
+    id: BaseId,
+    memory: Option<RawFd>,
+    is_filed: bool,
 }
 
 impl Bases {
     pub(super) fn new(shelf: Arc<Shelf>) -> Self {
-        Self { shelf, newest: tokio::sync::Mutex::default(), known: Mutex::default() }
+        Self { shelf, newest: tokio::sync::Mutex::default(), known: Mutex::default(), returned: Mutex::default() }
+    }
+
+    /// Takes along those in use.
+    pub(super) fn pack(&self, parcel: &mut Parcel) -> io::Result<Vec<PackedBase>> {
+        let known: Vec<_> = self.known.lock().iter().filter_map(Weak::upgrade).collect();
+        let pack = |base: &Arc<Base>| {
+            let memory = base.memory.lock().as_ref().map(|memory| parcel.add(memory.as_fd())).transpose()?;
+            Ok(PackedBase { id: base.id, memory, is_filed: base.file.is_some() })
+        };
+        known.iter().map(pack).collect()
+    }
+
+    /// Holds those that came along.
+    ///
+    /// # Safety
+    /// The numbers of descriptors must come from a parcel, and be used once.
+    pub(super) unsafe fn unpack(&self, packed: Vec<PackedBase>) {
+        for PackedBase { id, memory, is_filed } in packed {
+            // SAFETY: as the caller says. Without it the file is read.
+            let memory = memory.and_then(|number| unsafe { parcel::take(number) }.ok()).map(Arc::new);
+            let file = is_filed.then(|| self.shelf.path_of(&id, "base"));
+            let base = self.take_in(id, memory, file);
+            self.known.lock().push(Arc::downgrade(&base));
+            self.returned.lock().push(base);
+        }
+    }
+
+    pub(super) fn all_are_back(&self) {
+        self.returned.lock().clear();
+    }
+
+    pub(super) fn find(&self, id: BaseId) -> Option<Arc<Base>> {
+        self.known.lock().iter().filter_map(Weak::upgrade).find(|base| base.id == id)
+    }
+
+    fn take_in(&self, id: BaseId, memory: Option<Arc<OwnedFd>>, file: Option<PathBuf>) -> Arc<Base> {
+        let bytes = file.as_ref().and_then(|file| fs::metadata(file).ok()).map_or(0, |status| status.len());
+        self.shelf.held.fetch_add(bytes, Ordering::Relaxed);
+        Arc::new(Base { id, memory: Mutex::new(memory), file, bytes, shelf: Arc::clone(&self.shelf) })
     }
 
     /// One of the server before, in the folder.
@@ -68,10 +120,7 @@ impl Bases {
         known.retain(|base| base.strong_count() > 0);
         let found = known.iter().filter_map(Weak::upgrade).find(|base| base.id == id);
         found.unwrap_or_else(|| {
-            let bytes = fs::metadata(&file).map_or(0, |status| status.len());
-            self.shelf.held.fetch_add(bytes, Ordering::Relaxed);
-            let (memory, shelf) = (Mutex::default(), Arc::clone(&self.shelf));
-            let base = Arc::new(Base { id, memory, file: Some(file), bytes, shelf });
+            let base = self.take_in(id, None, Some(file));
             known.push(Arc::downgrade(&base));
             base
         })

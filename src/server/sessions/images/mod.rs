@@ -3,11 +3,13 @@
 //! Runs in: server; files are read and written on blocking threads. What an image is made of is `sys/image`; here it is bytes.
 //! Without `--state-dir` key and folder end with the server. With it both stay: each server has a folder of its own there, and
 //! locks a file in it while it lives, so that the next one can tell what was left to it (`adopt.rs`). `sealed.rs` is the
-//! format of the files, `shelf.rs` the folder, `base.rs` what images have in common, `about.rs` what the next server has to know of one.
+//! format of the files, `shelf.rs` the folder, `base.rs` what images have in common, `about.rs` what the next server has to know of one,
+//! `packed.rs` how all of it stays where the server becomes another program.
 
 pub(crate) mod about;
 pub(crate) mod adopt;
 pub(crate) mod base;
+pub(crate) mod packed;
 mod sealed;
 mod shelf;
 

@@ -5,13 +5,16 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::RawFd,
+        unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::sealed::{self, Broken, Key, Name};
-use crate::settings::policy::SleepBounds;
+use crate::{settings::policy::SleepBounds, sys::parcel::Parcel};
 
 /// How servers' folders begin, and the file in each that is locked while its server lives.
 pub(super) const OWN: &str = "server-";
@@ -76,6 +79,18 @@ impl Shelf {
         };
         let (held, stays) = (AtomicU64::new(0), AtomicBool::new(false));
         Ok(Self { folder, named: bounds.folder.clone(), lock, limit: bounds.disk, key, held, stays })
+    }
+
+    /// Takes it along: where it is, the number of its lock, and its key.
+    pub(super) fn pack(&self, parcel: &mut Parcel) -> io::Result<(PathBuf, Option<RawFd>, Key)> {
+        let lock = self.lock.as_ref().map(|lock| parcel.add(lock)).transpose()?;
+        Ok((self.folder.clone(), lock, self.key))
+    }
+
+    /// Goes on with it; files are counted as they are found.
+    pub(super) fn going_on(folder: PathBuf, lock: Option<File>, key: Key, bounds: &SleepBounds) -> Self {
+        let (held, stays) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { folder, named: bounds.folder.clone(), lock, limit: bounds.disk, key, held, stays }
     }
 
     /// Whether the next server finds what lies here.

@@ -10,8 +10,9 @@ use std::{
 use super::{
     ending::{Concluded, Told},
     errands::taken_back,
-    follow::{Running, Wish},
+    follow::{Followed, Running, Wish},
     state::Task,
+    underway::Underway,
 };
 use crate::{
     protocol::{CellError, CellReport, Confinement, Display},
@@ -26,6 +27,7 @@ use crate::{
             outcome::{CellOutcome, Ending, OnError, refusal},
             runs::Reply,
         },
+        workspace::watch::NewFiles,
     },
 };
 
@@ -51,10 +53,26 @@ impl Task {
         let since = Instant::now();
         let cell = self.begin_cell(number, since);
         reply.started(since);
-        let background = std::mem::take(&mut self.background);
-        let mark = self.around.files.mark();
-        let mut running = self.captures(cell, &order);
-        let followed = self.follow(cell, &order, &mut running).await;
+        let under = Underway {
+            cell,
+            order,
+            since,
+            queued,
+            before,
+            background: std::mem::take(&mut self.background),
+            mark: self.around.files.mark(),
+            found: NewFiles::default(),
+            anchor,
+            is_kept: matches!(reply, Reply::Kept(..)),
+        };
+        let mut running = self.captures(cell, &under.order);
+        let followed = self.follow(&under, &mut running).await;
+        self.finish(under, running, followed).await
+    }
+
+    /// Makes the outcome of a cell that has come to its end.
+    pub(super) async fn finish(&mut self, under: Underway, running: Running, followed: Followed) -> Done {
+        let Underway { cell, order, since, queued, before, background, mark, found, anchor, .. } = under;
         let (ran, wish) = (since.elapsed(), followed.wish);
         let Concluded { mut ending, report, death } = self.conclude(cell, followed, order.timeout).await;
         let Running { stdout, stderr, buffers, .. } = running;
@@ -80,7 +98,12 @@ impl Task {
         let shown = displays.iter().flat_map(|display| &display.data).map(|data| data.file.as_deref());
         let own: Vec<_> =
             [stdout.file.as_deref(), stderr.file.as_deref(), crash.as_deref()].into_iter().chain(shown).collect();
-        let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
+        let is_own = |path: &str| own.contains(&Some(path));
+        let mut new_files = self.around.files.since(&mark, is_own);
+        if found != NewFiles::default() {
+            new_files.add(found);
+            new_files.paths.retain(|path| !is_own(path));
+        }
         let background = String::from_utf8_lossy(&screen::settled(&marks::stripped(&background))).into_owned();
         let outcome = CellOutcome {
             cell,

@@ -38,6 +38,16 @@ impl CpuBudget {
         }
     }
 
+    /// The budget of a cell that has used some of it.
+    pub(super) fn going_on(worker: i32, limit: Duration, before: Option<Duration>) -> Self {
+        Self { before, ..Self::begin(worker, limit) }
+    }
+
+    /// What the family had used before the cell, if that is known by now.
+    pub(super) fn before(&self) -> Option<Duration> {
+        self.before
+    }
+
     /// Comes back once it is used up. Cancel-safe: a look under way is kept.
     pub(super) async fn used_up(&mut self) {
         loop {

@@ -175,6 +175,7 @@ impl Task {
                     Some(
                         Urgent::Reconsider
                         | Urgent::Look { .. }
+                        | Urgent::Pack(_)
                         | Urgent::Heal(Step::Collect | Step::Restart | Step::Recreate),
                     ) => {}
                     Some(Urgent::Heal(Step::Interrupt)) => {
@@ -254,7 +255,7 @@ pub(super) async fn unless_called<T>(
         tokio::select! {
             biased;
             urgent = interventions.recv() => match urgent {
-                Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
+                Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. } | Urgent::Pack(_)) => {}
                 Some(urgent) => {
                     later.push_back(urgent);
                     return None;

@@ -3,7 +3,7 @@
 //! Runs in: server, in the session's task. Listens at once to the reply, both output pipes, the clock, the client's
 //! cancellation, the worker's life and interventions; whichever decides, the cell ends once.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -11,16 +11,24 @@ use super::{
     cpu_budget::{CpuBudget, used_up},
     question::{Asked, Pending, answer_to, waiting},
     state::Task,
+    underway::Underway,
 };
 use crate::{
     protocol::{Answer, CellReport, FrameError, FromWorker, ToWorker, Urgency, asynchronous::sleep_until},
     server::{
         counters,
         health::recovery::Step,
-        output::{capture::Capture, live::Stream, marks, peephole::Look, screen},
+        output::{
+            capture::{Capture, PackedCapture},
+            live::Stream,
+            marks,
+            peephole::Look,
+            screen,
+        },
         sessions::{
             death::DeathReason,
-            orders::{CellOrder, Order, SessionError, Urgent},
+            orders::{CellOrder, Order, Packing, SessionError, Urgent},
+            returned::PackedTask,
         },
         workers::{link::Worker, stacks},
     },
@@ -76,6 +84,7 @@ pub(super) struct Followed {
 struct Course<'a> {
     cell: u64,
     order: &'a CellOrder,
+    under: &'a Underway,
     deadline: Option<tokio::time::Instant>,
     /// Time for the next interrupt, or for more than that.
     next_step: Option<tokio::time::Instant>,
@@ -103,6 +112,17 @@ enum Heard {
 }
 
 impl Running {
+    /// Takes along what was written, when as much of it is on the disk as is to be there.
+    pub(super) async fn pack(&mut self) -> io::Result<[PackedCapture; 2]> {
+        Ok([self.stdout.pack().await?, self.stderr.pack().await?])
+    }
+
+    /// Goes on with it.
+    pub(super) fn unpack(streams: [PackedCapture; 2], outputs: &Path, buffers: [Box<[u8]>; 2]) -> Self {
+        let [stdout, stderr] = streams.map(|packed| Capture::unpack(packed, outputs));
+        Self { stdout, stderr, buffers, recent: None }
+    }
+
     /// Reads what lies in the pipes; with `known` only where the reactor knows of something.
     fn drain(&mut self, worker: &mut Worker, known: bool) {
         let Self { stdout, stderr, buffers: [first, second], recent } = self;
@@ -155,25 +175,36 @@ impl Task {
     }
 
     /// Sends the cell and waits for whatever ends it.
-    pub(super) async fn follow(&mut self, cell: u64, order: &CellOrder, running: &mut Running) -> Followed {
+    pub(super) async fn follow(&mut self, under: &Underway, running: &mut Running) -> Followed {
         let Some(worker) = &mut self.worker else {
             return Followed { verdict: Verdict::WorkerEnded, wish: Wish::None };
         };
-        let deadline = order.timeout.map(|limit| tokio::time::Instant::now() + limit);
-        if let Some(followed) = submit(worker, cell, order, deadline).await {
+        if let Some(followed) = submit(worker, under.cell, &under.order, under.deadline()).await {
             return followed;
         }
+        let budget = self.limits.cpu.map(|limit| CpuBudget::begin(worker.pid, limit));
+        self.follow_on(under, running, budget).await
+    }
+
+    /// Waits for whatever ends a cell that was sent.
+    pub(super) async fn follow_on(
+        &mut self,
+        under: &Underway,
+        running: &mut Running,
+        budget: Option<CpuBudget>,
+    ) -> Followed {
         let mut course = Course {
-            cell,
-            order,
-            deadline,
-            next_step: deadline,
+            cell: under.cell,
+            order: &under.order,
+            under,
+            deadline: under.deadline(),
+            next_step: under.deadline(),
             grace: self.around.settings.grace,
             interrupts: 0,
             wish: Wish::None,
             pending: None,
             input_timeout: self.around.settings.input_timeout,
-            budget: self.limits.cpu.map(|limit| CpuBudget::begin(worker.pid, limit)),
+            budget,
         };
         let verdict = self.accompany(&mut course, running).await;
         if let Some(worker) = &mut self.worker {
@@ -199,6 +230,10 @@ impl Task {
                 Heard::Urgent(Some(Urgent::Look { from, reply })) => {
                     running.drain(worker, false);
                     let _ = reply.send(running.look(from));
+                    None
+                }
+                Heard::Urgent(Some(Urgent::Pack(packing))) => {
+                    self.pack_with(course, running, packing).await;
                     None
                 }
                 Heard::Urgent(urgent) => course.heed(urgent, &mut self.later).map(Verdict::Killed),
@@ -244,6 +279,26 @@ impl Task {
                 Some(Verdict::Killed(reason)) => return self.kill_under(reason).await,
                 Some(verdict) => return verdict,
             }
+        }
+    }
+
+    /// Takes the session along in the middle of a cell that is to run on.
+    async fn pack_with(&mut self, course: &mut Course<'_>, running: &mut Running, packing: Packing) {
+        let Packing { mut parcel, thaw, reply } = packing;
+        let runs_on = course.wish == Wish::None && course.pending.is_none();
+        let packed = match self.pack(&mut parcel) {
+            Ok(packed) if runs_on => {
+                let used = course.budget.as_ref().and_then(CpuBudget::before);
+                let cell = self.pack_underway(course.under, running, used, &mut parcel).await;
+                cell.map(|cell| PackedTask { cell: Some(Box::new(cell)), ..packed })
+            }
+            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error),
+        };
+        let stands_still = packed.is_ok();
+        let _ = reply.send((packed, parcel));
+        if stands_still {
+            thaw.cancelled().await;
         }
     }
 
@@ -338,7 +393,7 @@ impl Course<'_> {
     fn heed(&mut self, urgent: Option<Urgent>, later: &mut VecDeque<Urgent>) -> Option<DeathReason> {
         let Some(urgent) = urgent else { return Some(DeathReason::Delete) };
         match urgent {
-            Urgent::Reconsider | Urgent::Look { .. } => None,
+            Urgent::Reconsider | Urgent::Look { .. } | Urgent::Pack(_) => None,
             // Collecting waits for an idle session; the supervisor asks again.
             Urgent::Heal(step) => {
                 if step == Step::Interrupt {

@@ -3,6 +3,14 @@
 //! Runs in: server, in the session's task. Everything outside talks to it by its handle: cells queue in order, restart and
 //! deletion jump the queue. A cell is sent to a worker once; whatever happens after that, it is never sent again.
 
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use tokio_util::sync::CancellationToken;
+
 use super::{
     cell::Done,
     errands::{next_number, taken_back},
@@ -14,13 +22,19 @@ use crate::{
         counters,
         health::errand::Errand,
         sessions::{
+            active::Client,
             death::{DeathReason, Fate},
-            orders::{Caller, Carry, NoWorker, Order, SessionError, Urgent},
+            images::packed::Kept,
+            orders::{Caller, Carry, NoWorker, Order, Packing, SessionError, Urgent},
             outcome::Ending,
+            quotas::Share,
+            returned::{PackedTask, Returned},
+            runs::Reply,
             status::Status,
         },
         workers::zygote::ZygoteError,
     },
+    sys::parcel::Parcel,
 };
 
 /// What woke an idle session.
@@ -41,15 +55,9 @@ enum Event {
 
 impl Task {
     pub(in crate::server::sessions) async fn live(mut self) {
-        if self.worker.is_some() {
-            self.take_over();
-        }
-        // One that sleeps on wakes when it is used.
-        if self.asleep.is_none() {
-            match self.ensure_worker().await {
-                Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
-                Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
-            }
+        match std::mem::take(&mut self.returned) {
+            Some(returned) => self.return_with(*returned).await,
+            None => self.begin().await,
         }
         self.plan_revival();
         loop {
@@ -102,6 +110,72 @@ impl Task {
         }
     }
 
+    async fn begin(&mut self) {
+        if self.worker.is_some() {
+            self.take_over();
+        }
+        // One that sleeps on wakes when it is used.
+        if self.asleep.is_some() {
+            return;
+        }
+        match self.ensure_worker().await {
+            Ok(()) | Err(NoWorker::Zygote(ZygoteError::Superseded)) => {}
+            Err(error) => tracing::warn!(session = %self.id, %error, "no worker yet"),
+        }
+    }
+
+    /// What this session holds, for the program that this server becomes. Nothing is given away: the exec may fail.
+    pub(super) fn pack(&mut self, parcel: &mut Parcel) -> io::Result<PackedTask> {
+        if self.owed.is_some() || !self.later.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let status = self.shared.get();
+        Ok(PackedTask {
+            worker: self.worker.as_ref().map(|worker| worker.pack(parcel)).transpose()?,
+            last_cell: self.last_cell,
+            tip: self.tip,
+            base: self.base,
+            loaded: self.loaded,
+            begun: self.begun,
+            holds: self.holds,
+            unsettled: self.unsettled.clone(),
+            background: self.background.clone(),
+            told: self.keeping.told.load(Ordering::Relaxed),
+            asleep: self.asleep.as_ref().map(|image| image.pack(status.asleep)),
+            at_rest: self.at_rest.as_ref().map(|image| image.pack(status.at_rest)),
+            common: self.common.as_ref().map(|base| base.id),
+            cell: None,
+            waiting: self.pack_orders()?,
+        })
+    }
+
+    /// Goes on in another program where it was before.
+    async fn return_with(&mut self, returned: Returned) {
+        let Returned { worker, asleep, at_rest, common, task } = returned;
+        self.worker = worker;
+        if self.worker.is_some() {
+            self.take_over();
+            // Another copy is made when it has been at rest: this one may be older than what was left to do.
+            self.keeping.due = self.is_kept_at_rest().then(Instant::now);
+        }
+        (self.last_cell, self.tip, self.base, self.loaded) = (task.last_cell, task.tip, task.base, task.loaded);
+        (self.begun, self.holds, self.unsettled) = (task.begun, task.holds, task.unsettled);
+        self.background = task.background;
+        self.keeping.told.store(task.told, Ordering::Relaxed);
+        if let Some(Kept { image, shown, about }) = asleep {
+            // It wakes in another program, as in the next server.
+            (self.asleep, self.adopted) = (Some(Arc::new(image)), about);
+            self.shared.update(|status| status.asleep = Some(shown));
+        }
+        if let Some(Kept { image, shown, .. }) = at_rest {
+            self.at_rest = Some(image);
+            self.shared.update(|status| status.at_rest = Some(shown));
+        }
+        self.common = common;
+        self.settle();
+        self.resume(task.cell.map(|cell| *cell), task.waiting).await;
+    }
+
     async fn next_event(&mut self) -> Event {
         if let Some(urgent) = self.later.pop_front() {
             return Event::Urgent(urgent);
@@ -142,28 +216,8 @@ impl Task {
             Order::Cell { cell, number, reply, share } => {
                 let queued = cell.asked.elapsed();
                 let (code, client, cancel) = (cell.code.clone(), cell.client.clone(), cell.cancel.clone());
-                let Done { outcome, told } = self.run_cell(cell, (number, &reply), queued).await;
-                self.settle();
-                // Before its client hears of it, who may send the next one at once.
-                if let Some(share) = share {
-                    share.ran(outcome.ran);
-                }
-                let ended = outcome.measured();
-                let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
-                // Only what has gone to a waiting caller counts as told.
-                if reply.send(outcome, told, code, &self.history) && !cancel.is_cancelled() {
-                    self.life.told(&client, told);
-                }
-                counters::cell_ended(ended);
-                self.plan_revival();
-                // The reply goes out now: all that can be done about it is done before this goes on.
-                tokio::task::yield_now().await;
-                self.history.settle();
-                self.around.spares.begin();
-                if kept {
-                    self.keep_state().await;
-                }
-                self.plan_revival();
+                let done = self.run_cell(cell, (number, &reply), queued).await;
+                self.hand_over(done, (code, client, cancel), reply, share).await;
             }
             Order::State { carry, path, caller, reply } => {
                 let carried = self.carry_for(carry, path, &caller).await;
@@ -190,6 +244,37 @@ impl Task {
             Order::Freshen => self.freshen().await,
             Order::KeepByValue { why } => self.keep_by_value(why).await,
         }
+    }
+
+    /// Gives what came of a cell to those who wait for it, and sees to what is to be done then.
+    pub(super) async fn hand_over(
+        &mut self,
+        Done { outcome, told }: Done,
+        (code, client, cancel): (String, Client, CancellationToken),
+        reply: Reply,
+        share: Option<Share>,
+    ) {
+        self.settle();
+        // Before its client hears of it, who may send the next one at once.
+        if let Some(share) = share {
+            share.ran(outcome.ran);
+        }
+        let ended = outcome.measured();
+        let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
+        // Only what has gone to a waiting caller counts as told.
+        if reply.send(outcome, told, code, &self.history) && !cancel.is_cancelled() {
+            self.life.told(&client, told);
+        }
+        counters::cell_ended(ended);
+        self.plan_revival();
+        // The reply goes out now: all that can be done about it is done before this goes on.
+        tokio::task::yield_now().await;
+        self.history.settle();
+        self.around.spares.begin();
+        if kept {
+            self.keep_state().await;
+        }
+        self.plan_revival();
     }
 
     /// Lets the worker go. A call that came meanwhile keeps it.
@@ -230,6 +315,15 @@ impl Task {
             }
             // No cell runs.
             Urgent::Look { .. } => false,
+            Urgent::Pack(Packing { mut parcel, thaw, reply }) => {
+                let packed = self.pack(&mut parcel);
+                let stands_still = packed.is_ok();
+                let _ = reply.send((packed, parcel));
+                if stands_still {
+                    thaw.cancelled().await;
+                }
+                false
+            }
             Urgent::Reconsider => {
                 self.plan_revival();
                 false

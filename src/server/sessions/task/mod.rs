@@ -2,6 +2,7 @@
 //!
 //! Runs in: server, one task a session. `live.rs` is its loop; `state.rs` what it holds.
 
+mod along;
 mod burial;
 mod by_value;
 mod cell;
@@ -17,5 +18,6 @@ mod restart;
 mod rollback;
 mod sleeping;
 mod state;
+mod underway;
 
 pub(super) use self::state::{Seat, Task};

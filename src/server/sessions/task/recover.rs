@@ -377,7 +377,7 @@ impl Task {
 async fn next_wish(interventions: &mut mpsc::UnboundedReceiver<Urgent>) -> Option<Urgent> {
     loop {
         match interventions.recv().await {
-            Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
+            Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. } | Urgent::Pack(_)) => {}
             Some(other) => return Some(other),
             None => return std::future::pending().await,
         }

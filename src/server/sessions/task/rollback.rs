@@ -331,7 +331,7 @@ impl Task {
             tokio::select! {
                 biased;
                 urgent = self.interventions.recv() => match urgent {
-                    Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. }) => {}
+                    Some(Urgent::Heal(_) | Urgent::Reconsider | Urgent::Look { .. } | Urgent::Pack(_)) => {}
                     // Carried out when we are back; the holder then finds no caller to answer.
                     Some(urgent) => {
                         self.later.push_back(urgent);

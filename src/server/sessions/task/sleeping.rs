@@ -437,7 +437,7 @@ async fn written(
     }
     let images = around.images.clone();
     let kept = tokio::task::spawn_blocking(move || {
-        about.packages = if images.is_for_the_next() { packages(&about.python) } else { Vec::new() };
+        about.packages = packages(&about.python);
         images.keep(draft, &base, &about)
     });
     let kept = kept.await.map_err(|error| vec![error.to_string()])?.map_err(|error| vec![error.to_string()])?;

@@ -31,6 +31,7 @@ use crate::{
             images::{Image, about::About, adopt::Adopted, base::Base},
             life::{KeptByValue, Life},
             orders::{Order, SessionError, Urgent},
+            returned::Returned,
             runs::Runs,
             status::Shared,
         },
@@ -62,6 +63,8 @@ pub(in crate::server::sessions) struct Seat {
     pub(in crate::server::sessions) first: Option<(Worker, u64)>,
     /// It sleeps, as a server before this one has left it.
     pub(in crate::server::sessions) asleep: Option<Box<Adopted>>,
+    /// What it goes on with after an exec.
+    pub(in crate::server::sessions) returned: Option<Returned>,
 }
 
 pub(in crate::server::sessions) struct Task {
@@ -76,6 +79,8 @@ pub(in crate::server::sessions) struct Task {
     pub(super) queue: mpsc::WeakSender<Order>,
     pub(super) interventions: mpsc::UnboundedReceiver<Urgent>,
     pub(super) worker: Option<Worker>,
+    /// What it goes on with after an exec, until it does.
+    pub(super) returned: Option<Box<Returned>>,
     pub(super) last_cell: u64,
     /// It has had a worker: the next one is a recovery, and must prove itself.
     pub(super) begun: bool,
@@ -193,7 +198,8 @@ pub(super) struct Obituary {
 
 impl Task {
     pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
-        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, first, asleep } = seat;
+        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, first, asleep, returned } =
+            seat;
         let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
         let (adopted, image) = asleep.map(|left| (left.about, Arc::new(left.image))).unzip();
         let last_cell = adopted.as_ref().map_or(last_cell, |about| about.last_cell);
@@ -210,6 +216,7 @@ impl Task {
             interventions,
             holds: worker.is_some() || image.is_some(),
             worker,
+            returned: returned.map(Box::new),
             last_cell,
             begun: image.is_some(),
             evidence: None,

@@ -76,6 +76,8 @@ pub(crate) struct Flight {
     /// The cell ends with the call that follows it.
     is_own: bool,
     open: Option<Question>,
+    /// Questions that it has asked.
+    asked: u64,
     sent: Option<Sent>,
 }
 
@@ -98,13 +100,13 @@ impl Flight {
     /// By the call that has sent the cell.
     pub(crate) fn new(session: Session, run: Arc<Run>, questions: mpsc::UnboundedReceiver<Question>) -> Self {
         let stage = Some(run.watch());
-        Self { session, run, stage, questions: Some(questions), is_own: true, open: None, sent: None }
+        Self { session, run, stage, questions: Some(questions), is_own: true, open: None, asked: 0, sent: None }
     }
 
     /// By another one, which answers no questions.
     pub(crate) fn beside(session: Session, run: Arc<Run>) -> Self {
         let stage = Some(run.watch());
-        Self { session, run, stage, questions: None, is_own: false, open: None, sent: None }
+        Self { session, run, stage, questions: None, is_own: false, open: None, asked: 0, sent: None }
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -163,6 +165,7 @@ impl Flight {
                 }
                 Some(question) = next(&mut self.questions) => {
                     self.open = Some(question);
+                    self.asked += 1;
                     withdraw(&mut self.sent, "the code asks something else now").await;
                     return Ok(None);
                 }
@@ -306,6 +309,30 @@ impl Waiting {
 }
 
 impl Flight {
+    /// The open question, and the key under which a task is to be answered.
+    pub(crate) fn question(&self) -> Option<(String, InputRequest)> {
+        if !self.is_open() {
+            return None;
+        }
+        Some((self.key_of_question(), InputRequest::Elicitation(ElicitRequest::new(self.form()?))))
+    }
+
+    /// A task is answered. What is no answer to the open question changes nothing.
+    pub(crate) fn answer(&mut self, key: &str, response: &Value) {
+        if key != self.key_of_question() {
+            return;
+        }
+        if let Ok(result) = serde_json::from_value::<ElicitResult>(response.clone())
+            && let Some(question) = self.open.take()
+        {
+            let _ = question.answer.send(answer(&result));
+        }
+    }
+
+    fn key_of_question(&self) -> String {
+        format!("{FIELD}-{}", self.asked)
+    }
+
     /// Whether it still waits for the answer to a question that its client has been told.
     pub(crate) fn is_open(&self) -> bool {
         self.open.as_ref().is_some_and(|question| !question.answer.is_closed())

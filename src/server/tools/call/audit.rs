@@ -113,6 +113,7 @@ impl Began<'_> {
                 let plain = if result.is_error == Some(true) { "error" } else { "answered" };
                 self.tell(status.unwrap_or(plain), structured, size_of_json(result));
             }
+            CallToolResponse::Task(_) => self.tell("task", None, 0),
             _ => self.tell("asking", None, 0),
         }
         self.is_over = true;

@@ -19,5 +19,6 @@ pub(crate) mod request;
 pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod sight;
+pub(crate) mod tasks;
 pub(crate) mod texts;
 pub(crate) mod tool;

@@ -7,7 +7,7 @@ use std::{pin::pin, time::Duration};
 
 use futures::FutureExt;
 
-use super::{clients, error::ToolError, progress, request::Call, server::Server};
+use super::{clients, error::ToolError, progress, request::Call, server::Server, sight::Doing};
 use crate::{
     protocol::asynchronous::sleep_until,
     server::{
@@ -15,31 +15,63 @@ use crate::{
         sessions::{
             handle::Session,
             orders::{Caller, SessionError},
+            turnover::Hurry,
         },
     },
     settings::options::Wait,
 };
 
+/// After this time a call becomes a task, when its client knows tasks.
+const TASK: Duration = Duration::from_secs(4);
 /// Between two looks at what a session does that had something else to do than a cell.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a call waits for what it began.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience(Option<tokio::time::Instant>);
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    until: Option<tokio::time::Instant>,
+    /// What has not ended by then becomes a task.
+    makes_task: bool,
+    /// The server that is asked may be about to become another program.
+    hurry: Hurry,
+}
 
 impl Patience {
     /// As the call says; else as the server's options, or what is known of the client.
     pub(crate) fn of(server: &Server, call: &Call, asked: Option<Duration>) -> Self {
+        let makes_task = false;
         let limit = asked.or_else(|| match server.around.settings.wait {
             Wait::Auto => clients::patience(&call.context),
             Wait::ToTheEnd => None,
             Wait::Seconds(seconds) => Some(Duration::from_secs_f64(seconds)),
         });
-        Self(limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit)))
+        let until = limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit));
+        Self { until, makes_task, hurry: server.around.turnover.listen() }
     }
 
-    pub(crate) async fn is_over(self) {
-        sleep_until(self.0).await;
+    /// The same for work that may go on as a task: clients that know tasks need not wait long. A call that says how long it waits
+    /// gets a reply then.
+    pub(crate) fn or_task(server: &Server, call: &Call, asked: Option<Duration>) -> Self {
+        let patience = Self::of(server, call, asked);
+        let settings = &server.around.settings;
+        let knows = call.context.client_capabilities().is_some_and(|can| can.supports_tasks());
+        if !knows || asked.is_some() || settings.wait == Wait::ToTheEnd || settings.keep_replies.is_zero() {
+            return patience;
+        }
+        let soon = tokio::time::Instant::now() + TASK;
+        Self { until: Some(patience.until.map_or(soon, |until| until.min(soon))), makes_task: true, ..patience }
+    }
+
+    /// Whether what goes on is to be a task, now that the call is to be answered.
+    pub(crate) fn makes_task(&self) -> bool {
+        self.makes_task && self.is_over().now_or_never().is_some()
+    }
+
+    pub(crate) async fn is_over(&self) {
+        tokio::select! {
+            () = sleep_until(self.until) => {}
+            () = self.hurry.comes() => {}
+        }
     }
 }
 
@@ -67,9 +99,15 @@ pub(crate) async fn in_turn<T, W>(
 where
     W: Future<Output = Result<T, SessionError>>,
 {
-    let cancel = call.context.ct.child_token();
+    let (cancel, sight) = (call.context.ct.child_token(), call.sight());
+    sight.is_in(session);
     let patience = Patience::of(server, call, None);
     let mut work = pin!(order(Caller { client: call.client.clone(), cancel: cancel.clone() }));
+    let of = session.clone();
+    sight.accepted(move || match of.shared.get().phase {
+        Phase::Busy { .. } | Phase::WaitingInput { .. } => Doing::waits(ahead(&of)),
+        _ => Doing::works(String::new()),
+    });
     let waiting = async {
         tokio::select! {
             biased;

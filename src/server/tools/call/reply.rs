@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 
 /// What came of a call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Reply<R> {
     value: R,
     /// For people and models; the value's JSON when left out.
@@ -121,6 +121,8 @@ impl Reply<Value> {
 pub(crate) enum Answer<R> {
     Done(Reply<R>),
     Asks(InputRequiredResult),
+    /// It goes on as a task.
+    Task(Box<CallToolResponse>),
 }
 
 /// What the function of a tool may return.
@@ -146,6 +148,7 @@ impl<R: Serialize + JsonSchema> Respond for Answer<R> {
         match self {
             Self::Done(reply) => reply.respond(server, call),
             Self::Asks(question) => Ok(question.into()),
+            Self::Task(task) => Ok(*task),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{asking::Waiting, audit::Audit, error::ToolError, flights::Flights, request::Call};
+use super::{asking::Waiting, audit::Audit, error::ToolError, flights::Flights, request::Call, tasks::Tasks};
 use crate::{
     server::{
         environment::packages::Packages,
@@ -38,6 +38,8 @@ pub(crate) struct Server {
     pub(crate) waiting: Waiting,
     /// Cells that go on without a call.
     pub(crate) flights: Flights,
+    /// Calls that have become tasks.
+    pub(crate) tasks: Tasks,
     /// The directories.
     pub(crate) workspace: Workspace,
     /// What is in them.

@@ -37,6 +37,8 @@ pub(crate) enum Set {
     Former,
 }
 
+type Further = fn(Arc<Server>, Call) -> BoxFuture<'static, jobs::Outcome>;
+
 type Work<'a> = BoxFuture<'a, Result<CallToolResponse, ToolError>>;
 
 /// How the schemas of what a tool takes and gives are made.
@@ -50,7 +52,9 @@ pub(crate) enum Way {
     /// By a function that the call waits for.
     Within(for<'a> fn(&'a Server, Call) -> Work<'a>),
     /// By one that may go on without the call.
-    Beyond(fn(Arc<Server>, Call) -> BoxFuture<'static, jobs::Outcome>),
+    Beyond(Further),
+    /// The same of one that is short as a rule: its calls do not say how long they wait.
+    Outlasting(Further),
 }
 
 /// A tool. Its schemas are made when they are first asked for: those of all tools take longer than a server's start.
@@ -104,7 +108,11 @@ impl Tool {
     pub(crate) fn listed(&self) -> &rmcp::model::Tool {
         self.listed.get_or_init(|| {
             let output = (self.schemas.output)();
-            let output = if matches!(self.way, Way::Beyond(_)) { schema::or_unfinished(&output) } else { output };
+            let output = if matches!(self.way, Way::Beyond(_) | Way::Outlasting(_)) {
+                schema::or_unfinished(&output)
+            } else {
+                output
+            };
             let listed = rmcp::model::Tool::new(self.name, self.about, Arc::clone(self.input()))
                 .with_title(title(self.name))
                 .with_raw_output_schema(output)
@@ -118,7 +126,8 @@ impl Tool {
     pub(crate) async fn answer(&self, server: &Arc<Server>, call: Call) -> CallToolResponse {
         let answered = match self.way {
             Way::Within(work) => work(server, call).await,
-            Way::Beyond(work) => jobs::answer(server, call, work).await,
+            Way::Beyond(work) => jobs::answer(server, call, true, work).await,
+            Way::Outlasting(work) => jobs::answer(server, call, false, work).await,
         };
         answered.unwrap_or_else(|error| refusal(&error).into())
     }
@@ -151,13 +160,16 @@ pub(crate) use tool;
 /// The same of a tool whose work may go on without its call.
 macro_rules! long_tool {
     ($set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
+        $crate::server::tools::call::tool::long_tool!(Beyond, $set, $name, $effect, $function, $about)
+    };
+    ($way:ident, $set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
         $crate::server::tools::call::tool::Tool::new(
             $crate::server::tools::call::tool::Set::$set,
             $name,
             $crate::server::tools::call::tool::Effect::$effect,
             $about,
             $function,
-            $crate::server::tools::call::tool::Way::Beyond(|server, mut call| {
+            $crate::server::tools::call::tool::Way::$way(|server, mut call| {
                 Box::pin(async move {
                     let asked = call.read(server.files.root())?;
                     $function(&server, &call, asked).await?.kept()
@@ -192,6 +204,7 @@ fn annotations(effect: Effect) -> ToolAnnotations {
     }
 }
 
-fn refusal(error: &ToolError) -> CallToolResult {
+/// A refusal, as the answer to a call.
+pub(crate) fn refusal(error: &ToolError) -> CallToolResult {
     CallToolResult::error(vec![ContentBlock::text(error.to_string())])
 }

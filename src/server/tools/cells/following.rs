@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use rmcp::model::ContentBlock;
 
 use super::{
+    begun,
     pictures::{self, Picture},
     reply,
     result::Cell,
@@ -55,7 +56,7 @@ pub(crate) async fn follow(
     }
     let (session, run) = (flight.session().clone(), Arc::clone(flight.run()));
     let context = &call.context;
-    let followed = progress::of_session(context, &session, live, steps(call, &mut flight, patience)).await?;
+    let followed = progress::of_session(context, &session, live, steps(call, &mut flight, &patience)).await?;
     match followed {
         Followed::Ended(ended) => {
             if run.client == call.client {
@@ -68,12 +69,15 @@ pub(crate) async fn follow(
             flight.stop_asking().await;
             // Before the call is answered, so that the next one finds it.
             server.flights.leave(flight);
+            if patience.makes_task() && !run.is_over() {
+                return Ok(Answer::Task(Box::new(begun::begin(server, &session, &run))));
+            }
             Ok(Answer::Done(so_far(server, &session, &run).await))
         }
     }
 }
 
-async fn steps(call: &Call, flight: &mut Flight, patience: Patience) -> Result<Followed, ToolError> {
+async fn steps(call: &Call, flight: &mut Flight, patience: &Patience) -> Result<Followed, ToolError> {
     let context = &call.context;
     let mut taken_back = false;
     loop {

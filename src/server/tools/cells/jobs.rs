@@ -10,12 +10,13 @@ use std::{
 
 use rmcp::model::CallToolResponse;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    begun,
     following::kept_for,
     reply::{self, Unfinished},
 };
@@ -25,7 +26,7 @@ use crate::server::{
         handle::Session,
         names::DEFAULT,
         orders::SessionError,
-        runs::{Run, Runs, Stage},
+        runs::{Run, Runs, Stage, Work},
     },
     tools::call::{
         arguments::{self, wait},
@@ -41,6 +42,8 @@ use crate::server::{
 
 /// How long an answer waits for the tool to have looked at its arguments, whatever the call says.
 const CHECK: Duration = Duration::from_secs(5);
+/// How long that may take.
+const MOMENT: Duration = Duration::from_millis(200);
 /// How long a look at what was written may take.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -59,7 +62,7 @@ pub(crate) struct Waits {
 /// One job.
 #[derive(Debug)]
 pub(crate) struct Job {
-    tool: &'static str,
+    tool: String,
     client: Client,
     cancel: CancellationToken,
     sight: Arc<Sight>,
@@ -84,18 +87,19 @@ struct Seat {
 pub(crate) async fn answer<F>(
     server: &Arc<Server>,
     mut call: Call,
+    says_wait: bool,
     work: impl FnOnce(Arc<Server>, Call) -> F,
 ) -> Result<CallToolResponse, ToolError>
 where
     F: Future<Output = Outcome> + Send + 'static,
 {
-    let Waits { wait: asked, background } = waits(server, &mut call)?;
+    let Waits { wait: asked, background } = if says_wait { waits(server, &mut call)? } else { Waits::default() };
     // None is not to wait at all.
     let asked = wait("wait", asked)?;
-    let patience = (background != Some(true)).then(|| Patience::of(server, &call, asked));
+    let patience = (background != Some(true)).then(|| Patience::or_task(server, &call, asked));
     let sight = Arc::new(Sight::new(progress::live(&call.context)));
     let job = Arc::new(Job {
-        tool: call.tool,
+        tool: call.tool.to_owned(),
         client: call.client.clone(),
         cancel: CancellationToken::new(),
         sight,
@@ -127,7 +131,14 @@ where
         let outcome = task.await.unwrap_or_else(|error| Err(ToolError::Broken(error.to_string())));
         ending.end(outcome);
     });
-    follow(server, &call, &job, patience, true).await?.respond(server, &call)
+    let outcome = follow(server, &call, &job, patience.clone(), true).await;
+    if job.reply.get().is_none() && patience.is_some_and(|patience| patience.makes_task()) {
+        let (_, run) = job.file(server, &call)?;
+        if let Some(session) = job.session(server, &call) {
+            return Ok(begun::begin(server, &session, &run));
+        }
+    }
+    outcome?.respond(server, &call)
 }
 
 fn waits(server: &Server, call: &mut Call) -> Result<Waits, ToolError> {
@@ -139,6 +150,42 @@ fn waits(server: &Server, call: &mut Call) -> Result<Waits, ToolError> {
 /// The job that a session's number stands for, if it stands for none of its cells.
 pub(crate) fn of(run: &Run) -> Option<Arc<Job>> {
     Arc::clone(run.work.as_ref()?).downcast().ok()
+}
+
+/// A job that has ended, for the program that this server becomes.
+#[derive(Serialize, Deserialize)]
+struct Packed {
+    tool: String,
+    client: Client,
+    /// The reply, or why there is none.
+    reply: Result<Reply<Value>, String>,
+}
+
+/// Packs the job that a session's number stands for.
+pub(crate) fn pack(run: &Run) -> Option<String> {
+    let job = of(run)?;
+    let reply = match job.reply.get()? {
+        Ok(reply) => Ok(reply.clone()),
+        Err(error) => Err(error.to_string()),
+    };
+    serde_json::to_string(&Packed { tool: job.tool.clone(), client: job.client.clone(), reply }).ok()
+}
+
+/// Goes on keeping it.
+pub(crate) fn unpack(text: &str) -> Option<Work> {
+    let Packed { tool, client, reply } = serde_json::from_str(text).ok()?;
+    let size = reply.as_ref().map_or(0, Reply::size);
+    Some(Arc::new(Job {
+        tool,
+        client,
+        cancel: CancellationToken::new(),
+        sight: Arc::default(),
+        began: Instant::now(),
+        stage: watch::Sender::new(Stage::done(size)),
+        reply: OnceLock::from(reply.map_err(ToolError::Kept)),
+        seat: OnceLock::new(),
+        filed: OnceLock::new(),
+    }))
 }
 
 /// Follows a job for a call, which may be its own.
@@ -177,8 +224,12 @@ async fn steps(call: &Call, job: &Arc<Job>, patience: Option<Patience>, is_own: 
         if let Some(session) = job.sight.session() {
             job.sit(&session);
         }
-        if let Some(patience) = patience {
+        if let Some(patience) = &patience {
             patience.is_over().await;
+            if job.sight.doing().waits {
+                // What is taken back because its turn has not come says so itself.
+                tokio::time::sleep(MOMENT).await;
+            }
         }
     });
     loop {
@@ -207,7 +258,7 @@ async fn so_far(server: &Server, call: &Call, job: &Arc<Job>) -> Outcome {
     let look =
         if doing.waits { None } else { tokio::time::timeout(LOOK, job.sight.look(run.shown())).await.ok().flatten() };
     let look = look.inspect(|look| run.show(look.up_to)).unwrap_or_default();
-    let (cell, tool) = (run.cell, job.tool);
+    let (cell, tool) = (run.cell, &job.tool);
     let state = if doing.waits { "waits for its turn" } else { "goes on" };
     let now = if doing.words.is_empty() { String::new() } else { format!(" ({})", doing.words) };
     let kept = kept_for(server.around.settings.keep_replies);
@@ -260,6 +311,11 @@ impl Job {
             Some(run) => Ok((id, run)),
             None => Err(SessionError::Deleted(id.to_string()).into()),
         }
+    }
+
+    /// The session among whose cells it is.
+    fn session(&self, server: &Server, call: &Call) -> Option<Session> {
+        server.registry.get(call.owner(), &self.seat.get()?.session).ok()
     }
 
     fn take_number(self: &Arc<Self>) {

@@ -86,7 +86,7 @@ impl Respond for Whichever {
 
 pub(crate) async fn wait_for(server: &Server, call: &Call, asked: WaitForCell) -> Result<Whichever, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
-    let patience = Patience::of(server, call, wait("timeout", asked.timeout)?);
+    let patience = Patience::or_task(server, call, wait("timeout", asked.timeout)?);
     let run = match asked.cell {
         Some(cell) => found(&session, cell)?,
         None => match session.runs.newest(&call.client) {
@@ -131,7 +131,7 @@ pub(crate) async fn interrupt(server: &Server, call: &Call, asked: InterruptCell
     let answer = following::follow(server, call, flight(server, session, run), None, patience).await?;
     Ok(Whichever::Cell(Box::new(match answer {
         Answer::Done(reply) => Answer::Done(reply.failed(false)),
-        asks @ Answer::Asks(_) => asks,
+        other @ (Answer::Asks(_) | Answer::Task(_)) => other,
     })))
 }
 

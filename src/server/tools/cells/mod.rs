@@ -2,6 +2,7 @@
 //!
 //! Runs in: server.
 
+mod begun;
 pub(crate) mod branches;
 pub(crate) mod following;
 pub(crate) mod jobs;
@@ -11,4 +12,5 @@ pub(crate) mod pictures;
 pub(crate) mod reply;
 pub(crate) mod result;
 pub(crate) mod run;
+pub(crate) mod tasks;
 pub(crate) mod variables;

@@ -65,7 +65,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunPythonCode) -> R
     if let Some(name) = &call.again.request_state {
         let flight = server.waiting.take(call.owner(), name, call.again.input_responses.as_ref());
         let flight = flight.ok_or(ToolError::NoQuestion)?;
-        return following::follow(server, call, flight, None, Patience::of(server, call, None)).await;
+        return following::follow(server, call, flight, None, Patience::or_task(server, call, None)).await;
     }
     let session = server.session(call, asked.session_id.as_deref())?;
     let asked_for = cell_limit(asked.timeout)?.or(server.around.settings.timeout);
@@ -92,7 +92,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunPythonCode) -> R
         notebook: None,
         max_output: None,
     };
-    let patience = Patience::of(server, call, patience);
+    let patience = Patience::or_task(server, call, patience);
     let run = session.submit(order)?;
     following::follow(server, call, Flight::new(session, run, questions), live, patience).await
 }

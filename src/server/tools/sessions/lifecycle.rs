@@ -289,7 +289,7 @@ pub(crate) async fn create(
     let own = settings.limits.confined(server.around.quotas.rights(call.owner()).sandbox);
     let limits = own.tightened(&wished).map_err(|error| refuse(&error))?;
     settings.sandbox.check(limits.confinement).map_err(|error| refuse(&error))?;
-    let beginning = |life| Beginning { life, description, policy, limits, first: None, asleep: None };
+    let beginning = |life| Beginning { life, description, policy, limits, first: None, asleep: None, returned: None };
     let (session, created) = server.registry.create(call.owner(), asked.session_id, &call.client, beginning)?;
     session.life.used_by(&call.client);
     let status = session.shared.get();

@@ -13,6 +13,7 @@ use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     protocol::{FrameError, Purpose, WorkerLimits},
@@ -208,4 +209,7 @@ pub(crate) enum Request {
     Renew { modules: Vec<String>, reply: oneshot::Sender<Result<Renewed, ZygoteError>> },
     /// The zygote is of no use: one as at the start in its place.
     GoBack,
+    /// The server is about to become another program, which has a zygote of its own: end this one, and start none until
+    /// `thaw` is cancelled. Its workers are the server's children then.
+    End { thaw: CancellationToken, done: oneshot::Sender<()> },
 }

@@ -13,6 +13,7 @@ use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     births::{Ends, Lease, NewScript, NewWorker, Renewed, Request, ZygoteError},
@@ -222,6 +223,14 @@ impl Zygote {
     /// The zygote that serves is of no use: one as at the start takes its place.
     pub(crate) fn go_back(&self) {
         let _ = self.requests.send(Request::GoBack);
+    }
+
+    /// Ends the zygote, before this process becomes another program; another is started when `thaw` is cancelled.
+    pub(crate) async fn end(&self, thaw: &CancellationToken) {
+        let (done, ended) = oneshot::channel();
+        if self.requests.send(Request::End { thaw: thaw.clone(), done }).is_ok() {
+            let _ = ended.await;
+        }
     }
 
     /// Lets the zygote forget what it cached of the session environment.

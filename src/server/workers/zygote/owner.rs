@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -110,6 +111,7 @@ impl Owner {
     async fn refuse_one(&mut self, error: &ZygoteError) -> Option<()> {
         match self.inbox.recv().await? {
             Request::Fork { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Request::End { done, .. } => drop(done.send(())),
             Request::Renew { reply, .. } => drop(reply.send(Err(error.clone()))),
             Request::Reap { .. } | Request::Abandon { .. } | Request::Refresh | Request::GoBack => {}
         }
@@ -129,6 +131,13 @@ impl Owner {
                 },
                 request = self.inbox.recv() => match request {
                     Some(Request::GoBack) => return End::Unwanted,
+                    Some(Request::End { thaw, done }) => {
+                        self.end(process).await;
+                        let _ = done.send(());
+                        // It is the last that happens here, or the server stays the program that it is.
+                        thaw.cancelled().await;
+                        return End::Unwanted;
+                    }
                     Some(request) => self.ask(process, request),
                     None => return End::NobodyLeft,
                 },
@@ -206,6 +215,7 @@ impl Owner {
                 }
             }
             Request::GoBack => {}
+            Request::End { .. } => {}
             Request::Refresh => {
                 let _ = send(&process.socket, &ToZygote::Refresh, &[]);
             }
@@ -234,6 +244,18 @@ async fn made(coming: &mut Option<Coming>) -> Result<Ready, ZygoteError> {
     match coming {
         Some(coming) => (&mut coming.making).await,
         None => std::future::pending().await,
+    }
+}
+
+impl Owner {
+    /// Ends it, and one that is being made, and waits for that.
+    async fn end(&mut self, process: &Process) {
+        if let Some(Coming { making, reply }) = self.coming.take() {
+            drop(making);
+            let _ = reply.send(Err(ZygoteError::ShuttingDown));
+        }
+        let _ = process.pidfd.get_ref().signal(Signal::SIGKILL);
+        let _ = process.pidfd.readable().await;
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Runs in: server, under the watcher's lock. Reads the names in directories; never opens a file.
 
+use serde::{Deserialize, Serialize};
+
 use std::{
     collections::HashMap,
     ffi::OsStr,
@@ -24,7 +26,7 @@ pub(crate) const MAX_PATHS: usize = 100;
 /// Most entries that are looked at when one directory tree appears.
 const MAX_SCAN: usize = 100_000;
 /// Files that appeared, see [`Watcher::since`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewFiles {
     /// Paths from the workspace on, separated by `/`, sorted; at most [`MAX_PATHS`].
     pub paths: Vec<String>,
@@ -33,6 +35,19 @@ pub struct NewFiles {
     /// Whether some may be missing: too much happened at once, the watcher was not yet ready or could not start, or there
     /// are directories that it does not watch (too many, or the user's watches are used up).
     pub incomplete: bool,
+}
+
+impl NewFiles {
+    /// Files that appeared later.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.incomplete |= later.incomplete;
+        self.omitted += later.omitted;
+        self.paths.extend(later.paths);
+        self.paths.sort();
+        self.paths.dedup();
+        self.omitted += self.paths.len().saturating_sub(MAX_PATHS);
+        self.paths.truncate(MAX_PATHS);
+    }
 }
 
 /// What happened to a path, for an observer of all of them.

@@ -11,5 +11,6 @@ mod watcher;
 pub use self::index::NewFiles;
 pub(crate) use self::{
     index::{Happening, is_skipped, is_watched},
+    log::Mark,
     watcher::Watcher,
 };
