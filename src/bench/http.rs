@@ -1,9 +1,11 @@
 //! Cells a second over HTTP, by clients that keep their connection.
 //!
-//! Runs in: bench, a thread for each client.
+//! Runs in: bench, a thread for each client. They share the processors with the server that is measured: so a client is a socket
+//! and what HTTP/1.1 needs, and no more (one with all comforts took three times the server's own time).
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     thread,
     time::Instant,
@@ -51,52 +53,114 @@ impl Drop for Server {
 #[expect(clippy::cast_precision_loss, reason = "some thousand cells")]
 pub(crate) fn throughput(stage: &mut Stage) -> Result<f64, BenchError> {
     let server = Server::start(stage)?;
-    let agents: Vec<ureq::Agent> = (0..SIDE_BY_SIDE).map(|_| ureq::Agent::new_with_defaults()).collect();
-    for (number, agent) in agents.iter().enumerate() {
-        create(agent, &server.address, number)?;
-        cell(agent, &server.address, number)?;
+    let open = |_| Connection::open(&server.address);
+    let mut connections = (0..SIDE_BY_SIDE).map(open).collect::<Result<Vec<_>, _>>()?;
+    for (number, connection) in connections.iter_mut().enumerate() {
+        create(connection, number)?;
+        cell(connection, number)?;
     }
     let began = Instant::now();
-    let address = &server.address;
     thread::scope(|scope| {
-        let clients = agents
-            .iter()
+        let clients = connections
+            .iter_mut()
             .enumerate()
-            .map(|(number, agent)| scope.spawn(move || (0..CALLS).try_for_each(|_| cell(agent, address, number))));
+            .map(|(number, connection)| scope.spawn(move || (0..CALLS).try_for_each(|_| cell(connection, number))));
         let clients: Vec<_> = clients.collect();
         clients.into_iter().try_for_each(|client| client.join().unwrap_or_else(|_| Err(gone())))
     })?;
     Ok((SIDE_BY_SIDE * CALLS) as f64 / began.elapsed().as_secs_f64())
 }
 
+/// A connection that stays open.
+struct Connection {
+    stream: BufReader<TcpStream>,
+    host: String,
+    path: String,
+}
+
+impl Connection {
+    fn open(address: &str) -> Result<Self, BenchError> {
+        let (host, path) = address.strip_prefix("http://").and_then(|rest| rest.split_once('/')).ok_or_else(gone)?;
+        let failed = BenchError::system("connect to a server over HTTP");
+        let stream = TcpStream::connect(host).and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = BufReader::with_capacity(64 << 10, stream.map_err(failed)?);
+        Ok(Self { stream, host: host.to_owned(), path: format!("/{path}") })
+    }
+
+    /// Sends a call, and reads the status and the body of what comes back.
+    fn post(&mut self, tool: &str, body: &str) -> io::Result<(u16, String)> {
+        let Self { stream, host, path } = self;
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json, text/event-stream\r\n\
+             Content-Type: application/json\r\nMCP-Protocol-Version: {PROTOCOL}\r\nMcp-Method: tools/call\r\n\
+             Mcp-Name: {tool}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.get_mut().write_all(request.as_bytes())?;
+        let (status, length) = read_head(stream)?;
+        let mut text = String::new();
+        match length {
+            Some(length) => stream.take(length).read_to_string(&mut text).map(drop)?,
+            None => read_chunks(stream, &mut text)?,
+        }
+        Ok((status, text))
+    }
+}
+
+/// The status, and the length of what follows; none where it comes in chunks.
+fn read_head(stream: &mut impl BufRead) -> io::Result<(u16, Option<u64>)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read_until(b'\n', &mut head)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(&head).map_err(io::Error::other)?;
+    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
+    Ok((response.code.unwrap_or(0), length))
+}
+
+fn read_chunks(stream: &mut impl BufRead, text: &mut String) -> io::Result<()> {
+    loop {
+        let mut line = Vec::new();
+        stream.read_until(b'\n', &mut line)?;
+        let Ok(httparse::Status::Complete((_, length))) = httparse::parse_chunk_size(&line) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        stream.take(length).read_to_string(text)?;
+        stream.read_until(b'\n', &mut Vec::new())?;
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
 /// A session for each client.
-fn create(agent: &ureq::Agent, address: &str, session: usize) -> Result<(), BenchError> {
-    let reply = call(agent, address, "create_session", &json!({"session_id": format!("s{session}")}))?;
+fn create(connection: &mut Connection, session: usize) -> Result<(), BenchError> {
+    let reply = call(connection, "create_session", &json!({"session_id": format!("s{session}")}))?;
     if reply["session_id"].is_string() { Ok(()) } else { Err(refused("create_session", reply.to_string())) }
 }
 
-fn cell(agent: &ureq::Agent, address: &str, session: usize) -> Result<(), BenchError> {
+fn cell(connection: &mut Connection, session: usize) -> Result<(), BenchError> {
     let arguments = json!({"code": "1+1", "session_id": format!("s{session}")});
-    let reply = call(agent, address, "run_python_code", &arguments)?;
+    let reply = call(connection, "run_python_code", &arguments)?;
     if reply["results"][0] == "2" { Ok(()) } else { Err(refused("run_python_code", reply.to_string())) }
 }
 
-fn call(agent: &ureq::Agent, address: &str, tool: &str, arguments: &Value) -> Result<Value, BenchError> {
+fn call(connection: &mut Connection, tool: &str, arguments: &Value) -> Result<Value, BenchError> {
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": tool, "arguments": arguments,
         "_meta": {"io.modelcontextprotocol/protocolVersion": PROTOCOL,
                   "io.modelcontextprotocol/clientInfo": {"name": "forkpy bench", "version": env!("CARGO_PKG_VERSION")},
                   "io.modelcontextprotocol/clientCapabilities": {}}}});
-    let sent = agent
-        .post(address)
-        .header("Accept", "application/json, text/event-stream")
-        .header("Content-Type", "application/json")
-        .header("MCP-Protocol-Version", PROTOCOL)
-        .header("Mcp-Method", "tools/call")
-        .header("Mcp-Name", tool)
-        .send(message.to_string());
-    let mut answer = sent.map_err(|error| refused(tool, error.to_string()))?;
-    let text = answer.body_mut().read_to_string().map_err(|error| refused(tool, error.to_string()))?;
+    let answer = connection.post(tool, &message.to_string()).map_err(|error| refused(tool, error.to_string()))?;
+    let (status, text) = answer;
+    if status != 200 {
+        return Err(refused(tool, format!("HTTP {status}: {text}")));
+    }
     let mut reply: Value = serde_json::from_str(&text).map_err(|_| refused(tool, text))?;
     Ok(reply["result"]["structuredContent"].take())
 }

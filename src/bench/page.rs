@@ -54,7 +54,9 @@ pub(crate) fn of(report: &Report) -> String {
         "<title>forkpy bench, {}</title>\n<style>\n{STYLE}{PAGE_STYLE}</style>\n<h1>forkpy bench</h1>\n",
         escaped(&report.when)
     );
-    let _ = writeln!(page, "<p class=\"dim\">{}</p>", escaped(&report.about()));
+    for line in report.about().lines() {
+        let _ = writeln!(page, "<p class=\"dim\">{}</p>", escaped(line));
+    }
     page += "<h2>Times</h2>\n<p>Half of all turns took less than the bar shows. The scale is logarithmic: each line is ten times the one \
              before. The thin line is the spread: the smallest and the largest of the rounds' medians. The grey bar below is what \
              the row is held against.</p>\n";
@@ -98,7 +100,13 @@ fn figures(report: &Report) -> String {
 }
 
 fn what(name: &str) -> String {
-    rows::find(name).map_or(String::new(), |row| escaped(row.what))
+    rows::find(name).map_or(String::new(), |row| with_code(row.what))
+}
+
+/// Text in which code stands between back quotes.
+fn with_code(text: &str) -> String {
+    let pieces = text.split('`').map(escaped).enumerate();
+    pieces.map(|(index, piece)| if index % 2 == 1 { format!("<code>{piece}</code>") } else { piece }).collect()
 }
 
 fn times(report: &Report) -> impl Iterator<Item = &Measured> {
@@ -142,7 +150,8 @@ fn bars(svg: &mut String, report: &Report, row: &Measured, y: f64, place: &dyn F
     let (name, middle) = (escaped(&row.name), y + 6.0);
     let other = row.name.starts_with("ipykernel") || row.name == "other";
     let kind = if other { "other" } else { "own" };
-    let _ = writeln!(svg, "<g><title>{}</title>", what(&row.name));
+    let meant = rows::find(&row.name).map_or(String::new(), |row| escaped(row.what));
+    let _ = writeln!(svg, "<g><title>{meant}</title>");
     let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>", LABELS - 8.0, y + 10.0);
     let bar = |class: &str, top: f64, height: f64, value: f64| {
         let length = (place(value) - LABELS).max(1.0);

@@ -125,7 +125,14 @@ pub(crate) const ROWS: &[Row] = &[
     time("restart", 3, &["zygote-fork"], "restart_kernel and the first `1+1`"),
     time("interrupt", 3, &[], "a busy loop with a time limit of 50 ms: how long after that its reply comes"),
     time("checkpoint", 3, &["zygote-fork"], "checkpoint_session of a session with little in it"),
-    time("restore", 3, &["zygote-fork"], "restore_checkpoint and the first `1+1`"),
+    time("restore", 3, &["zygote-fork"], "restore_checkpoint and the first `1+1`, of a checkpoint that is new"),
+    time(
+        "restore-again",
+        3,
+        &["zygote-fork"],
+        "the same of a checkpoint to which the session has gone back before, 50 ms after that",
+    ),
+    time("fan-out", 1, &["zygote-fork"], "fork_session with count 100: a hundred copies of a session, up to the reply"),
     time("initialize", 1, &[], "a new server, process started to `initialize` answered"),
     time("cold-start", 1, &["python"], "the same to the result of its first cell"),
     time(
@@ -133,6 +140,12 @@ pub(crate) const ROWS: &[Row] = &[
         3,
         &[],
         "new session to its first `df.describe()`, of a server with numpy, pandas and matplotlib preloaded; where pandas is installed",
+    ),
+    time(
+        "import-auto",
+        3,
+        &[],
+        "a cell `import pandas` in a new session, where an earlier server has noted that sessions import it (--preload auto)",
     ),
     time(
         "ipykernel",

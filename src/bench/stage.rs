@@ -2,7 +2,11 @@
 //!
 //! Runs in: bench. Owns every process that is measured; all end with it.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -21,6 +25,8 @@ pub(crate) const SESSION: &str = "default";
 /// Where forks are timed.
 pub(crate) const FORKS: &str = "forks";
 pub(crate) const KEPT: &str = "kept";
+/// What a server does behind may take so long.
+const BEHIND: Duration = Duration::from_secs(60);
 /// What is preloaded for the rows that say so, as far as it is installed.
 const SCIENCE: [&str; 3] = ["numpy", "pandas", "matplotlib"];
 
@@ -70,6 +76,8 @@ pub(crate) struct Stage {
     cold: Option<Client>,
     confined: Option<Client>,
     preloaded: Option<Client>,
+    second_day: Option<Client>,
+    many: Option<Client>,
     kernel: Option<Kernel>,
     other: Option<Other>,
     behind: Option<Behind>,
@@ -103,6 +111,8 @@ impl Stage {
             cold: None,
             confined: None,
             preloaded: None,
+            second_day: None,
+            many: None,
             kernel: None,
             other: None,
             behind: None,
@@ -208,6 +218,47 @@ impl Stage {
         self.preloaded.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
     }
 
+    /// Whether sessions have an environment that was there before, and is not forkpy's to make.
+    #[must_use]
+    pub(crate) fn has_own_python(&self) -> bool {
+        self.args.iter().any(|arg| ["--python", "--venv"].iter().any(|option| arg.starts_with(option)))
+    }
+
+    /// A server that has warmed what sessions of an earlier one have imported.
+    pub(crate) fn second_day(&mut self) -> Result<&mut Client, BenchError> {
+        if self.second_day.is_none() {
+            let notes = self.workspace().join("notes");
+            let folder = notes.to_string_lossy().into_owned();
+            let args = ["--preload", "auto", "--env-dir", folder.as_str()];
+            let mut first = self.server(&args)?;
+            first.run("import pandas", SESSION)?;
+            let is_noted = || {
+                let files = std::fs::read_dir(&notes).into_iter().flatten().flatten();
+                files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).any(|text| text.contains("pandas"))
+            };
+            until("what was imported was not noted", || Ok(is_noted()))?;
+            drop(first);
+            let mut second = self.server(&args)?;
+            second.run("1", SESSION)?;
+            until("pandas was not warmed", || {
+                second.call("get_workspace_info", &json!({}))?;
+                Ok(second.reply()["preload"]["added"].to_string().contains("pandas"))
+            })?;
+            self.second_day = Some(second);
+        }
+        self.second_day.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
+    }
+
+    /// A server that bears more sessions than one does unless it is told.
+    pub(crate) fn many(&mut self) -> Result<&mut Client, BenchError> {
+        if self.many.is_none() {
+            let mut client = self.server(&["--max-sessions", "200"])?;
+            client.run("x = 1", SESSION)?;
+            self.many = Some(client);
+        }
+        self.many.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
+    }
+
     pub(crate) fn other(&mut self) -> Result<&mut Other, BenchError> {
         if self.other.is_none() {
             let command = self.against.clone().unwrap_or_default();
@@ -242,4 +293,17 @@ impl Stage {
             what: format!("could not fork in a session: {reply}"),
         })
     }
+}
+
+/// Waits for what happens behind.
+fn until(what: &str, mut is_so: impl FnMut() -> Result<bool, BenchError>) -> Result<(), BenchError> {
+    let began = Instant::now();
+    while !is_so()? {
+        if began.elapsed() > BEHIND {
+            let what = format!("{what} within {} s", BEHIND.as_secs());
+            return Err(BenchError::Server { who: "forkpy".to_owned(), what });
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

@@ -20,6 +20,10 @@ use super::{
 
 /// After this the machine has gone to rest, and spare workers are ready.
 const REST: Duration = Duration::from_millis(20);
+/// After this a checkpoint that was used has another worker ready.
+const BEHIND: Duration = Duration::from_millis(50);
+/// Copies of a session that are made at once.
+const COPIES: u32 = 100;
 /// Time limit of the cell that is interrupted.
 const LIMIT: Duration = Duration::from_millis(50);
 
@@ -36,6 +40,10 @@ pub(crate) fn why_not(row: &Row, stage: &Stage) -> Option<String> {
     match row.name {
         "numpy-sum" => missing("numpy"),
         "describe" | "memory-preloaded" => missing("pandas"),
+        "import-auto" => missing("pandas").or_else(|| {
+            (!stage.has_own_python())
+                .then(|| "needs --python or --venv, so that no environment is made for it".to_owned())
+        }),
         "ipykernel" | "ipykernel-start" if stage.against() != Some("ipykernel") => {
             Some("asked for by --against ipykernel".to_owned())
         }
@@ -47,6 +55,7 @@ pub(crate) fn why_not(row: &Row, stage: &Stage) -> Option<String> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: one row each")]
 pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError> {
     match row.name {
         "pipe" => stage.pipe()?.turn(),
@@ -99,6 +108,9 @@ pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError>
         "interrupt" => interrupt(stage),
         "checkpoint" => checkpoint(stage),
         "restore" => restore(stage),
+        "restore-again" => restore_again(stage),
+        "fan-out" => fan_out(stage),
+        "import-auto" => import_auto(stage),
         "initialize" => begin(stage, false),
         "cold-start" => begin(stage, true),
         "ipykernel" => stage.kernel()?.cell(),
@@ -158,6 +170,43 @@ fn restore(stage: &mut Stage) -> Result<Duration, BenchError> {
     stage.main.run("1+1", KEPT)?;
     let took = began.elapsed();
     stage.main.call("delete_checkpoint", &name)?;
+    Ok(took)
+}
+
+/// Goes back to where the session has gone back to before: what that left ready is there after a rest.
+fn restore_again(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let name = json!({"session_id": KEPT, "name": "again"});
+    stage.main.call("checkpoint_session", &name)?;
+    let mut took = Duration::ZERO;
+    for _ in 0..2 {
+        let began = Instant::now();
+        stage.main.call("restore_checkpoint", &name)?;
+        stage.main.run("1+1", KEPT)?;
+        took = began.elapsed();
+        thread::sleep(BEHIND);
+    }
+    stage.main.call("delete_checkpoint", &name)?;
+    Ok(took)
+}
+
+fn fan_out(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let copies = stage.fresh();
+    let wish = json!({"session_id": SESSION, "new_session_id": &copies, "count": COPIES});
+    let client = stage.many()?;
+    let took = client.call("fork_session", &wish)?;
+    for number in 1..=COPIES {
+        client.call("delete_session", &json!({"session_id": format!("{copies}-{number}")}))?;
+    }
+    Ok(took)
+}
+
+fn import_auto(stage: &mut Stage) -> Result<Duration, BenchError> {
+    let name = stage.fresh();
+    let client = stage.second_day()?;
+    client.call("create_session", &json!({"session_id": name}))?;
+    thread::sleep(REST);
+    let took = client.run("import pandas", &name)?;
+    client.call("delete_session", &json!({"session_id": name}))?;
     Ok(took)
 }
 

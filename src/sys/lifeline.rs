@@ -4,6 +4,7 @@
 //! scripts. Those end themselves and what they started when the server is gone, which each hears on its own socket. One that is
 //! stopped (SIGSTOP) hears nothing. So each has asked the kernel to send it SIGCONT when the pipe ends: that starts a
 //! stopped process, and is nothing to one that runs. No process is needed for it, so none can die before it is done.
+//! One that leads a process group has asked for all of it: a fork that has just been made has had no time to ask for itself.
 
 use std::{
     io,
@@ -92,10 +93,11 @@ pub(crate) fn hold() -> io::Result<()> {
     // Whom to signal belongs to the description, so each process needs one of its own.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let own = descriptors::move_high(open(format!("/proc/self/fd/{number}").as_str(), flags, Mode::empty())?)?;
-    let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    let pid = nix::unistd::getpid();
+    let whom = if nix::unistd::getpgrp() == pid { -pid.as_raw() } else { pid.as_raw() };
     // SAFETY: plain system calls on a descriptor of ours.
     let done = unsafe {
-        libc::fcntl(own.as_raw_fd(), libc::F_SETOWN, pid) == 0
+        libc::fcntl(own.as_raw_fd(), libc::F_SETOWN, whom) == 0
             && libc::fcntl(own.as_raw_fd(), F_SETSIG, libc::SIGCONT) == 0
     };
     if !done {
@@ -124,8 +126,54 @@ mod tests {
 
     use super::*;
 
+    /// What this module owns belongs to the whole process.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    /// A worker has just forked a copy of itself, which is stopped at once, and the server is killed.
+    #[test]
+    fn a_fork_of_a_leader_goes_on_too_that_has_not_asked_for_it() {
+        let _alone = ALONE.lock();
+        let lifeline = Lifeline::new().expect("descriptors");
+        let (told, tell) = nix::unistd::pipe().expect("a pipe");
+        adopt(lifeline.as_fd().try_clone_to_owned().expect("one more"));
+        // SAFETY: the children make some system calls and end.
+        match unsafe { fork() }.expect("a process") {
+            ForkResult::Child => {
+                let led = nix::unistd::setsid().is_ok() && hold().is_ok();
+                // Our copies of the other end.
+                drop(lifeline);
+                HELD.lock().clear();
+                // SAFETY: as above.
+                let code = match unsafe { fork() } {
+                    Ok(ForkResult::Child) => {
+                        let _ = raise(Signal::SIGSTOP);
+                        if led { 7 } else { 8 }
+                    }
+                    Ok(ForkResult::Parent { child }) => {
+                        let _ = waitpid(child, Some(WaitPidFlag::WUNTRACED));
+                        let _ = nix::unistd::write(&tell, b"it stands");
+                        match waitpid(child, None) {
+                            Ok(WaitStatus::Exited(_, code)) => code,
+                            _ => 9,
+                        }
+                    }
+                    Err(_) => 10,
+                };
+                // SAFETY: no preconditions.
+                unsafe { libc::_exit(code) }
+            }
+            ForkResult::Parent { child } => {
+                nix::unistd::read(&told, &mut [0; 16]).expect("it stands");
+                drop(lifeline);
+                HELD.lock().clear();
+                assert_eq!(waitpid(child, None).expect("both end"), WaitStatus::Exited(child, 7));
+            }
+        }
+    }
+
     #[test]
     fn a_stopped_process_goes_on_when_the_pipe_ends() {
+        let _alone = ALONE.lock();
         let lifeline = Lifeline::new().expect("descriptors");
         adopt(lifeline.as_fd().try_clone_to_owned().expect("one more"));
         // SAFETY: the child makes some system calls and ends.

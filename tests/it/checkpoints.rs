@@ -395,6 +395,75 @@ fn what_a_checkpoint_does_not_hold_is_said() {
     forkpy.run("task.cancel()\nlog.close()\nlistening.close()\non_disk.close()\nheld.release()");
 }
 
+/// Workers of sessions, and those that wait to be one's.
+fn workers(forkpy: &Forkpy) -> Vec<i32> {
+    let mut all = processes::children(forkpy.server_pid());
+    all.retain(|pid| processes::name(*pid).starts_with("fp:"));
+    all
+}
+
+/// Goes back, and waits until another worker is ready for the next time: the session's worker and that one.
+fn restore_and_wait(forkpy: &mut Forkpy, name: &str) -> (i32, i32) {
+    let mut before = workers(forkpy);
+    restore(forkpy, name);
+    let worker = forkpy.pid();
+    before.push(worker);
+    let twin = |forkpy: &Forkpy| workers(forkpy).into_iter().find(|pid| !before.contains(pid));
+    wait_for("its twin", || twin(forkpy).is_some());
+    // It is of use when it answers, a moment later.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    (worker, twin(forkpy).expect("it stays"))
+}
+
+#[test]
+fn who_went_back_once_finds_the_next_worker_ready() {
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
+    forkpy.run("import random\nwords = iter(['one', 'two'])\nlog = open('log.txt', 'w+')");
+    checkpoint(&mut forkpy, "here");
+    let (mut drawn, mut ready, mut taken) = (Vec::new(), None, 0);
+    // On a busy machine one comes too late now and then: the checkpoint makes another one then.
+    while taken < 3 {
+        assert!(drawn.len() < 60, "{taken} of {} were there already", drawn.len());
+        let (worker, twin) = restore_and_wait(&mut forkpy, "here");
+        taken += usize::from(ready == Some(worker));
+        assert_eq!(forkpy.eval("next(words), log.write('x'), log.tell()"), "('one', 1, 1)");
+        drawn.push(forkpy.eval("random.random()"));
+        ready = Some(twin);
+    }
+    let turns = drawn.len();
+    drawn.sort();
+    drawn.dedup();
+    assert_eq!(drawn.len(), turns, "each draws its own numbers: {drawn:?}");
+    // One that died while it waited is not given to the session.
+    let dead = ready.expect("there");
+    processes::signal(dead, Signal::SIGKILL);
+    wait_for("its end", || !workers(&forkpy).contains(&dead));
+    let (worker, twin) = restore_and_wait(&mut forkpy, "here");
+    assert_ne!(worker, dead);
+    assert_eq!(forkpy.eval("next(words)"), "'one'");
+    // It ends with its checkpoint.
+    forkpy.call("delete_checkpoint", json!({"name": "here"}));
+    wait_for("the end of the twin", || !workers(&forkpy).contains(&twin));
+    assert_eq!(forkpy.pid(), worker);
+}
+
+/// The copy that a session keeps of itself is made behind the reply, and a crash may come before that.
+#[test]
+fn a_crash_right_after_going_back_goes_back_to_the_same_checkpoint() {
+    let mut forkpy = Setup::new().args(&["--checkpoint-after", "60"]).start();
+    forkpy.run("import os\nx = 1");
+    checkpoint(&mut forkpy, "here");
+    forkpy.run("x = 2");
+    restore(&mut forkpy, "here");
+    let reply = forkpy.run("os._exit(1)");
+    assert_eq!((&reply["status"], &reply["state"]), (&json!("died"), &json!("restored")), "{reply}");
+    assert_eq!(forkpy.eval("x"), "1");
+    // The session has left that state by an order of its own, and the checkpoint with it.
+    forkpy.call("delete_checkpoint", json!({"name": "here"}));
+    let reply = forkpy.run("os._exit(1)");
+    assert_eq!((&reply["status"], &reply["state"]), (&json!("died"), &json!("lost")), "{reply}");
+}
+
 #[test]
 fn interrupts_completion_input_and_output_reach_a_session_that_was_restored() {
     let mut forkpy = Forkpy::start();

@@ -74,7 +74,12 @@ fn stacks_are_shown_of_what_is_idle_busy_held_and_stopped() {
     assert_eq!(through(&mut forkpy).data["state"], "idle");
     let cell = forkpy.begin_run("def spinner():\n    while True: pass\nspinner()");
     forkpy.until_state("busy");
-    let busy = through(&mut forkpy);
+    // A cell is busy a moment before its first line runs.
+    let mut busy = through(&mut forkpy);
+    wait_for("its function to run", || {
+        busy = through(&mut forkpy);
+        busy.text.contains("in spinner")
+    });
     assert!(busy.text.contains("in spinner") && busy.text.contains("<cell 1>"), "{}", busy.text);
     assert_eq!(forkpy.health()["state"], "busy", "nothing was interrupted");
     cancel(&mut forkpy, cell);

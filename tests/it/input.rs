@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup, http::HttpForkpy};
+use crate::support::{Forkpy, Setup, http::HttpForkpy, wait_for};
 
 fn with_forms() -> Forkpy {
     Setup::new().start_with(json!({"elicitation": {"form": {}}}))
@@ -324,8 +324,13 @@ fn a_client_that_never_calls_again_leaves_a_cell_that_its_time_limit_ends() {
     let mut asked = params("x = 1\ninput()", &json!({}));
     asked["arguments"]["timeout"] = json!(3);
     let first = forkpy.request("tools/call", asked)["result"].clone();
-    let done = forkpy.request("tools/call", params("x", &json!({})))["result"].clone();
-    assert_eq!(done["structuredContent"]["results"], json!(["1"]), "the session goes on: {done}");
+    // Until then other calls are told that the question waits.
+    wait_for("the end of the cell", || {
+        let done = forkpy.request("tools/call", params("x", &json!({})))["result"].clone();
+        let status = done["structuredContent"]["status"].as_str().unwrap_or_default().to_owned();
+        assert!(status == "refused" || done["structuredContent"]["results"] == json!(["1"]), "{done}");
+        status != "refused"
+    });
     // Who comes after all hears how it ended.
     let late = forkpy.request("tools/call", params("", &again(&first, accept("late"))))["result"].clone();
     assert_eq!(

@@ -8,7 +8,6 @@ Runs in: zygote (`needed`, once), worker and script main thread (`begin`, once a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
@@ -74,6 +73,7 @@ def environment() -> list[str]:
 
     Not what is above: that says where Python and its library are, and the zygote believes it.
     """
+    import contextlib
     import sysconfig
 
     places = {sysconfig.get_path(name) for name in ("purelib", "platlib", "scripts")}

@@ -10,10 +10,12 @@ Runs in: zygote (`hold`, `release`, once, at start), worker and script main thre
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # A directory of packages, and a line of a file in it.
 _lines: list[tuple[str, str]] = []
@@ -70,6 +72,7 @@ def is_named(path: str) -> bool:
 
 def run() -> None:
     """Run what was noted, as `site` would have; what fails there fails for itself."""
+    import contextlib
     import site
 
     for sitedir, line in _lines:
@@ -80,6 +83,7 @@ def run() -> None:
 
 
 def _run_line(sitedir: str, line: str) -> None:
+    import contextlib
     import site
 
     # Such lines read `sitedir`, of the frame that runs them too. Where one fails, Python would say so on

@@ -95,6 +95,12 @@ pub(crate) struct Point {
     pub cpu_percent: f64,
 }
 
+/// Whether a path of the workspace is one of this folder's, where the server alone writes.
+pub(super) fn is_in(path: &str) -> bool {
+    let below = path.strip_prefix("outputs/").and_then(|path| path.strip_prefix(FOLDER));
+    below.is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Crashes {

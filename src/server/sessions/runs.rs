@@ -373,7 +373,10 @@ impl State {
             let ended = |run: &Arc<Run>| run.stage.borrow().end().map(|end| (end.at, end.when, end.size));
             let mut over = self.runs.iter().enumerate().filter_map(|(place, run)| Some((place, ended(run)?)));
             let Some((place, (at, when, size))) = over.next() else { return };
-            let others = over.count();
+            // Cells end one after another, so that those that have not are the newest, and few; what is long stands before
+            // all that have. Nothing else is looked at: this is done once a cell.
+            let coming = self.runs.iter().rev().take_while(|run| ended(run).is_none()).count();
+            let others = self.runs.len() - coming - place - 1;
             let why = match () {
                 () if at.elapsed() >= keep => WhyDropped::Old,
                 () if others >= MAX_KEPT => WhyDropped::TooMany,

@@ -32,6 +32,7 @@ use crate::{
         incarnation::Incarnation,
         link::Worker,
         process::watch,
+        twin::{self, Twin},
         zygote::{Ends, GreetError, Zygote},
     },
     sys::{
@@ -205,6 +206,7 @@ impl Making {
             alive,
             memory: AtomicU64::new(0),
             revoked: AtomicBool::new(false),
+            twin: Twin::default(),
         }))
     }
 }
@@ -255,6 +257,7 @@ impl Checkpoint {
         if !self.is_alive() || !self.is_valid() || self.room.is_some() || link.reader.is_in_a_message() {
             return None;
         }
+        self.twin.end();
         Some(PackedCheckpoint {
             number: self.number,
             quiet: self.quiet,
@@ -305,6 +308,7 @@ impl Checkpoint {
             alive,
             memory: AtomicU64::new(packed.memory),
             revoked: AtomicBool::new(false),
+            twin: Twin::default(),
         }))
     }
 }
@@ -349,6 +353,7 @@ pub(crate) struct Checkpoint {
     alive: Arc<AtomicBool>,
     memory: AtomicU64,
     revoked: AtomicBool,
+    twin: Twin,
 }
 
 #[derive(Debug)]
@@ -437,8 +442,38 @@ impl Checkpoint {
         }
     }
 
-    /// Has it fork a worker for `session`. Not broken off when the caller stops waiting: the worker is then ended.
+    /// Gives a worker for `session`: the twin of the one before, or one that it forks now.
     pub(crate) async fn wake(
+        self: &Arc<Self>,
+        zygote: &Zygote,
+        session: &str,
+        keep_random: bool,
+    ) -> Result<Worker, CheckpointError> {
+        match self.twin.take(session, keep_random) {
+            Some(worker) => Ok(worker),
+            None => self.wake_another(zygote, session, keep_random).await,
+        }
+    }
+
+    /// It was gone back to: wakes a twin behind.
+    pub(crate) fn wake_ahead(self: &Arc<Self>, zygote: &Zygote, session: &str, keep_random: bool) {
+        let (of, zygote, session) = (Arc::downgrade(self), zygote.clone(), session.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(twin::BEHIND).await;
+            let Some(own) = of.upgrade().filter(|own| own.is_valid() && own.is_alive()) else { return };
+            // That there is none costs the next one some milliseconds, and nothing else.
+            let Ok(worker) = own.wake_another(&zygote, &session, keep_random).await else { return };
+            own.twin.keep(worker, &zygote, session, keep_random).await;
+            drop(own);
+            tokio::time::sleep(twin::KEPT).await;
+            if let Some(own) = of.upgrade() {
+                own.twin.end_if_old();
+            }
+        });
+    }
+
+    /// Has it fork a worker for `session`. Not broken off when the caller stops waiting: the worker is then ended.
+    async fn wake_another(
         self: &Arc<Self>,
         zygote: &Zygote,
         session: &str,

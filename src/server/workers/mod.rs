@@ -14,5 +14,6 @@ pub(crate) mod packed;
 pub(crate) mod process;
 pub(crate) mod spares;
 pub(crate) mod stacks;
+mod twin;
 pub(crate) mod view;
 pub(crate) mod zygote;

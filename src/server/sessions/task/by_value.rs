@@ -195,7 +195,7 @@ impl Task {
             }
         }
         self.settle();
-        self.keep_now().await;
+        self.keep_state().await;
         Ok(result)
     }
 

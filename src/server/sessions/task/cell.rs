@@ -22,6 +22,7 @@ use crate::{
         sessions::{
             active::Client,
             checkpoints::Checkpoint,
+            crashes,
             notice::Notice,
             orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError},
             outcome::{CellOutcome, Ending, OnError, refusal},
@@ -98,7 +99,8 @@ impl Task {
         let shown = displays.iter().flat_map(|display| &display.data).map(|data| data.file.as_deref());
         let own: Vec<_> =
             [stdout.file.as_deref(), stderr.file.as_deref(), crash.as_deref()].into_iter().chain(shown).collect();
-        let is_own = |path: &str| own.contains(&Some(path));
+        // A report has another name for the moment in which it is written.
+        let is_own = |path: &str| own.contains(&Some(path)) || crashes::is_in(path);
         let mut new_files = self.around.files.since(&mark, is_own);
         if found != NewFiles::default() {
             new_files.add(found);

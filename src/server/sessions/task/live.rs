@@ -310,6 +310,10 @@ impl Task {
             Urgent::Restart { preserve, caller, reply } => {
                 let restarted = self.restart(preserve, &caller).await;
                 let _ = reply.send(restarted);
+                // What was carried over has no copy yet, and no burst is to be feared.
+                if preserve && self.keeping.due.is_some() {
+                    self.keep_at_rest().await;
+                }
                 self.plan_revival();
                 false
             }

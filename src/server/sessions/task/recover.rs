@@ -325,9 +325,7 @@ impl Task {
     /// Without a copy the variables are lost, and that is said at once.
     fn is_brought_back_when_used(&self) -> bool {
         let policy = self.shared.record(|record| record.policy);
-        let has_copy = self.around.checkpoints.last(&self.life).is_some()
-            || self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid())
-            || self.keeping.values.is_some();
+        let has_copy = self.has_copy() || self.keeping.values.is_some();
         policy.checkpoints == Automatic::Auto && policy.recovery == RecoveryPolicy::OnDemand && has_copy
     }
 

@@ -21,7 +21,6 @@ use crate::{
             life::What,
             orders::{Caller, Carry, Restarted, SessionError},
         },
-        workers::checkpoint::LAST,
     },
 };
 
@@ -97,11 +96,11 @@ impl Task {
 
     async fn restart_from(&mut self, kept: &Arc<Checkpoint>, caller: &Caller) -> Result<Restarted, SessionError> {
         let recovered = self.go_on_from(kept, false, std::future::pending()).await?;
-        let what = What::WentBack { checkpoint: Arc::from(LAST), recovered, copy: kept.number };
+        let what = What::WentBack { checkpoint: Arc::clone(&kept.name), recovered, copy: kept.number };
         self.life.happened(what, Some(&caller.client));
         self.shared.record(|record| record.ledger.succeed());
         let result = self.tell_restored(kept.cell, caller).await;
-        self.keep_now().await;
+        self.keep_state().await;
         Ok(result)
     }
 
@@ -132,7 +131,7 @@ impl Task {
             }
         }
         self.settle();
-        self.keep_now().await;
+        self.keep_state().await;
         Ok(result)
     }
 

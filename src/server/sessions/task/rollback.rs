@@ -7,7 +7,7 @@
 use std::{
     future::pending,
     os::fd::AsFd,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Instant,
 };
 
@@ -282,14 +282,26 @@ impl Task {
         {
             self.around.checkpoints.keep(&self.life, Arc::clone(&fresh));
         }
-        self.around.checkpoints.last(&self.life)
+        self.kept_copy()
+    }
+
+    /// The checkpoint to go on from, of those that are known to be of use: what was kept of itself, or else the one that the
+    /// session has gone back to, as long as that is kept.
+    pub(super) fn kept_copy(&self) -> Option<Arc<Checkpoint>> {
+        let gone_back = || {
+            let keeps = self.shared.record(|record| record.policy.checkpoints) != Automatic::Off;
+            self.gone_back.upgrade().filter(|checkpoint| keeps && checkpoint.is_valid() && checkpoint.is_alive())
+        };
+        self.around.checkpoints.last(&self.life).or_else(gone_back)
     }
 
     /// The state that policy `last` has kept is left behind: gives what there was of it.
     pub(super) async fn leave_behind(&mut self) -> Option<Arc<Checkpoint>> {
         let newest = self.newest_copy().await;
         self.keeping.left_behind.store(checkpoints::newest(), Ordering::Relaxed);
-        if let Some(newest) = &newest {
+        self.gone_back = Weak::new();
+        // One that was asked for stays.
+        if let Some(newest) = newest.as_ref().filter(|newest| newest.is_automatic()) {
             newest.revoke();
             let _ = self.around.checkpoints.delete(&self.life, LAST);
         }
@@ -300,6 +312,7 @@ impl Task {
     pub(super) fn drop_copies(&mut self) {
         self.keeping.left_behind.store(checkpoints::newest(), Ordering::Relaxed);
         self.drop_values();
+        self.gone_back = Weak::new();
         if let Some(fresh) = std::mem::take(&mut self.fresh).upgrade() {
             fresh.revoke();
         }
@@ -310,7 +323,7 @@ impl Task {
 
     /// Whether policy `last` has, or may have, a checkpoint to go on from.
     pub(super) fn has_copy(&self) -> bool {
-        self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid()) || self.around.checkpoints.last(&self.life).is_some()
+        self.fresh.upgrade().is_some_and(|fresh| fresh.is_valid()) || self.kept_copy().is_some()
     }
 
     /// Stands still for a call that tries things out on copies.
@@ -348,9 +361,11 @@ impl Task {
             if done {
                 self.life.happened(What::BranchKept, Some(&caller.client));
             }
-            let _ = answer.send(gone_on);
             if done {
                 self.drop_copies();
+            }
+            let _ = answer.send(gone_on);
+            if done {
                 self.keep_now().await;
             }
         }
@@ -366,13 +381,19 @@ impl Task {
             Order::Restore { from, keep_random, caller, reply } => {
                 let restored = self.go_on_from(&from, keep_random, taken_back(&caller)).await;
                 if let Ok(recovered) = &restored {
+                    from.wake_ahead(&self.around.zygote, &self.id, keep_random);
                     let (checkpoint, copy) = (Arc::clone(&from.name), from.number);
                     let what = What::WentBack { checkpoint, recovered: *recovered, copy };
                     self.life.happened(what, Some(&caller.client));
                     self.drop_copies();
-                    self.keep_now().await;
+                    // Until there is a copy of what comes now, the checkpoint itself is one.
+                    self.gone_back = Arc::downgrade(&from);
                 }
+                let is_another = restored.is_ok();
                 let _ = reply.send(restored.map(drop));
+                if is_another {
+                    self.keep_state().await;
+                }
             }
             Order::Hold(hold) => self.hold(hold).await,
             Order::Cell { .. }

@@ -101,6 +101,8 @@ pub(in crate::server::sessions) struct Task {
     pub(super) owed: Option<Owed>,
     /// The newest automatic checkpoint, of which it is not known yet whether it is of use.
     pub(super) fresh: Weak<Checkpoint>,
+    /// The one that the session has gone back to, until it has a copy of what came after.
+    pub(super) gone_back: Weak<Checkpoint>,
     /// `load_session` has brought variables in, which checkpoints up to this number do not have.
     pub(super) loaded: Option<u64>,
     /// It sleeps, and has no worker.
@@ -226,6 +228,7 @@ impl Task {
             unsettled: None,
             owed: None,
             fresh: Weak::new(),
+            gone_back: Weak::new(),
             loaded: None,
             common: image.as_ref().and_then(|image| image.base.clone()),
             asleep: image,
