@@ -95,7 +95,8 @@ pub(crate) fn go_behind(args: Meant) -> io::Result<Host> {
     let place = Place::at(socket_dir, socket_name);
     if !is_behind {
         let _ = fs::rename(place.log(), place.log().with_extension("log.old"));
-        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(place.log())?;
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(place.log());
+        let log = log.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", place.log().display())))?;
         nix::unistd::daemon(true, true)?;
         descriptors::redirect(log.as_fd(), 2)?;
         descriptors::null_stdin()?;

@@ -116,7 +116,11 @@ pub(crate) enum Role {
     Bundle(BundleArgs),
     /// Says which states of servers this program understands; asked by a server that is to become it.
     #[command(name = "__state", hide = true)]
-    State,
+    State {
+        /// With which command line.
+        #[arg(last = true)]
+        words: Vec<std::ffi::OsString>,
+    },
     /// The other end of `bench`'s floors.
     #[command(name = "__echo", hide = true)]
     Echo {

@@ -110,7 +110,7 @@ fn play() -> anyhow::Result<()> {
         Some(Role::Token(ref args)) => Ok(token::token(args, &mut io::stdout())?),
         Some(Role::Status(ref args)) => Ok(servers::status(args, &mut io::stdout())?),
         Some(Role::Restart(ref args)) => Ok(servers::restart(args, &mut io::stdout())?),
-        Some(Role::State) => Ok(writeln!(io::stdout(), "{}", server::understood())?),
+        Some(Role::State { words }) => Ok(writeln!(io::stdout(), "{}", state(words))?),
         Some(Role::Stop(ref args)) => Ok(servers::stop(args, &mut io::stdout())?),
         None => serve(cli.serve),
     }
@@ -142,6 +142,25 @@ fn host(args: attach::HostArgs) -> anyhow::Result<()> {
     let host = attach::go_behind(args).context("failed to go into the background")?;
     logging::to_stderr(&log)?;
     Ok(server::serve(settings, Some(host))?)
+}
+
+/// What a server is told that is to become this program with such a command line: that its state is understood, or what is wrong
+/// with the command line, which would end this program when it is too late.
+fn state(words: Vec<std::ffi::OsString>) -> String {
+    let could_be = || -> anyhow::Result<()> {
+        let words = std::iter::once("forkpy".into()).chain(words).collect();
+        let cli: Cli = file::parse_words(words, Cli::settings_file)?;
+        let options = match cli.role {
+            Some(Role::Host(args)) => args.into_parts().0,
+            _ => cli.serve,
+        };
+        logging::check(&options.log).with_context(|| format!("--log {:?} is no filter", options.log))?;
+        Ok(server::check(&Settings::resolve(options)?)?)
+    };
+    match could_be() {
+        Ok(()) => server::understood(),
+        Err(error) => server::cannot(&error),
+    }
 }
 
 /// What a person sees who typed a command that clients start.

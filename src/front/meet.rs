@@ -26,7 +26,7 @@ use crate::{
     },
     sys::{
         descriptors,
-        rendezvous::{Held, MeetingError, Place},
+        rendezvous::{Held, Identity, MeetingError, Place},
     },
 };
 
@@ -134,7 +134,15 @@ impl Meeting {
                 return Ok(false);
             }
             match place.listen(&held) {
-                Ok(listener) => return self.spawn(place, &listener, &held).map(|()| true),
+                Ok(listener) => {
+                    let started = self.spawn(place, &listener, &held);
+                    if started.is_err()
+                        && let Some(identity) = Identity::of(&place.socket())
+                    {
+                        place.leave(&held, identity);
+                    }
+                    return started.map(|()| true);
+                }
                 Err(error @ MeetingError::TooLong(_)) => return Err(error.into()),
                 Err(error) => reasons += &format!("\n  {error}"),
             }

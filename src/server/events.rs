@@ -70,6 +70,8 @@ pub(crate) struct Queue(Arc<Inner>);
 struct Inner {
     /// Who listens.
     owner: Owner,
+    /// The name of its connection, if another program could go on with that.
+    name: Option<String>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -113,7 +115,13 @@ impl Changes {
     /// A new subscriber, which wants nothing yet.
     #[must_use]
     pub(crate) fn subscriber(&self, owner: Owner) -> Subscriber {
-        let inner = Inner { owner, state: Mutex::default(), wake: Notify::new() };
+        self.subscriber_named(owner, None)
+    }
+
+    /// The same for a connection that has a name.
+    #[must_use]
+    pub(crate) fn subscriber_named(&self, owner: Owner, name: Option<String>) -> Subscriber {
+        let inner = Inner { owner, name, state: Mutex::default(), wake: Notify::new() };
         let queue = Arc::new(Queue(Arc::new(inner)));
         self.0.queues.lock().push(Arc::clone(&queue));
         Subscriber { hub: Arc::clone(&self.0), queue }
@@ -129,6 +137,17 @@ impl Changes {
     #[must_use]
     pub(crate) fn is_watched(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed) > 0
+    }
+
+    /// What connections that have a name want to hear of, as they call it.
+    pub(crate) fn wishes(&self) -> Vec<(String, Vec<String>)> {
+        let queues = self.0.queues.lock();
+        let named = queues.iter().filter_map(|queue| {
+            let state = queue.0.state.lock();
+            let spellings = state.wanted.values().flat_map(|wanted| wanted.spellings.iter().cloned());
+            Some((queue.0.name.clone()?, spellings.collect()))
+        });
+        named.collect()
     }
 
     /// A subject changed, appeared or went.
@@ -227,6 +246,14 @@ impl Subscriber {
             self.hub.watched.fetch_sub(1, Ordering::Relaxed);
             drop(gone);
         }
+    }
+
+    /// Hears that all it listens to may have changed.
+    pub(crate) fn may_have_missed(&self) {
+        let mut state = self.queue.0.state.lock();
+        let all = state.wanted.keys().cloned().collect();
+        state.changed = all;
+        self.queue.0.wake.notify_one();
     }
 
     /// Wants to hear when there are other resources than before.

@@ -22,4 +22,7 @@ pub(crate) mod watch;
 pub(crate) mod workers;
 pub(crate) mod workspace;
 
-pub(crate) use self::{restart::understood, run::serve};
+pub(crate) use self::{
+    restart::{cannot, understood},
+    run::{check, serve},
+};

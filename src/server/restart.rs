@@ -24,13 +24,17 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    health::evidence::Phase,
+    health::{
+        alerts::{Book, PackedBook},
+        evidence::Phase,
+    },
     owner::Owner,
     sessions::{
         active::{ActiveSessions, Client},
         context::Surroundings,
         handle::Session,
         images::{Images, packed::PackedImages},
+        occurrences::{Occurrences, PackedOccurrences},
         packed::{Edge, PackedSession},
         registry::Registry,
     },
@@ -40,15 +44,16 @@ use crate::{
     protocol::{Confinement, PROTOCOL_VERSION},
     settings::{policy::SleepBounds, resolve::hand_on_token},
     sys::{
-        descriptors, lifeline,
+        descriptors, lifeline, memory_group,
         parcel::{self, Parcel},
         programs,
         scratch::Scratch,
+        signals::Deaf,
     },
 };
 
 /// Version of what is taken along ([`Packed`], and all that it is made of).
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 /// How long the other program may take to say what it understands.
 const PROBE: Duration = Duration::from_secs(20);
 /// How often a session that is just at something short is looked at again, and for how long.
@@ -61,6 +66,15 @@ pub(crate) fn understood() -> String {
     format!("forkpy state {STATE_VERSION}, protocol {PROTOCOL_VERSION}")
 }
 
+/// How a program begins that understands the state, and could not be this server all the same.
+const CANNOT: &str = "forkpy cannot: ";
+
+/// What a program says that could not be a server with that command line.
+#[must_use]
+pub(crate) fn cannot(why: &dyn std::fmt::Display) -> String {
+    format!("{CANNOT}{why:#}")
+}
+
 /// Why the server stays the program that it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
@@ -71,20 +85,32 @@ pub(crate) enum Refused {
          forkpy stop, and the next client, start it, without these sessions", program.display(), understood()
     )]
     Stranger { program: PathBuf, says: String },
-    #[error("session {session:?} cannot be taken along now: {what}. Wait for it, or end it; nothing was touched")]
+    #[error(
+        "{} cannot be started with this server's settings: {why}. Nothing was touched. Put that right, and restart then",
+        program.display()
+    )]
+    Settings { program: PathBuf, why: String },
+    #[error(
+        "session {session:?} cannot be taken along now: {what}. Nothing was touched. Wait for it (wait_for_cell) or end it \
+         (interrupt_cell), and restart then"
+    )]
     Busy {
         session: String,
         what: String,
         /// It will be over in a moment.
         passes: bool,
     },
-    #[error("session {0:?} is confined (--sandbox), and its door cannot be taken along yet; nothing was touched")]
+    #[error(
+        "session {0:?} is confined (--sandbox): the kernel asks this very process what it may connect to, and no other program \
+         can go on with that. Nothing was touched. Save what is needed (save_session), and end the server (forkpy stop, or \
+         SIGTERM over HTTP); the next one is the new program"
+    )]
     Confined(String),
-    #[error("session {0:?} has a limit of memory, and its account cannot be taken along yet; nothing was touched")]
-    Counted(String),
-    #[error("packages are being installed, or a script runs; nothing was touched")]
-    AtWork,
-    #[error("{0} clients are of an older forkpy, which cannot wait for a restart; nothing was touched")]
+    #[error("{0}. Nothing was touched. Wait for it (wait_for_cell) or end it (interrupt_cell), and restart then")]
+    AtWork(&'static str),
+    #[error(
+        "{0} clients are of an older forkpy, which cannot wait for a restart. Nothing was touched. Close them, and restart then"
+    )]
     Stiff(usize),
     #[error("{count} clients did not come to rest within {} s; they go on with this server", limit.as_secs())]
     Clients { count: usize, limit: Duration },
@@ -99,20 +125,28 @@ pub(crate) enum Refused {
 pub(crate) struct Program(PathBuf);
 
 impl Program {
-    /// Asks a program; this one's own file, which may be a newer one by now, when none is named.
+    /// Asks a program whether it can go on as this server, with that command line; this one's own file, which may be a newer one by
+    /// now, when none is named.
     ///
     /// # Errors
     /// [`Refused`].
-    pub(crate) async fn checked(named: Option<PathBuf>, children: &Children) -> Result<Self, Refused> {
+    pub(crate) async fn checked(
+        named: Option<PathBuf>,
+        args: Vec<OsString>,
+        children: &Children,
+    ) -> Result<Self, Refused> {
         let program = match named {
             Some(program) => program,
             None => own_file().map_err(|source| Refused::Program { program: "/proc/self/exe".into(), source })?,
         };
         let (children, asked) = (children.clone(), program.clone());
-        let said = tokio::task::spawn_blocking(move || ask(&asked, &children)).await;
+        let said = tokio::task::spawn_blocking(move || ask(&asked, args, &children)).await;
         match said.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(says) if says == understood() => Ok(Self(program)),
-            Ok(says) => Err(Refused::Stranger { program, says }),
+            Ok(says) => match says.strip_prefix(CANNOT) {
+                Some(why) => Err(Refused::Settings { program, why: why.to_owned() }),
+                None => Err(Refused::Stranger { program, says }),
+            },
             Err(source) => Err(Refused::Program { program, source }),
         }
     }
@@ -126,10 +160,11 @@ fn own_file() -> io::Result<PathBuf> {
 }
 
 /// What a program says that it understands. Blocking.
-fn ask(program: &Path, children: &Children) -> io::Result<String> {
+fn ask(program: &Path, args: Vec<OsString>, children: &Children) -> io::Result<String> {
     let (ours, theirs) = descriptors::pipe()?;
     let mut command = Command::new(program);
-    command.arg("__state").stdin(Stdio::null()).stdout(theirs).stderr(Stdio::null());
+    command.arg("__state").arg("--").args(args).stdin(Stdio::null()).stdout(theirs).stderr(Stdio::null());
+    hand_on_token(&mut command);
     programs::lead_and_die_with_us(&mut command);
     let pid = children.spawn(&mut command)?;
     drop(command);
@@ -157,12 +192,18 @@ fn read_all(ours: OwnedFd) -> io::Result<String> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Packed {
     scratch: (PathBuf, RawFd),
+    /// Where the kernel counts the memory of sessions.
+    memory_groups: Option<memory_group::PackedPlace>,
     lifelines: Vec<RawFd>,
     images: Option<PackedImages>,
     sessions: Vec<PackedSession>,
     active: Vec<(Client, (String, u64))>,
     /// What owners have taken: on which day, and how many seconds.
     quotas: Vec<((u8, String), i64, f64)>,
+    alerts: PackedBook,
+    occurrences: PackedOccurrences,
+    /// It takes no new sessions.
+    drains: bool,
     /// Calls that have become tasks, as the tools have packed them.
     pub(crate) tasks: String,
     door: Door,
@@ -181,6 +222,8 @@ pub(crate) struct Http {
     pub(crate) listener: RawFd,
     /// How clients of earlier protocols have opened their sessions.
     pub(crate) clients: Vec<(String, String)>,
+    /// What they listen to.
+    pub(crate) wishes: Vec<(String, Vec<String>)>,
 }
 
 /// What is taken along of the room that fronts come to.
@@ -214,9 +257,6 @@ fn can_go(session: &Session) -> Result<(), Refused> {
     let name = session.id.to_string();
     if session.limits.confinement != Confinement::Off {
         return Err(Refused::Confined(name));
-    }
-    if status.memory_group.is_some() {
-        return Err(Refused::Counted(name));
     }
     let (what, passes) = match status.phase {
         _ if session.runs.has_work() => ("a script, a notebook, an install or branches go on".to_owned(), false),
@@ -263,7 +303,7 @@ async fn pack_sessions(
 /// Packs all there is, and becomes the program. Comes back only when that fails; everything goes on then.
 pub(crate) async fn become_program(
     Program(program): Program,
-    args: impl FnOnce(RawFd) -> Vec<OsString>,
+    args: impl Fn(RawFd) -> Vec<OsString>,
     (listener, mut door): (impl AsFd, Door),
     (registry, around, active): (&Registry, &Arc<Surroundings>, &ActiveSessions),
     (scratch, edge, tasks): (&Scratch, Edge, String),
@@ -287,11 +327,15 @@ pub(crate) async fn become_program(
         }
         let packed = Packed {
             scratch: scratch.pack(&mut parcel)?,
+            memory_groups: memory_group::pack(),
             lifelines: lifeline::pack(&mut parcel)?,
             images: Some(around.images.pack(&mut parcel)?),
             sessions,
             active: active.pack(),
             quotas: around.quotas.pack(),
+            alerts: around.alerts.pack(),
+            occurrences: around.occurrences.pack(),
+            drains: around.drain.is_on(),
             tasks,
             door,
         };
@@ -311,7 +355,9 @@ pub(crate) async fn become_program(
     let mut command = Command::new(&program);
     command.arg0("forkpy").args(args(listener)).arg(format!("--adopt={text}"));
     hand_on_token(&mut command);
+    let deaf = Deaf::begin();
     let source = command.exec();
+    drop(deaf);
     parcel.reopen();
     Refused::Exec { program, source }
 }
@@ -324,7 +370,11 @@ impl Packed {
     pub(crate) unsafe fn open(number: RawFd) -> io::Result<Self> {
         // SAFETY: as the caller says.
         let text = unsafe { parcel::open(number) }?;
-        postcard::from_bytes(&text).map_err(io::Error::other)
+        let mut packed: Self = postcard::from_bytes(&text).map_err(io::Error::other)?;
+        if let Some(groups) = packed.memory_groups.take() {
+            memory_group::go_on(groups);
+        }
+        Ok(packed)
     }
 
     /// The directory for files of an hour, and the lifelines.
@@ -367,6 +417,21 @@ impl Packed {
         }
         around.images.all_are_back();
         lost
+    }
+
+    /// The alerts of its sessions.
+    pub(crate) fn alerts(&mut self) -> Book {
+        Book::unpack(std::mem::take(&mut self.alerts))
+    }
+
+    /// What has happened to them.
+    pub(crate) fn occurrences(&mut self) -> Occurrences {
+        Occurrences::unpack(std::mem::take(&mut self.occurrences))
+    }
+
+    /// Whether it drained.
+    pub(crate) fn drains(&self) -> bool {
+        self.drains
     }
 
     /// What owners have taken today.

@@ -40,7 +40,8 @@ use crate::{
         scripts::Scripts,
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
-            images::Images, life::What, oom::OomCounter, quotas::Quotas, registry::Registry, turnover::Turnover,
+            images::Images, life::What, occurrences::Occurrences, oom::OomCounter, quotas::Quotas, registry::Registry,
+            turnover::Turnover,
         },
         tools::{
             self,
@@ -93,6 +94,18 @@ pub(crate) fn serve(settings: Settings, host: Option<Host>) -> Result<(), Server
     served
 }
 
+/// What of these settings would end a server at its start.
+///
+/// # Errors
+/// [`ServerError`].
+pub(crate) fn check(settings: &Settings) -> Result<(), ServerError> {
+    tools::catalogue::of(&settings.replies.tools)?;
+    if let Some((path, with_code)) = &settings.audit {
+        Audit::open(path, *with_code)?;
+    }
+    Ok(())
+}
+
 #[expect(clippy::too_many_lines, reason = "the order of start and end, which reads best in one piece")]
 async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> {
     let listed = tools::catalogue::of(&settings.replies.tools)?;
@@ -103,6 +116,10 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     signals::bear_file_size_limit();
     descriptors::raise_open_files();
     let stop = stop_on_signals(host.is_none() && settings.transport == Transport::Stdio)?;
+    if settings.adopt.is_some() {
+        // They are ignored since before the exec; what this program starts is not to inherit that.
+        let _ = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
+    }
     let (mut earlier, scratch) = what_is_left(settings.adopt)?;
     // Before this program starts anything.
     let before = earlier.as_ref().map(|_| children::all_now()).unwrap_or_default();
@@ -134,6 +151,9 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
     let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics, filling)?;
     if let Some(earlier) = &mut earlier {
+        if earlier.drains() {
+            around.drain.ask();
+        }
         around.quotas.go_on(earlier.quotas());
         earlier.choose(&server.active);
         server.tasks.go_on(&earlier.tasks);
@@ -200,7 +220,7 @@ fn surroundings(
     settings: &Settings,
     scratch: &Scratch,
     egress: Option<Arc<Egress>>,
-    earlier: Option<&mut Packed>,
+    mut earlier: Option<&mut Packed>,
 ) -> io::Result<(Arc<Surroundings>, Filling)> {
     let children = Children::default();
     let imports = Imports::new(match (settings.preloads_more, settings.sessions.limits.confinement) {
@@ -227,7 +247,8 @@ fn surroundings(
         files: Arc::new(watcher),
         oom: OomCounter::start(),
         health: settings.health,
-        alerts: Book::default(),
+        alerts: earlier.as_deref_mut().map_or_else(Book::default, Packed::alerts),
+        occurrences: earlier.as_deref_mut().map_or_else(Occurrences::default, Packed::occurrences),
         changes,
         crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),

@@ -14,6 +14,9 @@ use toml::{Table, Value};
 /// Why a settings file cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
+    /// The command line itself, where it does not end the process.
+    #[error("{0}")]
+    Words(String),
     /// It cannot be read.
     #[error("failed to read the settings file {path}: {source}")]
     Read {
@@ -66,7 +69,26 @@ pub(crate) enum FileError {
 /// # Errors
 /// [`FileError`], in words for the person who wrote the file.
 pub(crate) fn parse<C: Parser>(named: impl Fn(&C) -> Option<(PathBuf, Option<&'static str>)>) -> Result<C, FileError> {
-    let first = C::parse();
+    complete(C::parse(), std::env::args_os().collect(), named)
+}
+
+/// The same of another command line, of which the first word is the program; ends nothing.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn parse_words<C: Parser>(
+    words: Vec<OsString>,
+    named: impl Fn(&C) -> Option<(PathBuf, Option<&'static str>)>,
+) -> Result<C, FileError> {
+    let first = C::try_parse_from(&words).map_err(|error| FileError::Words(reason(&error)))?;
+    complete(first, words, named)
+}
+
+fn complete<C: Parser>(
+    first: C,
+    words: Vec<OsString>,
+    named: impl Fn(&C) -> Option<(PathBuf, Option<&'static str>)>,
+) -> Result<C, FileError> {
     let Some((path, of)) = named(&first) else { return Ok(first) };
     let command = match of {
         None => with_file(C::command(), &path)?,
@@ -81,7 +103,7 @@ pub(crate) fn parse<C: Parser>(named: impl Fn(&C) -> Option<(PathBuf, Option<&'s
             done.map(|()| command)?
         }
     };
-    let parsed = command.try_get_matches().and_then(|found| C::from_arg_matches(&found));
+    let parsed = command.try_get_matches_from(words).and_then(|found| C::from_arg_matches(&found));
     // The command line alone was fine, so the file it is.
     parsed.map_err(|error| FileError::Option { path, reason: reason(&error) })
 }

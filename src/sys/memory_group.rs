@@ -12,31 +12,32 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 /// How our folders are called, before the server's pid and a number.
 const PREFIX: &str = "forkpy-";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Version {
     One,
     Two,
 }
 
 /// Where groups can be made.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Place {
     folder: PathBuf,
     version: Version,
 }
 
 /// Found when the first session asks.
-static PLACE: LazyLock<Option<Place>> = LazyLock::new(Place::find);
+static PLACE: OnceLock<Option<Place>> = OnceLock::new();
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// Folders that could not be removed yet: a process was still there.
 static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -48,7 +49,38 @@ pub(crate) struct MemoryGroup {
     version: Version,
 }
 
+/// Where groups are made, on the way to the program that this process becomes: it is in the same folder, and may have moved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PackedPlace {
+    place: Place,
+    /// The number of the next group.
+    next: u64,
+}
+
+/// What there is to take along.
+pub(crate) fn pack() -> Option<PackedPlace> {
+    let place = PLACE.get()?.clone()?;
+    Some(PackedPlace { place, next: NUMBERS.load(Ordering::Relaxed) })
+}
+
+/// Goes on with it, before the first session asks.
+pub(crate) fn go_on(packed: PackedPlace) {
+    NUMBERS.store(packed.next, Ordering::Relaxed);
+    let _ = PLACE.set(Some(packed.place));
+}
+
 impl MemoryGroup {
+    /// Where it is, for the program that this process becomes.
+    pub(crate) fn pack(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    /// Goes on with it.
+    pub(crate) fn going_on(folder: PathBuf) -> Option<Arc<Self>> {
+        let place = PLACE.get()?.as_ref()?;
+        Some(Arc::new(Self { folder, version: place.version }))
+    }
+
     /// For a session that is ended when it has more than `most` bytes. The kernel's own limit is above that.
     #[must_use]
     pub(crate) fn for_session(most: u64) -> Option<Arc<Self>> {
@@ -57,7 +89,7 @@ impl MemoryGroup {
 
     /// Makes one whose processes together never get more than `most` bytes; `None` where the system allows none.
     fn make(most: u64) -> Option<Self> {
-        let place = PLACE.as_ref()?;
+        let place = PLACE.get_or_init(Place::find).as_ref()?;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let folder = place.folder.join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&folder).ok()?;
@@ -125,7 +157,7 @@ pub(crate) fn end() {
     if NUMBERS.load(Ordering::Relaxed) == 1 {
         return;
     }
-    let Some(place) = PLACE.as_ref() else { return };
+    let Some(place) = PLACE.get_or_init(Place::find).as_ref() else { return };
     let own = format!("{PREFIX}{}-", std::process::id());
     for _ in 0..LOOKS {
         let Ok(entries) = fs::read_dir(&place.folder) else { return };

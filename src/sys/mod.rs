@@ -2,6 +2,7 @@
 //!
 //! Runs in: all three processes. Knows neither Python nor MCP nor the protocol.
 
+pub(crate) mod age;
 pub(crate) mod capabilities;
 pub(crate) mod crash;
 pub(crate) mod descriptors;

@@ -1,6 +1,6 @@
 //! Signals: blocking, resetting, sending one to the main thread, process attributes set by `prctl`.
 //!
-//! Runs in: zygote, worker; the server uses [`become_subreaper`] and [`bear_file_size_limit`].
+//! Runs in: zygote, worker; the server uses [`become_subreaper`], [`bear_file_size_limit`] and [`Deaf`].
 
 use std::io;
 
@@ -69,6 +69,31 @@ pub(crate) fn bear_file_size_limit() {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_IGN runs no code of ours.
     let _ = unsafe { sigaction(Signal::SIGXFSZ, &ignore) };
+}
+
+/// Signals that ask a server for something, and would end the program that it becomes until that listens for them.
+const WISHES: [Signal; 2] = [Signal::SIGHUP, Signal::SIGUSR1];
+
+/// These are ignored, also by that program at its beginning, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Deaf(Vec<(Signal, SigAction)>);
+
+impl Deaf {
+    pub(crate) fn begin() -> Self {
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: SIG_IGN runs no code of ours.
+        let deaf = |signal| Some((signal, unsafe { sigaction(signal, &ignore) }.ok()?));
+        Self(WISHES.into_iter().filter_map(deaf).collect())
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        for (signal, before) in &self.0 {
+            // SAFETY: it is what was there before.
+            let _ = unsafe { sigaction(*signal, before) };
+        }
+    }
 }
 
 /// The kernel kills this process when the thread that made it ends. Returns false when that has happened already.

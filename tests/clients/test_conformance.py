@@ -1,7 +1,7 @@
 """The official conformance suite, over HTTP, for both protocol eras.
 
 Most scenarios call tools, resources and prompts of the suite's own by name ("fixtures"). A forkpy with the cargo
-feature `conformance` has them (FORKPY_CONFORMANCE=1 says so): then every scenario must pass, those of tasks excepted.
+feature `conformance` has them (FORKPY_CONFORMANCE=1 says so): then every scenario must pass. Those of tasks run cells.
 Without, those that need fixtures are listed here with what each one asks for, and may fail; every other scenario must
 pass. A scenario that this file does not know (a newer suite) must pass in either case.
 """
@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import node
+from support import Forkpy, node
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from support import Forkpy
 
 # Scenarios that need no fixture. That they ran at all is asserted: a suite that skips them proves nothing.
 MUST_PASS = {
@@ -92,16 +90,15 @@ NEEDS_FIXTURE = {
     "input-required-result-tampered-state": "tool test_input_required_result_tampered_state",
     "input-required-result-capability-check": "tool test_input_required_result_capabilities",
     "http-custom-header-server-validation": "a tool with an x-mcp-header argument",
-    # The tasks extension, which forkpy does not offer; its scenarios are not scored.
-    "tasks-lifecycle": "extension tasks, tools greet, slow_compute, failing_job",
-    "tasks-capability-negotiation": "extension tasks, tool slow_compute",
-    "tasks-wire-fields": "extension tasks, tool slow_compute",
-    "tasks-request-state-removal": "extension tasks, tool slow_compute",
-    "tasks-mrtr-input": "extension tasks, tools confirm_delete, multi_input",
-    "tasks-request-headers": "extension tasks, tools greet, slow_compute",
-    "tasks-dispatch-and-envelope": "extension tasks, tools greet, slow_compute, failing_job",
-    "tasks-required-task-error": "extension tasks, tool failing_job",
-    "tasks-mrtr-composition": "extension tasks, tool test_tool_with_task",
+    "tasks-lifecycle": "tools greet, slow_compute, failing_job",
+    "tasks-capability-negotiation": "tool slow_compute",
+    "tasks-wire-fields": "tool slow_compute",
+    "tasks-request-state-removal": "tool slow_compute",
+    "tasks-mrtr-input": "tools confirm_delete, multi_input",
+    "tasks-request-headers": "tools greet, slow_compute",
+    "tasks-dispatch-and-envelope": "tools greet, slow_compute, failing_job",
+    "tasks-required-task-error": "tool failing_job",
+    "tasks-mrtr-composition": "tool test_tool_with_task",
 }
 
 # Single checks, within scenarios that must pass, that need a diagnostic tool.
@@ -129,14 +126,17 @@ WARNING_NEEDS_FIXTURE = {
 
 # The server has the fixtures; what is still excused has none.
 if os.environ.get("FORKPY_CONFORMANCE") == "1":
-    NEEDS_FIXTURE = {name: what for name, what in NEEDS_FIXTURE.items() if name.startswith("tasks-")}
+    MUST_PASS["2026-07-28"] |= {name for name in NEEDS_FIXTURE if name.startswith("tasks-")}
+    NEEDS_FIXTURE = {}
     CHECK_NEEDS_FIXTURE = {}
     WARNING_NEEDS_FIXTURE = {key: what for key, what in WARNING_NEEDS_FIXTURE.items() if "reconnection" in what}
 
 
 @pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
-def test_conformance(forkpy_http: Forkpy, tmp_path: Path, revision: str) -> None:
-    outcomes = run_suite(forkpy_http.url, revision, tmp_path / "results")
+def test_conformance(tmp_path: Path, revision: str) -> None:
+    # Fixtures of tasks take longer than calls wait here.
+    with Forkpy("http", tmp_path, "--wait", "0.3") as server:
+        outcomes = run_suite(server.url, revision, tmp_path / "results")
 
     missing = MUST_PASS[revision] - set(outcomes)
     assert not missing, f"the suite did not run {sorted(missing)}"

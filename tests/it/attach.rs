@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -247,6 +247,52 @@ fn runtime_directories_that_cannot_be_used_are_replaced_or_named() {
     let refused = long.command(&["attach", "--name", "a"]).output().expect("it runs");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("107 bytes"), "{refused:?}");
     drop(long.env("XDG_RUNTIME_DIR", "/proc/nowhere"));
+}
+
+/// As for a user without a login: all lies below the temporary directory then.
+#[test]
+fn without_a_runtime_directory_the_temporary_one_is_taken() {
+    let attached = Attached::new().without("XDG_RUNTIME_DIR");
+    let temporary = attached.directory().join("tmp");
+    fs::create_dir(&temporary).expect("made");
+    let attached = attached.env("TMPDIR", &temporary);
+    attached.client().run("x = 1");
+    assert_eq!(attached.client().eval("x"), "1");
+    let socket = attached.status()["socket"].as_str().expect("a path").to_owned();
+    assert!(socket.starts_with(temporary.to_str().expect("UTF-8")), "{socket}");
+    let folder = std::path::Path::new(&socket).parent().expect("a folder");
+    assert_eq!(fs::metadata(folder).expect("made").mode() & 0o777, 0o700);
+}
+
+/// File systems of the test's own, where the kernel lets a user make some.
+#[test]
+#[expect(clippy::print_stdout, reason = "what is not tested is said")]
+fn a_full_or_read_only_runtime_directory_is_named_with_the_reason() {
+    let mounts = |words: &str| Command::new("unshare").args(["-rm", "sh", "-c", words]).output();
+    if !mounts("mount -t tmpfs none /mnt").is_ok_and(|done| done.status.success()) {
+        println!("NOT TESTED: full runtime directories: this machine lets users mount nothing");
+        return;
+    }
+    // Room for the folder alone, for the lock too, for the socket too and not for the log; and none at all.
+    for (options, said) in [
+        ("nr_inodes=2", "No space left on device"),
+        ("nr_inodes=3", "No space left on device"),
+        ("nr_inodes=4", "No space left on device"),
+        ("ro", "Read-only file system"),
+    ] {
+        let attached = Attached::new().env("TMPDIR", "/proc/nowhere");
+        let run = attached.directory().join("run");
+        fs::create_dir(&run).expect("made");
+        let words = format!("mount -t tmpfs -o {options} none {0} && \"$@\"; ls {0}/forkpy/*.sock", run.display());
+        let attach = attached.command(&["attach", "--name", "a", "--python", env!("FORKPY_BUILD_PYTHON")]);
+        let mut inside = Command::new("unshare");
+        inside.args(["-rm", "sh", "-c", &words, "sh"]).arg(attach.get_program()).args(attach.get_args());
+        inside.envs(attach.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        let done = inside.output().expect("it runs");
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert!(told.contains(said) && told.contains(run.to_str().expect("UTF-8")), "{options}: {told}");
+        assert!(done.stdout.is_empty(), "no socket of a server that never was: {done:?}");
+    }
 }
 
 #[test]

@@ -168,6 +168,12 @@ fn client_attach() {
     pytest("tests/clients", &["test_attach.py"]);
 }
 
+/// With FORKPY_LONG_JOB=90 the job takes longer than all libraries wait by default.
+#[test]
+fn client_long_calls() {
+    pytest("tests/clients", &["test_long_calls.py"]);
+}
+
 #[test]
 fn client_checkpoints() {
     pytest_with("tests/clients", &["test_checkpoints.py"], &prepared().libraries);

@@ -85,7 +85,10 @@ fn what_is_declared_is_served_and_nothing_else() {
     let keys: Vec<&String> = declared.as_object().expect("capabilities").keys().collect();
     assert_eq!(keys, ["completions", "extensions", "prompts", "resources", "tools"]);
     let extensions: Vec<&String> = declared["extensions"].as_object().expect("extensions").keys().collect();
-    assert_eq!(extensions, ["io.modelcontextprotocol/skills", "io.modelcontextprotocol/tasks"]);
+    assert_eq!(
+        extensions,
+        ["events", "skills", "tasks"].map(|name| format!("io.modelcontextprotocol/{name}")).each_ref()
+    );
     assert_eq!(met["serverInfo"]["icons"][0]["mimeType"], "image/svg+xml");
     let mut new = Setup::new().spawn();
     let discovered = ask(&mut new, "server/discover", json!({}))["result"].clone();
@@ -102,6 +105,7 @@ fn what_is_declared_is_served_and_nothing_else() {
         ("resources/unsubscribe", json!({"uri": "health://report"})),
         ("completion/complete", complete),
         ("skills/list", json!({})),
+        ("events/list", json!({})),
     ] {
         let answer = old.request(method, params);
         assert!(answer["result"].is_object(), "{method} is declared: {answer}");

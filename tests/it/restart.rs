@@ -1,11 +1,7 @@
 //! The server becomes another program (`forkpy restart`): sessions go on, clients notice nothing, and what cannot be taken along is
 //! refused before anything is touched.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
-    process::Output,
-};
+use std::{io::Write, process::Output};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -52,7 +48,7 @@ fn sessions_go_on_in_another_program_and_clients_notice_nothing() {
     call(&mut two, "create_session", json!({"session_id": "b", "description": "two's"}));
     call(&mut two, "switch_session", json!({"session_id": "b"}));
     two.run("y = 'b'");
-    one.request("resources/subscribe", json!({"uri": "forkpy://sessions"}));
+    one.request("resources/subscribe", json!({"uri": "health://report"}));
     let (server, worker) = (attached.server_pid(), one.eval("pid"));
     for round in 1..=3 {
         restart(&attached);
@@ -102,32 +98,21 @@ fn a_hangup_restarts_too_and_what_happened_before_is_told_after() {
     assert!(reply.data["notice"].as_str().is_some_and(|words| words.contains("lost")), "{reply:?}");
 }
 
-/// A program that is to take the server's place, as the server is told of it; what it answers.
-fn ask(attached: &Attached, program: &str) -> String {
-    let socket = attached.status()["socket"].as_str().expect("a path").to_owned();
-    let mut stream = UnixStream::connect(socket).expect("it listens");
-    let hello = json!({"wants": "restart", "version": "0", "program": program});
-    stream.write_all(format!("{hello}\n").as_bytes()).expect("written");
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).expect("an answer");
-    line
-}
-
 #[test]
 fn what_cannot_be_taken_along_is_refused_and_nothing_is_touched() {
     let attached = Attached::new();
     let mut one = attached.client();
     one.run("x = 1");
     let worker = one.pid();
-    assert!(ask(&attached, "/bin/echo").contains("does not understand this server's state"));
-    assert!(ask(&attached, "/nowhere/forkpy").contains("cannot be run"));
+    assert!(attached.ask_to_restart("/bin/echo").contains("does not understand this server's state"));
+    assert!(attached.ask_to_restart("/nowhere/forkpy").contains("cannot be run"));
     // A script is a process that this server holds by more than a socket.
     let waits = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('done')";
     call(&mut one, "write_file", json!({"path": "scripts/wait.py", "content": waits}));
     let begun = call(&mut one, "run_script", json!({"path": "wait.py", "background": true}));
     let done = attached.run(&["restart"]);
     assert!(!done.status.success());
-    for words in ["was not restarted", "a script runs", "nothing was touched"] {
+    for words in ["was not restarted", "a script runs", "Nothing was touched"] {
         assert!(said(&done).contains(words), "{words:?} is not in {}", said(&done));
     }
     std::fs::write(one.file("go"), "").expect("written");

@@ -10,9 +10,9 @@ use std::{
 
 use parking_lot::Mutex;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::server::owner::Owner;
+use crate::{server::owner::Owner, sys::age};
 
 /// Most alerts remembered by the server.
 const BOOK: usize = 256;
@@ -20,7 +20,7 @@ const BOOK: usize = 256;
 const CLEAR_BELOW: f64 = 0.9;
 
 /// What an alert is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// Resident memory above the alert threshold.
@@ -84,12 +84,13 @@ pub(crate) enum Change {
 }
 
 /// A session's alarms.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Alarms(BTreeMap<Kind, Alarm>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Alarm {
     raised: bool,
+    #[serde(with = "age")]
     when: Instant,
 }
 
@@ -133,7 +134,7 @@ impl Alarms {
 }
 
 /// An alert as clients see it.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Alert {
     /// Number, from 1, in the order raised.
     pub id: u64,
@@ -169,7 +170,27 @@ struct Entry {
     alert: Alert,
 }
 
+/// The alerts, on their way to the program that this server becomes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PackedBook {
+    next: u64,
+    alerts: Vec<((u8, String), u64, Alert)>,
+}
+
 impl Book {
+    /// Takes them along.
+    pub(crate) fn pack(&self) -> PackedBook {
+        let alerts = self.alerts.lock();
+        let alerts = alerts.iter().map(|entry| (entry.owner.pack(), entry.life, entry.alert.clone())).collect();
+        PackedBook { next: self.next.load(Ordering::Relaxed), alerts }
+    }
+
+    /// Goes on with them.
+    pub(crate) fn unpack(packed: PackedBook) -> Self {
+        let entry = |(owner, life, alert)| Entry { owner: Owner::unpack(owner), life, alert };
+        Self { next: packed.next.into(), alerts: Mutex::new(packed.alerts.into_iter().map(entry).collect()) }
+    }
+
     /// Enters a new alert.
     pub(crate) fn raise(&self, (owner, life): (&Owner, u64), session: &str, measure: &Measure, now: String) -> Alert {
         let alert = Alert {

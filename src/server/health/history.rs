@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::State;
+use crate::sys::age;
 
 /// Samples kept one by one: five minutes of a busy session, the better part of an hour of an idle one.
 const FINE: usize = 300;
@@ -17,8 +20,9 @@ pub(crate) const BUCKET: Duration = Duration::from_secs(300);
 const COARSE: usize = 288;
 
 /// One look at a session.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sample {
+    #[serde(with = "age")]
     pub at: Instant,
     pub pid: i32,
     /// Its state as judged then.
@@ -35,7 +39,7 @@ pub(crate) struct Sample {
 }
 
 /// What costs more to read, and is read less often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Deep {
     /// Memory with shared pages counted in part, bytes.
     pub proportional: u64,
@@ -50,9 +54,11 @@ pub(crate) struct Deep {
 }
 
 /// Five minutes in one line.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Bucket {
+    #[serde(with = "age")]
     pub from: Instant,
+    #[serde(with = "age")]
     pub to: Instant,
     pub samples: u64,
     /// Mean resident memory, bytes.
@@ -65,7 +71,7 @@ pub(crate) struct Bucket {
     pub cpu_max: f64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct History {
     fine: VecDeque<Sample>,
     coarse: VecDeque<Bucket>,

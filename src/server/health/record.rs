@@ -5,18 +5,21 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     HealthPolicy,
     alerts::Alarms,
     history::{Deep, History},
     recovery::Ledger,
 };
-use crate::server::health::evidence::Stacks;
+use crate::{server::health::evidence::Stacks, sys::age};
 
 /// Sentences that wait for the session's next reply; more are dropped, the oldest first.
 const MAX_UNSAID: usize = 8;
 
-#[derive(Debug, Clone)]
+/// What is about the moment is not taken along to another program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// Its thresholds and what is done about it.
     pub policy: HealthPolicy,
@@ -26,16 +29,21 @@ pub(crate) struct Record {
     /// Restarts and other steps.
     pub ledger: Ledger,
     /// When the next restart is due, under `auto`.
+    #[serde(with = "age::option")]
     pub revival: Option<Instant>,
     /// A collection was asked for since memory rose above the threshold.
     pub collected: bool,
     /// When the session was last examined deeply, and pinged.
+    #[serde(with = "age::option")]
     pub examined: Option<Instant>,
     /// Deep readings that a call asked for between two of the supervisor's.
+    #[serde(skip)]
     pub glimpse: Option<(Instant, Deep)>,
     /// Stacks of a worker, taken by another part that is about to end it.
+    #[serde(skip)]
     pub last_sight: Option<(i32, Stacks)>,
     /// When the session's task was last asked to see to a hung worker.
+    #[serde(skip)]
     pub wished: Option<Instant>,
     /// Processes beside the worker at the guard's last look, and how many there may be.
     pub processes: Option<(u32, u32)>,

@@ -19,9 +19,10 @@ use std::{
 };
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{HealthPolicy, RecoveryPolicy, State};
+use crate::sys::age;
 
 /// First pause before another restart; it doubles.
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -31,7 +32,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const STEPS: usize = 8;
 
 /// The rungs of the ladder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Step {
     /// Collect garbage and return freed memory to the system.
@@ -58,7 +59,7 @@ impl Step {
 }
 
 /// A step that was taken.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Taken {
     /// Which.
     pub step: Step,
@@ -93,8 +94,9 @@ pub(crate) enum Next {
 }
 
 /// Restarts of one session, for backoff and budget.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
+    #[serde(with = "age::many")]
     restarts: VecDeque<Instant>,
     /// Restarts in a row that were not verified.
     failed: u32,

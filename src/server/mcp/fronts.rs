@@ -5,6 +5,7 @@
 //! is left. What follows the welcome is MCP as on standard input and output.
 
 use std::{
+    ffi::OsString,
     io,
     os::fd::{OwnedFd, RawFd},
     path::PathBuf,
@@ -78,7 +79,11 @@ pub(in crate::server) fn predecessor(host: &Host) -> Option<(Record, ServerEnd)>
 
 /// Nothing is at work that is no session's own.
 pub(super) fn is_free(server: &Server) -> Result<(), Refused> {
-    if server.scripts.is_at_work() || server.packages.is_at_work() { Err(Refused::AtWork) } else { Ok(()) }
+    match () {
+        () if server.scripts.is_at_work() => Err(Refused::AtWork("a script runs")),
+        () if server.packages.is_at_work() => Err(Refused::AtWork("packages are being installed")),
+        () => Ok(()),
+    }
 }
 
 /// How sessions are put into words when they are taken along.
@@ -292,7 +297,7 @@ impl Room {
     ) -> Refused {
         let Server { registry, around, active, .. } = &*self.server;
         let ready = async {
-            let program = Program::checked(program, &around.children).await?;
+            let program = Program::checked(program, self.args(0), &around.children).await?;
             self.is_free()?;
             restart::ready(registry).await?;
             self.hold.send_replace(true);
@@ -316,13 +321,6 @@ impl Room {
         };
         self.write_record(None);
         tracing::info!(?program, "becomes another program");
-        let place = &self.host.place;
-        let options = self.host.args.iter().map(Into::into);
-        let args = |listener: RawFd| {
-            let first = ["__host".into(), "--listener".into(), listener.to_string().into()];
-            let met = ["--socket-dir".into(), place.directory().into(), "--socket-name".into(), place.name().into()];
-            first.into_iter().chain(met).chain(options).collect()
-        };
         let fronts = Fronts {
             listener: 0,
             next: self.numbers.load(Ordering::Relaxed),
@@ -332,12 +330,20 @@ impl Room {
         let door = (&self.host.listener, Door::Fronts(fronts));
         restart::become_program(
             program,
-            args,
+            |listener| self.args(listener),
             door,
             (registry, around, active),
             (scratch, EDGE, self.server.tasks.pack()),
         )
         .await
+    }
+
+    /// The command line of the program that this server becomes.
+    fn args(&self, listener: RawFd) -> Vec<OsString> {
+        let place = &self.host.place;
+        let first = ["__host".into(), "--listener".into(), listener.to_string().into()];
+        let met = ["--socket-dir".into(), place.directory().into(), "--socket-name".into(), place.name().into()];
+        first.into_iter().chain(met).chain(self.host.args.iter().map(Into::into)).collect()
     }
 
     /// Nothing but sessions has to be taken along.

@@ -16,10 +16,10 @@ use rmcp::{
         CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
         CompletionInfo, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions, GetPromptRequestParams,
         GetPromptResponse, GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, Icon, Implementation,
-        InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-        ListSkillsResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
-        ReadResourceResult, Reference, ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter,
-        UnsubscribeRequestParams, UpdateTaskParams,
+        InitializeRequestParams, InitializeResult, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
+        ListResourcesResult, ListSkillsResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
+        ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities, ServerConfig, SubscribeRequestParams,
+        SubscriptionFilter, UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "conformance")]
 use super::conformance;
+use super::events;
 use super::greeting::{self, Greeting};
 use super::identity::{WHO, Who};
 use super::knowledge::{self, STAYS};
@@ -160,15 +161,16 @@ impl Handler {
 
     fn listener(&self, peer: &Peer<RoleServer>, extensions: &Extensions) -> &Subscriber {
         self.listener.get_or_init(|| {
-            let owner = self.who(extensions).visitor.owner();
-            self.resources.connect(owner.clone(), peer.clone())
+            let Who { client, visitor } = self.who(extensions);
+            let name = client.lasting_name().map(ToOwned::to_owned);
+            self.resources.connect(visitor.owner().clone(), name, peer.clone())
         })
     }
 }
 
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder()
+        let mut capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_resources()
             .enable_resources_subscribe()
@@ -178,6 +180,7 @@ impl ServerHandler for Handler {
             .enable_skills()
             .enable_tasks()
             .build();
+        capabilities.extensions.get_or_insert_default().insert(events::EXTENSION.to_owned(), JsonObject::new());
         #[cfg(feature = "conformance")]
         let capabilities = conformance::declared(capabilities);
         ServerConfig::new(capabilities)
@@ -204,8 +207,14 @@ impl ServerHandler for Handler {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
+        let visitor = &self.who(&context.extensions).visitor;
+        if request.method.starts_with("events/")
+            && let Some(answer) = events::answer(&self.server.around.occurrences, visitor.owner(), &request)
+        {
+            return answer;
+        }
         let method = request.method;
         if KNOWN_METHODS.contains(&method.as_str()) {
             let words = format!("the parameters of {method} are not what the protocol says");
@@ -300,6 +309,12 @@ impl ServerHandler for Handler {
         if let Some(answer) = conformance::call(&request, &context).await {
             return answer;
         }
+        #[cfg(feature = "conformance")]
+        let make = |tool| self.call(tool, context.clone());
+        #[cfg(feature = "conformance")]
+        if let Some(answer) = conformance::tasks::call(&self.server, &request, &context, make).await {
+            return answer;
+        }
         let Some(tool) = tools::find(&request.name) else {
             let known: Vec<&str> = tools::TOOLS.iter().map(|tool| tool.name).collect();
             let words = format!("unknown tool {:?}; there are: {}", request.name, known.join(", "));
@@ -329,6 +344,10 @@ impl ServerHandler for Handler {
         request: GetTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
+        #[cfg(feature = "conformance")]
+        if let Some(answer) = conformance::tasks::get(&request.task_id) {
+            return answer;
+        }
         tasks::get(&self.server, self.look(context)?, &request.task_id).await
     }
 
@@ -337,6 +356,10 @@ impl ServerHandler for Handler {
         request: UpdateTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        #[cfg(feature = "conformance")]
+        if let Some(answer) = conformance::tasks::update(&request) {
+            return answer;
+        }
         tasks::update(&self.server, &self.look(context)?, &request.task_id, &request.input_responses)
     }
 
@@ -345,6 +368,10 @@ impl ServerHandler for Handler {
         request: CancelTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        #[cfg(feature = "conformance")]
+        if let Some(answer) = conformance::tasks::cancel(&request.task_id) {
+            return answer;
+        }
         tasks::cancel(&self.server, &self.look(context)?, &request.task_id)
     }
 
@@ -402,7 +429,11 @@ impl ServerHandler for Handler {
 
     /// A connection that was opened with `initialize` hears when the list changes; others ask for it.
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
-        self.listener(&context.peer, &context.extensions).want_list();
+        let listener = self.listener(&context.peer, &context.extensions);
+        listener.want_list();
+        if let Some(name) = self.who(&context.extensions).client.lasting_name() {
+            self.resources.resume(listener, name);
+        }
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {

@@ -5,6 +5,7 @@
 #[cfg(feature = "conformance")]
 pub(crate) mod conformance;
 pub(crate) mod error;
+mod events;
 pub(in crate::server) mod fronts;
 mod greeting;
 pub(crate) mod handler;

@@ -35,6 +35,14 @@ impl Client {
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Connection(_) | Self::Unknown)
     }
+
+    /// The name of its connection, where another program can go on with that.
+    pub(crate) fn lasting_name(&self) -> Option<&str> {
+        match self {
+            Self::HttpSession(id) => Some(id),
+            Self::Process | Self::Front(_) | Self::Cookie(_) | Self::Connection(_) | Self::Unknown => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -5,8 +5,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, oom::OomCounter, quotas::Quotas,
-    turnover::Turnover,
+    checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, occurrences::Occurrences,
+    oom::OomCounter, quotas::Quotas, turnover::Turnover,
 };
 use crate::{
     server::{
@@ -44,6 +44,8 @@ pub(crate) struct Surroundings {
     pub health: HealthPolicy,
     /// Alerts of all sessions.
     pub alerts: Book,
+    /// What has happened to sessions, for clients that ask.
+    pub occurrences: Occurrences,
     /// Where changes of resources are announced.
     pub changes: Changes,
     /// Where crash reports go.

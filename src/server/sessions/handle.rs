@@ -92,7 +92,11 @@ impl Session {
         let Beginning { life, description, policy, limits, first, asleep, returned } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
-        shared.update(|status| status.memory_group = limits.most_memory().and_then(MemoryGroup::for_session));
+        let memory_group = match &returned {
+            Some(returned) => returned.memory_group.clone(),
+            None => limits.most_memory().and_then(MemoryGroup::for_session),
+        };
+        shared.update(|status| status.memory_group = memory_group);
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,17 +17,18 @@ use super::{
     death::{Fate, Recovered},
     handle::{Beginning, Session},
     history::Recorded,
+    kept::{Came, PackedRuns},
     life::{Life, PackedLog},
     notice::Notice,
     outcome::{CellOutcome, Ending},
     outputs::{Output, Part},
     returned::{PackedTask, Returned, before, time},
-    runs::{Came, Ended, PackedRun, Run, Work},
+    runs::{Ended, Run, Work},
 };
 use crate::{
     protocol::{CellError, Display},
     server::{
-        health::HealthPolicy,
+        health::Record,
         output::captured::CapturedText,
         owner::Owner,
         workers::{
@@ -36,7 +38,7 @@ use crate::{
         workspace::watch::NewFiles,
     },
     settings::limits::Limits,
-    sys::parcel::Parcel,
+    sys::{memory_group::MemoryGroup, parcel::Parcel},
 };
 
 /// A session that goes on.
@@ -56,13 +58,15 @@ pub(crate) struct PackedSession {
     taken: (u64, Option<u64>),
     /// For how long it has been served without a loss, where it has slept.
     up: Option<Duration>,
-    policy: HealthPolicy,
+    /// What is remembered of its health.
+    health: Record,
     limits: Limits,
     log: PackedLog,
     history: (Vec<PackedCell>, u64),
-    /// The number of the newest cell, and what is kept of cells.
-    runs: (u64, Vec<PackedRun<PackedCame>>),
+    runs: PackedRuns<PackedCame>,
     checkpoints: Vec<PackedCheckpoint>,
+    /// Where the kernel counts its memory.
+    memory_group: Option<PathBuf>,
     task: PackedTask,
 }
 
@@ -150,12 +154,13 @@ impl PackedSession {
             restarts: status.restarts,
             taken: (status.taken, status.imaged),
             up: status.up_since.map(age),
-            policy: session.shared.record(|record| record.policy),
+            health: session.shared.record(|record| record.clone()),
             limits: session.limits,
             log: session.life.pack(),
             history: (cells.into_iter().map(PackedCell::of).collect(), left_out),
             runs: session.runs.pack(pack),
             checkpoints: checkpoints.iter().filter_map(|checkpoint| checkpoint.pack(parcel)).collect(),
+            memory_group: status.memory_group.map(|group| group.pack()),
             task,
         })
     }
@@ -169,7 +174,8 @@ impl PackedSession {
     /// # Safety
     /// The numbers of descriptors must come from a parcel, and be used once.
     pub(crate) unsafe fn unpack(self, around: &Arc<Surroundings>, edge: Edge) -> io::Result<Session> {
-        let Self { mut task, checkpoints, policy, limits, description, .. } = self;
+        let Self { mut task, checkpoints, health, limits, description, .. } = self;
+        let policy = health.policy;
         let life = Life::going_on(Owner::unpack(self.owner), Arc::from(self.id), self.life, self.log);
         let children = &around.children;
         for packed in checkpoints {
@@ -188,9 +194,11 @@ impl PackedSession {
         let (asleep, at_rest) = (task.asleep.take(), task.at_rest.take());
         let (asleep, at_rest) = (asleep.map(|image| images.kept(&image)), at_rest.map(|image| images.kept(&image)));
         let common = task.common.and_then(|id| images.base_of(id));
-        let returned = Some(Returned { worker, asleep, at_rest, common, task });
+        let memory_group = self.memory_group.and_then(MemoryGroup::going_on);
+        let returned = Some(Returned { worker, asleep, at_rest, common, memory_group, task });
         let beginning = Beginning { life, description, policy, limits, first: None, asleep: None, returned };
         let session = Session::start(beginning, Arc::clone(around));
+        session.shared.record(|record| *record = health);
         session.shared.update(|status| {
             (status.created, status.created_at) = (time(&self.created.0), before(self.created.1));
             (status.last_activity, status.used_at) = (time(&self.used.0), before(self.used.1));

@@ -2,10 +2,7 @@
 //!
 //! Runs in: server, before the exec and after it. Pure data; the session around it is `packed.rs`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,13 +15,14 @@ use super::{
         packed::{Kept, PackedImage},
     },
 };
+pub(super) use crate::sys::age::before;
 use crate::{
     server::{
         output::capture::PackedCapture,
         workers::{checkpoint::PackedCheckpoint, link::Worker, packed::PackedWorker},
         workspace::watch::NewFiles,
     },
-    sys::image::BaseId,
+    sys::{image::BaseId, memory_group::MemoryGroup},
 };
 
 /// What the session's task holds.
@@ -92,12 +90,8 @@ pub(crate) struct Returned {
     pub(super) asleep: Option<Kept>,
     pub(super) at_rest: Option<Kept>,
     pub(super) common: Option<Arc<Base>>,
+    pub(super) memory_group: Option<Arc<MemoryGroup>>,
     pub(super) task: PackedTask,
-}
-
-/// What was so long ago.
-pub(super) fn before(age: Duration) -> Instant {
-    Instant::now().checked_sub(age).unwrap_or_else(Instant::now)
 }
 
 /// A time in RFC 3339.

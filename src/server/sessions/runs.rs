@@ -72,24 +72,6 @@ pub(crate) enum Stage {
     Done(Arc<Done>),
 }
 
-/// What is kept of one cell, on its way to the program that this server becomes.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct PackedRun<T> {
-    cell: u64,
-    client: Client,
-    came: T,
-    told: u64,
-    /// RFC 3339, and how long ago.
-    ended: (String, Duration),
-    size: usize,
-}
-
-/// What came of a cell, or the work of another tool that has ended.
-pub(super) enum Came {
-    Cell(Box<CellOutcome>),
-    Work(Work),
-}
-
 /// Where a cell of some number is.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -115,7 +97,7 @@ pub(crate) struct Dropped {
 }
 
 /// Why an outcome is not kept any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WhyDropped {
     /// It was kept as long as such are.
     Old,
@@ -129,16 +111,16 @@ pub(crate) enum WhyDropped {
 #[derive(Debug)]
 pub(crate) struct Runs {
     keep: Duration,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// The number of the cell that was asked for last.
-    last: u64,
-    runs: VecDeque<Arc<Run>>,
-    bytes: usize,
-    dropped: VecDeque<Dropped>,
+    pub(super) last: u64,
+    pub(super) runs: VecDeque<Arc<Run>>,
+    pub(super) bytes: usize,
+    pub(super) dropped: VecDeque<Dropped>,
 }
 
 /// Where the outcome of a cell goes.
@@ -151,6 +133,17 @@ pub(super) enum Reply {
 }
 
 impl Run {
+    /// One that has ended, in a program before this one.
+    pub(super) fn over(cell: u64, client: Client, stage: Stage, work: Option<Work>) -> Self {
+        let (_, stage) = watch::channel(stage);
+        Self { cell, client, cancel: CancellationToken::new(), work, stage, shown: Mutex::default() }
+    }
+
+    /// How many bytes its reply takes, once it has ended.
+    pub(super) fn size(&self) -> Option<usize> {
+        self.stage.borrow().end().map(|end| end.size)
+    }
+
     /// How far it is.
     pub(crate) fn stage(&self) -> Stage {
         self.stage.borrow().clone()
@@ -313,49 +306,6 @@ impl Runs {
     /// The number of the cell that was asked for last.
     pub(crate) fn last(&self) -> u64 {
         self.state.lock().last
-    }
-
-    /// What is kept, for the program that this server becomes.
-    pub(super) fn pack<T>(&self, pack: impl Fn(&Run, Option<&Ended>) -> Option<T>) -> (u64, Vec<PackedRun<T>>) {
-        let state = self.state.lock();
-        let packed = state.runs.iter().filter_map(|run| {
-            let (ended, done) = match run.stage() {
-                Stage::Ended(ended) => (Some(Arc::clone(&ended)), ended.done),
-                Stage::Done(done) => (None, *done),
-                Stage::Queued | Stage::Running(_) => return None,
-            };
-            Some(PackedRun {
-                cell: run.cell,
-                client: run.client.clone(),
-                came: pack(run, ended.as_deref())?,
-                told: ended.map_or(0, |ended| ended.told),
-                ended: (done.when.to_string(), done.at.elapsed()),
-                size: done.size,
-            })
-        });
-        (state.last, packed.collect())
-    }
-
-    /// Goes on with them.
-    pub(super) fn go_on<T>(&self, (last, packed): (u64, Vec<PackedRun<T>>), unpack: impl Fn(T) -> Option<Came>) {
-        let mut state = self.state.lock();
-        state.last = last;
-        for run in packed {
-            let Some(came) = unpack(run.came) else { continue };
-            let at = Instant::now().checked_sub(run.ended.1).unwrap_or_else(Instant::now);
-            let done = Done { at, when: run.ended.0.parse().unwrap_or_else(|_| Timestamp::now()), size: run.size };
-            let (stage, work) = match came {
-                Came::Cell(outcome) => {
-                    (Stage::Ended(Arc::new(Ended { outcome: *outcome, told: run.told, done })), None)
-                }
-                Came::Work(work) => (Stage::Done(Arc::new(done)), Some(work)),
-            };
-            let (_, stage) = watch::channel(stage);
-            let (cell, client) = (run.cell, run.client);
-            let run = Run { cell, client, cancel: CancellationToken::new(), work, stage, shown: Mutex::default() };
-            state.runs.push_back(Arc::new(run));
-        }
-        state.bytes = state.runs.iter().filter_map(|run| run.stage.borrow().end().map(|end| end.size)).sum();
     }
 
     /// Something has ended whose reply takes so many bytes.

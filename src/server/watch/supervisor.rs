@@ -25,7 +25,7 @@ use crate::{
             history::{Deep, Sample},
             recovery::{Step, plan},
         },
-        sessions::{context::Surroundings, handle::Session, registry::Registry, status::Status},
+        sessions::{context::Surroundings, handle::Session, occurrences::Occurred, registry::Registry, status::Status},
         watch::{examine, readings::Metrics},
     },
     settings::policy::MB,
@@ -190,6 +190,10 @@ impl Supervisor {
         match change {
             Change::Raised(measure) => {
                 counters::alert_raised(measure.kind.word());
+                self.around.occurrences.note(owner, &session.id, || Occurred::Raised {
+                    alert: measure.kind.word().to_owned(),
+                    words: measure.words.clone(),
+                });
                 let alert = self.around.alerts.raise((owner, life), &session.id, &measure, when);
                 tracing::warn!(session = %session.id, alert = alert.id, kind = measure.kind.word(), "{}", measure.words);
                 // Each death is told by the reply of the call that met it, else by the next one's: with what became of the
@@ -200,6 +204,8 @@ impl Supervisor {
             }
             Change::Cleared(kind) => {
                 self.around.alerts.clear(life, kind, &when);
+                let alert = || Occurred::Cleared { alert: kind.word().to_owned() };
+                self.around.occurrences.note(owner, &session.id, alert);
                 tracing::info!(session = %session.id, kind = kind.word(), "alert is over");
             }
         }

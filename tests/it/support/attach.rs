@@ -2,11 +2,13 @@
 //! stopped, and nothing of it may be left.
 
 use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Forkpy, Setup, processes, wait_for};
 
@@ -15,6 +17,7 @@ pub struct Attached {
     mark: String,
     args: Vec<String>,
     environment: Vec<(String, PathBuf)>,
+    unset: Vec<String>,
 }
 
 impl Attached {
@@ -22,7 +25,13 @@ impl Attached {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mark = format!("{}-{}", std::process::id(), directory.path().display());
         let runtime = directory.path().join("run");
-        Self { directory, mark, args: Vec::new(), environment: vec![("XDG_RUNTIME_DIR".to_owned(), runtime)] }
+        Self {
+            directory,
+            mark,
+            args: Vec::new(),
+            environment: vec![("XDG_RUNTIME_DIR".to_owned(), runtime)],
+            unset: Vec::new(),
+        }
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {
@@ -46,6 +55,9 @@ impl Attached {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forkpy"));
         command.args(words).env("TEST_MARK_OF_FORKPY", &self.mark).env("HOME", self.directory.path());
         command.env_remove("VIRTUAL_ENV").env_remove("FORKPY_NAME");
+        for name in &self.unset {
+            command.env_remove(name);
+        }
         for (name, value) in &self.environment {
             command.env(name, value);
         }
@@ -87,6 +99,24 @@ impl Attached {
         assert!(done.status.success(), "{done:?}");
         let told: Value = serde_json::from_slice(&done.stdout).expect("JSON");
         told["servers"][0].clone()
+    }
+
+    /// A program is to take the server's place, as the server is told of it; what it answers.
+    pub fn ask_to_restart(&self, program: &str) -> String {
+        let socket = self.status()["socket"].as_str().expect("a path").to_owned();
+        let mut stream = UnixStream::connect(socket).expect("it listens");
+        let hello = json!({"wants": "restart", "version": "0", "program": program});
+        stream.write_all(format!("{hello}\n").as_bytes()).expect("written");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("an answer");
+        line
+    }
+
+    /// Without a variable that tests set.
+    pub fn without(mut self, name: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.unset.push(name.to_owned());
+        self
     }
 
     pub fn server_pid(&self) -> i32 {

@@ -1,5 +1,10 @@
 //! A client of protocols with `initialize` over HTTP, told from others by its `Mcp-Session-Id`.
 
+use std::{
+    io::{BufReader, Write},
+    net::TcpStream,
+};
+
 use serde_json::{Value, json};
 
 use super::http::{Answer, HttpForkpy};
@@ -47,6 +52,17 @@ impl<'a> Legacy<'a> {
 
     pub fn run(&self, code: &str) -> Value {
         self.call("run_python_code", json!({"code": code}))
+    }
+
+    /// Its stream of events, line by line.
+    pub fn listen(&self) -> BufReader<TcpStream> {
+        let mut stream = self.server.connect();
+        let mut head = format!("GET /mcp HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n", self.server.address);
+        for (name, value) in self.headers() {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).expect("it listens");
+        BufReader::new(stream)
     }
 
     /// Says that it will not come again.

@@ -60,7 +60,7 @@ fn roots() -> InputRequest {
     InputRequest::ListRoots(ListRootsRequest::default())
 }
 
-fn ask(requests: impl IntoIterator<Item = (&'static str, InputRequest)>, state: Option<&str>) -> Answer {
+pub(super) fn ask(requests: impl IntoIterator<Item = (&'static str, InputRequest)>, state: Option<&str>) -> Answer {
     let mut asked = InputRequests::new();
     for (key, request) in requests {
         asked.insert(key.into(), request);
@@ -68,7 +68,7 @@ fn ask(requests: impl IntoIterator<Item = (&'static str, InputRequest)>, state: 
     Ok(InputRequiredResult::new(Some(asked), state.map(seal)).into())
 }
 
-fn name() -> Result<(&'static str, InputRequest), ErrorData> {
+pub(super) fn name() -> Result<(&'static str, InputRequest), ErrorData> {
     Ok(("user_name", question("What is your name?", "name", "string")?))
 }
 

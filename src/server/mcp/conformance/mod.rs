@@ -1,14 +1,15 @@
 //! Tools, prompts and resources that the official conformance suite calls by name. Only in builds with the cargo feature
 //! `conformance`, which no release has, and there only with `FORKPY_CONFORMANCE=1`.
 //!
-//! Runs in: server. Answers with what the suite expects, touches no session and no file. After the SDK's own fixtures
-//! (modelcontextprotocol/rust-sdk, conformance/src/bin/server.rs). Tasks have none here.
+//! Runs in: server. Answers with what the suite expects, touches no file, and no session but for tasks. After the SDK's own fixtures
+//! (modelcontextprotocol/rust-sdk, conformance/src/bin/server.rs). Those of tasks run cells: `tasks.rs`.
 
 mod inputs;
 mod parts;
 mod plain;
 pub(super) mod prompts;
 pub(crate) mod resources;
+pub(super) mod tasks;
 
 use rmcp::{
     ErrorData, RoleServer,
@@ -42,7 +43,8 @@ pub(super) fn tools() -> Vec<Tool> {
         return Vec::new();
     }
     let nothing = || json!({"type": "object", "properties": {}});
-    let mut tools: Vec<Tool> = plain::NAMES.iter().chain(&inputs::NAMES).map(|name| tool(name, nothing())).collect();
+    let names = plain::NAMES.iter().chain(&inputs::NAMES).chain(&tasks::NAMES);
+    let mut tools: Vec<Tool> = names.map(|name| tool(name, nothing())).collect();
     tools.extend(checked_by_transport(HEADER_TOOL));
     for (name, argument) in [("test_sampling", "prompt"), ("test_elicitation", "message")] {
         let schema = json!({"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]});

@@ -23,7 +23,7 @@ mod routing;
 mod upload;
 mod words;
 
-use std::{net::IpAddr, os::fd::OwnedFd, pin::pin, sync::Arc};
+use std::{ffi::OsString, net::IpAddr, os::fd::OwnedFd, pin::pin, sync::Arc};
 
 use axum::{
     Router,
@@ -90,6 +90,7 @@ pub(crate) async fn serve(
         Some((http, listener)) => {
             let listener = std::net::TcpListener::from(listener);
             let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+            resources.go_on(http.wishes);
             (listener.map_err(fail)?, Remembered::unpack(http.clients))
         }
         None => (TcpListener::bind(settings.address).await.map_err(fail)?, Remembered::default()),
@@ -100,7 +101,12 @@ pub(crate) async fn serve(
         egress.keep_from(address.port());
     }
     let mut hangup = signal(SignalKind::hangup()).map_err(fail)?;
-    let app = router((Arc::clone(&server), resources), readiness, settings, (Arc::clone(&remembered), stop.clone()));
+    let app = router(
+        (Arc::clone(&server), Arc::clone(&resources)),
+        readiness,
+        settings,
+        (Arc::clone(&remembered), stop.clone()),
+    );
     let connections = Connections::new(settings.bounds.connections);
     tracing::info!("listening on http://{address}/mcp");
     let _ = serving.send(());
@@ -110,7 +116,7 @@ pub(crate) async fn serve(
             () = stop.cancelled() => return Ok(()),
             _ = hangup.recv() => {}
         }
-        let refused = restart((&server, scratch), &listener, &connections, &remembered).await;
+        let refused = restart((&server, &resources, scratch), &listener, &connections, &remembered).await;
         connections.close(false);
         server.around.turnover.hurry(false);
         tracing::warn!("not restarted: {refused}");
@@ -119,14 +125,14 @@ pub(crate) async fn serve(
 
 /// Becomes this program's own file, which may be another one by now; or says why not.
 async fn restart(
-    (server, scratch): (&Server, &Scratch),
+    (server, resources, scratch): (&Server, &Resources, &Scratch),
     listener: &TcpListener,
     connections: &Connections,
     remembered: &Remembered,
 ) -> Refused {
     let Server { registry, around, active, .. } = server;
     let ready = async {
-        let program = Program::checked(None, &around.children).await?;
+        let program = Program::checked(None, command_line(), &around.children).await?;
         fronts::is_free(server)?;
         restart::ready(registry).await?;
         // Those that come now wait at the listening socket.
@@ -147,17 +153,23 @@ async fn restart(
         Err(refused) => return refused,
     };
     tracing::info!(?program, "becomes another program");
-    let args =
-        |_| std::env::args_os().skip(1).filter(|word| !word.as_encoded_bytes().starts_with(b"--adopt=")).collect();
-    let door = (listener, Door::Http(Http { clients: remembered.pack(), ..Http::default() }));
+    let clients = remembered.pack();
+    let mut wishes = resources.wishes();
+    wishes.retain(|(name, _)| clients.iter().any(|(id, _)| id == name));
+    let door = (listener, Door::Http(Http { clients, wishes, ..Http::default() }));
     restart::become_program(
         program,
-        args,
+        |_| command_line(),
         door,
         (registry, around, active),
         (scratch, fronts::EDGE, server.tasks.pack()),
     )
     .await
+}
+
+/// The command line of this server, for the program that it becomes.
+fn command_line() -> Vec<OsString> {
+    std::env::args_os().skip(1).filter(|word| !word.as_encoded_bytes().starts_with(b"--adopt=")).collect()
 }
 
 fn router(

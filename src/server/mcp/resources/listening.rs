@@ -18,11 +18,35 @@ use crate::server::{
 impl Resources {
     /// A subscriber whose news go to a connection of this owner's, as long as it is not dropped.
     #[must_use]
-    pub(crate) fn connect(&self, owner: Owner, peer: Peer<RoleServer>) -> Subscriber {
-        let subscriber = self.changes.subscriber(owner);
+    pub(crate) fn connect(&self, owner: Owner, name: Option<String>, peer: Peer<RoleServer>) -> Subscriber {
+        let subscriber = self.changes.subscriber_named(owner, name);
         let queue = subscriber.queue();
         tokio::spawn(tell(queue, Way::Connection(peer)));
         subscriber
+    }
+
+    /// What connections listen to that another program can go on with: those of protocols up to 2025-11-25 over HTTP.
+    pub(crate) fn wishes(&self) -> Vec<(String, Vec<String>)> {
+        let mut wishes = self.changes.wishes();
+        // Of clients that have not come back since the last time.
+        wishes.extend(self.before.lock().iter().map(|(name, uris)| (name.clone(), uris.clone())));
+        wishes
+    }
+
+    /// Connections of the program in whose place this one is may come back, and go on listening.
+    pub(crate) fn go_on(&self, wishes: Vec<(String, Vec<String>)>) {
+        self.before.lock().extend(wishes);
+    }
+
+    /// A connection has come back: it hears of what it listened to, at once, for something may have happened meanwhile.
+    pub(crate) fn resume(&self, subscriber: &Subscriber, name: &str) {
+        let Some(uris) = self.before.lock().remove(name) else { return };
+        for uri in uris {
+            if let Err(error) = self.subscribe(subscriber, &uri) {
+                tracing::warn!(uri, %error, "a subscription is lost");
+            }
+        }
+        subscriber.may_have_missed();
     }
 
     /// Adds a resource to what a connection hears of.

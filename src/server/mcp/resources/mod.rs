@@ -12,8 +12,11 @@ pub(crate) mod health;
 pub(crate) mod listening;
 pub(crate) mod workspace;
 
+use std::collections::HashMap;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use rmcp::{
     ErrorData,
     model::{Resource, ResourceContents, ResourceTemplate},
@@ -121,13 +124,15 @@ impl Page {
 pub(crate) struct Resources {
     providers: Vec<Box<dyn Provider>>,
     changes: Changes,
+    /// What connections listened to that have not come back to this program yet.
+    before: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl Resources {
     /// These providers, in the order in which they are listed. Who listens, listens to `changes`.
     #[must_use]
     pub(crate) fn new(providers: Vec<Box<dyn Provider>>, changes: Changes) -> Self {
-        Self { providers, changes }
+        Self { providers, changes, before: Mutex::default() }
     }
 
     /// A page of the list, and the cursor of the next.

@@ -16,6 +16,7 @@ use crate::{
         sessions::{
             crashes::{self, CrashReport, LastCell, OutOfMemory, Point},
             death::{Death, DeathReason, signal_name},
+            occurrences::Occurred,
         },
         workers::{stacks, view::WorkerView},
     },
@@ -53,6 +54,9 @@ impl Task {
         let (reason, out_of_memory) = self.cause(reason, exit, &worker.view());
         let death = Death { reason, exit, cell, during, report: None };
         let asked_for = reason.is_ordered();
+        if !asked_for {
+            self.occurred(|| Occurred::Died { reason: reason.word().to_owned(), words: death.describe() });
+        }
         if asked_for {
             tracing::debug!(session = %self.id, pid, "worker ended as asked");
         } else {

@@ -25,6 +25,7 @@ use crate::{
             active::Client,
             death::{DeathReason, Fate},
             images::packed::Kept,
+            occurrences::Occurred,
             orders::{Caller, Carry, NoWorker, Order, Packing, SessionError, Urgent},
             outcome::Ending,
             quotas::Share,
@@ -151,7 +152,7 @@ impl Task {
 
     /// Goes on in another program where it was before.
     async fn return_with(&mut self, returned: Returned) {
-        let Returned { worker, asleep, at_rest, common, task } = returned;
+        let Returned { worker, asleep, at_rest, common, task, .. } = returned;
         self.worker = worker;
         if self.worker.is_some() {
             self.take_over();
@@ -247,6 +248,11 @@ impl Task {
     }
 
     /// Gives what came of a cell to those who wait for it, and sees to what is to be done then.
+    /// For clients that ask what has happened.
+    pub(super) fn occurred(&self, what: impl FnOnce() -> Occurred) {
+        self.around.occurrences.note(self.life.owner(), &self.id, what);
+    }
+
     pub(super) async fn hand_over(
         &mut self,
         Done { outcome, told }: Done,
@@ -261,6 +267,8 @@ impl Task {
         }
         let ended = outcome.measured();
         let kept = matches!(outcome.ending, Ending::Finished) || self.is_kept_at_rest();
+        let (cell, status) = (outcome.cell, outcome.ending.status());
+        self.occurred(|| Occurred::CellEnded { cell, status: status.to_owned() });
         // Only what has gone to a waiting caller counts as told.
         if reply.send(outcome, told, code, &self.history) && !cancel.is_cancelled() {
             self.life.told(&client, told);

@@ -1,6 +1,6 @@
 //! A session falls asleep and wakes up: its state lies in a file meanwhile, and it has no process.
 //!
-//! Runs in: server, in the session's task. The way down: a checkpoint writes itself (`workers/checkpoint.rs`), the file is
+//! Runs in: server, in the session's task. The way down: a checkpoint writes itself (`workers/checkpoint`), the file is
 //! sealed (`sessions/images.rs`), and it is woken once for a proof; only then the worker is ended, without a word of farewell:
 //! nothing of the session's own is run down. The way up: the checkpoint is woken, forks a worker, and that worker counts when a
 //! ping and an evaluation have come back from it. Until then the image stays, and nothing has changed.

@@ -71,7 +71,8 @@ const CLIENTS: [Known; 13] = [
     known("Code - OSS", Shows::Json),
     // Claude Desktop (2026-11): the content; waits about 60 s.
     impatient("claude-ai", Shows::Content, 60),
-    // OpenAI Agents (measured 2026-11): the content; its own default limit is 5 s.
+    // OpenAI Agents: the content; its own default limit is 5 s. By itself it says that it is "mcp" (0.24, measured 2026-11), as the
+    // Python SDK does, whose calls wait without end: this is for those that give it a name.
     impatient("openai-agents", Shows::Content, 5),
     // Python SDKs, and with them langchain-mcp-adapters, smolagents, OpenAI Agents (measured 2026-11): the content. LangChain turns
     // a link into a block with a file: address, on which langchain-openai raises.
