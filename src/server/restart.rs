@@ -48,7 +48,7 @@ use crate::{
 };
 
 /// Version of what is taken along ([`Packed`], and all that it is made of).
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 /// How long the other program may take to say what it understands.
 const PROBE: Duration = Duration::from_secs(20);
 /// How often a session that is just at something short is looked at again, and for how long.

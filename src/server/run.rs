@@ -40,7 +40,7 @@ use crate::{
         scripts::Scripts,
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
-            images::Images, life::What, oom::OomCounter, quotas::Quotas, registry::Registry, turnover::Turnover,
+            happened::What, images::Images, oom::OomCounter, quotas::Quotas, registry::Registry, turnover::Turnover,
         },
         tools::{
             self,

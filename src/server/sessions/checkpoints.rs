@@ -1,6 +1,6 @@
 //! Checkpoints of sessions: forks of their workers that stand still until they are asked for another worker.
 //!
-//! Runs in: server. `workers/checkpoint.rs` is one such process and how to talk to it; here is the table of those that are kept, by
+//! Runs in: server. `workers/checkpoint` is one such process and how to talk to it; here is the table of those that are kept, by
 //! session and name, and its bounds. A checkpoint without a holder ends its process. Sessions make them and go on
 //! from them in `task/rollback.rs`.
 
@@ -18,7 +18,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::life::{Gone, Life, What};
+use super::{
+    happened::{Gone, What},
+    life::Life,
+};
 use crate::server::owner::Owner;
 pub(crate) use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making, newest};
 

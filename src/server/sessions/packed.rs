@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    beginning::{Beginning, Origin},
     context::Surroundings,
     death::{Fate, Recovered},
-    handle::{Beginning, Session},
+    handle::Session,
     history::Recorded,
     life::{Life, PackedLog},
     notice::Notice,
@@ -24,7 +25,7 @@ use super::{
     runs::{Came, Ended, PackedRun, Run, Work},
 };
 use crate::{
-    protocol::{CellError, Display},
+    protocol::{CellError, Display, PlainResult},
     server::{
         health::HealthPolicy,
         output::captured::CapturedText,
@@ -89,7 +90,7 @@ pub(crate) struct PackedOutcome {
     cell: u64,
     ending: Ending,
     streams: (CapturedText, CapturedText, String),
-    results: Vec<String>,
+    results: Vec<PlainResult>,
     displays: Vec<Display>,
     error: Option<CellError>,
     new_files: NewFiles,
@@ -188,8 +189,8 @@ impl PackedSession {
         let (asleep, at_rest) = (task.asleep.take(), task.at_rest.take());
         let (asleep, at_rest) = (asleep.map(|image| images.kept(&image)), at_rest.map(|image| images.kept(&image)));
         let common = task.common.and_then(|id| images.base_of(id));
-        let returned = Some(Returned { worker, asleep, at_rest, common, task });
-        let beginning = Beginning { life, description, policy, limits, first: None, asleep: None, returned };
+        let origin = Origin::Returned(Box::new(Returned { worker, asleep, at_rest, common, task }));
+        let beginning = Beginning { life, description, policy, limits, origin };
         let session = Session::start(beginning, Arc::clone(around));
         session.shared.update(|status| {
             (status.created, status.created_at) = (time(&self.created.0), before(self.created.1));
