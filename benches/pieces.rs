@@ -18,7 +18,7 @@ mod zygote;
 fn report(size: usize) -> FromWorker {
     let report = CellReport {
         status: CellStatus::Ok,
-        results: vec!["x".repeat(size)],
+        results: vec!["x".repeat(size).into()],
         displays: Vec::new(),
         notice: None,
         error: None,
@@ -58,7 +58,7 @@ fn outcome(output: &str) -> CellOutcome {
         stdout: CapturedText { text: output.to_owned(), total: output.len() as u64, ..CapturedText::default() },
         stderr: CapturedText::default(),
         background: String::new(),
-        results: vec!["2".to_owned()],
+        results: vec!["2".to_owned().into()],
         displays: Vec::new(),
         error: None,
         new_files: NewFiles::default(),

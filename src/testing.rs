@@ -5,12 +5,11 @@
 pub use crate::{
     protocol::{
         confinement::ConfinementSettings,
+        control::{FromControl, ToControl, Urgency},
         frame::{MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE},
-        message::{
-            FromControl, FromWorker, FromZygote, PROTOCOL_VERSION, Purpose, ToControl, ToWorker, ToZygote, Urgency,
-            WorkerExit, WorkerLimits, ZygoteSettings,
-        },
+        message::{FromWorker, PROTOCOL_VERSION, ToWorker},
         report::{CellReport, CellStatus},
+        zygote::{FromZygote, Purpose, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings},
     },
     server::{
         output::captured::CapturedText,

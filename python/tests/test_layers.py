@@ -260,3 +260,11 @@ def build(root: Path, files: dict[str, str]) -> None:
         path = root / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
+
+
+def test_no_module_is_longer_than_500_lines() -> None:
+    lengths = {
+        name: len(path.read_text("utf-8").splitlines()) for name, path in modules(ROOT).items()
+    }
+    long = {name: lines for name, lines in lengths.items() if lines > 500}
+    assert not long, f"split these where their subjects part (ARCHITECTURE.md, rule 7): {long}"

@@ -13,7 +13,10 @@ def test_a_long_result_keeps_head_and_tail_and_goes_to_a_file(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place, "outputs", str(tmp_path / "outputs"))
-    text = cell.run_cell(301, "'a' * 30_000 + 'b' * 30_000")[1][0]
+    fitted = cell.run_cell(301, "'a' * 30_000 + 'b' * 30_000")[1][0]
+    assert isinstance(fitted, tuple)
+    text, file = fitted
+    assert file == "outputs/cell-301-result.txt"
     assert len(text) <= cell.MAX_RESULT
     assert text.startswith("'aaa") and text.endswith("bbb'")
     assert "outputs/cell-301-result.txt" in text

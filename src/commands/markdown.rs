@@ -214,8 +214,13 @@ impl Page {
 
     fn code_lines(&mut self, text: &str) {
         for line in text.lines() {
-            let run = Run { text: format!("  {line}"), ..Run::default() };
-            self.lines.push(Piece::Line(CompositeStyle::Code, vec![run]));
+            // Where both do not fit on one line, what is said of the code stands below it.
+            let said = line.find("  #").filter(|_| line.chars().count() + 2 > self.width);
+            let (code, said) = said.map_or((line, None), |at| (line[..at].trim_end(), Some(line[at..].trim_start())));
+            let said = said.map(|said| format!("    {said}"));
+            for text in std::iter::once(format!("  {code}")).chain(said) {
+                self.lines.push(Piece::Line(CompositeStyle::Code, vec![Run { text, ..Run::default() }]));
+            }
         }
     }
 
@@ -277,9 +282,15 @@ mod tests {
     #[test]
     fn a_page_fits_its_width_and_loses_no_word() {
         let text = "# Head\n\nOne `a|b`\nline with **bold** and [a link](x.md).\n\n| name | what |\n|---|---|\n| `x\\|y` | a long \
-                    row of words that does not fit into forty columns |\n\n```console\n$ run\n```\n\n1. first\n2. second\n";
+                    row of words that does not fit into forty columns |\n\n```console\n$ run\n$ list sessions              # what there is\n```\n\n1. first\n2. second\n";
         for width in [40, 100] {
             let page = shown(text, width, Style::None);
+            let said = if width == 40 {
+                "  $ list sessions\n    # what there is"
+            } else {
+                "  $ list sessions              # what"
+            };
+            assert!(page.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").contains(said), "{page}");
             assert!(!page.contains('\u{1b}') && page.lines().all(|line| line.chars().count() <= width), "{page}");
             let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
             for part in ["One a|b line with bold and a link.", "x|y", "$ run", "1. first", "2. second"] {

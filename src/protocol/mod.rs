@@ -55,16 +55,23 @@ pub(crate) mod asynchronous;
 pub(crate) mod attach;
 pub(crate) mod blocking;
 pub(crate) mod confinement;
+pub(crate) mod control;
 pub(crate) mod frame;
 pub(crate) mod message;
 pub(crate) mod outline;
 pub(crate) mod report;
+pub(crate) mod zygote;
 
 pub(crate) use confinement::{Confinement, ConfinementSettings};
+pub(crate) use control::{DumpRoute, FromControl, Question, ToControl, Urgency};
 pub(crate) use frame::{FrameError, MAX_CONTROL, MAX_FROM_WORKER, MAX_TO_WORKER, MAX_ZYGOTE};
 pub(crate) use message::{
-    Answer, DumpRoute, ERRAND, FromCheckpoint, FromControl, FromWorker, FromZygote, Installing, Library, Missed,
-    NotebookCell, PROTOCOL_VERSION, Purpose, Question, Script, ToCheckpoint, ToControl, ToWorker, ToZygote, Urgency,
-    WorkerExit, WorkerLimits, ZygoteSettings, list_missed,
+    Answer, ERRAND, FromCheckpoint, FromWorker, Missed, NotebookCell, PROTOCOL_VERSION, ToCheckpoint, ToWorker,
+    list_missed,
 };
-pub(crate) use report::{CellError, CellReport, CellStatus, Display, Imported, Representation, StateReport, Variable};
+pub(crate) use report::{
+    CellError, CellReport, CellStatus, Display, Imported, PlainResult, Representation, StateReport, Variable,
+};
+pub(crate) use zygote::{
+    FromZygote, Installing, Library, Purpose, Script, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
+};

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellReport {
     pub status: CellStatus,
-    /// `repr` of the last expression, if it had one and nothing richer: then it is among the displays.
-    pub results: Vec<String>,
+    /// The last expression's value, if it had one and nothing richer: then it is among the displays.
+    pub results: Vec<PlainResult>,
     /// What it displayed, in order.
     pub displays: Vec<Display>,
     /// What to know about the session, in sentences.
@@ -20,6 +20,22 @@ pub struct CellReport {
     pub interrupted: bool,
     /// What its code has imported that was installed and took long.
     pub imported: Vec<Imported>,
+}
+
+/// The text of a value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainResult {
+    /// Its `repr`; head and tail where that is too long.
+    pub text: String,
+    /// File with the whole, relative to the workspace, when `text` is not all of it.
+    pub whole: Option<String>,
+}
+
+impl From<String> for PlainResult {
+    /// Of a text that is all of it.
+    fn from(text: String) -> Self {
+        Self { text, whole: None }
+    }
 }
 
 /// An import by a cell's code.

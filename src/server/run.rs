@@ -40,8 +40,8 @@ use crate::{
         scripts::Scripts,
         sessions::{
             active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
-            images::Images, life::What, occurrences::Occurrences, oom::OomCounter, quotas::Quotas, registry::Registry,
-            turnover::Turnover,
+            happened::What, images::Images, occurrences::Occurrences, oom::OomCounter, quotas::Quotas,
+            registry::Registry, turnover::Turnover,
         },
         tools::{
             self,

@@ -20,8 +20,10 @@ pub(crate) struct Thread {
     /// State letter: R runs, S sleeps, D waits and cannot be interrupted, T is stopped.
     pub state: char,
     /// System call it is in; null when it is in none or that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub syscall: Option<String>,
     /// Function of the kernel in which it sleeps, where the kernel tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_channel: Option<String>,
 }
 

@@ -15,6 +15,7 @@ mod input;
 mod outputs;
 mod python;
 mod quiet;
+mod raw;
 mod rlimits;
 pub(crate) mod script;
 mod terms;

@@ -5,15 +5,18 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use pyo3::{
-    Bound, Py, PyAny, PyErr, PyResult, Python,
+    Py, PyAny, PyErr, PyResult, Python,
     exceptions::{PyKeyboardInterrupt, PyMemoryError},
-    types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTracebackMethods, PyTypeMethods},
+    types::{PyAnyMethods, PyBytes, PyTracebackMethods, PyTypeMethods},
 };
 
-use super::{hazards::Told, terms::Terms};
+use super::{
+    hazards::Told,
+    raw::{self, RawState, RawVariable, state_report, variable},
+    terms::Terms,
+};
 use crate::protocol::{
-    CellError, CellReport, CellStatus, Display, Imported, NotebookCell, Question, Representation, Script, StateReport,
-    Variable, ZygoteSettings,
+    CellError, CellReport, CellStatus, NotebookCell, Question, Script, StateReport, Variable, ZygoteSettings,
 };
 use crate::sys::reserve;
 
@@ -68,22 +71,6 @@ pub(super) struct Needed {
     pub folders: Vec<String>,
     pub programs: Vec<String>,
 }
-
-/// What Python's `run_cell` returns: status, results, error, exit code, displays, notice, what was imported.
-type RawReport<'py> =
-    (String, Vec<String>, Option<RawError>, Option<i32>, Vec<RawDisplay<'py>>, Option<String>, Vec<RawImport>);
-/// An import: module, seconds, whether the environment's variables were as at the start.
-type RawImport = (String, f64, bool);
-/// An error: type, message, line, traceback, hint.
-type RawError = (String, String, Option<u32>, String, Option<String>);
-/// A variable: name, type, value, shape, dtype, length, bytes.
-type RawVariable = (String, String, String, Option<Vec<u64>>, Option<String>, Option<u64>, Option<u64>);
-/// A display: is it the result, id, is it an update, serial, is it late, text, metadata, representations (mime type,
-/// file, bytes).
-type RawDisplay<'py> =
-    (bool, Option<String>, bool, u64, bool, String, String, Vec<(String, Option<String>, Bound<'py, PyBytes>)>);
-/// What Python's `save` and `load` return: names, (name, reason) of those left out, names that were replaced.
-type RawState = (Vec<String>, Vec<(String, String)>, Vec<String>);
 
 impl Functions {
     /// Finds them.
@@ -203,20 +190,7 @@ impl Functions {
             }
         };
         let report = report.inspect_err(|_| reserve::lend(true))?;
-        let (status, results, error, exit_code, displays, notice, imported): RawReport<'_> =
-            report.bind(py).extract()?;
-        let status = match status.as_str() {
-            "ok" => CellStatus::Ok,
-            "exited" => CellStatus::Exited(exit_code.unwrap_or(0)),
-            "interrupted" => CellStatus::Interrupted,
-            _ => CellStatus::Error,
-        };
-        let error =
-            error.map(|(kind, message, line, traceback, hint)| CellError { kind, message, line, traceback, hint });
-        let displays = displays.into_iter().map(display).collect();
-        let imported =
-            imported.into_iter().map(|(module, seconds, plain)| Imported { module, seconds, plain }).collect();
-        Ok(CellReport { status, results, displays, notice, error, interrupted: false, imported })
+        Ok(raw::report(report.bind(py).extract()?))
     }
 
     /// Gives a worker that was made for no session its session.
@@ -352,32 +326,6 @@ impl Functions {
         self.arm_dump.call1(py, (black_box, signal))?;
         Ok(signal)
     }
-}
-
-fn display((is_result, id, update, serial, late, text, metadata, data): RawDisplay<'_>) -> Display {
-    let representation = |(mime, file, bytes): (String, Option<String>, Bound<'_, PyBytes>)| {
-        let bytes = bytes.as_bytes().to_vec();
-        Representation { mime, file, bytes }
-    };
-    Display {
-        is_result,
-        id,
-        update,
-        serial,
-        late,
-        text,
-        metadata,
-        data: data.into_iter().map(representation).collect(),
-    }
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "reads as the last step of a chain of results")]
-fn state_report((names, skipped, replaced): RawState) -> PyResult<StateReport> {
-    Ok(StateReport { names, skipped, replaced })
-}
-
-fn variable((name, kind, value, shape, dtype, length, bytes): RawVariable) -> Variable {
-    Variable { name, kind, value, shape, dtype, length, bytes }
 }
 
 /// An exception that left the package itself: a KeyboardInterrupt at its edge, or its own fault.

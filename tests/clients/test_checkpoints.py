@@ -41,7 +41,7 @@ async def test_numpy_pandas_and_matplotlib_survive_a_fork(forkpy_stdio: Forkpy) 
             "fig, ax = plt.subplots(); ax.plot([1, 3, 2]); plt.close(fig)",
         )
         made = await call(client, "checkpoint_session", name="start")
-        assert made["warnings"] == [], made
+        assert "warnings" not in made, made
         await run(client, "a[:] = 0; df.drop(columns='v', inplace=True); ax.clear()")
         for _ in range(2):
             await call(client, "restore_checkpoint", name="start")
@@ -120,17 +120,17 @@ async def test_functions_classes_and_models_of_cells_are_saved_by_value(forkpy_s
             "model = DecisionTreeClassifier().fit([[0], [1]], [0, 1])",
         )
         saved = await call(client, "save_session", path="all.forkpy")
-        assert saved["skipped"] == {}, saved
+        assert "skipped" not in saved, saved
         await call(client, "restart_kernel")
         loaded = await call(client, "load_session", path="all.forkpy")
-        assert loaded["skipped"] == {} and "Point" in loaded["loaded"], loaded
+        assert "skipped" not in loaded and "Point" in loaded["loaded"], loaded
         checks = "p is q, p == Point(2), type(p) is Point, square(4), up(), int(a.sum()), int(df.v.sum())"
         assert await value(client, checks) == "(True, True, True, 16, 2, 10, 3)"
         assert await value(client, "int(model.predict([[1]])[0])") == "1"
         # A function has the session for its globals, as before.
         assert await value(client, "factor = 5; scaled(2)") == "10"
         again = await call(client, "restart_kernel", preserve_state=True)
-        assert "scaled" in again["restored_vars"] and again["lost_vars"] == {}, again
+        assert "scaled" in again["restored_vars"] and "lost_vars" not in again, again
         assert await value(client, "factor = 7; scaled(2)") == "14"
 
 

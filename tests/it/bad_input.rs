@@ -80,6 +80,11 @@ fn values_that_make_no_sense_are_refused() {
         let words = forkpy.refused("run_python_code", arguments.clone());
         assert!(words.contains(expected), "{arguments}: {expected:?} is not in {words}");
     }
+    let keep = forkpy.refused("run_branches", json!({"codes": ["1"], "keep": -1}));
+    assert!(keep.contains("`keep`: expected none, first, max, min, or the number of a branch"), "{keep}");
+    for tool in ["list_crashes", "list_variables", "list_files"] {
+        assert!(forkpy.refused(tool, json!({"limit": 0})).contains("`limit` is 0 and must be at least 1"), "{tool}");
+    }
     unharmed(&mut forkpy);
 }
 

@@ -170,6 +170,8 @@ fn schemas_are_flat_and_name_the_header_that_balancers_route_by() {
         assert!(!input.contains("\"null\"") && !input.contains("\"const\""), "{input}");
         let title = tool["title"].as_str().expect("a title");
         assert!(title.starts_with(char::is_uppercase) && !title.contains('_'), "{title}");
+        let icon = tool["icons"][0]["src"].as_str().expect("an icon");
+        assert!(icon.starts_with("data:image/svg+xml,%3Csvg%20") && !icon.contains([' ', '<', '>', '"']), "{icon}");
         let nullable = tool["outputSchema"].to_string();
         assert!(!nullable.contains("\"type\":["), "one type each: {nullable}");
         assert!(!tool["outputSchema"].to_string().contains("\"description\":\""), "{}", tool["name"]);

@@ -16,7 +16,7 @@ fn checkpoint(forkpy: &mut Forkpy, name: &str) -> String {
 }
 
 fn words(list: &Value) -> String {
-    list.as_array().expect("a list").iter().map(|words| words.as_str().expect("words")).collect::<Vec<_>>().join("\n")
+    list.as_array().into_iter().flatten().map(|words| words.as_str().expect("words")).collect::<Vec<_>>().join("\n")
 }
 
 fn restore(forkpy: &mut Forkpy, name: &str) {

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Forkpy, Setup};
 
@@ -74,7 +74,7 @@ fn two_first_starts_share_one_environment_and_both_run() {
         // It waits until all is there that it asks for.
         let done = forkpy.call("install_dependencies", json!({"packages": ["jedi>0.1", "pip"]})).data;
         let told = (&done["status"], &done["changes"], &done["tool"]);
-        assert_eq!(told, (&json!("ok"), &json!([]), &json!("pip")), "{done}");
+        assert_eq!(told, (&json!("ok"), &Value::Null, &json!("pip")), "{done}");
         forkpy.eval("import sys; sys.prefix")
     });
     assert_eq!(prefixes[0], prefixes[1]);

@@ -329,6 +329,24 @@ fn doctor_says_which_environment_sessions_use_and_why_not_the_active_one() {
     assert!(refused["remedy"].as_str().expect("words").contains("--venv"), "{refused}");
 }
 
+/// The active environment is taken where it fits: doctor names it, and the session that it tries runs in it.
+#[test]
+fn doctor_takes_an_active_environment_that_fits() {
+    let home = home();
+    let venv = home.path().join("venv");
+    let options = ["-m", "venv", "--without-pip", "--system-site-packages"];
+    let made = Command::new(env!("FORKPY_BUILD_PYTHON")).args(options).arg(&venv).status().expect("Python runs");
+    assert!(made.success());
+    let done = command(home.path(), &["doctor", "--json"]).env("VIRTUAL_ENV", &venv).output().expect("it runs");
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&done.stdout).expect("JSON");
+    let found = |check: &str| findings.iter().find(|finding| finding["check"] == check).expect("the check");
+    let environment = found("environment");
+    assert_eq!(environment["grade"], "ok", "{environment}");
+    assert_eq!(environment["seen"], format!("{}, as VIRTUAL_ENV says", venv.display()));
+    assert_eq!(found("session")["grade"], "ok", "{findings:?}");
+    assert!(!home.path().join(".local/share/forkpy/envs").exists(), "and no other one is made");
+}
+
 #[test]
 fn doctor_reads_the_configurations_of_clients() {
     let home = home();

@@ -348,6 +348,30 @@ fn crates_stay_in_their_rooms() {
     assert!(wrong.is_empty(), "a crate is named outside of its rooms (rules 2 and 3):\n{wrong}");
 }
 
+/// Longest file, its unit tests not counted. Functions are counted by clippy (`too-many-lines-threshold`).
+const MOST_LINES: usize = 500;
+
+#[test]
+fn a_file_that_is_long_says_why() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = String::new();
+    for file in files_below(&root).into_iter().filter(|file| !file.ends_with("tests.rs")) {
+        let text = fs::read_to_string(&file).expect("a source file can be read");
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let head = text.lines().take_while(|line| line.starts_with("//!"));
+        let says_why = head.into_iter().any(|line| line.contains("in one piece"));
+        let lines = code.lines().count();
+        if lines > MOST_LINES && !says_why {
+            let _ = writeln!(wrong, "{} has {lines} lines", file.display());
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "a file has at most {MOST_LINES} lines (rule 7). Split it where its subjects part, or say in its head why it reads best \
+         in one piece:\n{wrong}"
+    );
+}
+
 #[test]
 fn every_file_stands_in_a_room() {
     let house = House::read();

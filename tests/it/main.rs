@@ -46,6 +46,7 @@ mod jobs;
 mod keeping;
 mod knowledge;
 mod layers;
+mod lean;
 mod limits;
 mod live;
 mod longer;

@@ -109,7 +109,7 @@ fn a_notebook_is_run_in_the_session_and_written_back() {
     write(&forkpy, "n.ipynb", &cells);
     let done = run(&mut forkpy, json!({"path": "n.ipynb"}));
     assert_eq!((&done["status"], &done["executed"], &done["total"]), (&json!("ok"), &json!(3), &json!(3)), "{done}");
-    assert_eq!((&done["output_path"], &done["failures"]), (&json!("n.ipynb"), &json!([])));
+    assert_eq!((&done["output_path"], &done["failures"]), (&json!("n.ipynb"), &Value::Null));
     let notebook = load(&forkpy, "n.ipynb");
     assert_eq!((&notebook["metadata"]["mine"], &notebook["nbformat_minor"]), (&json!(true), &json!(5)));
     let run_cells = &notebook["cells"];
@@ -428,4 +428,37 @@ fn display_data_that_only_have_metadata_arrive() {
     let kind = "application/vnd.bokehjs_exec.v0+json";
     assert_eq!(outputs[2]["data"]["application/javascript"], json!(["embed()"]), "{outputs}");
     assert_eq!((&outputs[2]["data"][kind], &outputs[2]["metadata"][kind]), (&json!(""), &json!({"id": "p1"})));
+}
+
+/// A client that shows its model the text and the pictures sees no plot that is in the file alone.
+#[test]
+fn a_run_shows_its_last_pictures() {
+    let mut forkpy = Forkpy::start();
+    let dot = "import base64\nclass Dot:\n    def __init__(self, n): self.n = n\n    def __repr__(self): return f'dot {self.n}'\n    \
+               def _repr_png_(self):\n        return base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')";
+    write(&forkpy, "few.ipynb", &[code(dot), code("display(Dot(1))\nDot(2)"), code("3")]);
+    let shown = |forkpy: &mut Forkpy, path: &str| {
+        forkpy.request("tools/call", json!({"name": "run_notebook", "arguments": {"path": path}}))["result"].clone()
+    };
+    let result = shown(&mut forkpy, "few.ipynb");
+    let kinds: Vec<_> =
+        result["content"].as_array().expect("content").iter().map(|block| block["type"].clone()).collect();
+    assert_eq!(kinds, ["text", "image", "image"], "{result}");
+    assert!(result["content"][1]["data"].as_str().expect("base64").starts_with("iVBOR"));
+    let text = result["content"][0]["text"].as_str().expect("text");
+    let lines =
+        "--- pictures ---\n1: cell 1: dot 1, image/png, 1 x 1 pixels\n2: cell 1: dot 2, image/png, 1 x 1 pixels";
+    assert!(text.ends_with(lines), "{text}");
+    assert!(!result["structuredContent"].to_string().contains("iVBOR"), "once: {result}");
+
+    // An update takes the place of what it replaces; the last six of more are shown.
+    let first = "handle = display(Dot(0), display_id=True)";
+    let many = "for n in range(1, 9): display(Dot(n))\nhandle.update(Dot(99))";
+    write(&forkpy, "many.ipynb", &[code(dot), code(first), code(many)]);
+    let result = shown(&mut forkpy, "many.ipynb");
+    let text = result["content"][0]["text"].as_str().expect("text");
+    assert_eq!(result["content"].as_array().expect("content").len(), 7, "{text}");
+    assert!(text.contains("6: cell 2: dot 99,") && text.ends_with("and 3 before these, in the notebook"), "{text}");
+    let notebook = load(&forkpy, "many.ipynb");
+    assert_eq!(notebook["cells"][2]["outputs"].as_array().expect("outputs").len(), 8, "all of them are in it");
 }

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, process::Command, time::Instant};
 
 use serde_json::{Value, json};
 
+use crate::lean;
 use crate::support::{Forkpy, Setup, processes, wait_for};
 
 /// Defines `wheel(name, version, code, requires)`, which writes a wheel into `wheels/`.
@@ -57,6 +58,7 @@ fn wheel(forkpy: &mut Forkpy, name: &str, version: &str) -> String {
 fn install(forkpy: &mut Forkpy, packages: &[&str]) -> Value {
     let reply = forkpy.call("install_dependencies", json!({"packages": packages}));
     assert!(!reply.is_error, "{}", reply.text);
+    lean::is_lean("install_dependencies", &reply.data);
     reply.data
 }
 
@@ -74,8 +76,8 @@ fn a_new_package_is_importable_in_living_sessions_at_once_also_beside_a_running_
     let done = install(&mut forkpy, &[&file]);
     assert_eq!((&done["status"], &done["returncode"]), (&json!("ok"), &json!(0)), "{done}");
     assert_eq!(done["installed_packages"], json!(["fresh_one==1.0"]));
-    assert_eq!(done["changes"], json!([{"name": "fresh_one", "before": null, "after": "1.0"}]));
-    assert_eq!((&done["stale"], &done["notice"]), (&json!([]), &Value::Null));
+    assert_eq!(done["changes"], json!([{"name": "fresh_one", "after": "1.0"}]));
+    assert_eq!((&done["stale"], &done["notice"]), (&Value::Null, &Value::Null));
     assert!(done["tool"] == "pip" || done["tool"] == "uv", "{done}");
     let imports = json!({"code": "import fresh_one; fresh_one.version", "session_id": "other"});
     assert_eq!(forkpy.call("run_python_code", imports).data["results"], json!(["'1.0'"]));
@@ -106,7 +108,7 @@ fn a_session_that_has_imported_what_changes_is_named() {
     assert_eq!(forkpy.call("run_python_code", code.clone()).data["results"], json!(["'1.0'"]));
     forkpy.call("restart_kernel", json!({"session_id": "user"}));
     assert_eq!(forkpy.call("run_python_code", code).data["results"], json!(["'2.0'"]));
-    assert_eq!(install(&mut forkpy, &[&two])["changes"], json!([]), "the same again changes nothing");
+    assert_eq!(install(&mut forkpy, &[&two])["changes"], Value::Null, "the same again changes nothing");
 }
 
 #[test]
@@ -140,7 +142,7 @@ fn an_index_out_of_reach_and_an_unknown_package_are_the_tools_own_words_soon() {
     assert_eq!(done["status"], "error", "{done}");
     assert_ne!(done["returncode"], 0);
     assert!(done["stderr"].as_str().expect("text").contains("no-such-package-forkpy-1"), "{done}");
-    assert_eq!((&done["installed_packages"], &done["changes"]), (&json!([]), &json!([])));
+    assert_eq!((&done["installed_packages"], &done["changes"]), (&json!([]), &Value::Null));
     assert_eq!(forkpy.eval("1 + 1"), "2");
 }
 

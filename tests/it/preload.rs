@@ -109,7 +109,7 @@ fn info(forkpy: &mut Forkpy) -> Value {
 
 fn added(forkpy: &mut Forkpy) -> Vec<String> {
     let added = info(forkpy)["added"].clone();
-    let names = added.as_array().expect("a list").iter().map(|one| one["module"].as_str().expect("a name").to_owned());
+    let names = added.as_array().into_iter().flatten().map(|one| one["module"].as_str().expect("a name").to_owned());
     names.collect()
 }
 

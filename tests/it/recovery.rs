@@ -24,9 +24,10 @@ fn with(options: &[&str]) -> Forkpy {
 }
 
 fn steps(health: &Value) -> Vec<(String, bool)> {
-    let steps = health["recovery"]["steps"].as_array().expect("a list");
+    let steps = health["recovery"]["steps"].as_array();
     steps
-        .iter()
+        .into_iter()
+        .flatten()
         .map(|step| (step["step"].as_str().expect("a word").to_owned(), step["verified"].as_bool().expect("a bool")))
         .collect()
 }
@@ -50,7 +51,7 @@ fn is_untouched(forkpy: &mut Forkpy, pid: i32) {
     let reply = forkpy.call("run_python_code", json!({"code": "kept", "session_id": "other"})).data;
     assert_eq!((&reply["results"], &reply["state"]), (&json!(["5"]), &json!("kept")));
     let health = forkpy.call("get_kernel_health", json!({"session_id": "other"})).data;
-    assert_eq!((pid_of(&health), &health["restarts"], &health["recovery"]["steps"]), (pid, &json!(0), &json!([])));
+    assert_eq!((pid_of(&health), &health["restarts"], &health["recovery"]["steps"]), (pid, &json!(0), &Value::Null));
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn variables_outlive_the_server() {
     forkpy.run("last = 'mine'; own = 1");
     let loaded = load(&mut forkpy, "one.forkpy");
     assert_eq!(names(&loaded["loaded"]), ["a", "b", "c", "collections", "last", "m", "sys"]);
-    assert_eq!((&loaded["replaced"], &loaded["skipped"]), (&json!(["last"]), &json!({})));
+    assert_eq!((&loaded["replaced"], &loaded["skipped"]), (&json!(["last"]), &Value::Null));
     assert_eq!(forkpy.eval("b['a'] is a, c['a'], m.pi > 3, last, own"), "(True, 2, True, 7, 1)");
 }
 

@@ -10,7 +10,7 @@ fn cells_share_a_namespace_and_print_into_the_pipe() {
     let mut worker = zygote.fork();
     assert_eq!(worker.run(1, "x = 40").status, CellStatus::Ok);
     let report = worker.run(2, "import os\nprint('a', end='')\nos.write(1, b'b')\nx + 2");
-    assert_eq!(report.results, ["42"]);
+    assert_eq!(report.results[0].text, "42");
     let mut written = [0; 2];
     std::io::Read::read_exact(&mut worker.stdout, &mut written).expect("output");
     assert_eq!(&written, b"ab");
@@ -27,7 +27,7 @@ fn a_busy_loop_answers_pings_and_an_interrupt_keeps_the_variables() {
     assert_eq!(worker.reports.read::<FromControl>().expect("pong"), FromControl::Pong { nonce: 7, value: 2 });
     worker.tell(&ToControl::Interrupt { cell: 2, urgency: Urgency::First });
     assert_eq!(worker.done().status, CellStatus::Interrupted);
-    assert_eq!(worker.run(3, "x > 0").results, ["True"]);
+    assert_eq!(worker.run(3, "x > 0").results[0].text, "True");
 }
 
 /// An interrupt for a cell that has ended once raised in the next one; each is tied to its cell now.

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, TypeAlias
 
-    from forkpy_worker.report.report import Error, Outcome
+    from forkpy_worker.report.report import Error, Outcome, Result
 
     # module, seconds, and whether the environment's variables were as at the start
     Imports: TypeAlias = list[tuple[str, float, bool]]
     # an outcome, displays as `display` makes them, what to know of the session, and what was imported
     Report: TypeAlias = tuple[
-        str, list[str], Error | None, int | None, list[Any], str | None, Imports
+        str, list[Result], Error | None, int | None, list[Any], str | None, Imports
     ]
 
 # How often a report is begun anew when something is raised in the middle of it.
@@ -210,7 +210,7 @@ def _awaits(code: CodeType | None) -> bool:
     return code is not None and bool(code.co_flags & compiling.CO_COROUTINE)
 
 
-def _show(value: Any, cell: int) -> list[str]:
+def _show(value: Any, cell: int) -> list[Result]:
     """Give the text of the last value, or leave it among the displays when it has more to show."""
     kind = type(value)
     if kind in place.plain_types and kind not in _CONTAINERS:
@@ -235,7 +235,9 @@ def _show(value: Any, cell: int) -> list[str]:
             return []
         from forkpy_worker.display import results
 
-        text = results.fit(text, cell)
+        fitted: Result = results.fit(text, cell)
+        history.keep(value, cell)
+        return [fitted]
     history.keep(value, cell)
     return [text]
 

@@ -13,21 +13,24 @@ from forkpy_worker.base.text import MAX_RESULT, clean
 _MAX_FILES = 1000
 
 
-def fit(text: str, cell: int) -> str:
-    """Make a result's text fit for the reply."""
+def fit(text: str, cell: int) -> str | tuple[str, str]:
+    """Make a result's text fit for the reply; where it is shortened, with the file of the whole."""
     text = clean(text)
     return text if len(text) <= MAX_RESULT else _shorten(text, cell)
 
 
-def _shorten(text: str, cell: int) -> str:
+def _shorten(text: str, cell: int) -> str | tuple[str, str]:
+    file = None
     try:
-        where = f"the whole is in {_save(text, cell)}"
+        file = _save(text, cell)
+        where = f"the whole is in {file}"
     except OSError as error:
         where = f"the whole could not be saved: {error}"
     # Room for the marker, so that the reply stays within what it promises.
     half = (MAX_RESULT - len(where) - 80) // 2
     left_out = len(text) - 2 * half
-    return f"{text[:half]}\n... {left_out} characters left out; {where} ...\n{text[-half:]}"
+    short = f"{text[:half]}\n... {left_out} characters left out; {where} ...\n{text[-half:]}"
+    return short if file is None else (short, file)
 
 
 def _save(text: str, cell: int) -> str:

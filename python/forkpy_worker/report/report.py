@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     # type, message, line in the cell, traceback, hint
     Error: TypeAlias = tuple[str, str, int | None, str, str | None]
     # status, results, error, exit code
-    Outcome: TypeAlias = tuple[str, list[str], Error | None, int | None]
+    # a value's text; where that is not all of it, with the file that has the whole
+    Result: TypeAlias = str | tuple[str, str]
+    Outcome: TypeAlias = tuple[str, list[Result], Error | None, int | None]
     # what was raised, the text of the cell -> what helps
     HintOfIPython: TypeAlias = Callable[[BaseException, str], str | None]
 

@@ -150,7 +150,8 @@ pub(crate) struct Alert {
     pub threshold: f64,
     /// When (RFC 3339).
     pub raised_at: String,
-    /// When it was over; null while it is not.
+    /// When it was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cleared_at: Option<String>,
 }
 

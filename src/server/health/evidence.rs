@@ -81,10 +81,12 @@ pub(crate) struct Unanswered {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Stacks {
     /// Stacks of all Python threads as faulthandler writes them, the most recent call first; empty when none came.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub python: String,
     /// How they were read: `interpreter` (exact), `signal` (native code held the interpreter), `crash` (by the handler of
     /// a fatal signal), `none`.
     pub route: String,
     /// Threads of the process as the kernel sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub threads: Vec<Thread>,
 }

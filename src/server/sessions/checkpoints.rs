@@ -18,7 +18,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::life::{Gone, Life, What};
+use super::{
+    happened::{Gone, What},
+    life::Life,
+};
 use crate::server::owner::Owner;
 pub(crate) use crate::server::workers::checkpoint::{Checkpoint, CheckpointError, Making, newest};
 

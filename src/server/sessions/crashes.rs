@@ -45,18 +45,23 @@ pub(crate) struct CrashReport {
     /// How, apart from why: `by itself`, or `killed by forkpy`.
     pub method: String,
     /// Name of the signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
     /// Its exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Whether the kernel ran out of memory, and how that is known.
     pub out_of_memory: OutOfMemory,
-    /// The cell that was running; null when none was.
+    /// The cell that was running.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cell: Option<LastCell>,
     /// Seconds the worker had lived.
     pub uptime: f64,
     /// Memory and processor use before the end, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<Point>,
     /// Stacks, when they could be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stacks: Option<Stacks>,
 }
 
@@ -79,8 +84,10 @@ pub(crate) struct LastCell {
     /// Seconds it had run.
     pub ran_for: f64,
     /// End of its standard output.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stdout_tail: String,
     /// End of its standard error.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stderr_tail: String,
 }
 

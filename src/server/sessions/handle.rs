@@ -8,27 +8,23 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    beginning::{Beginning, Origin},
     checkpoints::Checkpoint,
     context::Surroundings,
     death::DeathReason,
     history::History,
-    images::adopt::Adopted,
     life::Life,
     orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Packing, Restarted, SessionError, Urgent},
     outcome::CellOutcome,
     quotas::Quotas,
-    returned::{PackedTask, Returned},
+    returned::PackedTask,
     runs::{Reply, Run, Runs},
     status::{Shared, Sleeping},
     task::{Seat, Task},
 };
 use crate::{
     protocol::{StateReport, Variable},
-    server::{
-        health::{HealthPolicy, recovery::Step},
-        output::peephole::Look,
-        workers::link::Worker,
-    },
+    server::{health::recovery::Step, output::peephole::Look},
     settings::limits::Limits,
     sys::{memory_group::MemoryGroup, parcel::Parcel},
 };
@@ -67,44 +63,29 @@ impl Place {
     }
 }
 
-/// What a session begins with.
-#[derive(Debug)]
-pub(crate) struct Beginning {
-    /// Its life, and with it its name.
-    pub life: Life,
-    /// What its maker says of it.
-    pub description: String,
-    pub policy: HealthPolicy,
-    /// What it may take.
-    pub limits: Limits,
-    /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
-    pub first: Option<(Worker, u64)>,
-    /// It sleeps, as a server before this one has left it.
-    pub asleep: Option<Box<Adopted>>,
-    /// It was there before an exec, and goes on.
-    pub returned: Option<Returned>,
-}
-
 impl Session {
     /// Makes the session and begins to make its worker, unless it has one.
     #[must_use]
     pub(crate) fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
-        let Beginning { life, description, policy, limits, first, asleep, returned } = beginning;
+        let Beginning { life, description, policy, limits, origin } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
-        let memory_group = match &returned {
-            Some(returned) => returned.memory_group.clone(),
-            None => limits.most_memory().and_then(MemoryGroup::for_session),
+        let memory_group = match &origin {
+            Origin::Returned(returned) => returned.memory_group.clone(),
+            _ => limits.most_memory().and_then(MemoryGroup::for_session),
         };
         shared.update(|status| status.memory_group = memory_group);
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();
-        let last = first.as_ref().map_or(0, |(_, cell)| *cell);
-        let last = asleep.as_ref().map_or(last, |left| left.last_cell());
-        if let Some(left) = &asleep {
-            shared.update(|status| left.show(status));
-        }
+        let last = match &origin {
+            Origin::Copy { cell, .. } => *cell,
+            Origin::Asleep(left) => {
+                shared.update(|status| left.show(status));
+                left.last_cell()
+            }
+            Origin::Afresh | Origin::Returned(_) => 0,
+        };
         let runs = Arc::new(Runs::new(around.settings.keep_replies, last));
         let quotas = Arc::clone(&around.quotas);
         let task = Task::new(Seat {
@@ -117,9 +98,7 @@ impl Session {
             orders,
             queue: cells.downgrade(),
             interventions,
-            first,
-            asleep,
-            returned,
+            origin,
         });
         tokio::spawn(task.live());
         Self { id, life, shared, limits, history, runs, cells, urgent, quotas }

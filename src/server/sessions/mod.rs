@@ -3,6 +3,7 @@
 //! Runs in: server. Knows no client and no words for one: tools put outcomes into words.
 
 pub(crate) mod active;
+pub(crate) mod beginning;
 pub(crate) mod checkpoints;
 pub(crate) mod context;
 pub(crate) mod crashes;
@@ -10,6 +11,7 @@ pub(crate) mod death;
 pub(crate) mod drain;
 mod ended;
 pub(crate) mod handle;
+pub(crate) mod happened;
 pub(crate) mod history;
 pub(crate) mod images;
 mod kept;

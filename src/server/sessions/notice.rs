@@ -2,7 +2,7 @@
 //!
 //! Runs in: server. Pure data. The words are made at the edge (`tools/call/notices.rs`).
 
-use super::life::Event;
+use super::happened::Event;
 
 /// One thing to say.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::{
     active::Client,
     checkpoints::{Checkpoint, StoreError},
     death::{DeathReason, Recovered},
-    life::Uncopied,
+    happened::Uncopied,
     outcome::OnError,
     quotas::{QuotaError, Share},
     returned::PackedTask,

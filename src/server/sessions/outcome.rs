@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) use super::death::{Death, DeathReason, Fate, Recovered, signal_name};
 use super::notice::Notice;
 use crate::{
-    protocol::{CellError, Display},
+    protocol::{CellError, Display, PlainResult},
     server::{counters::Ended, workspace::watch::NewFiles},
 };
 
@@ -27,8 +27,8 @@ pub struct CellOutcome {
     pub stderr: CapturedText,
     /// What arrived between the previous cell and this one (background threads and processes), both streams.
     pub background: String,
-    /// `repr` of the last expression, when it had nothing richer.
-    pub results: Vec<String>,
+    /// The last expression's value, when it had nothing richer.
+    pub results: Vec<PlainResult>,
     /// What it displayed, its last value included when that is rich.
     pub displays: Vec<Display>,
     pub error: Option<CellError>,
@@ -56,7 +56,7 @@ impl CellOutcome {
         };
         let error = self.error.as_ref().map_or(0, |error| error.traceback.len() + error.message.len());
         let streams = self.stdout.text.len() + self.stderr.text.len() + self.background.len();
-        let results: usize = self.results.iter().map(String::len).sum();
+        let results: usize = self.results.iter().map(|result| result.text.len()).sum();
         let files: usize = self.new_files.paths.iter().map(String::len).sum();
         1024 + error + streams + results + files + self.displays.iter().map(shown).sum::<usize>()
     }

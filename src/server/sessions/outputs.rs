@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    protocol::{CellError, Display},
+    protocol::{CellError, Display, PlainResult, Representation},
     server::{
         output::{
             captured::{CapturedText, Method},
@@ -18,6 +18,8 @@ use crate::{
         sessions::outcome::{CellOutcome, Ending},
     },
 };
+
+const PLAIN: &str = "text/plain";
 
 /// Text of one stream that stays where a notebook's outputs are too many.
 const SHORT: usize = 40_000;
@@ -76,8 +78,8 @@ pub(crate) fn of(outcome: &CellOutcome) -> Vec<Output> {
         sequence.add(shown(display));
     }
     sequence.go_to(None);
-    for text in &outcome.results {
-        sequence.add(Output::Shown { display: plain(text.clone()), result: Some(outcome.cell) });
+    for value in &outcome.results {
+        sequence.add(Output::Shown { display: plain(value.clone()), result: Some(outcome.cell) });
     }
     if let Some(failure) = failure(outcome) {
         sequence.add(failure);
@@ -203,16 +205,18 @@ impl Sequence<'_> {
     }
 }
 
-fn plain(text: String) -> Display {
+/// A value of which there is text only. Where that is not all of it, the rest is a representation that is in a file.
+fn plain(value: PlainResult) -> Display {
+    let elsewhere = |file| Representation { mime: PLAIN.to_owned(), file: Some(file), bytes: Vec::new() };
     Display {
         is_result: true,
         id: None,
         update: false,
         serial: 0,
         late: false,
-        text,
+        text: value.text,
         metadata: String::new(),
-        data: Vec::new(),
+        data: value.whole.map(elsewhere).into_iter().collect(),
     }
 }
 
@@ -250,6 +254,14 @@ pub(crate) fn replace(outputs: &mut [Output], update: &Output) -> bool {
 }
 
 impl Output {
+    /// The text that stands for a value, and the file that has all of it when the text is not all.
+    pub(crate) fn shortened(&mut self) -> Option<(&mut String, String)> {
+        let Self::Shown { display: Display { text, data, .. }, result: Some(_) } = self else { return None };
+        let is_elsewhere = |data: &&Representation| data.mime == PLAIN && data.bytes.is_empty();
+        let file = data.iter().find(is_elsewhere)?.file.clone()?;
+        Some((text, file))
+    }
+
     /// Bytes that it takes.
     #[must_use]
     pub(crate) fn size(&self) -> usize {
@@ -344,10 +356,10 @@ fn bundle(display: &Display) -> Map<String, Value> {
         };
         bundle.insert(data.mime.clone(), value);
     }
-    if !bundle.contains_key("text/plain") {
+    if !bundle.contains_key(PLAIN) {
         let text = if display.text.is_empty() { elsewhere.join("\n") } else { display.text.clone() };
         if !text.is_empty() || bundle.is_empty() {
-            bundle.insert("text/plain".to_owned(), lines(&text));
+            bundle.insert(PLAIN.to_owned(), lines(&text));
         }
     }
     bundle

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    beginning::{Beginning, Origin},
     context::Surroundings,
     death::{Fate, Recovered},
-    handle::{Beginning, Session},
+    handle::Session,
     history::Recorded,
     kept::{Came, PackedRuns},
     life::{Life, PackedLog},
@@ -26,7 +27,7 @@ use super::{
     runs::{Ended, Run, Work},
 };
 use crate::{
-    protocol::{CellError, Display},
+    protocol::{CellError, Display, PlainResult},
     server::{
         health::Record,
         output::captured::CapturedText,
@@ -93,7 +94,7 @@ pub(crate) struct PackedOutcome {
     cell: u64,
     ending: Ending,
     streams: (CapturedText, CapturedText, String),
-    results: Vec<String>,
+    results: Vec<PlainResult>,
     displays: Vec<Display>,
     error: Option<CellError>,
     new_files: NewFiles,
@@ -195,8 +196,9 @@ impl PackedSession {
         let (asleep, at_rest) = (asleep.map(|image| images.kept(&image)), at_rest.map(|image| images.kept(&image)));
         let common = task.common.and_then(|id| images.base_of(id));
         let memory_group = self.memory_group.and_then(MemoryGroup::going_on);
-        let returned = Some(Returned { worker, asleep, at_rest, common, memory_group, task });
-        let beginning = Beginning { life, description, policy, limits, first: None, asleep: None, returned };
+        let returned = Returned { worker, asleep, at_rest, common, memory_group, task };
+        let origin = Origin::Returned(Box::new(returned));
+        let beginning = Beginning { life, description, policy, limits, origin };
         let session = Session::start(beginning, Arc::clone(around));
         session.shared.record(|record| *record = health);
         session.shared.update(|status| {

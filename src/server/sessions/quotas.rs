@@ -1,6 +1,6 @@
 //! What owners may take, and what they have taken: sessions, cells at a time, seconds of cells a day.
 //!
-//! Runs in: server. Owns the count of cells and seconds; sessions are counted where they are (`registry.rs`). Who may take what is
+//! Runs in: server. Owns the count of cells and seconds; sessions are counted where they are (`registry/making.rs`). Who may take what is
 //! said in `--tokens` (`settings/tokens.rs`) and may change at any time; owners without a word there have no quota.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

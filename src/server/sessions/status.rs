@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    life::KeptByValue,
+    happened::KeptByValue,
     outcome::{Death, DeathReason},
 };
 use crate::{

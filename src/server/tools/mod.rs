@@ -12,7 +12,7 @@ pub(crate) mod workspace;
 use std::sync::LazyLock;
 
 use self::{
-    call::tool::{Tool, long_tool, tool},
+    call::tool::{Tool, tool},
     cells::{branches, kept, lookup, run, variables},
     sessions::{checkpoints, health, lifecycle, saved},
     workspace::{files, notebooks::tools as notebooks, packages, place, scripts},
@@ -22,6 +22,7 @@ use self::{
 pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     vec![
         tool!(
+            Within,
             Standard,
             "ping",
             Reads,
@@ -29,6 +30,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Answers at once: the server is up. check_kernel_responsiveness asks a session."
         ),
         tool!(
+            Within,
             Core,
             "run_python_code",
             Open,
@@ -36,6 +38,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Runs Python code in a persistent session; gives what it printed, the value of its last expression, any exception. Variables stay for later calls. Long work is fine: give `timeout`; an interrupted cell keeps the variables. Status `running` or `queued`: the code goes on, wait_for_cell has its end; do not send it again. Calls to one session queue."
         ),
         tool!(
+            Within,
             Core,
             "wait_for_cell",
             Reads,
@@ -43,6 +46,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Waits for a cell that goes on and gives its whole reply, or what it has written since the last look. Also repeats a reply that was missed."
         ),
         tool!(
+            Within,
             Standard,
             "interrupt_cell",
             Destroys,
@@ -50,6 +54,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Interrupts a running cell (variables survive), or takes a queued one back."
         ),
         tool!(
+            Within,
             Core,
             "list_variables",
             Reads,
@@ -57,6 +62,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Lists a session's variables: type, short value, shape, dtype, length, bytes; also while a cell runs."
         ),
         tool!(
+            Within,
             Standard,
             "code_completion",
             Reads,
@@ -64,6 +70,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "What could stand at a place in code: attributes of living objects, keys, columns, imports, paths. Runs nothing; answers while a cell runs."
         ),
         tool!(
+            Within,
             Standard,
             "inspect_object",
             Reads,
@@ -71,6 +78,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Signature, type, short value, docstring and source of the object at a place in code. Runs nothing; answers while a cell runs."
         ),
         tool!(
+            Within,
             Core,
             "restart_kernel",
             Destroys,
@@ -78,6 +86,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Gives a session a fresh interpreter at once, also when it is busy, hung or dead. Variables are lost unless preserve_state."
         ),
         tool!(
+            Within,
             Standard,
             "create_session",
             Changes,
@@ -85,6 +94,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Makes an isolated Python interpreter in a process of its own, or returns the one of that name. Use switch_session, or pass session_id."
         ),
         tool!(
+            Within,
             Standard,
             "switch_session",
             Changes,
@@ -92,6 +102,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Makes a session the one that calls without session_id go to, for this client only."
         ),
         tool!(
+            Within,
             Standard,
             "list_sessions",
             Reads,
@@ -99,13 +110,14 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Lists sessions with state and activity, and which one is active for this client."
         ),
         tool!(
+            Within,
             Standard,
             "delete_session",
             Destroys,
             lifecycle::delete,
             "Ends a session with its variables and processes. `default` cannot be deleted."
         ),
-        long_tool!(
+        tool!(
             Outlasting,
             Standard,
             "checkpoint_session",
@@ -114,6 +126,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Freezes a copy of everything a session has, in milliseconds, for restore_checkpoint. Files and the outside world are not part of it; what is shared is named in warnings. Refused while threads run."
         ),
         tool!(
+            Within,
             All,
             "sleep_session",
             Changes,
@@ -121,13 +134,14 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Writes a session to disk and ends its process: its memory is free, and the next call that uses it wakes it with everything it has. Refused with the reason where something would not be the same after it."
         ),
         tool!(
+            Within,
             All,
             "list_checkpoints",
             Reads,
             checkpoints::list,
             "Lists checkpoints with name, session, the cell after which they were made, and the memory that each holds alone."
         ),
-        long_tool!(
+        tool!(
             Outlasting,
             Standard,
             "restore_checkpoint",
@@ -135,7 +149,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             checkpoints::restore,
             "Takes a session back to a checkpoint: what was done since is gone, the checkpoint stays. Files are not rolled back."
         ),
-        long_tool!(
+        tool!(
             Outlasting,
             Standard,
             "fork_session",
@@ -144,20 +158,22 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Makes a session that begins as a copy of another, or of a checkpoint. Open files and connections are shared."
         ),
         tool!(
+            Within,
             All,
             "delete_checkpoint",
             Destroys,
             checkpoints::delete,
             "Deletes a checkpoint and frees the memory that it holds alone."
         ),
-        long_tool!(
+        tool!(
+            Beyond,
             Standard,
             "run_branches",
             Open,
             branches::run,
             "Tries several pieces of code from the same state, side by side, each in a copy of the session. With `keep` the session goes on as one of them, else it is as before. Files are shared and not rolled back."
         ),
-        long_tool!(
+        tool!(
             Outlasting,
             All,
             "save_session",
@@ -165,7 +181,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             saved::save,
             "Writes the variables of a session to a file of the workspace, which load_session reads on another day. Variable by variable: those that cannot be written (open files, generators, threads) are named with the reason. With cloudpickle in the environment functions and classes of cells are included. checkpoint_session is faster and holds everything, but ends with the server."
         ),
-        long_tool!(
+        tool!(
             Outlasting,
             All,
             "load_session",
@@ -174,6 +190,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Brings variables back that save_session wrote. Runs code that is in the file, as unpickling does: load only files that you trust. A file that is damaged, or not forkpy's, or of another Python version, is refused before anything is changed. Variables of the same names are replaced, and named."
         ),
         tool!(
+            Within,
             Standard,
             "get_kernel_health",
             Reads,
@@ -181,6 +198,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Health of a session's process: healthy, dead or zombie; memory, CPU, what it is doing, alerts, how the one before it ended. Answers while a cell runs."
         ),
         tool!(
+            Within,
             Former,
             "get_health_report",
             Reads,
@@ -188,6 +206,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Health of all sessions at once, as get_kernel_health gives it for one, with those that are dead or hung named. Needs no switching."
         ),
         tool!(
+            Within,
             All,
             "configure_health",
             Changes,
@@ -195,6 +214,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Sets thresholds of a session (memory, processor, unresponsiveness) and what happens when it dies or hangs: manual, on-demand or auto. What is left out stays. Returns what is in force."
         ),
         tool!(
+            Within,
             Former,
             "dump_stacks",
             Reads,
@@ -202,6 +222,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Now get_kernel_health with stacks. Shows where a session's code is: the stacks of all its Python threads, and what each thread of its process waits for. Works while a cell runs, and also when native code holds the interpreter. Interrupts nothing."
         ),
         tool!(
+            Within,
             All,
             "list_crashes",
             Reads,
@@ -209,6 +230,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Lists reports on workers that died: why, by which signal, in which cell; with id one report whole, with code, last output, memory curve and stacks. The newest 50 are kept, in outputs/crashes/."
         ),
         tool!(
+            Within,
             Standard,
             "check_kernel_responsiveness",
             Reads,
@@ -216,6 +238,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Asks a session's interpreter to evaluate something trivial, also while a cell runs. One that is hung, stopped or dead does not answer."
         ),
         tool!(
+            Within,
             Standard,
             "get_workspace_info",
             Reads,
@@ -223,6 +246,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Names the directories that sessions work in, and their Python."
         ),
         tool!(
+            Within,
             Core,
             "list_files",
             Reads,
@@ -230,6 +254,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Lists a directory of the workspace; with recursive or tree also what is below. Directories end in '/'. Pass next_offset as offset for the next page."
         ),
         tool!(
+            Within,
             Core,
             "read_file",
             Reads,
@@ -237,6 +262,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Reads a file of the workspace, or a part: text when it is UTF-8, else base64; small pictures also as an image. Pass next_offset as offset to read on."
         ),
         tool!(
+            Within,
             Core,
             "write_file",
             Overwrites,
@@ -244,6 +270,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Writes a file of the workspace, whole or not at all; makes missing directories."
         ),
         tool!(
+            Within,
             Standard,
             "delete_file",
             Destroys,
@@ -251,20 +278,23 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Deletes a file of the workspace; a directory only with recursive."
         ),
         tool!(
+            Within,
             Standard,
             "save_script",
             Overwrites,
             files::save_script,
             "Saves Python code in scripts/ of the workspace."
         ),
-        long_tool!(
+        tool!(
+            Beyond,
             Standard,
             "run_script",
             Open,
             scripts::run,
             "Runs a Python file of the workspace as `python file.py args` would, in a process of its own; gives output and exit code. No session is touched."
         ),
-        long_tool!(
+        tool!(
+            Beyond,
             Core,
             "install_dependencies",
             Open,
@@ -272,6 +302,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Installs Python packages for all sessions, with uv or pip. New ones can be imported at once; a session that has imported an older version is named."
         ),
         tool!(
+            Within,
             All,
             "list_packages",
             Reads,
@@ -279,13 +310,15 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "Lists the packages that sessions can import, with versions."
         ),
         tool!(
+            Within,
             Standard,
             "export_notebook",
             Overwrites,
             notebooks::export,
             "Writes what a session has run, with outputs and pictures, as a Jupyter notebook or an HTML page."
         ),
-        long_tool!(
+        tool!(
+            Beyond,
             Standard,
             "run_notebook",
             Open,

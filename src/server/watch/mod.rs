@@ -9,6 +9,7 @@ pub(crate) mod examine;
 pub(crate) mod exposition;
 pub(crate) mod generations;
 pub(crate) mod guard;
+pub(crate) mod in_force;
 pub(crate) mod readiness;
 pub(crate) mod readings;
 pub(crate) mod report;

@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::join_all;
 
-use super::examine;
+use super::{examine, in_force::LimitsInForce};
 use crate::{
     server::{
         health::{
@@ -184,7 +184,7 @@ impl Ward {
             alerts: view.alerts,
             recovery: view.recovery,
             thresholds: thresholds(&view.policy),
-            limits: shapes::LimitsInForce::of(session),
+            limits: LimitsInForce::of(session),
             checkpoints: self.checkpoints(session, status),
             history: None,
             stacks: None,

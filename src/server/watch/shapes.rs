@@ -2,11 +2,12 @@
 //!
 //! Runs in: server. Pure data.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::in_force::LimitsInForce;
 use crate::{
     protocol::WorkerExit,
     server::{
@@ -18,12 +19,10 @@ use crate::{
         },
         sessions::{
             crashes::CrashReport,
-            handle::Session,
             outcome::{Death, signal_name},
         },
     },
     settings::policy::Automatic,
-    sys::layers::Layers,
 };
 
 /// `get_kernel_health`.
@@ -49,27 +48,36 @@ pub(crate) struct Health {
     /// Why that is the state, in words.
     pub reason: String,
     /// The cell that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cell: Option<u64>,
     /// Seconds it has run.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cell_running_for: Option<f64>,
     /// Highest resident memory so far, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<u64>,
     /// Workers the session has had beyond the first.
     pub restarts: u64,
     /// How the worker before this one ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<Exit>,
     /// Why the last attempt to make a worker failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Why it was not put to sleep when it had been without use for `--sleep-after`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stays_awake: Option<String>,
     /// Memory with pages shared with other processes counted in part, bytes, as of a moment ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub proportional_memory: Option<u64>,
     /// Memory in swap, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub swapped_memory: Option<u64>,
     /// Living processes that the session started.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub subprocesses: Option<u64>,
     /// Their resident memory together, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub subprocess_memory: Option<u64>,
     /// Alerts that are up.
     pub alerts: Vec<Kind>,
@@ -82,6 +90,7 @@ pub(crate) struct Health {
     /// Checkpoints of the session.
     pub checkpoints: HeldCheckpoints,
     /// The past, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Series>,
     /// Where its threads are, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,13 +104,16 @@ pub(crate) struct HeldCheckpoints {
     pub count: u64,
     /// Bytes that they hold alone, as of the last look, some seconds ago at most.
     pub memory: u64,
-    /// The cell after which policy `last` has kept one; null when it has none.
+    /// The cell after which policy `last` has kept one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<u64>,
     /// Why policy `last` could make none after the latest cell.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unkept: Option<String>,
     /// Whether what there is now can be copied, as far as it was tried.
     pub can: bool,
-    /// Why it cannot; null when it can, or was not tried.
+    /// Why it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Where it cannot: whether its variables are kept by value, as save_session does it.
     pub by_value: bool,
@@ -125,10 +137,13 @@ pub(crate) struct Recovery {
     /// Restarts within the window after which it is parked.
     pub restart_budget: u32,
     /// Seconds to the next restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_restart_in: Option<f64>,
     /// Why nothing more is tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub parked: Option<String>,
     /// Steps taken lately, the newest last. A step is `verified` when a ping and an evaluation came back after it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Taken>,
 }
 
@@ -182,8 +197,10 @@ pub(crate) struct SeriesSample {
     /// Threads.
     pub num_threads: u64,
     /// Memory with shared pages counted in part, bytes; not at every look.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub proportional_memory: Option<u64>,
     /// Processes that the session had started; not at every look.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub subprocesses: Option<u64>,
 }
 
@@ -218,10 +235,13 @@ pub(crate) struct DumpedStacks {
     /// Why that is the state, in words.
     pub reason: String,
     /// Process id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// The cell that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cell: Option<u64>,
-    /// The stacks; null when there is no process.
+    /// The stacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stacks: Option<Stacks>,
     /// When (RFC 3339).
     pub timestamp: String,
@@ -255,6 +275,7 @@ pub(crate) struct CrashList {
     /// The newest first.
     pub crashes: Vec<CrashEntry>,
     /// The whole report, when one was asked for by id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<CrashReport>,
 }
 
@@ -272,10 +293,13 @@ pub(crate) struct CrashEntry {
     /// All of it in a sentence.
     pub description: String,
     /// Name of the signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
     /// Its exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// The cell that was running.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cell: Option<u64>,
     /// The report, relative to the workspace.
     pub path: String,
@@ -357,83 +381,22 @@ pub struct Exit {
     /// `delete`, `memory_limit`, `cpu_limit`, `process_limit`, `disk_limit`, `idle`, `age`.
     pub reason: &'static str,
     /// Name of the signal, `SIGSEGV` say.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
     /// Exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// The cell that was running.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cell: Option<u64>,
     /// All of it in words.
     pub description: String,
     /// When it was seen (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
     /// The crash report, relative to the workspace.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
-}
-
-/// Limits that a session is kept to; null where there is none.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct LimitsInForce {
-    /// MiB of memory beyond what the interpreter starts with.
-    pub memory_mb: Option<u64>,
-    /// Who counts it: `cgroup` (the kernel, all of it), or `processes` (forkpy, by what the session's processes have; a file in
-    /// /dev/shm that no process has open may be missed).
-    pub memory_counted_by: Option<&'static str>,
-    /// Seconds of processor time of one cell.
-    pub cpu_seconds: Option<f64>,
-    /// Processes beside the interpreter.
-    pub processes: Option<u32>,
-    /// MiB of the workspace and its own directory.
-    pub disk_mb: Option<u64>,
-    /// Open files of each process.
-    pub open_files: Option<u32>,
-    /// Longest time of a cell.
-    pub cell_seconds: Option<f64>,
-    /// Deleted when unused for so long.
-    pub idle_seconds: Option<f64>,
-    /// Deleted when so old and at rest.
-    pub age_seconds: Option<f64>,
-    /// Its sandbox: off, workspace or strict.
-    pub sandbox: &'static str,
-    /// What confines its processes on this machine; known once it has one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sandbox_layers: Vec<String>,
-}
-
-impl LimitsInForce {
-    /// Of a session.
-    pub(crate) fn of(session: &Session) -> Self {
-        let limits = &session.limits;
-        let status = session.shared.get();
-        let in_group = status.memory_group.is_some();
-        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-        Self {
-            memory_mb: limits.memory.map(|bytes| bytes >> 20),
-            memory_counted_by: limits.memory.map(|_| if in_group { "cgroup" } else { "processes" }),
-            cpu_seconds: seconds(limits.cpu),
-            processes: limits.processes,
-            disk_mb: limits.disk.map(|bytes| bytes >> 20),
-            open_files: limits.open_files,
-            cell_seconds: seconds(limits.cell_time),
-            idle_seconds: seconds(limits.idle),
-            age_seconds: seconds(limits.age),
-            sandbox: limits.confinement.word(),
-            sandbox_layers: status.worker.and_then(|view| view.layers()).map_or_else(Vec::new, name_layers),
-        }
-    }
-}
-
-/// Layers of a sandbox, in words.
-pub(crate) fn name_layers(layers: Layers) -> Vec<String> {
-    let landlock = (layers.landlock > 0).then(|| format!("Landlock {}", layers.landlock));
-    let others = [
-        (layers.seccomp, "seccomp"),
-        (layers.network, "network namespace"),
-        (layers.messages, "IPC namespace"),
-        (layers.users, "user namespace"),
-        (layers.code, "no code from written memory"),
-    ];
-    let others = others.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_owned());
-    landlock.into_iter().chain(others).collect()
 }
 
 /// A worker's end, for a reply.

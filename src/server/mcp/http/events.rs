@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    io::{self, Write},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +19,8 @@ use rmcp::{
     transport::streamable_http_server::session::{EventStore, EventStoreError, EventStream, ServerSseMessage},
 };
 use tokio::sync::Notify;
+
+use crate::server::tools::call::texts::size_of_json;
 
 /// How long a stream that has ended is kept.
 const KEPT: Duration = Duration::from_secs(90);
@@ -306,21 +307,7 @@ fn is_reply<A, B, C>(message: &JsonRpcMessage<A, B, C>) -> bool {
 
 /// As it will be written.
 fn size_of(event: &ServerSseMessage) -> usize {
-    struct Count(usize);
-    impl Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(64);
-    if let Some(message) = &event.message {
-        let _ = serde_json::to_writer(&mut count, message);
-    }
-    count.0
+    64 + event.message.as_ref().map_or(0, |message| size_of_json(&**message))
 }
 
 #[async_trait::async_trait]

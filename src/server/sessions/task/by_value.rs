@@ -26,7 +26,7 @@ use crate::{
         sessions::{
             checkpoints::newest,
             death::Recovered,
-            life::{KeptByValue, Uncopied, What},
+            happened::{KeptByValue, Uncopied, What},
             orders::{BrokenOff, Caller, Order, Restarted, SessionError},
         },
     },

@@ -15,7 +15,7 @@ use super::{
     underway::Underway,
 };
 use crate::{
-    protocol::{CellError, CellReport, Confinement, Display},
+    protocol::{CellError, CellReport, Confinement, Display, PlainResult},
     server::{
         health::{Record, errand::Errand, evidence::Phase},
         output::{captured::Method, marks, screen},
@@ -38,6 +38,9 @@ pub(super) struct Done {
     /// Its client has been told of all up to this event, once it has the outcome.
     pub(super) told: u64,
 }
+
+/// Of a report: results, displays, a notice, the exception.
+type Said = (Vec<PlainResult>, Vec<Display>, Option<String>, Option<CellError>);
 
 impl Task {
     pub(super) async fn run_cell(
@@ -128,7 +131,7 @@ impl Task {
     }
 
     /// What a report says to its client; the rest of it is noted.
-    fn said_in(&self, report: Option<CellReport>) -> (Vec<String>, Vec<Display>, Option<String>, Option<CellError>) {
+    fn said_in(&self, report: Option<CellReport>) -> Said {
         let Some(CellReport { results, displays, notice, error, imported, .. }) = report else {
             return Default::default();
         };

@@ -17,7 +17,7 @@ use crate::{
             active::Client,
             checkpoints::Checkpoint,
             death::{Death, DeathReason, Fate, Recovered},
-            life::{What, came_to},
+            happened::{What, came_to},
             notice::{NextWorker, Notice},
             outcome::Ending,
         },

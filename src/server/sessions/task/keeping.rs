@@ -19,7 +19,8 @@ use crate::{
     server::{
         health::errand::Errand,
         sessions::{
-            life::{KeptByValue, Life, Uncopied, What},
+            happened::{KeptByValue, Uncopied, What},
+            life::Life,
             orders::{BrokenOff, Order, SessionError},
             status::Shared,
         },

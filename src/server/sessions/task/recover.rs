@@ -29,7 +29,7 @@ use crate::{
         sessions::{
             checkpoints::newest,
             death::{Death, DeathReason, Fate, Recovered},
-            life::What,
+            happened::What,
             orders::{NoWorker, Unproven, Urgent},
         },
         workers::{control::PingOutcome, link::Worker, stacks, zygote::ZygoteError},

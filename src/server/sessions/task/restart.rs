@@ -18,7 +18,7 @@ use crate::{
         sessions::{
             checkpoints::{Checkpoint, newest},
             death::{DeathReason, Fate},
-            life::What,
+            happened::What,
             orders::{Caller, Carry, Restarted, SessionError},
         },
     },

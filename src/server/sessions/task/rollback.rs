@@ -30,7 +30,7 @@ use crate::{
         sessions::{
             checkpoints::{self, Checkpoint, Making},
             death::Recovered,
-            life::What,
+            happened::What,
             orders::{BrokenOff, Caller, CheckpointWish, Chosen, Hold, Order, SessionError, Urgent},
         },
         workers::{

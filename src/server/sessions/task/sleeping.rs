@@ -29,12 +29,12 @@ use crate::{
             checkpoints::Checkpoint,
             context::Surroundings,
             death::{Death, DeathReason},
+            happened::What,
             images::{
                 Image, Images,
                 about::{About, Lasting, packages},
                 base::Base,
             },
-            life::What,
             orders::{BrokenOff, Carry, NoWorker, SessionError},
             status::Sleeping,
         },

@@ -23,13 +23,15 @@ use crate::{
             evidence::{Phase, Stacks},
         },
         sessions::{
+            beginning::Origin,
             checkpoints::Checkpoint,
             context::Surroundings,
             crashes::OutOfMemory,
             death::{Death, DeathReason, Fate},
+            happened::KeptByValue,
             history::History,
-            images::{Image, about::About, adopt::Adopted, base::Base},
-            life::{KeptByValue, Life},
+            images::{Image, about::About, base::Base},
+            life::Life,
             orders::{Order, SessionError, Urgent},
             returned::Returned,
             runs::Runs,
@@ -59,12 +61,7 @@ pub(in crate::server::sessions) struct Seat {
     /// Tells how many orders wait.
     pub(in crate::server::sessions) queue: mpsc::WeakSender<Order>,
     pub(in crate::server::sessions) interventions: mpsc::UnboundedReceiver<Urgent>,
-    /// A worker that a checkpoint woke, and the number of the last cell that had run in it.
-    pub(in crate::server::sessions) first: Option<(Worker, u64)>,
-    /// It sleeps, as a server before this one has left it.
-    pub(in crate::server::sessions) asleep: Option<Box<Adopted>>,
-    /// What it goes on with after an exec.
-    pub(in crate::server::sessions) returned: Option<Returned>,
+    pub(in crate::server::sessions) origin: Origin,
 }
 
 pub(in crate::server::sessions) struct Task {
@@ -200,10 +197,15 @@ pub(super) struct Obituary {
 
 impl Task {
     pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
-        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, first, asleep, returned } =
-            seat;
-        let (worker, last_cell) = first.map_or((None, 0), |(worker, cell)| (Some(worker), cell));
-        let (adopted, image) = asleep.map(|left| (left.about, Arc::new(left.image))).unzip();
+        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, origin } = seat;
+        let (mut worker, mut last_cell, mut left, mut returned) = (None, 0, None, None);
+        match origin {
+            Origin::Afresh => {}
+            Origin::Copy { worker: woken, cell } => (worker, last_cell) = (Some(*woken), cell),
+            Origin::Asleep(adopted) => left = Some(adopted),
+            Origin::Returned(all) => returned = Some(all),
+        }
+        let (adopted, image) = left.map(|left| (left.about, Arc::new(left.image))).unzip();
         let last_cell = adopted.as_ref().map_or(last_cell, |about| about.last_cell);
         Self {
             id: Arc::clone(life.session()),
@@ -218,7 +220,7 @@ impl Task {
             interventions,
             holds: worker.is_some() || image.is_some(),
             worker,
-            returned: returned.map(Box::new),
+            returned,
             last_cell,
             begun: image.is_some(),
             evidence: None,

@@ -17,6 +17,7 @@ use rmcp::model::{CallToolResponse, JsonObject};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::texts::size_of_json;
 use crate::server::owner::Owner;
 
 /// The file of all calls.
@@ -149,20 +150,4 @@ impl Drop for Began<'_> {
 
 fn append(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).mode(0o600).open(path)
-}
-
-fn size_of_json(value: &impl Serialize) -> usize {
-    struct Count(usize);
-    impl Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    let _ = serde_json::to_writer(&mut count, value);
-    count.0
 }

@@ -75,7 +75,9 @@ const CLIENTS: [Known; 13] = [
     // Python SDK does, whose calls wait without end: this is for those that give it a name.
     impatient("openai-agents", Shows::Content, 5),
     // Python SDKs, and with them langchain-mcp-adapters, smolagents, OpenAI Agents (measured 2026-11): the content. LangChain turns
-    // a link into a block with a file: address, on which langchain-openai raises.
+    // a link into a block with a file: address, on which langchain-openai raises. pydantic-ai 2.68 shows the structure of a reply
+    // without pictures, and says the SDK's name too (measured: `mcp` 0.1.0, 2026-11): it cannot be told
+    // from the others.
     known("mcp", Shows::Content),
     // MCP Inspector (2026-11): shows both; its user opens a link by resources/read.
     opening("mcp-inspector"),

@@ -9,6 +9,7 @@ pub(crate) mod clients;
 pub(crate) mod error;
 pub(crate) mod flights;
 mod forgiving;
+mod icons;
 pub(crate) mod lane;
 mod links;
 pub(crate) mod notices;

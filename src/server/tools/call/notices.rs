@@ -3,7 +3,8 @@
 //! Runs in: server. Pure: facts in (`sessions/life.rs`, `sessions/notice.rs`), sentences out, and nowhere else.
 
 use crate::server::sessions::{
-    life::{Event, Gone, News, What, Without},
+    happened::{Event, Gone, What, Without},
+    life::News,
     notice::{NextWorker, Notice},
     outcome::{Death, Fate, Recovered},
 };

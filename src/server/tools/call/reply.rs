@@ -3,6 +3,8 @@
 //! Runs in: server. A tool says what came of a call (a value, its text, pictures, files); what of it a client gets, and in
 //! which form, is decided here and nowhere else.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult};
 use schemars::JsonSchema;
@@ -18,6 +20,9 @@ use super::{
     server::Server,
     texts::{self, MOST_SHOWN},
 };
+
+/// A shorter wait for its turn is not told.
+pub(crate) const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// What came of a call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,7 +118,7 @@ impl Reply<Value> {
     /// Bytes of memory that it takes, about.
     pub(crate) fn size(&self) -> usize {
         let text = self.text.as_ref().map_or(0, String::len);
-        2 * text + serde_json::to_string(&self.value).map_or(0, |value| value.len())
+        2 * text + texts::size_of_json(&self.value) + texts::size_of_json(&self.pictures)
     }
 }
 

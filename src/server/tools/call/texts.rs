@@ -2,7 +2,9 @@
 //!
 //! Runs in: server. Pure.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io};
+
+use serde::Serialize;
 
 /// Most bytes of JSON in a reply, structured content and text together: official clients refuse an event above 1 MiB.
 pub(crate) const MAX_REPLY: usize = 900_000;
@@ -57,13 +59,36 @@ pub(crate) fn section(text: &mut String, title: &str, body: &str) {
 
 /// Shortens texts that a reply holds twice, structured and shown, until it stays below [`MAX_REPLY`].
 pub(crate) fn fit_texts(texts: &mut [&mut String]) {
+    fit_within(texts, MAX_REPLY);
+}
+
+/// The same until it stays below `most`, beside pictures say.
+pub(crate) fn fit_within(texts: &mut [&mut String], most: usize) {
     let mut keep = 200_000;
-    while 2 * texts.iter().map(|text| json_length(text)).sum::<usize>() > MAX_REPLY && keep > 100 {
+    while 2 * texts.iter().map(|text| json_length(text)).sum::<usize>() > most && keep > 100 {
         texts.iter_mut().for_each(|text| shorten(text, keep));
         keep /= 2;
     }
 }
 
+/// Bytes of JSON that a value comes to, without making them.
+pub(crate) fn size_of_json(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
+/// The same of a text, without its quotes.
 pub(crate) fn json_length(text: &str) -> usize {
     text.bytes()
         .map(|byte| match byte {

@@ -9,7 +9,7 @@ use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject, Me
 use schemars::JsonSchema;
 use serde_json::json;
 
-use super::{error::ToolError, reply::Respond, request::Call, schema, server::Server, texts::MOST_SHOWN};
+use super::{error::ToolError, icons, reply::Respond, request::Call, schema, server::Server, texts::MOST_SHOWN};
 use crate::server::tools::cells::jobs;
 
 /// What a tool does to the world, for its annotations.
@@ -63,6 +63,8 @@ pub(crate) struct Tool {
     pub(crate) set: Set,
     effect: Effect,
     about: &'static str,
+    /// Its function, with the family that it stands in.
+    function: &'static str,
     schemas: Schemas,
     input: OnceLock<Arc<JsonObject>>,
     listed: OnceLock<rmcp::model::Tool>,
@@ -70,14 +72,14 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    /// A tool whose schemas are those of what `function` takes and gives; `way` calls it. Made by [`tool!`](tool) and
-    /// [`long_tool!`](long_tool).
+    /// A tool whose schemas are those of what `function` takes and gives; `way` calls it. Made by
+    /// [`tool!`](tool).
     pub(crate) fn new<'a, A, R, W, F>(
         set: Set,
         name: &'static str,
         effect: Effect,
         about: &'static str,
-        _function: F,
+        (function, _): (&'static str, F),
         way: Way,
     ) -> Self
     where
@@ -87,7 +89,7 @@ impl Tool {
         F: Fn(&'a Server, &'a Call, A) -> W,
     {
         let schemas = Schemas { input: schema::input::<A>, output: schema::output::<R::Value> };
-        Self { name, set, effect, about, schemas, input: OnceLock::new(), listed: OnceLock::new(), way }
+        Self { name, set, effect, about, function, schemas, input: OnceLock::new(), listed: OnceLock::new(), way }
     }
 
     /// The schema of its arguments.
@@ -113,10 +115,11 @@ impl Tool {
             } else {
                 output
             };
-            let listed = rmcp::model::Tool::new(self.name, self.about, Arc::clone(self.input()))
+            let mut listed = rmcp::model::Tool::new(self.name, self.about, Arc::clone(self.input()))
                 .with_title(title(self.name))
                 .with_raw_output_schema(output)
                 .with_annotations(annotations(self.effect));
+            listed.icons = icons::of(self.function).map(|icon| vec![icon]);
             let speaks_long = self.set == Set::Core || matches!(self.effect, Effect::Open);
             if speaks_long { listed.with_meta(size()) } else { listed }
         })
@@ -133,52 +136,35 @@ impl Tool {
     }
 }
 
-/// One row of the table of tools.
+/// One row of the table of tools: how its calls are answered, in which lists it stands, its name, what it does to the world, its
+/// function, and what is told about it.
 macro_rules! tool {
-    ($set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
-        $crate::server::tools::call::tool::Tool::new(
-            $crate::server::tools::call::tool::Set::$set,
-            $name,
-            $crate::server::tools::call::tool::Effect::$effect,
-            $about,
-            $function,
-            $crate::server::tools::call::tool::Way::Within(|server, mut call| {
-                Box::pin(async move {
-                    let asked = call.read(server.files.root())?;
-                    $crate::server::tools::call::reply::Respond::respond(
-                        $function(server, &call, asked).await?,
-                        server,
-                        &call,
-                    )
-                })
-            }),
-        )
-    };
-}
-pub(crate) use tool;
-
-/// The same of a tool whose work may go on without its call.
-macro_rules! long_tool {
-    ($set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
-        $crate::server::tools::call::tool::long_tool!(Beyond, $set, $name, $effect, $function, $about)
-    };
     ($way:ident, $set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
         $crate::server::tools::call::tool::Tool::new(
             $crate::server::tools::call::tool::Set::$set,
             $name,
             $crate::server::tools::call::tool::Effect::$effect,
             $about,
-            $function,
+            (stringify!($function), $function),
             $crate::server::tools::call::tool::Way::$way(|server, mut call| {
                 Box::pin(async move {
+                    let server = &*server;
                     let asked = call.read(server.files.root())?;
-                    $function(&server, &call, asked).await?.kept()
+                    let reply = $function(server, &call, asked).await?;
+                    $crate::server::tools::call::tool::tool!(@ending $way, reply, server, &call)
                 })
             }),
         )
     };
+    (@ending Within, $reply:ident, $server:ident, $call:expr) => {
+        $crate::server::tools::call::reply::Respond::respond($reply, $server, $call)
+    };
+    // The call that follows the work takes it from there.
+    (@ending $way:ident, $reply:ident, $server:ident, $call:expr) => {
+        $reply.kept()
+    };
 }
-pub(crate) use long_tool;
+pub(crate) use tool;
 
 /// `run_python_code` as people read it.
 fn title(name: &str) -> String {

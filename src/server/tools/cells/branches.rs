@@ -28,7 +28,7 @@ use crate::server::{
         history::Recorded,
         orders::{Caller, CellOrder, CheckpointWish, Chosen, Hold, SessionError},
         outcome::{CellOutcome, DeathReason, Ending, OnError},
-        registry::Fork,
+        registry::making::Fork,
     },
     tools::{
         call::{
@@ -67,7 +67,7 @@ pub(crate) struct RunBranches {
 
 /// Which branch the session goes on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected none, first, max, min, or the number of a branch from 0")]
 pub(crate) enum Keep {
     /// This one.
     Number(u32),
@@ -96,7 +96,8 @@ pub(crate) struct Branches {
     pub(crate) session_id: String,
     /// What each came to, in the order of `codes`.
     pub(crate) branches: Vec<Branch>,
-    /// The one that the session goes on from, counted from 0; null when it is as before.
+    /// The one that the session goes on from, counted from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kept: Option<u64>,
     /// Why none was kept although one was to be, and what the branches shared; a sentence each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -341,7 +342,7 @@ fn choose(keep: Keep, runs: &[Result<Run, ToolError>]) -> Result<Option<usize>, 
 
 /// The value of the last expression as a number: `0.93`, `np.float64(0.93)`.
 fn number_of(run: &Run) -> Option<f64> {
-    let text = run.outcome.results.last()?.trim();
+    let text = run.outcome.results.last()?.text.trim();
     let inner = text.rsplit_once('(').map_or(text, |(_, rest)| rest.trim_end_matches(')'));
     inner.parse().ok().filter(|number: &f64| !number.is_nan())
 }

@@ -62,14 +62,23 @@ pub(crate) enum Whichever {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AnyReply {
     /// How it ended, or `running` or `queued`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cell: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stdout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stderr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     outputs: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     new_files: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     execution_time: Option<f64>,
 }
 

@@ -15,14 +15,12 @@ use crate::{
         },
         tools::call::{
             notices,
+            reply::A_MOMENT,
             texts::{self, section},
         },
         watch::shapes::{exit, exit_code},
     },
 };
-
-/// A shorter wait for its turn is not told.
-const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// The structured reply, beside pictures that take `pictures` bytes of JSON.
 #[must_use]
@@ -52,7 +50,12 @@ pub fn cell(session: &str, outcome: CellOutcome, pictures: usize) -> Cell {
         status: outcome.ending.status(),
         session_id: session.to_owned(),
         cell: (number > 0).then_some(number),
-        results: outcome.displays.iter().filter_map(words).chain(outcome.results).collect(),
+        results: outcome
+            .displays
+            .iter()
+            .filter_map(words)
+            .chain(outcome.results.into_iter().map(|result| result.text))
+            .collect(),
         outputs: outcome.displays.iter().flat_map(files).map(|(_, file)| file).collect(),
         displays: outcome.displays.iter().map(shown).filter(says_something).collect(),
         new_files: outcome.new_files.paths,
@@ -261,12 +264,12 @@ mod tests {
     fn people_read_output_then_result() {
         let mut done = outcome(Ending::Finished);
         done.stdout = captured("hello\n".to_owned());
-        done.results = vec!["42".to_owned()];
+        done.results = vec!["42".to_owned().into()];
         let reply = cell("default", done, 0);
         assert_eq!(text(&reply), "hello\n--- result ---\n42");
         assert_eq!((reply.status, reply.state, reply.cell), ("ok", "kept", Some(3)));
         let mut plain = outcome(Ending::Finished);
-        plain.results = vec!["2".to_owned()];
+        plain.results = vec!["2".to_owned().into()];
         assert_eq!(text(&cell("default", plain, 0)), "2");
         assert_eq!(text(&cell("default", outcome(Ending::Finished), 0)), "(no output)");
     }
@@ -287,7 +290,7 @@ mod tests {
         let mut done = outcome(Ending::Finished);
         done.stdout = captured("\u{1}".repeat(400_000));
         done.stderr = captured("ä\n".repeat(130_000));
-        done.results = vec!["\u{2}".repeat(40_000)];
+        done.results = vec!["\u{2}".repeat(40_000).into()];
         let reply = cell("default", done, 0);
         let json = serde_json::to_string(&reply).expect("JSON").len();
         let shown = serde_json::to_string(&text(&reply)).expect("JSON").len();

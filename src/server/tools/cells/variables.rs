@@ -45,6 +45,7 @@ pub(crate) struct Variables {
     /// Name to `type: summary`; no modules, no names that begin with `_`.
     pub(crate) variables: BTreeMap<String, String>,
     /// The same in parts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) details: BTreeMap<String, VariableDetails>,
     /// The session.
     pub(crate) session_id: String,

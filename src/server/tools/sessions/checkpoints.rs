@@ -16,7 +16,7 @@ use crate::{
             checkpoints::{self, Checkpoint, StoreError},
             handle::Session,
             orders::{BrokenOff, Caller, CheckpointWish, SessionError},
-            registry::{Fork, RegistryError},
+            registry::{RegistryError, making::Fork},
         },
         tools::call::{
             arguments::checked_description,
@@ -27,7 +27,7 @@ use crate::{
             server::Server,
         },
         tools::sessions::lifecycle::Asleep,
-        watch::shapes::LimitsInForce,
+        watch::in_force::LimitsInForce,
     },
     sys::processes,
 };
@@ -103,7 +103,8 @@ pub(crate) struct CheckpointEntry {
     pub(crate) id: u64,
     /// The session it is of.
     pub(crate) session_id: String,
-    /// The last cell that had run; null when none had.
+    /// The last cell that had run.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after_cell: Option<u64>,
     /// When it was made (RFC 3339).
     pub(crate) created_at: String,
@@ -145,6 +146,7 @@ pub(crate) struct MadeCheckpoint {
     /// The checkpoint.
     pub(crate) checkpoint: CheckpointEntry,
     /// What it does not hold, a sentence each: open files and connections, tasks, child processes, locks, threads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
     /// When (RFC 3339).
     pub(crate) timestamp: String,
@@ -178,11 +180,14 @@ pub(crate) struct RestoredCheckpoint {
     pub(crate) session_id: String,
     /// Name of the checkpoint, which is still there.
     pub(crate) checkpoint: String,
-    /// The last cell whose effects are there; null when none is.
+    /// The last cell whose effects are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after_cell: Option<u64>,
     /// The process that serves the session now.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pid: Option<i32>,
     /// What the checkpoint did not hold, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
     /// When (RFC 3339).
     pub(crate) timestamp: String,
@@ -200,11 +205,14 @@ pub(crate) struct ForkedSession {
     pub(crate) sessions: Vec<String>,
     /// The session it is a copy of.
     pub(crate) forked_from: String,
-    /// The checkpoint it is a copy of; null when it is one of the session as it was.
+    /// The checkpoint it is a copy of, if it is one of a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint: Option<String>,
-    /// The last cell whose effects are there; null when none is.
+    /// The last cell whose effects are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after_cell: Option<u64>,
     /// What the two share, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
     /// Limits of the new session: those of the other.
     pub(crate) limits: LimitsInForce,

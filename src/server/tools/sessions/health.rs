@@ -13,7 +13,7 @@ use crate::{
         sessions::{crashes::CrashReport, handle::Session},
         tools::call::{
             arguments::{Nothing, OfSession, seconds},
-            error::ToolError,
+            error::{ToolError, refuse},
             reply::{Reply, now},
             request::Call,
             server::Server,
@@ -195,6 +195,9 @@ pub(crate) async fn list_crashes(
 ) -> Result<Reply<CrashList>, ToolError> {
     let (crashes, owner) = (server.around.crashes.clone(), call.owner().clone());
     let limit = usize::try_from(asked.limit.unwrap_or(20)).unwrap_or(usize::MAX);
+    if limit == 0 {
+        return refuse("`limit` is 0 and must be at least 1");
+    }
     if let Some(id) = asked.id {
         let name = id.clone();
         let found = tokio::task::spawn_blocking(move || crashes.find(&owner, &name)).await.ok().flatten();

@@ -15,7 +15,8 @@ use crate::{
         health::{HealthStatus, State, evidence::Phase},
         sessions::{
             active::Choice,
-            handle::{Beginning, Session},
+            beginning::{Beginning, Origin},
+            handle::Session,
             names::DEFAULT,
             orders::Restarted,
             status::{Sleeping, Status},
@@ -30,7 +31,7 @@ use crate::{
             schema::is_zero,
             server::Server,
         },
-        watch::shapes::{Health, LimitsInForce},
+        watch::{in_force::LimitsInForce, shapes::Health},
     },
     settings::{limits::Wished, policy::PolicyChange},
 };
@@ -42,7 +43,8 @@ pub(crate) struct Asleep {
     pub(crate) status: &'static str,
     /// The session.
     pub(crate) session_id: String,
-    /// The last cell whose effects are there; null when none has run.
+    /// The last cell whose effects are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after_cell: Option<u64>,
     /// Bytes of its file.
     pub(crate) disk: u64,
@@ -160,10 +162,13 @@ pub(crate) struct Restart {
     /// Variables that the new interpreter has again.
     pub(crate) restored_vars: Vec<String>,
     /// Variables that were not carried over, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) lost_vars: BTreeMap<String, String>,
     /// Process id of the new worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pid: Option<i32>,
     /// What to know about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
     /// When (RFC 3339).
     pub(crate) timestamp: String,
@@ -271,6 +276,7 @@ pub(crate) struct DeletedSession {
     /// It was this client's active session.
     pub(crate) was_active: bool,
     /// The active session now, when that has changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) new_active_session: Option<String>,
 }
 
@@ -289,7 +295,7 @@ pub(crate) async fn create(
     let own = settings.limits.confined(server.around.quotas.rights(call.owner()).sandbox);
     let limits = own.tightened(&wished).map_err(|error| refuse(&error))?;
     settings.sandbox.check(limits.confinement).map_err(|error| refuse(&error))?;
-    let beginning = |life| Beginning { life, description, policy, limits, first: None, asleep: None, returned: None };
+    let beginning = |life| Beginning { life, description, policy, limits, origin: Origin::Afresh };
     let (session, created) = server.registry.create(call.owner(), asked.session_id, &call.client, beginning)?;
     session.life.used_by(&call.client);
     let status = session.shared.get();

@@ -59,6 +59,7 @@ pub(crate) struct SavedSession {
     /// Names of the variables that are in it.
     pub(crate) saved: Vec<String>,
     /// Names of those that are not, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) skipped: BTreeMap<String, String>,
 }
 
@@ -74,8 +75,10 @@ pub(crate) struct LoadedSession {
     /// Names of the variables that the session has from it.
     pub(crate) loaded: Vec<String>,
     /// Those of them that stood for something else before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) replaced: Vec<String>,
     /// Names of variables in the file that could not be brought back, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) skipped: BTreeMap<String, String>,
 }
 

@@ -117,7 +117,8 @@ pub(crate) struct FilesPage {
     pub(crate) offset: u64,
     /// There are entries after these.
     pub(crate) truncated: bool,
-    /// Where the next page begins; null on the last.
+    /// Where the next page begins, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_offset: Option<u64>,
     /// Directories not looked into because they lie deeper than max_depth; 0 unless recursive.
     pub(crate) too_deep: u64,
@@ -151,7 +152,8 @@ pub(crate) struct FilePiece {
     pub(crate) bytes_read: u64,
     /// There is more of what was asked for.
     pub(crate) truncated: bool,
-    /// Where to read on; null when there is no more of what was asked for.
+    /// Where to read on, when there is more of what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_offset: Option<u64>,
     /// First line in these contents, when lines were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -72,18 +72,23 @@ pub(crate) struct Installed {
     /// Packages that were asked for and are there now, as `name==version`.
     pub(crate) installed_packages: Vec<String>,
     /// All that is not as it was before, dependencies included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) changes: Vec<PackageChange>,
     /// Sessions that have imported a package which has changed: they keep the old one until restart_kernel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) stale: Vec<StalePackage>,
     /// `uv` or `pip`.
     pub(crate) tool: &'static str,
     /// Seconds the tool ran.
     pub(crate) execution_time: f64,
     /// What to know about it, in sentences.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
     /// File with the whole standard output, relative to the workspace, when `stdout` is not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stdout_file: Option<String>,
     /// File with the whole standard error, when `stderr` is not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stderr_file: Option<String>,
 }
 
@@ -92,9 +97,11 @@ pub(crate) struct Installed {
 pub(crate) struct PackageChange {
     /// Its name.
     pub(crate) name: String,
-    /// Version before; null when it was not there.
+    /// Version before, if it was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<String>,
-    /// Version now; null when it is gone.
+    /// Version now, if it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after: Option<String>,
 }
 
@@ -106,8 +113,10 @@ pub(crate) struct StalePackage {
     /// The package.
     pub(crate) package: String,
     /// The version that the session has.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) imported: Option<String>,
     /// The version that is installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) installed: Option<String>,
 }
 
@@ -119,6 +128,7 @@ pub(crate) struct PackageList {
     /// How many there are.
     pub(crate) total: u64,
     /// `sys.executable` of sessions.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) python: Option<String>,
 }
 

@@ -18,7 +18,7 @@ use crate::{
             request::Call,
             server::Server,
         },
-        watch::shapes::name_layers,
+        watch::in_force::name_layers,
         workers::{imports::Auto, zygote::Stage},
     },
     settings::secrets::Secret,
@@ -54,9 +54,11 @@ pub(crate) struct WorkspaceInfo {
     pub(crate) outputs_dir: String,
     /// The same as `uploads`.
     pub(crate) uploads_dir: String,
-    /// `sys.executable` of sessions; null until Python has started.
+    /// `sys.executable` of sessions, once Python has started.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) python: Option<String>,
-    /// Python's version; null until Python has started.
+    /// Python's version, once Python has started.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) python_version: Option<String>,
     /// What sessions find imported.
     pub(crate) preload: PreloadInfo,
@@ -76,6 +78,7 @@ pub(crate) struct PreloadInfo {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) named: Vec<String>,
     /// What was added of its own accord.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) added: Vec<AddedModule>,
     /// What could not be added.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     protocol::WorkerExit,
     server::{
-        output::streams::Course,
+        output::{captured::CapturedText, streams::Course},
         scripts::{ScriptOrder, ScriptOutcome},
         sessions::outcome::signal_name,
         tools::call::{
             arguments::seconds,
             error::{ToolError, refuse},
-            reply::Reply,
+            reply::{A_MOMENT, Reply},
             request::Call,
+            schema::{is_false, is_zero},
             server::{Server, blocking},
             sight::Doing,
             texts::{fit_texts, section},
@@ -87,27 +88,37 @@ pub(crate) struct ScriptRun {
     pub(crate) stderr: String,
     /// Seconds it ran.
     pub(crate) execution_time: f64,
-    /// Seconds it waited for other scripts to end.
-    pub(crate) queued_time: f64,
+    /// Seconds it waited for other scripts to end, when that was more than a moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) queued_time: Option<f64>,
     /// Files that appeared in the workspace while it ran, relative to it.
     pub(crate) new_files: Vec<String>,
     /// New files that are not listed, because there were too many.
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) new_files_omitted: u64,
     /// New files may be missing from the list.
+    #[serde(skip_serializing_if = "is_false")]
     pub(crate) new_files_incomplete: bool,
     /// Its time was over.
+    #[serde(skip_serializing_if = "is_false")]
     pub(crate) timed_out: bool,
     /// Name of the signal that ended it, `SIGSEGV` say.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) signal: Option<String>,
     /// What to know about its end, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
-    /// Bytes written to standard output in all.
-    pub(crate) stdout_bytes: u64,
-    /// Bytes written to standard error in all.
-    pub(crate) stderr_bytes: u64,
+    /// Bytes written to standard output in all, when `stdout` is not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stdout_bytes: Option<u64>,
+    /// Bytes written to standard error in all, when `stderr` is not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stderr_bytes: Option<u64>,
     /// File with the whole standard output, relative to the workspace, when `stdout` is not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stdout_file: Option<String>,
     /// File with the whole standard error, when `stderr` is not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stderr_file: Option<String>,
 }
 
@@ -154,22 +165,23 @@ fn shape(script: String, outcome: ScriptOutcome) -> ScriptRun {
         (Course::Itself, Some(WorkerExit::Code(_))) => "error",
         (Course::Itself, _) => "died",
     };
+    let total = |stream: &CapturedText| (stream.total != stream.text.len() as u64).then_some(stream.total);
     let mut reply = ScriptRun {
         status,
         returncode,
         script,
+        stdout_bytes: total(&outcome.stdout),
+        stderr_bytes: total(&outcome.stderr),
         stdout: outcome.stdout.text,
         stderr: outcome.stderr.text,
         execution_time: outcome.ran.as_secs_f64(),
-        queued_time: outcome.queued.as_secs_f64(),
+        queued_time: (outcome.queued >= A_MOMENT).then_some(outcome.queued.as_secs_f64()),
         new_files: outcome.new_files.paths,
         new_files_omitted: outcome.new_files.omitted as u64,
         new_files_incomplete: outcome.new_files.incomplete,
         timed_out: matches!(outcome.course, Course::TimedOut { .. }),
         signal,
         notice,
-        stdout_bytes: outcome.stdout.total,
-        stderr_bytes: outcome.stderr.total,
         stdout_file: outcome.stdout.file,
         stderr_file: outcome.stderr.file,
     };

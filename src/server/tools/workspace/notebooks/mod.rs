@@ -3,6 +3,7 @@
 //! Runs in: server.
 
 pub(crate) mod document;
+mod gallery;
 mod html;
 mod markup;
 pub(crate) mod tools;

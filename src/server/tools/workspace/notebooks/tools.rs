@@ -5,12 +5,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rmcp::model::JsonObject;
+use rmcp::model::{ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     document::{Document, NotebookError, Step},
+    gallery::Gallery,
     html, upgrade, whole,
 };
 use crate::{
@@ -33,9 +34,13 @@ use crate::{
                 request::Call,
                 server::{Server, blocking},
                 sight::{Doing, Sight},
-                texts::section,
+                texts::{MAX_REPLY, fit_within, section},
             },
-            cells::{reply, result::CellException},
+            cells::{
+                pictures::{self, Picture},
+                reply,
+                result::CellException,
+            },
         },
         workers::zygote::Stage,
         workspace::{
@@ -139,10 +144,12 @@ pub(crate) struct NotebookRun {
     /// Code cells that there were to run.
     pub(crate) total: u64,
     /// Cells that did not end well, in order; at most 20.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) failures: Vec<NotebookFailure>,
     /// Seconds.
     pub(crate) execution_time: f64,
     /// What to know about it, in sentences.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
 }
 
@@ -154,6 +161,7 @@ pub(crate) struct NotebookFailure {
     /// How it ended, as in run_python_code.
     pub(crate) status: &'static str,
     /// The exception.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<CellException>,
 }
 
@@ -268,9 +276,26 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Res
         execution_time,
         notice: (!run.notices.is_empty()).then(|| run.notices.join(" ")),
     };
-    let failed = run.stopped_by_tool;
-    let (text, output) = (text(&value), value.output_path.clone());
-    Ok(Reply::of(value).text(text).failed(failed).files([&output]))
+    let (pictures, earlier) = run.gallery.pictures().await;
+    Ok(reply_of(value, pictures, earlier).failed(run.stopped_by_tool))
+}
+
+/// The reply to a run, with its last pictures.
+fn reply_of(mut value: NotebookRun, pictures: Vec<Picture>, earlier: usize) -> Reply<NotebookRun> {
+    let size: usize = pictures.iter().map(|picture| picture.base64.len() + 64).sum();
+    let errors = value.failures.iter_mut().filter_map(|failure| failure.error.as_mut());
+    let mut long: Vec<&mut String> = errors.flat_map(|error| [&mut error.traceback, &mut error.message]).collect();
+    fit_within(&mut long, MAX_REPLY.saturating_sub(size));
+    let (mut text, output) = (text(&value), value.output_path.clone());
+    if !pictures.is_empty() {
+        let mut lines = pictures::lines(&pictures).join("\n");
+        if earlier > 0 {
+            lines += &format!("\nand {earlier} before these, in the notebook");
+        }
+        section(&mut text, "pictures", &lines);
+    }
+    let pictures = pictures.into_iter().map(|picture| ContentBlock::image(picture.base64, picture.mime));
+    Reply::of(value).text(text).pictures(pictures).files([&output])
 }
 
 /// What its cells have written so far can be looked at.
@@ -306,6 +331,8 @@ struct Run {
     status: Option<&'static str>,
     failures: Vec<NotebookFailure>,
     notices: Vec<String>,
+    /// What it has shown.
+    gallery: Gallery,
     /// Bytes of outputs so far.
     kept: usize,
     /// It ended by something else than the code's own doing.
@@ -324,6 +351,7 @@ impl Run {
                 return false;
             }
         };
+        self.gallery.take(step.index, &outcome.displays);
         let mut outputs = outputs::of(&outcome);
         outputs.retain(|output| !output.is_empty());
         self.document.replace_shown(&mut outputs);

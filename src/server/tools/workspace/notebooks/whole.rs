@@ -17,13 +17,12 @@ pub(super) fn fill(cells: &mut [Recorded], files: &Files, most: u64, most_of_all
     let mut left = most_of_all;
     for cell in cells {
         for output in &mut cell.outputs {
-            let (text, part) = match output {
-                Output::Stream { text, whole: Some(part), .. } => (text, Some(part.clone())),
-                Output::Shown { display, result: Some(_) } => {
-                    let part = shortened(&display.text).and_then(|file| all_of(files, file));
-                    (&mut display.text, part)
-                }
-                _ => continue,
+            let (text, part) = if let Output::Stream { text, whole: Some(part), .. } = output {
+                (text, Some(part.clone()))
+            } else if let Some((text, file)) = output.shortened() {
+                (text, all_of(files, file))
+            } else {
+                continue;
             };
             if let Some(read) = part.and_then(|part| read(files, &part, most.min(left)).ok()) {
                 left = left.saturating_sub(read.len() as u64);
@@ -34,19 +33,9 @@ pub(super) fn fill(cells: &mut [Recorded], files: &Files, most: u64, most_of_all
     }
 }
 
-/// The file with the whole text of a value, as `python/forkpy_worker/display/results.py` names it where it shortens one.
-fn shortened(text: &str) -> Option<&str> {
-    let file = text.lines().find_map(|line| {
-        let (_, place) = line.strip_prefix("... ")?.split_once(" characters left out; the whole is in ")?;
-        place.strip_suffix(" ...")
-    })?;
-    let own = file.strip_prefix("outputs/cell-")?.strip_suffix(".txt")?;
-    (own.contains("-result") && !own.contains('/')).then_some(file)
-}
-
-fn all_of(files: &Files, file: &str) -> Option<Part> {
-    let to = files.open_regular(file).ok()?.metadata().ok()?.len();
-    Some(Part { file: file.to_owned(), from: 0, to })
+fn all_of(files: &Files, file: String) -> Option<Part> {
+    let to = files.open_regular(&file).ok()?.metadata().ok()?.len();
+    Some(Part { file, from: 0, to })
 }
 
 /// The part, or its head and tail.
@@ -68,21 +57,4 @@ fn read(files: &Files, part: &Part, most: u64) -> io::Result<String> {
     let (head, tail) = (piece(part.from, part.from + most / 2)?, piece(part.to - most / 2, part.to)?);
     let left_out = size - most / 2 * 2;
     Ok(format!("{head}\n[... {left_out} of {size} bytes left out; the whole is in {} ...]\n{tail}", part.file))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_file_of_a_shortened_value_is_found_and_no_other() {
-        let shortened = |file: &str| {
-            let text = format!("'aaa\n... 12 characters left out; the whole is in {file} ...\nbbb'");
-            super::shortened(&text).map(str::to_owned)
-        };
-        assert_eq!(shortened("outputs/cell-3-result.txt").as_deref(), Some("outputs/cell-3-result.txt"));
-        assert_eq!(shortened("outputs/cell-3-result-2.txt").as_deref(), Some("outputs/cell-3-result-2.txt"));
-        for other in ["secret.txt", "outputs/cell-3-result/../../x.txt", "outputs/cell-3-stdout.txt", "/etc/passwd"] {
-            assert_eq!(shortened(other), None);
-        }
-        assert_eq!(super::shortened("'plain'"), None);
-    }
 }
