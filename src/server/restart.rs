@@ -40,7 +40,9 @@ use crate::{
     protocol::{Confinement, PROTOCOL_VERSION},
     settings::{policy::SleepBounds, resolve::hand_on_token},
     sys::{
-        descriptors, lifeline,
+        descriptors,
+        groups::Controller,
+        lifeline,
         parcel::{self, Parcel},
         programs,
         scratch::Scratch,
@@ -48,7 +50,7 @@ use crate::{
 };
 
 /// Version of what is taken along ([`Packed`], and all that it is made of).
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 /// How long the other program may take to say what it understands.
 const PROBE: Duration = Duration::from_secs(20);
 /// How often a session that is just at something short is looked at again, and for how long.
@@ -215,7 +217,8 @@ fn can_go(session: &Session) -> Result<(), Refused> {
     if session.limits.confinement != Confinement::Off {
         return Err(Refused::Confined(name));
     }
-    if status.memory_group.is_some() {
+    // What the kernel has counted stays with the group that it was counted in.
+    if status.group.is_some_and(|group| group.keeps(Controller::Memory)) {
         return Err(Refused::Counted(name));
     }
     let (what, passes) = match status.phase {

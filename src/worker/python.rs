@@ -58,7 +58,6 @@ pub(crate) struct Functions {
     hazards: Py<PyAny>,
     wake: Py<PyAny>,
     needed_paths: Py<PyAny>,
-    environment_paths: Py<PyAny>,
     confine: Py<PyAny>,
 }
 
@@ -128,7 +127,6 @@ impl Functions {
             hazards: find("session.checkpoint", "hazards")?,
             wake: find("session.checkpoint", "wake")?,
             needed_paths: find("session.confined", "needed")?,
-            environment_paths: find("session.confined", "environment")?,
             confine: find("session.confined", "begin")?,
         })
     }
@@ -151,11 +149,6 @@ impl Functions {
     pub(super) fn needed_paths(&self, py: Python<'_>) -> PyResult<Needed> {
         let (folders, programs) = self.needed_paths.call0(py)?.extract(py)?;
         Ok(Needed { folders, programs })
-    }
-
-    /// Where packages are installed to.
-    pub(super) fn environment_paths(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        self.environment_paths.call0(py)?.extract(py)
     }
 
     /// Tells Python that this process is confined, where its files go, and where the proxy is.

@@ -30,7 +30,7 @@ use crate::{
         workers::link::Worker,
     },
     settings::limits::Limits,
-    sys::{memory_group::MemoryGroup, parcel::Parcel},
+    sys::{groups::Group, parcel::Parcel},
 };
 
 /// Handle of a session.
@@ -92,7 +92,7 @@ impl Session {
         let Beginning { life, description, policy, limits, first, asleep, returned } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
-        shared.update(|status| status.memory_group = limits.most_memory().and_then(MemoryGroup::for_session));
+        shared.update(|status| status.group = Group::for_session(limits.in_group()));
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();
