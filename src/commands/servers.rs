@@ -5,7 +5,7 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -174,8 +174,7 @@ pub(crate) fn restart(args: &RestartArgs, out: &mut dyn Write) -> Result<(), Ser
         if let Some((answer, _)) = ask_for(stream, &place, &wish, FAREWELL + LIMIT)? {
             return Err(stays(answer.refused.unwrap_or_else(|| "it does not say why".to_owned())));
         }
-        let stream = place.connect()?.ok_or_else(silent)?;
-        let after = ask_for(stream, &place, &Hello::new(Wants::Status), FAREWELL + LIMIT)?.map(|(welcome, _)| welcome);
+        let after = status_beyond(&place, earlier)?;
         match after.as_ref().and_then(|after| Some((after, count(after)?, after.status.as_ref()?))) {
             Some((after, now, status)) if now > earlier => {
                 let sessions = match status.sessions.len() {
@@ -192,6 +191,22 @@ pub(crate) fn restart(args: &RestartArgs, out: &mut dyn Write) -> Result<(), Ser
         }
     }
     Ok(())
+}
+
+/// What a server says once it has been restarted more often than that. A connection may be the last that the program before
+/// has accepted, and end with it: then another one is made.
+fn status_beyond(place: &Place, earlier: u64) -> Result<Option<Welcome>, ServersError> {
+    let began = Instant::now();
+    loop {
+        let stream = place.connect()?.ok_or_else(|| silent(place))?;
+        let answer = ask_for(stream, place, &Hello::new(Wants::Status), FAREWELL + LIMIT)?;
+        let after = answer.map(|(welcome, _)| welcome);
+        let now = after.as_ref().and_then(|after| after.status.as_ref()?.restarts);
+        if now.is_some_and(|now| now > earlier) || began.elapsed() > LIMIT {
+            return Ok(after);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Servers that run, and of which there is no doubt that they are meant.

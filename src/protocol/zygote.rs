@@ -119,6 +119,8 @@ pub struct Script {
 pub struct Installing {
     /// Files with the settings of the tool.
     pub read: Vec<String>,
+    /// Where the environment's packages are.
+    pub write: Vec<String>,
     /// The tool.
     pub run: Vec<String>,
     /// Where its proxy is.

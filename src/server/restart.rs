@@ -44,7 +44,7 @@ use crate::{
     protocol::{Confinement, PROTOCOL_VERSION},
     settings::{policy::SleepBounds, resolve::hand_on_token},
     sys::{
-        descriptors, lifeline, memory_group,
+        descriptors, lifeline,
         parcel::{self, Parcel},
         programs,
         scratch::Scratch,
@@ -193,7 +193,6 @@ fn read_all(ours: OwnedFd) -> io::Result<String> {
 pub(crate) struct Packed {
     scratch: (PathBuf, RawFd),
     /// Where the kernel counts the memory of sessions.
-    memory_groups: Option<memory_group::PackedPlace>,
     lifelines: Vec<RawFd>,
     images: Option<PackedImages>,
     sessions: Vec<PackedSession>,
@@ -327,7 +326,6 @@ pub(crate) async fn become_program(
         }
         let packed = Packed {
             scratch: scratch.pack(&mut parcel)?,
-            memory_groups: memory_group::pack(),
             lifelines: lifeline::pack(&mut parcel)?,
             images: Some(around.images.pack(&mut parcel)?),
             sessions,
@@ -370,11 +368,7 @@ impl Packed {
     pub(crate) unsafe fn open(number: RawFd) -> io::Result<Self> {
         // SAFETY: as the caller says.
         let text = unsafe { parcel::open(number) }?;
-        let mut packed: Self = postcard::from_bytes(&text).map_err(io::Error::other)?;
-        if let Some(groups) = packed.memory_groups.take() {
-            memory_group::go_on(groups);
-        }
-        Ok(packed)
+        postcard::from_bytes(&text).map_err(io::Error::other)
     }
 
     /// The directory for files of an hour, and the lifelines.

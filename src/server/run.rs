@@ -6,7 +6,13 @@
 //! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →
 //! whatever is left.
 
-use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -61,12 +67,15 @@ use crate::{
     },
     settings::{
         host::Host,
+        limits::Limits,
         options::Transport,
         resolve::{SessionSettings, Settings},
-        sandbox::list_gaps,
+        sandbox::{Sandbox, list_gaps},
     },
     sys::{
-        descriptors, fault, guarded, memory_group, processes,
+        descriptors, fault,
+        groups::{self, Controller},
+        guarded, processes,
         room::Rooms,
         scratch::{self, Scratch},
         signals,
@@ -124,7 +133,8 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     // Before this program starts anything.
     let before = earlier.as_ref().map(|_| children::all_now()).unwrap_or_default();
     tokio::task::spawn_blocking(scratch::remove_left_behind);
-    announce_sandbox(&settings.sessions);
+    announce_sandbox(&settings.sessions, &settings.workspace.root, scratch.path());
+    announce_bounds(&settings.sessions.limits);
     let egress = Egress::open(&settings.sessions.sandbox, settings.http.tokens.is_some())?;
     let (around, filling) = surroundings(&settings, &scratch, egress, earlier.as_mut())?;
     let registry = Arc::new(Registry::new(Arc::clone(&around), settings.http.bounds.client_idle));
@@ -185,7 +195,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
     around.images.end();
-    memory_group::end();
+    groups::end();
     served
 }
 
@@ -339,14 +349,33 @@ fn front_room(
 }
 
 /// What is not kept of it is no secret.
-fn announce_sandbox(settings: &SessionSettings) {
+fn announce_sandbox(settings: &SessionSettings, workspace: &Path, scratch: &Path) {
     let mode = settings.limits.confinement;
     if mode == Confinement::Off {
         return;
     }
+    let Sandbox { read, write, .. } = &settings.sandbox;
+    let holds_all = |path: &&PathBuf| scratch.canonicalize().is_ok_and(|scratch| scratch.starts_with(path));
+    if let Some(open) = read.iter().chain(write).chain([&workspace.to_owned()]).find(holds_all) {
+        tracing::warn!(
+            "sessions reach each other's temporary files: {} is open to them, and holds {}; set TMPDIR to another directory",
+            open.display(),
+            scratch.display()
+        );
+    }
     match list_gaps(&settings.sandbox.gaps) {
         missing if missing.is_empty() => tracing::info!("sessions are confined (--sandbox {mode})"),
         missing => tracing::warn!("sessions are confined (--sandbox {mode}) as far as this machine can: {missing}"),
+    }
+}
+
+/// A bound that this machine cannot keep is no secret either.
+fn announce_bounds(limits: &Limits) {
+    if let Some(processors) = limits.processors().filter(|_| !groups::can_be_had(Controller::Cpus)) {
+        tracing::warn!(
+            "--cpus {processors} is not kept on this machine: forkpy may make no cgroup with the controller cpu (with systemd, \
+             Delegate=yes lets it)"
+        );
     }
 }
 
@@ -402,7 +431,7 @@ fn start_zygote(
     (egress, imports): (Option<&Egress>, &Imports),
 ) -> io::Result<(Zygote, Filling)> {
     let (ready, wanted) = oneshot::channel();
-    let (filled, filling) = watch_channel(false);
+    let (filled, filling) = watch_channel(None);
     let rooms = Rooms::below(scratch.path());
     let write = settings.sessions.sandbox.write.clone();
     let callers = egress.map(|egress| Arc::clone(egress.callers()));
@@ -416,7 +445,10 @@ fn start_zygote(
         python: settings.python.clone(),
         managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
-        is_confined: settings.sessions.limits.confinement != Confinement::Off,
+        confined: (settings.sessions.limits.confinement != Confinement::Off).then(|| {
+            let written = settings.sessions.sandbox.write.iter();
+            written.chain([&settings.workspace.root]).cloned().collect()
+        }),
     };
     let confinement = settings.sessions.sandbox.for_zygote(&scratch.exchange(), proxy);
     let (settings, children, behind) = (settings.clone(), children.clone(), zygote.clone());
@@ -430,10 +462,15 @@ fn start_zygote(
         let prepared = make::prepare(&wish, &hook).await;
         told.abort();
         let mut unfinished = None;
+        let mut lacks = Vec::new();
+        // Where nothing is confined, what had to be fetched was fetched.
+        let mut is_to_be_completed = false;
         let _ = ready.send(match prepared {
             Ok(prepared) => {
                 tracing::info!("{}", prepared.environment.note);
                 unfinished = prepared.unfinished;
+                is_to_be_completed = prepared.is_new && wish.confined.is_some();
+                lacks.clone_from(&prepared.environment.missing);
                 imports.open(&settings.env_dirs, &prepared.environment.python);
                 Ok(zygote_settings(&settings, &prepared.environment, confinement))
             }
@@ -443,11 +480,14 @@ fn start_zygote(
             behind.settled().await;
             drop(behind);
             match make::finish(&unfinished, &hook).await {
-                Ok(environment) => tracing::info!("{}", environment.note),
+                Ok(environment) => {
+                    tracing::info!("{}", environment.note);
+                    lacks = environment.missing;
+                }
                 Err(error) => tracing::warn!("{error}"),
             }
         }
-        filled.send_replace(true);
+        filled.send_replace(Some(if is_to_be_completed { lacks } else { Vec::new() }));
     });
     Ok((zygote, Filling::new(filling)))
 }

@@ -1,7 +1,8 @@
 //! Limits of sessions: the flags that set them for all, the values, and how a single session may have tighter ones.
 //!
 //! Runs in: server. Pure. Kept by: the kernel, set in the worker (`worker/rlimits.rs`: memory, open files); the server's
-//! guard (`server/watch/guard.rs`: memory and number of all processes together; `server/watch/disk.rs`); the session's task (`session/cpu_budget.rs`,
+//! guard (`server/watch/guard.rs`: memory and number of all processes together; `server/watch/disk.rs`), with the kernel's help
+//! where that can be had (`sys/groups`, which also keeps the share of processors); the session's task (`session/cpu_budget.rs`,
 //! time limits); the cleaner (`server/watch/cleaner.rs`: idle time, age).
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use clap::Args;
 use crate::{
     protocol::{Confinement, WorkerLimits},
     settings::bounds::MAX_SECONDS,
+    sys::groups::Bounds,
 };
 
 const MIB: u64 = 1 << 20;
@@ -20,6 +22,8 @@ const MIB: u64 = 1 << 20;
 const LEAST_MEMORY: u64 = 16 * MIB;
 /// Fewer would not do for an import.
 const LEAST_FILES: u32 = 32;
+/// Processors: with less a ping would wait for seconds; more no machine has.
+const CPUS: std::ops::RangeInclusive<f64> = 0.05..=4096.0;
 
 /// The flags. None is set by default.
 #[derive(Debug, Clone, Default, Args)]
@@ -33,6 +37,11 @@ pub(crate) struct LimitArgs {
     /// Processor time of one cell, its processes included, in seconds: interrupted then, as by a time-out
     #[arg(long, value_name = "SECONDS", env = "FORKPY_CPU_LIMIT", value_parser = time)]
     pub cpu_limit: Option<f64>,
+
+    /// Processors that a session may use at a time, all its processes together: slowed down beyond, by the kernel; where that
+    /// cannot be had, get_kernel_health and the log say so. 1.5 is one and a half
+    #[arg(long, value_name = "N", env = "FORKPY_CPUS", value_parser = cpus)]
+    pub cpus: Option<u32>,
 
     /// Processes that a session may have beside its worker: killed with all of them when there are more
     #[arg(long, value_name = "N", env = "FORKPY_PROCESSES_LIMIT")]
@@ -67,6 +76,8 @@ pub(crate) struct Limits {
     pub memory: Option<u64>,
     /// Processor time of one cell.
     pub cpu: Option<Duration>,
+    /// Thousandths of a processor.
+    pub cpus: Option<u32>,
     /// Processes beside the worker.
     pub processes: Option<u32>,
     /// Bytes of the workspace and its own directory.
@@ -90,6 +101,8 @@ pub(crate) struct Wished {
     pub memory_mb: Option<f64>,
     /// Seconds.
     pub cpu_seconds: Option<f64>,
+    /// Number.
+    pub cpus: Option<f64>,
     /// Number.
     pub processes: Option<u32>,
     /// MiB.
@@ -146,6 +159,7 @@ impl From<LimitArgs> for Limits {
         Self {
             memory: args.memory_limit,
             cpu: time(args.cpu_limit),
+            cpus: args.cpus,
             processes: args.processes_limit,
             disk: args.disk_limit,
             open_files: args.open_files_limit,
@@ -165,6 +179,7 @@ impl Limits {
     pub(crate) fn tightened(self, wished: &Wished) -> Result<Self, LimitError> {
         let memory =
             wish("memory_mb", "--memory-limit", wished.memory_mb, self.memory.map(mib), mib(LEAST_MEMORY), 1e9)?;
+        let cpus = wish("cpus", "--cpus", wished.cpus, self.cpus.map(whole), *CPUS.start(), *CPUS.end())?;
         let disk = wish("disk_mb", "--disk-limit", wished.disk_mb, self.disk.map(mib), 1.0, 1e9)?;
         let seconds = |name, flag, given, own: Option<Duration>| {
             let granted = wish(name, flag, given, own.map(|time| time.as_secs_f64()), 0.001, MAX_SECONDS)?;
@@ -183,6 +198,7 @@ impl Limits {
             memory: memory.map(bytes).or(self.memory),
             disk: disk.map(bytes).or(self.disk),
             cpu: seconds("cpu_seconds", "--cpu-limit", wished.cpu_seconds, self.cpu)?,
+            cpus: cpus.map(thousandths).or(self.cpus),
             processes: number("processes", "--processes-limit", wished.processes, self.processes, 0)?,
             open_files: number("open_files", "--open-files-limit", wished.open_files, self.open_files, LEAST_FILES)?,
             cell_time: seconds("cell_seconds", "--max-timeout", wished.cell_seconds, self.cell_time)?,
@@ -217,6 +233,18 @@ impl Limits {
     #[must_use]
     pub(crate) fn kept_by_kernel(&self) -> WorkerLimits {
         WorkerLimits { memory: self.memory, open_files: self.open_files, confinement: self.confinement }
+    }
+
+    /// Those for which the kernel is asked for help.
+    #[must_use]
+    pub(crate) fn in_group(&self) -> Bounds {
+        Bounds { memory: self.most_memory(), processes: self.processes, cpus: self.cpus }
+    }
+
+    /// Processors, as a person writes them.
+    #[must_use]
+    pub(crate) fn processors(&self) -> Option<f64> {
+        self.cpus.map(whole)
     }
 
     /// Whether the session's processes must be looked at for them to be kept.
@@ -257,6 +285,24 @@ fn mib(bytes: u64) -> f64 {
 )]
 fn bytes(mib: f64) -> u64 {
     (mib * MIB as f64) as u64
+}
+
+fn whole(thousandths: u32) -> f64 {
+    f64::from(thousandths) / 1000.0
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie within bounds")]
+fn thousandths(processors: f64) -> u32 {
+    (processors * 1000.0).round() as u32
+}
+
+/// `2`, `0.5`.
+fn cpus(text: &str) -> Result<u32, String> {
+    match text.trim().parse::<f64>() {
+        Ok(number) if CPUS.contains(&number) => Ok(thousandths(number)),
+        Ok(_) => Err(format!("must be between {} and {}", CPUS.start(), CPUS.end())),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// `512M`, `2G`, `1.5GiB`, `1000000`.
@@ -313,12 +359,26 @@ mod tests {
     }
 
     #[test]
+    fn processors_are_read_as_people_write_them() {
+        assert_eq!(["2", "0.5", "1.25"].map(cpus), [Ok(2000), Ok(500), Ok(1250)]);
+        for bad in ["", "half", "0", "-1", "1e9", "NaN", "0.001"] {
+            assert!(cpus(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_session_may_have_tighter_limits_and_no_looser_ones() {
         let server = Limits { memory: Some(256 * MIB), idle: Some(Duration::from_secs(60)), ..Limits::default() };
         let wished = Wished { memory_mb: Some(64.0), cpu_seconds: Some(0.5), processes: Some(0), ..Wished::default() };
         let granted = server.tightened(&wished).expect("tighter");
         assert_eq!((granted.memory, granted.cpu), (Some(64 * MIB), Some(Duration::from_millis(500))));
         assert_eq!((granted.processes, granted.idle), (Some(0), server.idle), "what is not wished stays");
+        let server = Limits { cpus: Some(1500), ..server };
+        let granted = server.tightened(&Wished { cpus: Some(0.25), ..Wished::default() }).expect("less");
+        assert_eq!((granted.cpus, server.processors()), (Some(250), Some(1.5)));
+        for bad in [2.0, 0.0, f64::NAN] {
+            assert!(server.tightened(&Wished { cpus: Some(bad), ..Wished::default() }).is_err(), "{bad}");
+        }
         let above = server.tightened(&Wished { memory_mb: Some(257.0), ..Wished::default() }).expect_err("looser");
         assert!(above.to_string().contains("limit of 256 (--memory-limit)"), "{above}");
         for bad in [-1.0, 0.0, f64::NAN, f64::INFINITY] {

@@ -1,5 +1,5 @@
-//! Calls of `connect` and `listen` that a filter hands to the server: how they are read, made in the caller's place, and
-//! answered.
+//! Calls that a filter hands to the server: how they are read, made in the caller's place, and answered. `connect` and `listen`
+//! are made here, those that mark files in `marks.rs`.
 //!
 //! Runs in: server, on threads that may block. Owns the way in which a confined process' socket is connected; who may be
 //! connected to is the caller's list, and the proxy that `server/egress` has.
@@ -11,30 +11,26 @@
 //! addresses without having been bound to one, which Landlock does not see.
 
 use std::{
-    fs::{self, File},
-    io::{self, IoSliceMut},
+    io,
     mem::offset_of,
     net::{Ipv4Addr, SocketAddrV4},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{FileTypeExt, OpenOptionsExt},
-        },
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::FileTypeExt},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{
-            AddressFamily, Backlog, SockaddrIn, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname,
-            listen,
-        },
-        uio::{RemoteIoVec, process_vm_readv},
+    sys::socket::{
+        AddressFamily, Backlog, SockaddrIn, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname, listen,
     },
-    unistd::Pid,
+};
+
+use super::{
+    caller::{self, Caller},
+    marks,
 };
 
 /// A call that waits for its answer.
@@ -42,16 +38,8 @@ use nix::{
 pub(crate) struct Knock {
     id: u64,
     thread: i32,
-    socket: i32,
-    wish: Wish,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Wish {
-    /// To connect to the address that lies there.
-    Connect { address: usize, length: usize },
-    /// To listen, with a queue of this length.
-    Listen { queue: i32 },
+    call: libc::c_long,
+    args: [u64; 6],
 }
 
 /// The one address of the internet that a confined process may be connected to.
@@ -64,7 +52,7 @@ pub(crate) trait Proxy {
     fn forget(&self, from: SocketAddrV4);
 }
 
-/// What may be connected to: sockets of the file system below these paths, and the proxy.
+/// What may be connected to: sockets of the file system below these paths, and the proxy. Files below them may be marked too.
 #[derive(Clone, Copy)]
 pub(crate) struct Allowed<'a> {
     pub below: &'a [PathBuf],
@@ -90,17 +78,8 @@ pub(crate) fn take(listener: BorrowedFd<'_>) -> io::Result<Knock> {
         }
         found
     };
-    // Whole numbers in the lower half of an argument; the kernel looks at no more.
-    let number = |argument: u64| (argument & 0xffff_ffff) as u32;
-    let [socket, second, third, ..] = found.data.args;
-    let wish = if libc::c_long::from(found.data.nr) == libc::SYS_listen {
-        Wish::Listen { queue: number(second).cast_signed() }
-    } else {
-        let length = usize::try_from(number(third)).unwrap_or(usize::MAX);
-        Wish::Connect { address: usize::try_from(second).unwrap_or(0), length }
-    };
     let thread = i32::try_from(found.pid).unwrap_or(0);
-    Ok(Knock { id: found.id, thread, socket: number(socket).cast_signed(), wish })
+    Ok(Knock { id: found.id, thread, call: found.data.nr.into(), args: found.data.args })
 }
 
 /// Answers: the call has succeeded, or failed with this.
@@ -117,23 +96,30 @@ fn is_there(listener: BorrowedFd<'_>, knock: &Knock) -> bool {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
 }
 
-/// Does what the caller wants with its socket, if it may. Blocks as the call would.
+/// Does what the caller wants, if it may. Blocks as the call would.
 ///
 /// # Errors
 /// What the call is to fail with.
 pub(crate) fn serve(listener: BorrowedFd<'_>, knock: &Knock, allowed: Allowed<'_>) -> Result<(), Errno> {
-    let process = process_of(knock.thread).ok_or(Errno::EACCES)?;
-    let (address, length) = match knock.wish {
-        Wish::Connect { address, length } => (address, length),
-        Wish::Listen { queue } => {
-            let socket = duplicate(process, knock.socket)?;
-            return if is_there(listener, knock) { listen_at_home(&socket, queue) } else { Err(Errno::EINTR) };
-        }
-    };
-    match read(knock.thread, address, length)? {
+    let caller = Caller::of(knock.thread)?;
+    if ![libc::SYS_listen, libc::SYS_connect].contains(&knock.call) {
+        let wanted = (knock.call, knock.args);
+        return marks::serve(wanted, caller, allowed.below, || is_there(listener, knock));
+    }
+    // Whole numbers in the lower half of an argument; the kernel looks at no more.
+    let number = |argument: u64| ((argument & 0xffff_ffff) as u32).cast_signed();
+    let [socket, second, third, ..] = knock.args;
+    let socket = caller.duplicate(number(socket))?;
+    if knock.call == libc::SYS_listen {
+        return if is_there(listener, knock) { listen_at_home(&socket, number(second)) } else { Err(Errno::EINTR) };
+    }
+    let (address, length) = (usize::try_from(second).unwrap_or(0), usize::try_from(number(third)));
+    match read(&caller, address, length.unwrap_or(usize::MAX))? {
         Address::Path(path) => {
-            let socket = duplicate(process, knock.socket)?;
-            let (target, real) = find(knock.thread, &path)?;
+            let (target, real) = caller::handle(&caller.place(libc::AT_FDCWD, &path), true)?;
+            if !target.metadata().is_ok_and(|found| found.file_type().is_socket()) {
+                return Err(Errno::ECONNREFUSED);
+            }
             // From here on nothing is read that belongs to a number which another process may have by now.
             if !is_there(listener, knock) {
                 return Err(Errno::EINTR);
@@ -146,7 +132,6 @@ pub(crate) fn serve(listener: BorrowedFd<'_>, knock: &Knock, allowed: Allowed<'_
         }
         Address::Internet(wanted) => {
             let proxy = allowed.proxy.filter(|proxy| proxy.address() == wanted).ok_or(Errno::EACCES)?;
-            let socket = duplicate(process, knock.socket)?;
             if is_there(listener, knock) { connect_to(&socket, proxy) } else { Err(Errno::EINTR) }
         }
     }
@@ -184,15 +169,13 @@ fn family(socket: &OwnedFd) -> Result<Option<AddressFamily>, Errno> {
 }
 
 /// The address that a call names; no other kind is let through.
-fn read(thread: i32, address: usize, length: usize) -> Result<Address, Errno> {
+fn read(caller: &Caller, address: usize, length: usize) -> Result<Address, Errno> {
     const BEFORE: usize = offset_of!(libc::sockaddr_un, sun_path);
     let mut bytes = [0; size_of::<libc::sockaddr_un>()];
     if length > bytes.len() {
         return Err(Errno::EACCES);
     }
-    let remote = [RemoteIoVec { base: address, len: length }];
-    let mut local = [IoSliceMut::new(&mut bytes[..length])];
-    let count = process_vm_readv(Pid::from_raw(thread), &mut local, &remote)?;
+    let count = caller.copy(address, &mut bytes[..length])?;
     let family = i32::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
     if family == libc::AF_INET && count >= size_of::<libc::sockaddr_in>() {
         // Both in the order of the network.
@@ -209,31 +192,4 @@ fn read(thread: i32, address: usize, length: usize) -> Result<Address, Errno> {
         return Err(Errno::EACCES);
     }
     Ok(Address::Path(PathBuf::from(std::ffi::OsStr::from_bytes(path))))
-}
-
-/// The process of a thread.
-fn process_of(thread: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
-}
-
-fn duplicate(process: i32, number: i32) -> Result<OwnedFd, Errno> {
-    let made = |raw: libc::c_long| i32::try_from(Errno::result(raw)?).map_err(|_| Errno::EBADF);
-    // SAFETY: takes numbers; the descriptor it makes is ours alone.
-    let handle = unsafe { OwnedFd::from_raw_fd(made(libc::syscall(libc::SYS_pidfd_open, process, 0))?) };
-    // SAFETY: as above.
-    unsafe { Ok(OwnedFd::from_raw_fd(made(libc::syscall(libc::SYS_pidfd_getfd, handle.as_raw_fd(), number, 0))?)) }
-}
-
-/// A handle on the socket that a path leads to, and where that is.
-fn find(thread: i32, path: &Path) -> Result<(File, PathBuf), Errno> {
-    let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EACCES, Errno::from_raw);
-    // Absolute paths replace what they are joined to; a confined process cannot have another root.
-    let path = Path::new(&format!("/proc/{thread}/cwd")).join(path);
-    let target = File::options().read(true).custom_flags(libc::O_PATH).open(path).map_err(errno)?;
-    if !target.metadata().map_err(errno)?.file_type().is_socket() {
-        return Err(Errno::ECONNREFUSED);
-    }
-    let real = fs::read_link(format!("/proc/self/fd/{}", target.as_raw_fd())).map_err(errno)?;
-    Ok((target, real))
 }

@@ -52,6 +52,12 @@ pub(crate) fn seccomp() -> bool {
     !cfg!(debug_assertions) || std::env::var_os("FORKPY_SECCOMP").is_none_or(|value| value != "off")
 }
 
+/// Whether a test wants a binary without this package in it.
+#[must_use]
+pub(crate) fn lacks_wheel(name: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var("FORKPY_WITHOUT_WHEEL").is_ok_and(|wanted| wanted == name)
+}
+
 /// Where a test says that a name leads: `NAME=ADDRESS|ADDRESS;NAME=ADDRESS`. Other names are looked up.
 #[must_use]
 pub(crate) fn addresses(name: &str) -> Option<Vec<std::net::IpAddr>> {

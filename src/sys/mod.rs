@@ -3,20 +3,22 @@
 //! Runs in: all three processes. Knows neither Python nor MCP nor the protocol.
 
 pub(crate) mod age;
+mod caller;
 pub(crate) mod capabilities;
 pub(crate) mod crash;
 pub(crate) mod descriptors;
 pub(crate) mod door;
 pub(crate) mod fault;
 pub(crate) mod forks;
+pub(crate) mod groups;
 pub(crate) mod guarded;
 pub(crate) mod huge_pages;
 pub(crate) mod image;
 pub(crate) mod landlock;
 pub(crate) mod layers;
 pub(crate) mod lifeline;
+mod marks;
 pub(crate) mod memory;
-pub(crate) mod memory_group;
 pub(crate) mod namespaces;
 mod no_forks;
 pub(crate) mod open_files;

@@ -4,8 +4,8 @@
 //! before any code that is not forkpy's). Owns the list.
 //!
 //! Two filters: the list, compiled by seccompiler, and a short one of our own for what that crate has no words for: other
-//! architectures' calls, `clone3` (whose flags no filter can read: ENOSYS, and the C library takes `clone`), and `connect` and
-//! `listen`, which it hands to the server (`sys/door.rs`).
+//! architectures' calls, `clone3` (whose flags no filter can read: ENOSYS, and the C library takes `clone`), and those that it
+//! hands to the server (`sys/door.rs`): `connect`, `listen`, and what marks files (`sys/marks.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpArgLen::Qword, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
+
+use super::marks;
 
 /// Reach into another process, or past the rules of the file system and of the kernel.
 const NEVER: &[libc::c_long] = &[
@@ -62,6 +64,8 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_open_by_handle_at,
     libc::SYS_fanotify_init,
     libc::SYS_fanotify_mark,
+    // what happens to files elsewhere: Landlock sees no path here
+    libc::SYS_inotify_add_watch,
     // memory and messages that all processes of the user share by number or name
     libc::SYS_shmget,
     libc::SYS_semget,
@@ -108,6 +112,9 @@ const NAMESPACES: [libc::c_int; 7] = [
 /// The part of a socket's type that is the type.
 const TYPE: u64 = 0xf;
 
+/// `IOPRIO_WHO_USER`.
+const IOPRIO_WHO_USER: u64 = 3;
+
 /// Whether this kernel lets a process filter its calls.
 #[must_use]
 pub(crate) fn available() -> bool {
@@ -140,11 +147,11 @@ const LEADING_AWAY: [(libc::c_int, libc::c_int); 6] = [
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`: a call that the server has taken is broken off by death only.
 const TO_ITS_END: libc::c_ulong = 1 << 5;
 
-/// The two filters; the second one with and without a door.
+/// The two filters; the second one with and without a server that is asked.
 #[derive(Debug)]
 pub(crate) struct Filter {
     list: BpfProgram,
-    asking: Option<Vec<libc::sock_filter>>,
+    asking: Vec<libc::sock_filter>,
     refusing: Vec<libc::sock_filter>,
 }
 
@@ -161,7 +168,7 @@ impl Filter {
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture);
         let mut list: BpfProgram = filter.and_then(TryInto::try_into).map_err(|error| failed(&error))?;
         list.iter_mut().for_each(spare);
-        let asking = (sockets != Sockets::Pairs).then(|| rest(sockets, libc::SECCOMP_RET_USER_NOTIF));
+        let asking = rest(sockets, libc::SECCOMP_RET_USER_NOTIF);
         let refusing = rest(sockets, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs());
         Ok(Self { list, asking, refusing })
     }
@@ -175,14 +182,12 @@ impl Filter {
         nix::sys::prctl::set_no_new_privs()?;
         let failed = |error: seccompiler::Error| io::Error::other(format!("seccomp: {error}"));
         seccompiler::apply_filter(&self.list).map_err(failed)?;
-        if let Some(asking) = &self.asking {
-            let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-            // Older kernels do not know the second flag; and where a listener is above us already, there can be no other.
-            if let Ok(listener) = install(asking, flags | TO_ITS_END).or_else(|_| install(asking, flags)) {
-                let listener = i32::try_from(listener).map_err(io::Error::other)?;
-                // SAFETY: the kernel has just made this descriptor for us.
-                return Ok(Some(unsafe { OwnedFd::from_raw_fd(listener) }));
-            }
+        let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        // Older kernels do not know the second flag; and where a listener is above us already, there can be no other.
+        if let Ok(listener) = install(&self.asking, flags | TO_ITS_END).or_else(|_| install(&self.asking, flags)) {
+            let listener = i32::try_from(listener).map_err(io::Error::other)?;
+            // SAFETY: the kernel has just made this descriptor for us.
+            return Ok(Some(unsafe { OwnedFd::from_raw_fd(listener) }));
         }
         install(&self.refusing, 0).map(|_| None)
     }
@@ -218,17 +223,20 @@ fn rules(sockets: Sockets) -> Result<Rules, seccompiler::BackendError> {
         });
         SeccompRule::new(made.collect::<Result<_, _>>()?)
     };
-    let mut rules: Rules = NEVER.iter().chain(NEVER_HERE).map(|call| (*call, Vec::new())).collect();
+    let mut rules: Rules = NEVER.iter().chain(NEVER_HERE).chain(&marks::NEW).map(|call| (*call, Vec::new())).collect();
     let wide = |number: libc::c_int| u64::from(number.unsigned_abs());
     let namespaces = NAMESPACES.map(wide).map(|flag| when(vec![(0, MaskedEq(flag), flag)]));
     rules.insert(libc::SYS_clone, namespaces.into_iter().collect::<Result<_, _>>()?);
     // A terminal's input, forged.
-    let forged = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| when(vec![(1, Eq, request)]));
-    rules.insert(libc::SYS_ioctl, forged.into_iter().collect::<Result<_, _>>()?);
+    let forged = [libc::TIOCSTI, libc::TIOCLINUX].into_iter().chain(marks::COMMANDS);
+    rules.insert(libc::SYS_ioctl, forged.map(|request| when(vec![(1, Eq, request)])).collect::<Result<_, _>>()?);
     // Limits and priorities of others.
     rules.insert(libc::SYS_prlimit64, vec![when(vec![(0, Ne, 0), (2, Ne, 0)])?]);
-    rules.insert(libc::SYS_setpriority, vec![when(vec![(1, Ne, 0)])?]);
-    rules.insert(libc::SYS_ioprio_set, vec![when(vec![(1, Ne, 0)])?]);
+    // Nought is the own process, and the own user with all processes.
+    let of_user = [u64::from(libc::PRIO_USER), IOPRIO_WHO_USER];
+    for (call, user) in [libc::SYS_setpriority, libc::SYS_ioprio_set].into_iter().zip(of_user) {
+        rules.insert(call, vec![when(vec![(1, Ne, 0)])?, when(vec![(0, Eq, user)])?]);
+    }
     // TCP that connects while it sends.
     let fast = wide(libc::MSG_FASTOPEN);
     for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
@@ -282,9 +290,12 @@ fn rest(sockets: Sockets, door: u32) -> Vec<libc::sock_filter> {
         program.extend([step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32), refuse(libc::ENOSYS)]);
     }
     program.extend(is(libc::SYS_clone3, refuse(libc::ENOSYS)));
-    program.extend(is(libc::SYS_connect, step(libc::BPF_RET | libc::BPF_K, 0, 0, door)));
+    let asked = step(libc::BPF_RET | libc::BPF_K, 0, 0, door);
+    // A pair is connected, and to nothing else.
+    program.extend(is(libc::SYS_connect, if sockets == Sockets::Pairs { refuse(libc::EPERM) } else { asked }));
+    program.extend(marks::CALLS.iter().flat_map(|call| is(*call, asked)));
     if sockets == Sockets::Proxied {
-        program.extend(is(libc::SYS_listen, step(libc::BPF_RET | libc::BPF_K, 0, 0, door)));
+        program.extend(is(libc::SYS_listen, asked));
     }
     program.push(step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
     program
@@ -297,6 +308,15 @@ fn step(code: u32, yes: u8, no: u8, operand: u32) -> libc::sock_filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nought is the own user, with all of its processes.
+    #[test]
+    fn priorities_of_all_processes_are_refused() {
+        let rules = rules(Sockets::Local).expect("words for all of it");
+        for call in [libc::SYS_setpriority, libc::SYS_ioprio_set] {
+            assert_eq!(rules[&call].len(), 2);
+        }
+    }
 
     #[test]
     fn the_list_compiles_and_kills_nothing() {

@@ -189,10 +189,9 @@ impl Cage {
         let mut fence = Fence::new(given.landlock);
         offer_what_python_needs(&mut fence, mode, &functions.needed_paths(py).map_err(io::Error::other)?);
         if let Some(installing) = installing {
-            let environment = functions.environment_paths(py).map_err(io::Error::other)?;
             offer(&mut fence, installing.read.iter(), Reach::Look);
             offer(&mut fence, installing.run.iter(), Reach::Run);
-            offer(&mut fence, environment.iter(), Reach::Change);
+            offer(&mut fence, installing.write.iter(), Reach::Change);
         }
         // These have to be there: someone counts on them.
         let is_strict = mode == Confinement::Strict;

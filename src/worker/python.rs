@@ -61,7 +61,6 @@ pub(crate) struct Functions {
     hazards: Py<PyAny>,
     wake: Py<PyAny>,
     needed_paths: Py<PyAny>,
-    environment_paths: Py<PyAny>,
     confine: Py<PyAny>,
 }
 
@@ -115,7 +114,6 @@ impl Functions {
             hazards: find("session.checkpoint", "hazards")?,
             wake: find("session.checkpoint", "wake")?,
             needed_paths: find("session.confined", "needed")?,
-            environment_paths: find("session.confined", "environment")?,
             confine: find("session.confined", "begin")?,
         })
     }
@@ -138,11 +136,6 @@ impl Functions {
     pub(super) fn needed_paths(&self, py: Python<'_>) -> PyResult<Needed> {
         let (folders, programs) = self.needed_paths.call0(py)?.extract(py)?;
         Ok(Needed { folders, programs })
-    }
-
-    /// Where packages are installed to.
-    pub(super) fn environment_paths(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        self.environment_paths.call0(py)?.extract(py)
     }
 
     /// Tells Python that this process is confined, where its files go, and where the proxy is.

@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod between;
 mod bill;
+mod bounds;
 mod cells;
 mod chaos;
 mod checkpoints;

@@ -6,6 +6,9 @@ use serde_json::json;
 
 use crate::support::{Forkpy, Setup, http::HttpForkpy, who::Who};
 
+/// The one that forkpy is linked with.
+const PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
+
 /// Ordinary work, each with what it prints.
 const WORK: &[(&str, &str)] = &[
     (
@@ -81,6 +84,22 @@ const WORK: &[(&str, &str)] = &[
         "True True\n",
     ),
     ("import os\nprint(len(os.listdir('/proc/self/fd')) > 2, open('/proc/meminfo').read(3))", "True Mem\n"),
+    (
+        "import os\nopen('m', 'w').write('x')\nos.chmod('m', 0o600); os.utime('m', (5, 6)); os.chown('m', os.getuid(), os.getgid())\nfd = os.open('m', os.O_RDONLY)\nos.fchmod(fd, 0o640); os.utime(fd, (7, 8))\nprint(oct(os.stat('m').st_mode), os.stat('m').st_mtime)",
+        "0o100640 8.0\n",
+    ),
+    (
+        "import os, shutil, tempfile\nos.utime('m', (1, 2)); shutil.copy2('m', 'n'); os.symlink('n', 'l'); os.utime('l', (3, 4), follow_symlinks=False)\nfolder = tempfile.mkdtemp(); os.chmod(folder, 0o750); shutil.copytree('.', folder + '/all', symlinks=True); print(os.stat(folder + '/all/n').st_mtime, os.lstat('l').st_mtime)\nshutil.rmtree(folder)",
+        "2.0 4.0\n",
+    ),
+    (
+        "import io, os, tarfile, zipfile\nwith tarfile.open('t.tar', 'w') as file: file.add('n')\nos.mkdir('unpacked')\ntarfile.open('t.tar').extractall('unpacked'); print(os.stat('unpacked/n').st_mtime)",
+        "2.0\n",
+    ),
+    (
+        "import subprocess\nprint(subprocess.run('cp -a n p && touch -d 2001-01-01 p && chmod 700 p && tar xf t.tar && mkdir -m 700 q', shell=True).returncode)",
+        "0\n",
+    ),
     ("import resource, os\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nos.nice(0)\nprint('limits')", "limits\n"),
 ];
 
@@ -351,4 +370,103 @@ fn terminals_are_closed_unless_they_are_named() {
     let named = ["--sandbox", "workspace", "--allow-write", "/dev/ptmx", "--allow-write", "/dev/pts"];
     let mut forkpy = Setup::new().args(&named).start();
     assert_eq!(forkpy.run(open)["stdout"], "b'x' 7\n");
+}
+
+/// What installs packages may change what lies in `bin`. A server that starts runs nothing of it to find its library.
+#[test]
+fn nothing_that_an_install_can_have_left_is_run_at_the_start() {
+    for mode in ["off", "workspace"] {
+        let setup = Setup::without_python();
+        let above = setup.workspace.parent().expect("a directory above").to_owned();
+        let (venv, ran) = (above.join("venv"), above.join("ran"));
+        let options = ["-m", "venv", "--without-pip"];
+        let made = Command::new(PYTHON).args(options).arg(&venv).status().expect("Python runs");
+        assert!(made.success());
+        let lib = venv.join("lib").read_dir().expect("a library").next().expect("a Python").expect("its folder").path();
+        let evil = lib.join("site-packages/evil/bin");
+        std::fs::create_dir_all(&evil).expect("made");
+        let script = format!("#!/bin/sh\ntouch {}\nexec {PYTHON} \"$@\"\n", ran.display());
+        std::fs::write(evil.join("python"), script).expect("written");
+        std::fs::set_permissions(evil.join("python"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("ours");
+        std::fs::remove_file(venv.join("bin/python")).expect("there");
+        std::os::unix::fs::symlink(evil.join("python"), venv.join("bin/python")).expect("made");
+        let named = venv.to_str().expect("UTF-8").to_owned();
+        let mut forkpy = setup.args(&["--sandbox", mode, "--venv", &named]).start();
+        let prefix = forkpy.eval("import sys; sys.prefix");
+        assert_eq!(ran.exists(), mode == "off", "{mode}: {prefix}");
+        if mode != "off" {
+            assert_eq!(prefix, format!("'{named}'"));
+        }
+    }
+    // What is named itself is not run either, if it may be anything.
+    let setup = || Setup::without_python().args(&["--sandbox", "workspace"]);
+    let place = tempfile::tempdir().expect("a directory");
+    let wrapper = place.path().join("python");
+    std::fs::write(&wrapper, format!("#!/bin/sh\ntouch {}/ran\nexec {PYTHON} \"$@\"\n", place.path().display()))
+        .expect("written");
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let mut forkpy = setup().args(&["--python", wrapper.to_str().expect("UTF-8")]).start();
+    let words = forkpy.refused("run_python_code", json!({"code": "1"}));
+    assert!(words.contains("is a script, and none is run to find an interpreter"), "{words}");
+    assert!(!place.path().join("ran").exists());
+    let setup = setup();
+    let own = setup.workspace.join("bin/python3.11");
+    std::fs::create_dir_all(own.parent().expect("a folder")).expect("made");
+    std::fs::copy(PYTHON, &own).expect("copied");
+    let mut forkpy = setup.args(&["--python", own.to_str().expect("UTF-8")]).start();
+    let words = forkpy.refused("run_python_code", json!({"code": "1"}));
+    assert!(words.contains("which sessions can change"), "{words}");
+}
+
+/// A file that may be read, not changed, is not marked either, by a descriptor or by its name.
+#[test]
+fn what_may_only_be_read_is_not_marked() {
+    let above = tempfile::tempdir().expect("a directory");
+    let file = above.path().join("file");
+    std::fs::write(&file, "x").expect("written");
+    let look = || {
+        let found = std::fs::metadata(&file).expect("there");
+        (std::os::unix::fs::MetadataExt::mode(&found), found.modified().expect("known"))
+    };
+    let before = look();
+    for mode in ["workspace", "strict"] {
+        let options = ["--sandbox", mode, "--allow-read", above.path().to_str().expect("UTF-8")];
+        let mut forkpy = Setup::new().args(&options).start();
+        forkpy.run(&format!(
+            "import os\npath = {file:?}\ndescriptor = os.open(path, os.O_RDONLY)\n\
+             def tried(what):\n    try:\n        what()\n        return 'out'\n    except PermissionError:\n        return 'kept'"
+        ));
+        for what in [
+            "os.fchmod(descriptor, 0o777)",
+            "os.utime(descriptor, (1, 1))",
+            "os.fchown(descriptor, os.getuid(), os.getgid())",
+            "os.setxattr(descriptor, 'user.x', b'')",
+            "os.chmod(path, 0o777)",
+            "os.chmod(f'/proc/self/fd/{descriptor}', 0o777)",
+            "os.chmod(f'/dev/fd/{descriptor}', 0o777)",
+            "__import__('fcntl').ioctl(descriptor, 0x40086602, b'\\0' * 8)",
+        ] {
+            assert_eq!(forkpy.eval(&format!("tried(lambda: {what})")), "'kept'", "{mode}: {what}");
+        }
+        let refused = forkpy.run("os.chmod(path, 0)");
+        assert!(refused["stderr"].as_str().is_some_and(|words| words.contains("--allow-write PATH")), "{refused}");
+    }
+    assert_eq!(look(), before);
+}
+
+/// A directory of all temporary files is a way from one session to another.
+#[test]
+fn who_opens_the_place_of_all_temporary_files_is_warned() {
+    let above = tempfile::tempdir().expect("a directory");
+    let path = above.path().to_str().expect("UTF-8").to_owned();
+    let start = |options: &[&str]| {
+        let setup = Setup::new().env("TMPDIR", &path).args(&["--sandbox", "workspace"]).args(options).keep_log();
+        let mut forkpy = setup.start();
+        forkpy.eval("1");
+        forkpy.log()
+    };
+    const WORDS: &str = "sessions reach each other's temporary files";
+    assert!(start(&["--allow-write", &path]).contains(WORDS));
+    assert!(!start(&[]).contains(WORDS));
 }

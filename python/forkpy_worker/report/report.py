@@ -165,6 +165,10 @@ def _hint_of_place(exception: BaseException) -> str | None:
         found = refused.hint(exception, place.sandbox)
         if found is not None:
             return found
+    if isinstance(exception, (BlockingIOError, RuntimeError)):
+        from forkpy_worker.report import crowded
+
+        return crowded.hint(exception)
     if isinstance(exception, (TypeError, NameError, ImportError, AttributeError)):
         from forkpy_worker.report import damaged
 

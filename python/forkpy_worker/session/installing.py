@@ -15,6 +15,8 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
+from forkpy_worker.session import confined
+
 # Where the tools look when nothing else is said.
 _USUAL = [["pypi.org", 443], ["files.pythonhosted.org", 443]]
 _PORTS = {"http": 80, "https": 443}
@@ -130,14 +132,15 @@ def _look_into_uvs(found: _Found) -> None:
 
 
 def indexes(answer: str) -> None:
-    """Write into a file which hosts the tools ask for packages, and which files they read for it."""
+    """Write into a file which hosts the tools ask for packages, what they read for it, and where they install to."""
     found = _Found()
     _look_into_pips(found)
     _look_into_uvs(found)
     if not found.is_named:
         found.hosts += _USUAL
     with open(answer, "w") as file:
-        json.dump({"hosts": found.hosts, "read": found.read}, file)
+        places = {"hosts": found.hosts, "read": found.read, "write": confined.environment()}
+        json.dump(places, file)
 
 
 def run(order: str) -> None:

@@ -16,7 +16,13 @@ use crate::{
     bundle,
     server::environment::{make, packages::Tool},
     settings::options::ServeOptions,
-    sys::{descriptors, landlock, pidfd::PidFd, private},
+    sys::{
+        descriptors,
+        groups::{Bounds, Controller, Group},
+        landlock,
+        pidfd::PidFd,
+        private,
+    },
 };
 
 /// Sessions that are promised by default, and what each takes.
@@ -181,6 +187,25 @@ pub(super) fn processes() -> Finding {
     Finding::ok("processes", if least == u64::MAX { "no limit".to_owned() } else { format!("at most {least}") })
 }
 
+/// Who keeps limits of sessions: a group is made for it.
+fn bounds() -> String {
+    let wanted = Bounds { memory: Some(1 << 30), processes: Some(64), cpus: Some(1000) };
+    let made = Group::for_session(wanted);
+    let keeps = |controller| made.as_ref().is_some_and(|group| group.keeps(controller));
+    let kinds = [
+        (Controller::Memory, "memory", "memory: by what processes have"),
+        (Controller::Processes, "processes", "processes: by counting them"),
+        (Controller::Cpus, "processors", "--cpus: not at all"),
+    ];
+    let by_kernel: Vec<_> = kinds.iter().filter(|kind| keeps(kind.0)).map(|kind| kind.1).collect();
+    let others: Vec<_> = kinds.iter().filter(|kind| !keeps(kind.0)).map(|kind| kind.2).collect();
+    match (by_kernel.as_slice(), others.as_slice()) {
+        (_, []) => "memory, processes and processors are kept by the kernel, in cgroups".to_owned(),
+        ([], _) => format!("no cgroup can be made, so forkpy keeps {}", others.join("; ")),
+        _ => format!("by the kernel, in cgroups: {}; by forkpy {}", by_kernel.join(", "), others.join("; ")),
+    }
+}
+
 pub(super) fn memory() -> Finding {
     let Ok(mut system) = sysinfo::System::new() else {
         return Finding::failed("memory", "cannot be read", "mount /proc: forkpy watches sessions by it");
@@ -194,7 +219,7 @@ pub(super) fn memory() -> Finding {
             "sessions may be killed for want of memory",
         );
     }
-    Finding::ok("memory", format!("{free} MiB are available"))
+    Finding::ok("memory", format!("{free} MiB are available; of limits of sessions, {}", bounds()))
 }
 
 pub(super) fn installer() -> Finding {

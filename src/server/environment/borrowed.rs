@@ -50,6 +50,11 @@ impl Own {
         base.or_else(named).is_some_and(|prefix| prefix != self.prefix)
     }
 
+    /// Whether this is where our own installation lies.
+    pub(super) fn is_in(&self, prefix: &Path) -> bool {
+        self.prefix == prefix
+    }
+
     /// How CPython is to be started with it and these packages.
     pub(super) fn library(&self, prefix: &str, packages: &[String]) -> Library {
         let words = |path: &Path| path.to_string_lossy().into_owned();

@@ -41,6 +41,8 @@ struct Indexes {
     hosts: Vec<(String, u16)>,
     /// Files that the tools read for it.
     read: Vec<String>,
+    /// Where packages are installed to.
+    write: Vec<String>,
 }
 
 /// What the lines that run the tool are told.
@@ -95,8 +97,8 @@ pub(super) async fn start(
         environment: command.get_envs().map(|(name, value)| (words(name), value.map(words))).collect(),
     };
     let order = serde_json::to_string(&order).map_err(|error| failed(&error))?;
-    let installing =
-        Installing { read: indexes.read, run: vec![program], proxy: proxy.map(|address| address.to_string()) };
+    let (Indexes { read, write, .. }, proxy) = (indexes, proxy.map(|address| address.to_string()));
+    let installing = Installing { read, write, run: vec![program], proxy };
     let no_process = |source| ScriptError::NoProcess { path: tool.name().to_owned(), source };
     Ok(scripts.install(RUN, vec![order], (room, installing), audience).await.map_err(no_process)?)
 }

@@ -70,6 +70,9 @@ pub(crate) enum EnvironmentError {
         /// The system's or its own words.
         reason: String,
     },
+    /// An interpreter that is not to be run, and whose files do not tell enough.
+    #[error("{path} cannot be used with --sandbox: {reason}")]
+    Unfit { path: PathBuf, reason: String },
     /// The interpreter of the build is gone and no other of its version is on PATH.
     #[error(
         "no interpreter to make a session environment from: {path} is gone and PATH has no python{linked}; \

@@ -49,6 +49,8 @@ use crate::{
 const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 /// How long a list waits for an environment that is being filled: a second where nothing has to be fetched and the machine is idle.
 const LISTING_LIMIT: Duration = Duration::from_secs(30);
+/// How long the completing of a new environment may take.
+const COMPLETING_LIMIT: Duration = Duration::from_secs(120);
 /// Looks at the environment; the file is where the answer goes.
 const SURVEY: &str =
     "import sys\nfrom forkpy_worker.session.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
@@ -126,22 +128,28 @@ struct Survey {
     preloaded: Vec<String>,
 }
 
-/// Whether all is in the environment that it is to have. On a machine where forkpy is new, sessions run before that.
+/// Whether all is in the environment that it is to have, and what has to be installed for that as sessions install. On a machine
+/// where forkpy is new, sessions run before that.
 #[derive(Debug, Clone)]
-pub(crate) struct Filling(watch::Receiver<bool>);
+pub(crate) struct Filling(watch::Receiver<Option<Vec<String>>>);
 
 impl Filling {
-    pub(crate) fn new(filled: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(filled: watch::Receiver<Option<Vec<String>>>) -> Self {
         Self(filled)
     }
 
     fn is_over(&self) -> bool {
-        *self.0.borrow()
+        self.0.borrow().is_some()
     }
 
-    /// Waits until it is; also when it cannot be any more.
-    async fn over(&self) {
-        let _ = self.0.clone().wait_for(|filled| *filled).await;
+    /// Waits until it is; also when it cannot be any more. What is left to be installed.
+    async fn over(&self) -> Vec<String> {
+        let mut filled = self.0.clone();
+        let left = match filled.wait_for(Option::is_some).await {
+            Ok(left) => left.clone(),
+            Err(_) => None,
+        };
+        left.unwrap_or_default()
     }
 }
 
@@ -205,9 +213,40 @@ impl Packages {
 
     /// Sessions that began before the environment was whole find what has come into it since.
     pub(crate) async fn tell_when_filled(self: Arc<Self>) {
-        if self.is_filling() {
-            self.filling.over().await;
+        let was_filling = self.is_filling();
+        let left = self.filling.over().await;
+        if was_filling {
             self.tell(&Owner::User, &[], (&Survey::default(), &Survey::default())).await;
+        }
+        if !left.is_empty() {
+            self.complete(left).await;
+        }
+    }
+
+    /// Installs what a new environment lacks, in the sandbox. Without it sessions run all the same.
+    async fn complete(self: &Arc<Self>, left: Vec<String>) {
+        self.around.zygote.settled().await;
+        let names = left.join(", ");
+        let (cancel, audience) = (CancellationToken::new(), Audience::default());
+        let installed = match self.check(left).await {
+            Ok(wanted) => {
+                let (owner, limit, turn) = (Owner::User, COMPLETING_LIMIT, self.turn());
+                self.install(InstallOrder { owner, wanted, limit, cancel, audience, turn }).await
+            }
+            Err(error) => Err(error),
+        };
+        match installed {
+            Ok(outcome) if outcome.exit == WorkerExit::Code(0) => {
+                tracing::info!("installed {names} into the session environment");
+            }
+            Ok(outcome) => {
+                let words =
+                    outcome.stderr.text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+                tracing::warn!("the session environment lacks {names}: {words}; install_dependencies may bring it");
+            }
+            Err(error) => {
+                tracing::warn!("the session environment lacks {names}: {error}; install_dependencies may bring it");
+            }
         }
     }
 

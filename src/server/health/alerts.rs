@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Unhealthy,
     /// Nearly as many processes as its limit.
     ProcessLimit,
+    /// Nearly as much memory as its limit.
+    MemoryLimit,
     /// Nearly as much on disk as its limit.
     DiskLimit,
     /// Given up: the restart budget is used up.
@@ -55,6 +57,7 @@ impl Kind {
             Self::Stopped => "stopped",
             Self::Unhealthy => "unhealthy",
             Self::ProcessLimit => "process_limit",
+            Self::MemoryLimit => "memory_limit",
             Self::DiskLimit => "disk_limit",
             Self::Parked => "parked",
         }
@@ -140,7 +143,7 @@ pub(crate) struct Alert {
     pub id: u64,
     /// The session.
     pub session_id: String,
-    /// What it is about: `memory`, `memory_cleanup`, `cpu`, `unresponsive`, `stopped`, `unhealthy`, `process_limit`, `disk_limit`, `parked`.
+    /// What it is about: `memory`, `memory_cleanup`, `cpu`, `unresponsive`, `stopped`, `unhealthy`, `process_limit`, `memory_limit`, `disk_limit`, `parked`.
     pub kind: Kind,
     /// In words.
     pub message: String,

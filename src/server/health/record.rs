@@ -47,6 +47,8 @@ pub(crate) struct Record {
     pub wished: Option<Instant>,
     /// Processes beside the worker at the guard's last look, and how many there may be.
     pub processes: Option<(u32, u32)>,
+    /// Bytes of memory at the guard's last look, and how many there may be.
+    pub bytes: Option<(u64, u64)>,
     /// Bytes on disk at the last look, and how many there may be.
     pub disk: Option<(u64, u64)>,
     unsaid: Vec<String>,
@@ -68,6 +70,7 @@ impl Record {
             wished: None,
             glimpse: None,
             processes: None,
+            bytes: None,
             disk: None,
             unsaid: Vec::new(),
         }

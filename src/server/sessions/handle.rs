@@ -26,7 +26,7 @@ use crate::{
     protocol::{StateReport, Variable},
     server::{health::recovery::Step, output::peephole::Look},
     settings::limits::Limits,
-    sys::{memory_group::MemoryGroup, parcel::Parcel},
+    sys::{groups::Group, parcel::Parcel},
 };
 
 /// Handle of a session.
@@ -70,11 +70,11 @@ impl Session {
         let Beginning { life, description, policy, limits, origin } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
-        let memory_group = match &origin {
-            Origin::Returned(returned) => returned.memory_group.clone(),
-            _ => limits.most_memory().and_then(MemoryGroup::for_session),
+        let group = match &origin {
+            Origin::Returned(returned) => returned.group.clone(),
+            _ => Group::for_session(limits.in_group()),
         };
-        shared.update(|status| status.memory_group = memory_group);
+        shared.update(|status| status.group = group);
         let (cells, orders) = mpsc::channel(around.settings.queue);
         let (urgent, interventions) = mpsc::unbounded_channel();
         let history = Arc::<History>::default();

@@ -4,7 +4,6 @@
 
 use std::{
     io,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,7 +38,10 @@ use crate::{
         workspace::watch::NewFiles,
     },
     settings::limits::Limits,
-    sys::{memory_group::MemoryGroup, parcel::Parcel},
+    sys::{
+        groups::{Group, PackedGroup},
+        parcel::Parcel,
+    },
 };
 
 /// A session that goes on.
@@ -67,7 +69,7 @@ pub(crate) struct PackedSession {
     runs: PackedRuns<PackedCame>,
     checkpoints: Vec<PackedCheckpoint>,
     /// Where the kernel counts its memory.
-    memory_group: Option<PathBuf>,
+    group: Option<PackedGroup>,
     task: PackedTask,
 }
 
@@ -161,7 +163,7 @@ impl PackedSession {
             history: (cells.into_iter().map(PackedCell::of).collect(), left_out),
             runs: session.runs.pack(pack),
             checkpoints: checkpoints.iter().filter_map(|checkpoint| checkpoint.pack(parcel)).collect(),
-            memory_group: status.memory_group.map(|group| group.pack()),
+            group: status.group.and_then(|group| group.pack()),
             task,
         })
     }
@@ -195,8 +197,8 @@ impl PackedSession {
         let (asleep, at_rest) = (task.asleep.take(), task.at_rest.take());
         let (asleep, at_rest) = (asleep.map(|image| images.kept(&image)), at_rest.map(|image| images.kept(&image)));
         let common = task.common.and_then(|id| images.base_of(id));
-        let memory_group = self.memory_group.and_then(MemoryGroup::going_on);
-        let returned = Returned { worker, asleep, at_rest, common, memory_group, task };
+        let group = self.group.and_then(Group::going_on);
+        let returned = Returned { worker, asleep, at_rest, common, group, task };
         let origin = Origin::Returned(Box::new(returned));
         let beginning = Beginning { life, description, policy, limits, origin };
         let session = Session::start(beginning, Arc::clone(around));

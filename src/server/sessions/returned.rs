@@ -22,7 +22,7 @@ use crate::{
         workers::{checkpoint::PackedCheckpoint, link::Worker, packed::PackedWorker},
         workspace::watch::NewFiles,
     },
-    sys::{image::BaseId, memory_group::MemoryGroup},
+    sys::{groups::Group, image::BaseId},
 };
 
 /// What the session's task holds.
@@ -90,7 +90,7 @@ pub(crate) struct Returned {
     pub(super) asleep: Option<Kept>,
     pub(super) at_rest: Option<Kept>,
     pub(super) common: Option<Arc<Base>>,
-    pub(super) memory_group: Option<Arc<MemoryGroup>>,
+    pub(super) group: Option<Arc<Group>>,
     pub(super) task: PackedTask,
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     server::health::{HealthPolicy, Record},
-    sys::memory_group::MemoryGroup,
+    sys::groups::Group,
 };
 
 /// What is to be seen of a session that sleeps.
@@ -80,8 +80,8 @@ pub(crate) struct Status {
     pub stays_awake: Option<String>,
     /// When the first of the workers began that have served it without a loss, where it has slept between.
     pub up_since: Option<Instant>,
-    /// Where the kernel counts its memory: only with a limit of memory, and where the system allows it.
-    pub memory_group: Option<Arc<MemoryGroup>>,
+    /// Where the kernel keeps some of its limits: only where it has such, and the system allows it.
+    pub group: Option<Arc<Group>>,
 }
 
 impl Status {
@@ -136,7 +136,7 @@ impl Shared {
             imaged: None,
             stays_awake: None,
             up_since: None,
-            memory_group: None,
+            group: None,
         });
         let record = Mutex::new(Record::new(policy));
         Self(Arc::new(Inner { status, record, started: Notify::new() }))

@@ -4,12 +4,15 @@
 //! read on a blocking thread: some two times a second while a session with a limit is at work, rarer when that takes long.
 //!
 //! A worker's own allocations fail before this is needed (`worker/rlimits.rs`); here ends what gets around that: children,
-//! shared memory, memory of files. Where a session has a cgroup (`sys/memory_group.rs`) the kernel counts. Elsewhere the
+//! shared memory, memory of files. Where a session has a cgroup (`sys/groups`) the kernel counts. Elsewhere the
 //! processes are counted: what they have resident, files in memory that they have open, or had at an earlier look and that
 //! are still there, segments of System V, buffers of sockets and pipes. A file in `/dev/shm` that was written and closed
 //! between two looks is not seen then.
 //!
-//!  Stacks are taken first; the kill then is one step with a status just read: the pid cannot
+//! A session with too many processes is ended at once where the kernel would let it have ever more. In a cgroup it starts no
+//! others: then it is told, and ended when it stays beyond its limit.
+//!
+//! Stacks are taken first; the kill then is one step with a status just read: the pid cannot
 //! have gone to another process meanwhile, for a dead worker stays a zombie until its session's task has buried it. The
 //! reason is left in the status, where the task finds it.
 
@@ -35,7 +38,7 @@ use crate::{
     },
     settings::limits::Limits,
     sys::{
-        memory_group::{self, MemoryGroup},
+        groups::{self, Group},
         processes::{self, Process},
         shared_memory::{self, File, Held},
     },
@@ -54,23 +57,34 @@ struct Watched {
     /// Bytes that its checkpoints hold: they count as its own.
     frozen: u64,
     limits: Limits,
-    group: Option<Arc<MemoryGroup>>,
+    group: Option<Arc<Group>>,
 }
 
 /// Files in memory that sessions have had open, which stay when they are closed: whose each is (the number of its life), and where.
 type Left = HashMap<File, (u64, PathBuf)>;
 
+/// What is remembered from one look to the next.
+#[derive(Debug, Default)]
+struct Seen {
+    left: Left,
+    /// Since when sessions have had more processes than they may.
+    beyond: HashMap<u64, Instant>,
+}
+
+/// So long a session that can start no more processes may have too many.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// Runs until the task is dropped.
 pub(crate) async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
-    let left = Arc::new(Mutex::new(Left::new()));
+    let seen = Arc::new(Mutex::new(Seen::default()));
     loop {
         let watched = limited(&registry, &checkpoints);
         let busy = watched.iter().any(|watched| watched.session.shared.get().phase.cell().is_some());
         let began = Instant::now();
         if !watched.is_empty()
             && let Ok(condemned) = tokio::task::spawn_blocking({
-                let left = Arc::clone(&left);
-                move || judge_all(watched, &mut left.lock())
+                let seen = Arc::clone(&seen);
+                move || judge_all(watched, &mut seen.lock())
             })
             .await
         {
@@ -98,7 +112,7 @@ fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
     sessions
         .filter_map(|session| {
             let status = session.shared.get();
-            let (worker, group) = (status.worker?.pid, status.memory_group);
+            let (worker, group) = (status.worker?.pid, status.group);
             let limits = session.limits;
             let frozen = checkpoints.memory_of(&session.life);
             Some(Watched { session, worker, frozen, limits, group })
@@ -106,23 +120,23 @@ fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
         .collect()
 }
 
-fn judge_all(watched: Vec<Watched>, left: &mut Left) -> Vec<(Watched, DeathReason)> {
+fn judge_all(watched: Vec<Watched>, seen: &mut Seen) -> Vec<(Watched, DeathReason)> {
     let table = processes::table();
+    let Seen { left, beyond } = seen;
+    let lives: HashSet<u64> = watched.iter().map(|watched| watched.session.life.number()).collect();
+    beyond.retain(|life, _| lives.contains(life));
     let judged: Vec<_> = watched
         .into_iter()
         .filter_map(|watched| {
             let family = processes::closure(&table, |process| process.pid == watched.worker);
             let count = others(&table, &family, watched.worker);
-            if let Some(limit) = watched.limits.processes {
-                watched.session.shared.record(|record| record.processes = Some((count, limit)));
-            }
-            let reason = too_many(count, &watched.limits).or_else(|| too_much(&table, &family, &watched, left))?;
+            let reason = stays_beyond(count, &watched, beyond).or_else(|| too_much(&table, &family, &watched, left))?;
             Some((watched, reason))
         })
         .collect();
     // What a session has left behind is not its next worker's.
     left.retain(|_, (session, _)| !judged.iter().any(|(watched, _)| watched.session.life.number() == *session));
-    memory_group::sweep();
+    groups::sweep();
     judged
 }
 
@@ -133,6 +147,19 @@ fn others(table: &[Process], family: &HashSet<i32>, worker: i32) -> u32 {
     u32::try_from(others.filter(living).count()).unwrap_or(u32::MAX)
 }
 
+/// A session has more processes than it may, and they do not become fewer.
+fn stays_beyond(count: u32, watched: &Watched, beyond: &mut HashMap<u64, Instant>) -> Option<DeathReason> {
+    let (limit, life) = (watched.limits.processes?, watched.session.life.number());
+    watched.session.shared.record(|record| record.processes = Some((count, limit)));
+    let is_bounded = watched.group.as_ref().is_some_and(|group| group.bound_processes(count, limit));
+    let Some(reason) = too_many(count, &watched.limits) else {
+        beyond.remove(&life);
+        return None;
+    };
+    let since = *beyond.entry(life).or_insert_with(Instant::now);
+    (!is_bounded || since.elapsed() >= GRACE).then_some(reason)
+}
+
 fn too_many(count: u32, limits: &Limits) -> Option<DeathReason> {
     let limit = limits.processes?;
     (count > limit).then_some(DeathReason::ProcessLimit { count, limit })
@@ -140,11 +167,13 @@ fn too_many(count: u32, limits: &Limits) -> Option<DeathReason> {
 
 fn too_much(table: &[Process], family: &HashSet<i32>, watched: &Watched, left: &mut Left) -> Option<DeathReason> {
     let (limit, most) = (watched.limits.memory?, watched.limits.most_memory()?);
-    let used = match watched.group.as_ref().and_then(|group| group.used()) {
+    let (used, told) = match watched.group.as_ref().and_then(|group| group.used()) {
         // Checkpoints are forks of the worker, and so are counted there.
-        Some(used) => used,
-        None => memory_of(table, family, most, watched.session.life.number(), left) + watched.frozen,
+        Some(used) => (used, limit),
+        // What it has from the zygote is in this figure.
+        None => (memory_of(table, family, most, watched.session.life.number(), left) + watched.frozen, most),
     };
+    watched.session.shared.record(|record| record.bytes = Some((used, told)));
     (used > most).then_some(DeathReason::MemoryLimit { used, limit })
 }
 

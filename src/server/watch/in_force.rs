@@ -7,7 +7,13 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{server::sessions::handle::Session, sys::layers::Layers};
+use crate::{
+    server::sessions::handle::Session,
+    sys::{
+        groups::{Controller, Group},
+        layers::Layers,
+    },
+};
 
 /// Limits that a session is kept to; what has none is left out.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -22,9 +28,22 @@ pub(crate) struct LimitsInForce {
     /// Seconds of processor time of one cell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+    /// Processors at a time, all its processes together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Who keeps that: `cgroup`, or `none` where the system gives no cgroup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_kept_by: Option<&'static str>,
+    /// Seconds for which its processes have waited because they had used that up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled_seconds: Option<f64>,
     /// Processes beside the interpreter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
+    /// Who keeps that: `cgroup` (the kernel refuses to start far more, and forkpy ends a session that stays beyond), or `processes`
+    /// (forkpy ends a session that has more).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes_kept_by: Option<&'static str>,
     /// MiB of the workspace and its own directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_mb: Option<u64>,
@@ -52,13 +71,18 @@ impl LimitsInForce {
     pub(crate) fn of(session: &Session) -> Self {
         let limits = &session.limits;
         let status = session.shared.get();
-        let in_group = status.memory_group.is_some();
+        let group = status.group.as_deref();
+        let by = |controller, other| if group.is_some_and(|group| group.keeps(controller)) { "cgroup" } else { other };
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         Self {
             memory_mb: limits.memory.map(|bytes| bytes >> 20),
-            memory_counted_by: limits.memory.map(|_| if in_group { "cgroup" } else { "processes" }),
+            memory_counted_by: limits.memory.map(|_| by(Controller::Memory, "processes")),
             cpu_seconds: seconds(limits.cpu),
+            cpus: limits.processors(),
+            cpus_kept_by: limits.cpus.map(|_| by(Controller::Cpus, "none")),
+            throttled_seconds: group.and_then(Group::throttled).map(|time| time.as_secs_f64()),
             processes: limits.processes,
+            processes_kept_by: limits.processes.map(|_| by(Controller::Processes, "processes")),
             disk_mb: limits.disk.map(|bytes| bytes >> 20),
             open_files: limits.open_files,
             cell_seconds: seconds(limits.cell_time),

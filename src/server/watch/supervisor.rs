@@ -235,9 +235,37 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
         so(Kind::Stopped, verdict.state == State::Stopped, &verdict.reason),
         so(Kind::Parked, record.ledger.parked().is_some(), record.ledger.parked().unwrap_or_default()),
     ];
+    measures.extend(of_limits(record, status));
+    let hung = if verdict.state == State::Hung { waited.as_secs_f64() } else { 0.0 };
+    measures.push(above(Kind::Unresponsive, hung, hung_after.as_secs_f64(), |_, _| verdict.reason.clone()));
+    // Not known, not judged: an alert that is up stays up until the mean is known again.
+    if let Some(cpu) = record.history.mean_cpu(interval).or_else(|| status.worker.is_none().then_some(0.0)) {
+        measures.push(above(Kind::Cpu, cpu, cpu_alert, |value, limit| {
+            let seconds = interval.as_secs_f64();
+            format!("processor: {value:.0} % over {seconds} s, above the threshold of {limit:.0} %")
+        }));
+    }
+    measures
+}
+
+/// Those of its limits that it is told of before they end it.
+fn of_limits(record: &Record, status: &Status) -> Vec<Measure> {
+    let mut measures = Vec::new();
     if let Some((count, limit)) = record.processes {
         measures.push(above(Kind::ProcessLimit, f64::from(count), f64::from(limit) * NEAR, |count, _| {
             format!("processes: {count}; with more than {limit} the session is ended")
+        }));
+    }
+    if let Some((used, limit)) = record.bytes {
+        // What its last worker had is gone.
+        let used = if status.worker.is_some() { used } else { 0 };
+        measures.push(above(Kind::MemoryLimit, as_f64(used), as_f64(limit) * NEAR, |used, _| {
+            let limit = as_f64(limit) / MB;
+            format!(
+                "memory: {:.0} MB; with more than {limit:.0} MB allocations fail, and processes that have more together \
+                 are ended",
+                used / MB
+            )
         }));
     }
     if let Some((used, limit)) = record.disk {
@@ -247,15 +275,6 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
                 "disk: {:.0} MB; with more than {limit:.0} MB a session that writes is ended; remove files",
                 used / MB
             )
-        }));
-    }
-    let hung = if verdict.state == State::Hung { waited.as_secs_f64() } else { 0.0 };
-    measures.push(above(Kind::Unresponsive, hung, hung_after.as_secs_f64(), |_, _| verdict.reason.clone()));
-    // Not known, not judged: an alert that is up stays up until the mean is known again.
-    if let Some(cpu) = record.history.mean_cpu(interval).or_else(|| status.worker.is_none().then_some(0.0)) {
-        measures.push(above(Kind::Cpu, cpu, cpu_alert, |value, limit| {
-            let seconds = interval.as_secs_f64();
-            format!("processor: {value:.0} % over {seconds} s, above the threshold of {limit:.0} %")
         }));
     }
     measures

@@ -1,6 +1,6 @@
-//! The door of a confined process: its calls of `connect` and `listen`, answered one after another. It reaches Unix sockets
-//! in the workspace, in its own folder, and where `--allow-write` says; the proxy of `server/egress` where `--allow-net` says
-//! something; nothing else.
+//! The door of a confined process: its calls of `connect` and `listen`, and those that mark files, answered one after another.
+//! It reaches Unix sockets and marks files in the workspace, in its own folder, and where `--allow-write` says; it reaches the proxy
+//! of `server/egress` where `--allow-net` says something; nothing else.
 //!
 //! Runs in: server, one task for each confined process that the zygote has forked, until that and all it started are gone;
 //! a call is looked at on a blocking thread. What a checkpoint wakes has the door of its session. Owns the listener.
@@ -27,10 +27,13 @@ use crate::{
     },
 };
 
+/// The next call of the same process is waited for so long, in milliseconds, before the thread is given back.
+const SOON: u8 = 2;
+
 /// What one confined process may connect to.
 #[derive(Debug)]
 pub(crate) struct Reached {
-    /// Sockets of the file system below these paths.
+    /// Sockets of the file system below these paths; files below them may be marked.
     below: Vec<PathBuf>,
     proxy: Option<Caller>,
 }
@@ -72,7 +75,7 @@ async fn serve(listener: AsyncFd<OwnedFd>, reached: Arc<Reached>) {
     let listener = Arc::new(listener);
     loop {
         let Ok(mut ready) = listener.readable().await else { return };
-        match is_asked(&listener) {
+        match is_asked(&listener, PollTimeout::ZERO) {
             Asked::Gone => return,
             Asked::No => {
                 ready.clear_ready();
@@ -82,11 +85,17 @@ async fn serve(listener: AsyncFd<OwnedFd>, reached: Arc<Reached>) {
         }
         let (listener, reached) = (Arc::clone(&listener), Arc::clone(&reached));
         let looked = tokio::task::spawn_blocking(move || {
-            let listener = listener.get_ref().as_fd();
-            if let Ok(knock) = door::take(listener) {
-                let proxy = reached.proxy.as_ref().map(|proxy| proxy as &dyn Proxy);
-                let allowed = Allowed { below: &reached.below, proxy };
-                door::answer(listener, &knock, door::serve(listener, &knock, allowed));
+            let descriptor = listener.get_ref().as_fd();
+            // What unpacks an archive knocks thousands of times.
+            loop {
+                if let Ok(knock) = door::take(descriptor) {
+                    let proxy = reached.proxy.as_ref().map(|proxy| proxy as &dyn Proxy);
+                    let allowed = Allowed { below: &reached.below, proxy };
+                    door::answer(descriptor, &knock, door::serve(descriptor, &knock, allowed));
+                }
+                if !matches!(is_asked(&listener, SOON.into()), Asked::Yes) {
+                    return;
+                }
             }
         });
         let _ = looked.await;
@@ -100,10 +109,9 @@ enum Asked {
     Gone,
 }
 
-fn is_asked(listener: &AsyncFd<OwnedFd>) -> Asked {
+fn is_asked(listener: &AsyncFd<OwnedFd>, within: PollTimeout) -> Asked {
     let mut looked = [PollFd::new(listener.get_ref().as_fd(), PollFlags::POLLIN)];
-    let found =
-        poll(&mut looked, PollTimeout::ZERO).ok().and_then(|_| looked[0].revents()).unwrap_or(PollFlags::empty());
+    let found = poll(&mut looked, within).ok().and_then(|_| looked[0].revents()).unwrap_or(PollFlags::empty());
     if found.contains(PollFlags::POLLIN) {
         Asked::Yes
     } else if found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
@@ -116,10 +124,15 @@ fn is_asked(listener: &AsyncFd<OwnedFd>) -> Asked {
 impl Reached {
     /// What a process reaches whose own folder is `room`.
     #[must_use]
-    pub(crate) fn of(workspace: &Path, room: &Path, write: &[PathBuf], proxy: Option<Caller>) -> Self {
+    pub(crate) fn of(
+        workspace: &Path,
+        room: &Path,
+        write: impl Iterator<Item = PathBuf>,
+        proxy: Option<Caller>,
+    ) -> Self {
         // The temporary directory may be named by a link.
-        let room = room.canonicalize().unwrap_or_else(|_| room.to_owned());
-        let below = [workspace.to_owned(), room].into_iter().chain(write.iter().cloned()).collect();
+        let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+        let below = [workspace.to_owned(), room.to_owned()].into_iter().chain(write).map(real).collect();
         Self { below, proxy }
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use serde_json::{Value, json};
 
 use super::{Origin, index, path, stderr};
-use crate::support::{Forkpy, Setup};
+use crate::support::{Forkpy, Setup, wait_for};
 
 /// A build backend that tells what it can do, beside building.
 const BACKEND: &str = r#"
@@ -90,6 +90,28 @@ fn a_confined_install_changes_the_environment_and_nothing_else_does() {
     assert_eq!(origin.heard("closed"), Vec::<Value>::new());
 }
 
+/// Puts a source package with this backend into the index.
+fn offer(origin: &Origin, name: &str, backend: &str) {
+    let folder = origin.file(&format!("files/simple/{name}"));
+    fs::create_dir_all(&folder).expect("made");
+    let project = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
+    let about = format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n");
+    let pack = format!(
+        "import io, tarfile\nwith tarfile.open('{name}-1.0.tar.gz', 'w:gz') as file:\n\
+         \x20   for name, text in [('backend.py', {}), ('pyproject.toml', {}), ('PKG-INFO', {})]:\n\
+         \x20       info = tarfile.TarInfo('{name}-1.0/' + name)\n\
+         \x20       info.size = len(text)\n\
+         \x20       file.addfile(info, io.BytesIO(text.encode()))",
+        json!(backend),
+        json!(project),
+        json!(about),
+    );
+    let mut python = Command::new(env!("FORKPY_BUILD_PYTHON"));
+    let packed = python.args(["-I", "-c", &pack]).current_dir(&folder).status().expect("Python runs");
+    assert!(packed.success());
+    fs::write(folder.join("index.html"), format!("<a href=\"{name}-1.0.tar.gz\">{name}</a>")).expect("written");
+}
+
 /// What the backend of a source package could do in this mode.
 fn curiosity(mode: &str) -> Value {
     let origin = Origin::start();
@@ -102,23 +124,7 @@ fn curiosity(mode: &str) -> Value {
         "closed": format!("http://127.0.0.1:{}/", origin.closed), "open": format!("http://127.0.0.1:{}/", origin.open),
     });
     fs::write(forkpy.file("facts.json"), facts.to_string()).expect("written");
-    let folder = origin.file("files/simple/curious");
-    fs::create_dir_all(&folder).expect("made");
-    let backend = format!("FOLDER = {:?}\n{BACKEND}", forkpy.workspace);
-    let project = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
-    let made = forkpy.run(&format!(
-        "import io, tarfile\nwith tarfile.open('curious-1.0.tar.gz', 'w:gz') as file:\n\
-         \x20   for name, text in [('backend.py', {}), ('pyproject.toml', {}), ('PKG-INFO', {})]:\n\
-         \x20       info = tarfile.TarInfo('curious-1.0/' + name)\n\
-         \x20       info.size = len(text)\n\
-         \x20       file.addfile(info, io.BytesIO(text.encode()))",
-        json!(backend),
-        json!(project),
-        json!("Metadata-Version: 2.1\nName: curious\nVersion: 1.0\n"),
-    ));
-    assert_eq!(made["status"], "ok", "{made}");
-    fs::rename(forkpy.file("curious-1.0.tar.gz"), folder.join("curious-1.0.tar.gz")).expect("moved");
-    fs::write(folder.join("index.html"), "<a href=\"curious-1.0.tar.gz\">curious</a>").expect("written");
+    offer(&origin, "curious", &format!("FOLDER = {:?}\n{BACKEND}", forkpy.workspace));
     let done = install(&mut forkpy, "curious");
     assert_eq!((&done["status"], &done["installed_packages"]), (&json!("ok"), &json!(["curious==1.0"])), "{done}");
     assert_eq!((origin.heard("closed").is_empty(), new.exists()), (mode != "off", mode == "off"));
@@ -136,5 +142,57 @@ fn what_is_built_reaches_no_more_than_a_session_but_the_index() {
     for (name, words) in kept.as_object().expect("an object") {
         let is_kept = words.as_str().is_some_and(|words| words.starts_with("kept: "));
         assert_eq!(is_kept, name != "index", "{name}: {kept}");
+    }
+}
+
+/// The backend of a package that forkpy wants itself; what it could do is told in a file of the workspace.
+const SPY: &str = r#"
+import os, zipfile
+
+def build_wheel(folder, settings=None, metadata=None):
+    found = []
+    for what in (lambda: open(SECRET).read(), lambda: open(NEW, "w").close()):
+        try:
+            what()
+            found.append("out")
+        except OSError:
+            found.append("kept")
+    with open(FOUND, "w") as file:
+        file.write(" ".join(found))
+    name, info = "psutil-1.0-py3-none-any.whl", "psutil-1.0.dist-info/"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as file:
+        file.writestr("psutil.py", "")
+        file.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: psutil\nVersion: 1.0\n")
+        file.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(info + "RECORD", "")
+    return name
+"#;
+
+/// A binary for another machine has not all in it that a new environment is to have. What has to be fetched is installed as
+/// sessions install: a package that attacks while it is built does so in the sandbox.
+#[test]
+fn a_new_environment_is_completed_in_the_sandbox() {
+    for mode in ["off", "workspace"] {
+        let origin = Origin::start();
+        let setup = Setup::without_python();
+        let above = setup.workspace.parent().expect("a directory above").to_owned();
+        let (secret, new, found) = (above.join("secret"), above.join("new"), setup.workspace.join("found"));
+        fs::write(&secret, "treasure").expect("written");
+        let places = format!("SECRET, NEW, FOUND = {secret:?}, {new:?}, {found:?}\n");
+        offer(&origin, "psutil", &(places + SPY));
+        let index = format!("http://127.0.0.1:{}/files/simple/", origin.open);
+        let setup =
+            setup.env("PIP_CONFIG_FILE", "/dev/null").env("PIP_INDEX_URL", &index).env("UV_DEFAULT_INDEX", &index);
+        let setup = setup.env("FORKPY_WITHOUT_WHEEL", "psutil").keep_log();
+        let mut forkpy = setup.args(&["--sandbox", mode, "--env-dir", path(&above.join("envs"))]).start();
+        let log = forkpy.log();
+        wait_for(&format!("psutil ({mode}): {log}"), || {
+            let listed = forkpy.call("list_packages", json!({}));
+            listed.data.to_string().contains("psutil")
+        });
+        assert_eq!(forkpy.eval("import psutil; psutil.__file__ is not None"), "True");
+        let said = fs::read_to_string(&found).expect("the backend ran");
+        assert_eq!(said, if mode == "off" { "out out" } else { "kept kept" });
+        assert_eq!(new.exists(), mode == "off");
     }
 }

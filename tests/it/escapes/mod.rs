@@ -1,4 +1,4 @@
-//! Ways out of the sandbox (`attempts.py`): each gets out where there is none, and none where there is one. As root and as an
+//! Ways out of the sandbox (`attempts/`): each gets out where there is none, and none where there is one. As root and as an
 //! ordinary user; the list runs once a server.
 
 use std::{
@@ -18,6 +18,26 @@ use serde_json::{Value, json};
 
 use crate::support::{Forkpy, Setup, who::Who};
 
+/// What another session has done before.
+const VICTIM: &str = "\
+import os, tempfile
+scratch = tempfile.mkdtemp()
+with open(os.path.join(scratch, 'own'), 'w') as file: file.write('treasure') and None
+print(scratch)
+os.getpid()";
+
+/// The attempts, by subject.
+const ATTEMPTS: [(&str, &str); 8] = [
+    ("__init__.py", include_str!("attempts/__init__.py")),
+    ("base.py", include_str!("attempts/base.py")),
+    ("files.py", include_str!("attempts/files.py")),
+    ("marks.py", include_str!("attempts/marks.py")),
+    ("network.py", include_str!("attempts/network.py")),
+    ("others.py", include_str!("attempts/others.py")),
+    ("roots.py", include_str!("attempts/roots.py")),
+    ("shared.py", include_str!("attempts/shared.py")),
+];
+
 /// The world outside of a session, with what is there to be reached.
 struct World {
     facts: Value,
@@ -30,9 +50,15 @@ impl World {
         let home = forkpy.workspace.parent().expect("a directory above").to_owned();
         let outside = home.join("outside");
         std::fs::create_dir_all(outside.join("empty")).expect("made");
-        for (name, text) in
-            [("secret", "treasure"), ("to-fetch", "treasure"), ("victim", ""), ("full", "x"), ("to-remove", "")]
-        {
+        for (name, text) in [
+            ("secret", "treasure"),
+            ("to-fetch", "treasure"),
+            ("victim", ""),
+            ("full", "x"),
+            ("to-remove", ""),
+            ("marked", ""),
+            ("marked", ""),
+        ] {
             std::fs::write(outside.join(name), text).expect("written");
         }
         let (service, datagrams) = (outside.join("service"), outside.join("datagrams"));
@@ -51,13 +77,14 @@ impl World {
         }
         who.own(&outside);
         forkpy.call("create_session", json!({"session_id": "victim"}));
-        let victim = forkpy.call("run_python_code", json!({"session_id": "victim", "code": "import os; os.getpid()"}));
+        let victim = forkpy.call("run_python_code", json!({"session_id": "victim", "code": VICTIM}));
+        let scratch = victim.data["stdout"].as_str().expect("a path").trim().to_owned();
         let facts = json!({
             "outside": outside, "home": home, "service": service, "datagrams": datagrams, "abstract": abstract_name,
             "tcp": open.0.local_addr().expect("bound").port(),
             "tcp6": open.1.as_ref().map_or(0, |listener| listener.local_addr().expect("bound").port()),
             "udp": open.2.local_addr().expect("bound").port(),
-            "server": forkpy.server_pid(), "zygote": forkpy.zygote_pid(),
+            "scratch": scratch, "server": forkpy.server_pid(), "zygote": forkpy.zygote_pid(),
             "victim": victim.data["results"][0].as_str().and_then(|text| text.parse::<i32>().ok()).expect("a pid"),
         });
         Self { facts, _open: open }
@@ -92,7 +119,10 @@ fn tried(
     let mut forkpy = place.of(Setup::new().args(&options).run_by(who)).start();
     forkpy.run("1");
     let world = World::around(&mut forkpy, who);
-    std::fs::write(forkpy.file("attempts.py"), include_str!("attempts.py")).expect("written");
+    std::fs::create_dir(forkpy.file("attempts")).expect("made");
+    for (name, text) in ATTEMPTS {
+        std::fs::write(forkpy.file("attempts").join(name), text).expect("written");
+    }
     let id = session["session_id"].as_str().unwrap_or("default").to_owned();
     if id != "default" {
         assert!(!forkpy.call("create_session", session).is_error);

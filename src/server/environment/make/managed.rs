@@ -22,6 +22,7 @@ use super::{
     Workshop,
     child::{self, RunError},
     skeleton::{self, PlainBase},
+    unasked::Installation,
 };
 use crate::{
     server::environment::{
@@ -54,7 +55,10 @@ impl Workshop<'_> {
         info!("making the session environment in {}", place.directory.display());
         let made = match PlainBase::find(base, self.linked, self.bundled) {
             Some(plain) => self.write(place, plain).await,
-            None => self.make_by_tools(place, base, lock).await,
+            None => match &self.confined {
+                None => self.make_by_tools(place, base, lock).await,
+                Some(written) => self.make_unasked(place, base, written).await,
+            },
         };
         if made.is_ok() {
             let milliseconds = started.elapsed().as_millis();
@@ -64,9 +68,18 @@ impl Workshop<'_> {
     }
 
     async fn write(&self, place: &Place, plain: PlainBase) -> Result<Record, EnvironmentError> {
-        let (here, wheels) = (place.clone(), self.wheels);
-        let made = tokio::task::spawn_blocking(move || skeleton::make(&here, &plain, wheels)).await;
+        let (here, wheels) = (place.clone(), self.wheels.clone());
+        let made = tokio::task::spawn_blocking(move || skeleton::make(&here, &plain, &wheels)).await;
         made.map_err(io::Error::other).flatten().map_err(|error| place.error(error))
+    }
+
+    /// Where sessions are confined no program is run for it: what an interpreter would say is seen from its files.
+    async fn make_unasked(&self, place: &Place, base: &Path, written: &[PathBuf]) -> Result<Record, EnvironmentError> {
+        let found = Installation::of(base, self.linked, written).map_err(|unknown| place.error(unknown))?;
+        if found.version != self.linked {
+            return Err(self.mismatch(base, found.version, format!("install Python {}", self.linked)));
+        }
+        self.write(place, PlainBase { python: base.to_owned(), bundled: self.bundled }).await
     }
 
     async fn make_by_tools(&self, place: &Place, base: &Path, lock: File) -> Result<Record, EnvironmentError> {
@@ -76,15 +89,10 @@ impl Workshop<'_> {
     }
 
     /// What is still to be done for an environment: what lies ready in this binary, and once a day what does not. The latter is
-    /// done by tools, which are not confined and run code of the environment; one that confined sessions may have installed into
-    /// is left to them.
-    pub(super) fn unfinished(
-        &self,
-        (place, is_new): (Place, bool),
-        base: PathBuf,
-        record: &Record,
-    ) -> Option<Unfinished> {
-        let by_tools = is_new || !self.is_confined;
+    /// done by tools, which are not confined and run code of the environment and of packages. Where sessions are confined, so is
+    /// that: a new environment is completed as `install_dependencies` does it (`packages.rs`), an older one is left to that.
+    pub(super) fn unfinished(&self, place: Place, base: PathBuf, record: &Record) -> Option<Unfinished> {
+        let by_tools = self.confined.is_none();
         let is_inside = |name: &String| self.wheels.iter().any(|wheel| wheel.name() == *name);
         let is_due = by_tools && !record.missing.is_empty() && record.is_due();
         let wanted = is_due || record.missing.iter().any(is_inside);

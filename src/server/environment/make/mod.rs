@@ -13,6 +13,7 @@ mod answer;
 mod child;
 mod managed;
 mod skeleton;
+mod unasked;
 
 use std::{
     env,
@@ -22,8 +23,11 @@ use std::{
     time::Duration,
 };
 
-use self::answer::{ASK, Answer};
 pub(crate) use self::child::ChildHook;
+use self::{
+    answer::{ASK, Answer},
+    unasked::Installation,
+};
 
 use crate::{
     bundle,
@@ -33,6 +37,7 @@ use crate::{
     server::environment::kinds::{Environment, EnvironmentError, Kind},
     server::environment::place::{Place, Unfinished, VenvConfig, list, missing_in},
     server::environment::wheels::{self, Wheel},
+    sys::fault,
 };
 
 /// What was asked for.
@@ -43,8 +48,8 @@ pub(crate) struct Wish {
     /// Where managed environments may be kept, the best place first.
     pub managed_roots: Vec<PathBuf>,
     pub virtual_env: Option<PathBuf>,
-    /// Sessions are confined.
-    pub is_confined: bool,
+    /// Sessions are confined, and write here.
+    pub confined: Option<Vec<PathBuf>>,
 }
 
 const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
@@ -58,7 +63,7 @@ const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
 /// # Errors
 /// [`EnvironmentError`]. Helper packages that cannot be installed are none: they are in [`Environment::missing`].
 pub(crate) async fn prepare(wish: &Wish, children: ChildHook<'_>) -> Result<Prepared, EnvironmentError> {
-    let prepared = Workshop { is_confined: wish.is_confined, ..Workshop::here(children) }.prepare(wish).await?;
+    let prepared = Workshop { confined: wish.confined.clone(), ..Workshop::here(children) }.prepare(wish).await?;
     match prepared.environment.python.to_str() {
         Some(_) => Ok(prepared),
         None => Err(EnvironmentError::NotUtf8(prepared.environment.python)),
@@ -90,11 +95,13 @@ pub(crate) async fn finish(unfinished: &Unfinished, children: ChildHook<'_>) -> 
 pub(crate) struct Prepared {
     pub environment: Environment,
     pub unfinished: Option<Unfinished>,
+    /// It was made just now.
+    pub is_new: bool,
 }
 
 impl From<Environment> for Prepared {
     fn from(environment: Environment) -> Self {
-        Self { environment, unfinished: None }
+        Self { environment, unfinished: None, is_new: false }
     }
 }
 
@@ -140,10 +147,10 @@ struct Workshop<'a> {
     search: OsString,
     limits: Limits,
     children: ChildHook<'a>,
-    /// Sessions install packages in a sandbox.
-    is_confined: bool,
+    /// Sessions install packages in a sandbox, and write here: none of that is run.
+    confined: Option<Vec<PathBuf>>,
     /// What lies ready in this binary.
-    wheels: &'static [Wheel],
+    wheels: Vec<Wheel>,
 }
 
 impl<'a> Workshop<'a> {
@@ -157,8 +164,8 @@ impl<'a> Workshop<'a> {
             search: env::var_os("PATH").unwrap_or_default(),
             limits: Limits::default(),
             children,
-            is_confined: false,
-            wheels: wheels::INSIDE,
+            confined: None,
+            wheels: wheels::INSIDE.iter().filter(|wheel| !fault::lacks_wheel(&wheel.name())).copied().collect(),
         }
     }
 }
@@ -200,9 +207,9 @@ impl Workshop<'_> {
             return Err(EnvironmentError::NoVenv { path: root, linked: self.linked.to_owned() });
         }
         let config = VenvConfig::read(&root);
-        let found = match config.version {
+        let found = match config.version.clone() {
             Some(version) => version,
-            None => self.ask(&python).await?.version,
+            None => self.answer_of(&python).await?.version,
         };
         if found != self.linked {
             let wanted = self.linked;
@@ -213,7 +220,7 @@ impl Workshop<'_> {
             );
             return Err(self.mismatch(&root, found, advice));
         }
-        let library = self.library_for(&root, &python, config.home.as_deref()).await?;
+        let library = self.library_for(&root, &python, &config).await?;
         let missing = if config.system_packages { Vec::new() } else { missing_in(&root, self.linked) };
         let lacks = if missing.is_empty() { String::new() } else { format!(", which lacks {}", list(&missing)) };
         let own = words_on(library.as_ref());
@@ -225,7 +232,7 @@ impl Workshop<'_> {
         let is_name = path.components().count() == 1 && path.is_relative();
         let found = if is_name { self.find(path.as_os_str()) } else { None };
         let executable = found.unwrap_or_else(|| absolute(path));
-        let Answer { version, executable: own, .. } = self.ask(&executable).await?;
+        let Answer { version, executable: own, .. } = self.answer_of(&executable).await?;
         if version != self.linked {
             let advice = format!(
                 "name a Python {}, or build a forkpy for Python {version} (`PYO3_PYTHON={} cargo install --path .` in its \
@@ -235,7 +242,7 @@ impl Workshop<'_> {
             );
             return Err(self.mismatch(&executable, version, advice));
         }
-        let library = self.library_for(&own, &own, None).await?;
+        let library = self.library_for(&own, &own, &VenvConfig::default()).await?;
         let note = format!(
             "sessions use the interpreter {} (Python {version}) and its packages{}",
             own.display(),
@@ -255,10 +262,13 @@ impl Workshop<'_> {
         &self,
         path: &Path,
         python: &Path,
-        home: Option<&Path>,
+        config: &VenvConfig,
     ) -> Result<Option<Library>, EnvironmentError> {
         let Some(ours) = Own::find(&self.build_python, self.linked) else { return Ok(None) };
-        if !ours.is_foreign(python, home) {
+        if let Some(written) = &self.confined {
+            return self.library_unasked((path, python), config, &ours, written);
+        }
+        if !ours.is_foreign(python, config.home.as_deref()) {
             return Ok(None);
         }
         let fail = |reason| EnvironmentError::Interpreter { path: python.to_owned(), reason };
@@ -283,6 +293,55 @@ impl Workshop<'_> {
         Ok(Some(ours.library(prefix, packages)))
     }
 
+    /// The same where nothing is run.
+    fn library_unasked(
+        &self,
+        (path, python): (&Path, &Path),
+        config: &VenvConfig,
+        ours: &Own,
+        written: &[PathBuf],
+    ) -> Result<Option<Library>, EnvironmentError> {
+        let unfit = |reason| EnvironmentError::Unfit { path: python.to_owned(), reason };
+        let base =
+            config.home.as_ref().map_or_else(|| python.to_owned(), |home| unasked::interpreter_in(home, self.linked));
+        let found = Installation::of(&base, self.linked, written).map_err(|unknown| unfit(unknown.to_string()))?;
+        if ours.is_in(&found.prefix) {
+            return Ok(None);
+        }
+        if found.version != self.linked {
+            let advice = format!("make one with a CPython {}", self.linked);
+            return Err(self.mismatch(path, found.version, advice));
+        }
+        match found.suffix() {
+            None => return Err(unfit("its files do not say how its compiled modules end".to_owned())),
+            Some(suffix) if suffix != borrowed::SUFFIX => {
+                return Err(EnvironmentError::Interface {
+                    path: path.to_owned(),
+                    found: suffix,
+                    linked: borrowed::SUFFIX,
+                });
+            }
+            Some(_) => {}
+        }
+        // An environment is above its `bin/python`, wherever that leads.
+        let above = python.parent().and_then(Path::parent).unwrap_or(path);
+        let (prefix, packages) = match (&config.home, config.system_packages) {
+            (None, _) => (found.prefix.as_path(), found.packages()),
+            (Some(_), false) => (above, unasked::packages_of(above, self.linked)),
+            (Some(_), true) => (above, [unasked::packages_of(above, self.linked), found.packages()].concat()),
+        };
+        let packages: Vec<String> = packages.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        Ok(Some(ours.library(&prefix.to_string_lossy(), &packages)))
+    }
+
+    /// What there is to know of an interpreter: it is asked, unless sessions may have put something in its place.
+    async fn answer_of(&self, executable: &Path) -> Result<Answer, EnvironmentError> {
+        let Some(written) = &self.confined else { return self.ask(executable).await };
+        let found = Installation::of(executable, self.linked, written)
+            .map_err(|unknown| EnvironmentError::Unfit { path: executable.to_owned(), reason: unknown.to_string() })?;
+        Ok(Answer { version: found.version, executable: executable.to_owned(), more: Vec::new() })
+    }
+
     async fn ask(&self, executable: &Path) -> Result<Answer, EnvironmentError> {
         let fail = |reason| EnvironmentError::Interpreter { path: executable.to_owned(), reason };
         let output = tempfile::tempfile().map_err(|error| fail(error.to_string()))?;
@@ -301,13 +360,13 @@ impl Workshop<'_> {
             Some(record) => (record, false),
             None => (self.make(&place, &base).await?, true),
         };
-        let unfinished = self.unfinished((place.clone(), is_new), base, &record);
+        let unfinished = self.unfinished(place.clone(), base, &record);
         let mut environment = place.environment(record);
         environment.note += &passed_over;
         if unfinished.is_some() {
             environment.note += "; the rest of what it is to have is put into it now";
         }
-        Ok(Prepared { environment, unfinished })
+        Ok(Prepared { environment, unfinished, is_new })
     }
 
     /// The first place for managed environments that no other user may change, made if need be; and a word about those before

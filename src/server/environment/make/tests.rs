@@ -79,10 +79,10 @@ impl Machine {
             search,
             limits,
             children: &children,
-            is_confined: wish.is_confined,
-            wheels: &[],
+            confined: wish.confined.clone(),
+            wheels: Vec::new(),
         };
-        let Prepared { environment, unfinished } = workshop.prepare(wish).await?;
+        let Prepared { environment, unfinished, .. } = workshop.prepare(wish).await?;
         let Some(unfinished) = unfinished else { return Ok(environment) };
         let finished = unfinished.environment(workshop.finish(&unfinished).await?);
         Ok(Environment { note: format!("{}; then {}", environment.note, finished.note), ..finished })
@@ -102,8 +102,8 @@ impl Machine {
             search: self.at("bin").into(),
             limits: Limits::default(),
             children: &children,
-            is_confined: false,
-            wheels: wheels::INSIDE,
+            confined: None,
+            wheels: wheels::INSIDE.to_vec(),
         };
         let prepared = workshop.prepare(&self.wish()).await.expect("made");
         if let Some(unfinished) = &prepared.unfinished {
@@ -285,7 +285,7 @@ async fn offline_it_is_usable_says_what_is_missing_and_tries_again_a_day_later()
         fs::write(&marker, record.to_string()).expect("written");
         let before = machine.calls().len();
         // Confined sessions may have put code into it, which the tools would run.
-        let confined = Wish { is_confined: true, ..machine.wish() };
+        let confined = Wish { confined: Some(Vec::new()), ..machine.wish() };
         let left = machine.prepare(&confined).await.expect("usable");
         assert!(!left.missing.is_empty() && machine.calls().len() == before, "{}", left.note);
         let found = machine.prepare(&machine.wish()).await.expect("usable");
@@ -300,7 +300,7 @@ async fn offline_it_is_usable_says_what_is_missing_and_tries_again_a_day_later()
 #[tokio::test]
 async fn an_interpreter_laid_out_as_usual_needs_no_program_and_no_network() {
     let machine = Machine::new();
-    let Prepared { environment, unfinished } = machine.write(false).await;
+    let Prepared { environment, unfinished, .. } = machine.write(false).await;
     assert!(unfinished.is_some() && environment.note.contains("put into it now"), "{}", environment.note);
     let root = environment.root.expect("a managed one");
     assert_eq!(fs::read_link(root.join("bin/python")).expect("a link"), machine.at("home/bin/python3.11"));
@@ -340,7 +340,7 @@ async fn a_bundles_environment_sees_the_bundles_packages() {
         let info = format!("home/lib/python3.11/site-packages/{name}-1.dist-info");
         fs::create_dir_all(machine.at(&info)).expect("made");
     }
-    let Prepared { environment, unfinished } = machine.write(true).await;
+    let Prepared { environment, unfinished, .. } = machine.write(true).await;
     let root = environment.root.expect("a managed one");
     assert!(VenvConfig::read(&root).system_packages && unfinished.is_none() && environment.missing.is_empty());
     assert_eq!(fs::read_dir(root.join("lib/python3.11/site-packages")).expect("there").count(), 0);
@@ -431,4 +431,31 @@ async fn without_any_interpreter_the_error_names_the_one_that_is_gone() {
     assert!(words.contains("/base is gone") && words.contains("python3.11"), "{words}");
     machine.script("bin/python3.11", "exit 1");
     machine.prepare(&machine.wish()).await.expect("uv makes it from the one on PATH");
+}
+
+/// Sessions may have changed what would be run; a base that is no plain interpreter would have to be.
+#[tokio::test]
+async fn where_sessions_are_confined_no_program_is_run() {
+    let machine = Machine::new();
+    let confined = Wish { confined: Some(vec![machine.at("workspace")]), ..machine.wish() };
+    let refused = machine.prepare(&confined).await.expect_err("the base is a script").to_string();
+    assert!(refused.contains("is a script, and none is run"), "{refused}");
+    // Not named after its version, and all the same an interpreter.
+    fs::create_dir_all(machine.at("home/bin")).expect("made");
+    fs::create_dir_all(machine.at("home/lib/python3.11")).expect("made");
+    fs::write(machine.at("home/lib/python3.11/os.py"), "").expect("written");
+    fs::write(machine.at("home/bin/interpreter"), b"\x7fELF").expect("written");
+    fs::remove_file(machine.at("base")).expect("there");
+    std::os::unix::fs::symlink(machine.at("home/bin/interpreter"), machine.at("base")).expect("made");
+    let found = machine.prepare(&confined).await.expect("made of its files");
+    assert_eq!(fs::read_link(&found.python).expect("a link"), machine.at("base"));
+    // Neither a named environment's interpreter, nor one that is named itself.
+    let venv = machine.venv("venv", &format!("home = {}\nversion = 3.11.4\n", machine.at("home/bin").display()));
+    fs::remove_file(machine.at("home/bin/interpreter")).expect("there");
+    fs::write(machine.at("home/bin/python3.11"), b"\x7fELF").expect("written");
+    let named = Wish { venv: Some(venv), ..confined.clone() };
+    machine.prepare(&named).await.expect("read");
+    let script = Wish { python: Some(machine.at("bin/uv")), ..confined };
+    assert!(machine.prepare(&script).await.is_err());
+    assert!(machine.calls().is_empty() && machine.heard.lock().expect("lock").is_empty(), "{:?}", machine.calls());
 }

@@ -21,7 +21,7 @@ use sha2::Sha256;
 use crate::sys::descriptors;
 
 /// Begin of each file.
-const MAGIC: &[u8; 16] = b"forkpy image 2\r\n";
+const MAGIC: &[u8; 16] = b"forkpy image 3\r\n";
 /// Where its parts begin: the seals of head and body, their lengths (head, body as it is unpacked), the head.
 const SEALS: usize = 16;
 const LENGTHS: usize = SEALS + 64;

@@ -20,7 +20,7 @@ use crate::{
         },
         workers::{stacks, view::WorkerView},
     },
-    sys::memory_group::MemoryGroup,
+    sys::groups::Group,
 };
 
 /// What the kernel's OOM killer leaves behind, and any other SIGKILL.
@@ -88,7 +88,7 @@ impl Task {
             && let Some((_, limit)) = condemned.filter(|(pid, _)| *pid == worker.pid)
         {
             if matches!(limit, DeathReason::MemoryLimit { .. }) {
-                self.renew_memory_group();
+                self.renew_group();
             }
             return (limit, no("forkpy ended the worker itself, for its limit"));
         }
@@ -115,17 +115,17 @@ impl Task {
 
     /// Whether the kernel has killed something because the session's own cgroup was full: its limit, then.
     fn filled_its_group(&self) -> Option<DeathReason> {
-        let group = self.shared.get().memory_group.filter(|group| group.kills() > 0)?;
+        let group = self.shared.get().group.filter(|group| group.kills() > 0)?;
         let limit = self.limits.memory?;
         let used = group.peak().unwrap_or(limit);
-        self.renew_memory_group();
+        self.renew_group();
         Some(DeathReason::MemoryLimit { used, limit })
     }
 
     /// What the dead worker has left in memory, files in `/dev/shm` say, is not the next one's.
-    fn renew_memory_group(&self) {
-        let group = self.limits.most_memory().and_then(MemoryGroup::for_session);
-        self.shared.update(|status| status.memory_group = group);
+    fn renew_group(&self) {
+        let group = Group::for_session(self.limits.in_group());
+        self.shared.update(|status| status.group = group);
     }
 
     /// Writes the report on the last death, if one is due; its path relative to the workspace.

@@ -35,7 +35,7 @@ use crate::{
         },
         workers::zygote::ZygoteError,
     },
-    sys::parcel::Parcel,
+    sys::{groups, parcel::Parcel},
 };
 
 /// What woke an idle session.
@@ -113,7 +113,7 @@ impl Task {
 
     async fn begin(&mut self) {
         if self.worker.is_some() {
-            self.take_over();
+            self.take_over().await;
         }
         // One that sleeps on wakes when it is used.
         if self.asleep.is_some() {
@@ -154,8 +154,10 @@ impl Task {
     async fn return_with(&mut self, returned: Returned) {
         let Returned { worker, asleep, at_rest, common, task, .. } = returned;
         self.worker = worker;
-        if self.worker.is_some() {
-            self.take_over();
+        if let Some(pid) = self.worker.as_ref().map(|worker| worker.pid) {
+            let before = groups::name_of(pid);
+            self.take_over().await;
+            self.take_family_over(before).await;
             // Another copy is made when it has been at rest: this one may be older than what was left to do.
             self.keeping.due = self.is_kept_at_rest().then(Instant::now);
         }

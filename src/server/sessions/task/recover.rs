@@ -73,7 +73,7 @@ impl Task {
         if let Some(worker) = self.around.spares.take(&self.id, limits) {
             counters::worker_started(Duration::ZERO);
             self.worker = Some(worker);
-            self.begin_empty();
+            self.begin_empty().await;
             return Ok(());
         }
         let started = tokio::select! {
@@ -88,7 +88,7 @@ impl Task {
             Ok(worker) => {
                 counters::worker_started(worker.born.elapsed());
                 self.worker = Some(worker);
-                self.begin_empty();
+                self.begin_empty().await;
                 Ok(())
             }
             Err(error) => {
@@ -114,7 +114,7 @@ impl Task {
                 if let Some(before) = self.worker.replace(worker) {
                     before.retire(self.around.zygote.endings());
                 }
-                self.begin_empty();
+                self.begin_empty().await;
             }
             Some(Err(error)) => tracing::debug!(session = %self.id, %error, "keeps the worker that it has"),
             None => {}
@@ -122,11 +122,11 @@ impl Task {
     }
 
     /// A worker with nothing in its namespace.
-    fn begin_empty(&mut self) {
+    async fn begin_empty(&mut self) {
         (self.holds, self.tip, self.base, self.owed, self.loaded) = (false, 0, None, None, None);
         (self.common, self.at_rest) = (None, None);
         self.shared.update(|status| status.at_rest = None);
-        self.take_over();
+        self.take_over().await;
     }
 
     fn trouble(&self, words: String) {

@@ -176,7 +176,7 @@ impl Task {
             self.retire(old);
         }
         self.owed = None;
-        self.take_over();
+        self.take_over().await;
         let recovered = self.recovered_by(from);
         self.last_cell = self.last_cell.max(from.cell);
         self.runs.go_on_from(Some(from.cell));
@@ -196,9 +196,9 @@ impl Task {
     }
 
     /// Shows the worker that there is now.
-    pub(super) fn take_over(&mut self) {
+    pub(super) async fn take_over(&mut self) {
         let view = self.worker.as_ref().map(Worker::view);
-        self.count_memory();
+        self.put_into_group().await;
         self.shared.update(|status| {
             status.phase = Phase::Idle;
             status.worker = view;
@@ -213,13 +213,27 @@ impl Task {
         self.announce();
     }
 
-    /// Has the kernel count the memory of the worker that there is now. Where it does not, the guard counts.
-    fn count_memory(&self) {
-        let Some((group, worker)) = self.shared.get().memory_group.zip(self.worker.as_ref()) else { return };
-        if let Err(error) = group.take_in(worker.pid) {
-            tracing::warn!(session = %self.id, %error, "the kernel does not count this session's memory");
-            self.shared.update(|status| status.memory_group = None);
+    /// Has the kernel keep the worker that there is now to the session's limits. Where it does not, the guard counts. The kernel
+    /// takes milliseconds for it, in which other sessions go on.
+    async fn put_into_group(&self) {
+        let Some((group, worker)) = self.shared.get().group.zip(self.worker.as_ref()) else { return };
+        let (pid, most) = (worker.pid, self.limits.processes);
+        let taken = tokio::task::spawn_blocking(move || {
+            // What the last worker had started may not be gone yet, and must not keep this one from its threads.
+            most.map(|most| group.bound_processes(0, most));
+            group.take_in(pid)
+        });
+        let taken = taken.await;
+        if let Err(error) = taken.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::warn!(session = %self.id, %error, "the kernel does not keep this session to its limits");
+            self.shared.update(|status| status.group = None);
         }
+    }
+
+    /// What a worker had started before an exec, and copies of it, are in the group that the program before had made.
+    pub(super) async fn take_family_over(&self, before: Option<String>) {
+        let Some((group, before)) = self.shared.get().group.zip(before) else { return };
+        let _ = tokio::task::spawn_blocking(move || group.take_in_all_of(&before)).await;
     }
 
     /// Ends a worker that is the session's no more, and all it started, behind.

@@ -104,6 +104,8 @@ pub(crate) struct SessionLimits {
     pub(crate) memory_mb: Option<f64>,
     /// Processor time of a cell.
     pub(crate) cpu_seconds: Option<f64>,
+    /// Processors at a time; slowed down beyond.
+    pub(crate) cpus: Option<f64>,
     /// Processes it may start.
     pub(crate) processes: Option<u32>,
     /// MiB that the workspace may hold, with its own directory.
@@ -123,6 +125,7 @@ impl From<SessionLimits> for Wished {
         Self {
             memory_mb: asked.memory_mb,
             cpu_seconds: asked.cpu_seconds,
+            cpus: asked.cpus,
             processes: asked.processes,
             disk_mb: asked.disk_mb,
             open_files: asked.open_files,

@@ -22,6 +22,7 @@ use crate::{
         workers::{imports::Auto, zygote::Stage},
     },
     settings::secrets::Secret,
+    sys::groups::{self, Controller},
 };
 
 /// `ping`.
@@ -64,6 +65,8 @@ pub(crate) struct WorkspaceInfo {
     pub(crate) preload: PreloadInfo,
     /// What sessions and scripts are kept from.
     pub(crate) sandbox: SandboxInfo,
+    /// Who keeps limits of sessions on this machine.
+    pub(crate) bounds: BoundsInfo,
     /// forkpy's version.
     pub(crate) server_version: &'static str,
 }
@@ -118,6 +121,29 @@ impl PreloadInfo {
         });
         let left_out = imports.left_out().into_iter().map(|(module, reason)| LeftOutModule { module, reason });
         Self { mode, named, added: added.collect(), left_out: left_out.collect() }
+    }
+}
+
+/// Who keeps limits of sessions on this machine: `cgroup` is the kernel, where forkpy may make cgroups; a session's own health says
+/// what was had for it.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+pub(crate) struct BoundsInfo {
+    /// `cgroup`, or `processes`: forkpy counts what they have.
+    pub(crate) memory: &'static str,
+    /// `cgroup` with forkpy, or `processes`: forkpy alone.
+    pub(crate) processes: &'static str,
+    /// `cgroup`, or `none`.
+    pub(crate) cpus: &'static str,
+}
+
+impl BoundsInfo {
+    fn of() -> Self {
+        let by = |controller, other| if groups::can_be_had(controller) { "cgroup" } else { other };
+        Self {
+            memory: by(Controller::Memory, "processes"),
+            processes: by(Controller::Processes, "processes"),
+            cpus: by(Controller::Cpus, "none"),
+        }
     }
 }
 
@@ -226,6 +252,7 @@ pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<
         python_version,
         preload: PreloadInfo::of(server, &modules),
         sandbox: SandboxInfo::of(server),
+        bounds: BoundsInfo::of(),
         server_version: env!("CARGO_PKG_VERSION"),
     }))
 }

@@ -107,7 +107,7 @@ impl Zygote {
         let (ends, passed) = Ends::new(room.clone())?;
         let purpose = Purpose::Session { name: session.to_owned() };
         let (lease, pidfd) = self.ask(purpose, limits, room.as_deref(), passed).await?;
-        let reached = room.as_deref().map(|room| self.reached(room, kind_of(limits)));
+        let reached = room.as_deref().map(|room| self.reached(room, kind_of(limits), &[]));
         Ok(NewWorker { reached, ..ends.with(lease, pidfd) })
     }
 
@@ -126,9 +126,10 @@ impl Zygote {
     }
 
     /// What a confined process may connect to.
-    fn reached(&self, room: &Room, kind: Option<Kind>) -> Reached {
+    fn reached(&self, room: &Room, kind: Option<Kind>, more: &[String]) -> Reached {
         let caller = self.reach.callers.as_ref().zip(kind).and_then(|(callers, kind)| callers.admit(kind));
-        Reached::of(&self.reach.workspace, room.path(), &self.reach.write, caller)
+        let write = self.reach.write.iter().cloned().chain(more.iter().map(PathBuf::from));
+        Reached::of(&self.reach.workspace, room.path(), write, caller)
     }
 
     /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
@@ -178,11 +179,12 @@ impl Zygote {
         let passed = vec![source, theirs.into(), stdout_theirs, stderr_theirs];
         let kind = script.installing.as_ref().map_or_else(|| kind_of(limits), |_| Some(Kind::Installer));
         let room = room.map_or_else(|| self.room(limits), |room| Ok(Some(room)))?;
+        let more = script.installing.as_ref().map_or_else(Vec::new, |installing| installing.write.clone());
         let (lease, pidfd) = self.ask(Purpose::Script(script), limits, room.as_deref(), passed).await?;
         let new = NewScript { lease, pidfd, lifeline, stdout, stderr, room };
         if let Some(room) = &new.room {
             // A script that ends before that is followed to its end all the same.
-            let _ = door::open(&new.lifeline, self.reached(room, kind)).await;
+            let _ = door::open(&new.lifeline, self.reached(room, kind, &more)).await;
         }
         Ok(new)
     }
