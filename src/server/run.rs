@@ -1,6 +1,7 @@
 //! A server's life: its parts are made, set to work, and ended.
 //!
-//! Runs in: server. Owns the order of start and end; each part is of its own room.
+//! Runs in: server. Owns the order of start and end; each part is of its own room. It reads best in one piece: what is started
+//! first is ended last.
 //!
 //! Start: children's register → spawner thread → environment and zygote, behind → sessions → transport, which answers at
 //! once. End (end of stdin, SIGTERM, SIGINT, SIGHUP): transport → sessions and scripts, each with what it started →

@@ -154,7 +154,7 @@ pub(crate) struct Alert {
     /// When (RFC 3339).
     pub raised_at: String,
     /// When it was over.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_at: Option<String>,
 }
 
@@ -178,21 +178,25 @@ struct Entry {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PackedBook {
     next: u64,
-    alerts: Vec<((u8, String), u64, Alert)>,
+    /// As JSON: a field that is left out has no place in a format without names.
+    alerts: Vec<((u8, String), u64, String)>,
 }
 
 impl Book {
     /// Takes them along.
     pub(crate) fn pack(&self) -> PackedBook {
         let alerts = self.alerts.lock();
-        let alerts = alerts.iter().map(|entry| (entry.owner.pack(), entry.life, entry.alert.clone())).collect();
-        PackedBook { next: self.next.load(Ordering::Relaxed), alerts }
+        let text = |alert: &Alert| serde_json::to_string(alert).ok();
+        let entry = |entry: &Entry| Some((entry.owner.pack(), entry.life, text(&entry.alert)?));
+        PackedBook { next: self.next.load(Ordering::Relaxed), alerts: alerts.iter().filter_map(entry).collect() }
     }
 
     /// Goes on with them.
     pub(crate) fn unpack(packed: PackedBook) -> Self {
-        let entry = |(owner, life, alert)| Entry { owner: Owner::unpack(owner), life, alert };
-        Self { next: packed.next.into(), alerts: Mutex::new(packed.alerts.into_iter().map(entry).collect()) }
+        let entry = |(owner, life, alert): (_, _, String)| {
+            Some(Entry { owner: Owner::unpack(owner), life, alert: serde_json::from_str(&alert).ok()? })
+        };
+        Self { next: packed.next.into(), alerts: Mutex::new(packed.alerts.into_iter().filter_map(entry).collect()) }
     }
 
     /// Enters a new alert.
