@@ -277,9 +277,8 @@ async fn pack_sessions(
 ) -> Result<Vec<PackedSession>, Refused> {
     let (mut packed, began) = (Vec::new(), Instant::now());
     for session in registry.all_and_branches() {
-        let checkpoints = around.checkpoints.of(&session.life);
         loop {
-            match PackedSession::of(&session, &checkpoints, (&mut *parcel, thaw), edge).await {
+            match PackedSession::of(&session, &around.checkpoints, (&mut *parcel, thaw), edge).await {
                 Ok(one) => break packed.push(one),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     can_go(&session).or_else(|refused| match refused {

@@ -19,42 +19,26 @@ use nix::errno::Errno;
 use super::caller::{self, Caller};
 
 /// Calls that are handed over.
+const CALLS: &[libc::c_long] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+];
+/// Older ones, which newer architectures never had.
 #[cfg(target_arch = "x86_64")]
-pub(super) const CALLS: &[libc::c_long] = &[
-    libc::SYS_chmod,
-    libc::SYS_chown,
-    libc::SYS_lchown,
-    libc::SYS_utime,
-    libc::SYS_utimes,
-    libc::SYS_futimesat,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    FCHMODAT2,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_fremovexattr,
-];
+const OLD: &[libc::c_long] =
+    &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat];
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) const CALLS: &[libc::c_long] = &[
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    FCHMODAT2,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_fremovexattr,
-];
+const OLD: &[libc::c_long] = &[];
 /// Newer ones, with the same numbers everywhere. The last three are used by no library yet, and are refused.
 const FCHMODAT2: libc::c_long = 452;
 pub(super) const NEW: [libc::c_long; 3] = [463, 466, 469];
@@ -66,6 +50,11 @@ const OWN_ATTRIBUTES: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
 /// Longest name and value of an attribute.
 const LONGEST_NAME: usize = 256;
 const LONGEST_VALUE: usize = 64 << 10;
+
+/// All calls that are handed over.
+pub(super) fn calls() -> impl Iterator<Item = libc::c_long> {
+    CALLS.iter().chain(OLD).copied()
+}
 
 /// What is to be changed.
 #[derive(Debug, Clone, Copy)]

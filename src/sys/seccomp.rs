@@ -293,7 +293,7 @@ fn rest(sockets: Sockets, door: u32) -> Vec<libc::sock_filter> {
     let asked = step(libc::BPF_RET | libc::BPF_K, 0, 0, door);
     // A pair is connected, and to nothing else.
     program.extend(is(libc::SYS_connect, if sockets == Sockets::Pairs { refuse(libc::EPERM) } else { asked }));
-    program.extend(marks::CALLS.iter().flat_map(|call| is(*call, asked)));
+    program.extend(marks::calls().flat_map(|call| is(call, asked)));
     if sockets == Sockets::Proxied {
         program.extend(is(libc::SYS_listen, asked));
     }

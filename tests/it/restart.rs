@@ -83,6 +83,35 @@ fn sessions_go_on_in_another_program_and_clients_notice_nothing() {
     assert_eq!(attached.client().run("x = 1")["status"], "ok");
 }
 
+/// A checkpoint that is just asked something is waited for: 10 ms after a session has gone back to one, it wakes a second worker.
+#[test]
+fn a_checkpoint_that_wakes_a_worker_meanwhile_is_taken_along() {
+    let attached = Attached::new().args(&["--checkpoints", "off"]).env("FORKPY_FAULT", "checkpoint.wake:1=stop");
+    let mut one = attached.client();
+    one.run("x = 1");
+    call(&mut one, "checkpoint_session", json!({"name": "a"}));
+    let made = call(&mut one, "list_checkpoints", json!({}))["checkpoints"][0].clone();
+    let pid = i32::try_from(made["pid"].as_i64().expect("a pid")).expect("a pid");
+    // It stands still before each fork.
+    let go_on = || {
+        wait_for("the checkpoint to be asked", || processes::state(pid) == 'T');
+        signal(pid, Signal::SIGCONT);
+    };
+    for round in 0..2 {
+        one.run("x = 2");
+        let back = one.begin_call("restore_checkpoint", json!({"name": "a"}));
+        go_on();
+        assert!(!one.reply(back).is_error, "round {round}");
+        assert_eq!(one.eval("x"), "1");
+        wait_for("its second fork", || processes::state(pid) == 'T');
+        let mut restarting = attached.command(&["restart"]).spawn().expect("it runs");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        go_on();
+        assert!(restarting.wait().expect("it ends").success());
+        assert_eq!(one.run("x")["notice"], Value::Null, "no checkpoint is lost");
+    }
+}
+
 #[test]
 fn a_hangup_restarts_too_and_what_happened_before_is_told_after() {
     let attached = Attached::new().args(&["--checkpoints", "off"]);

@@ -275,6 +275,14 @@ impl Checkpoints {
         true
     }
 
+    /// A restart of the server goes on without it.
+    pub(super) fn leave_behind(&self, life: &Life, checkpoint: &Arc<Checkpoint>) {
+        let removed = self.0.table.lock().remove(&key(life, &checkpoint.name));
+        if let Some(held) = removed.filter(|held| held.is_valid()) {
+            tell_gone(&held, if held.is_alive() { Gone::LeftBehind } else { Gone::Died });
+        }
+    }
+
     /// Those whose process has ended, by the system or by a signal, are none any more.
     fn clear_dead(&self) {
         let dead: Vec<_> = {

@@ -129,6 +129,8 @@ pub enum Gone {
     /// Those of the session did.
     SessionMemory,
     Died,
+    /// It did not answer when the server became another program.
+    LeftBehind,
 }
 
 impl What {

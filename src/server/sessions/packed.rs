@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     beginning::{Beginning, Origin},
+    checkpoints::Checkpoints,
     context::Surroundings,
     death::{Fate, Recovered},
     handle::Session,
@@ -136,11 +137,18 @@ impl PackedSession {
     /// When it is not at rest.
     pub(crate) async fn of(
         session: &Session,
-        checkpoints: &[Arc<Checkpoint>],
+        table: &Checkpoints,
         (parcel, thaw): (&mut Parcel, &CancellationToken),
         edge: Edge,
     ) -> io::Result<Self> {
         let (task, status) = (session.pack(parcel, thaw).await?, session.shared.get());
+        let mut taken = Vec::new();
+        for checkpoint in table.of(&session.life) {
+            match checkpoint.pack(parcel).await {
+                Some(packed) => taken.push(packed),
+                None => table.leave_behind(&session.life, &checkpoint),
+            }
+        }
         let (cells, left_out) = session.history.cells();
         let pack = |run: &Run, ended: Option<&Ended>| match ended {
             Some(ended) => Some(PackedCame::Cell(Box::new(PackedOutcome::of(&session.id, &ended.outcome, edge)))),
@@ -162,7 +170,7 @@ impl PackedSession {
             log: session.life.pack(),
             history: (cells.into_iter().map(PackedCell::of).collect(), left_out),
             runs: session.runs.pack(pack),
-            checkpoints: checkpoints.iter().filter_map(|checkpoint| checkpoint.pack(parcel)).collect(),
+            checkpoints: taken,
             group: status.group.and_then(|group| group.pack()),
             task,
         })

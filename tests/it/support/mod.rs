@@ -79,10 +79,15 @@ pub struct Reply {
     pub text: String,
 }
 
+/// The interpreter that forkpy was built with: this one, or the one that `.ci/run` has built it with since.
+pub fn python() -> String {
+    std::env::var("FORKPY_TEST_PYTHON").unwrap_or_else(|_| env!("FORKPY_BUILD_PYTHON").to_owned())
+}
+
 impl Setup {
     pub fn new() -> Self {
         // The interpreter itself, so that no test makes an environment.
-        Self::without_python().args(&["--python", env!("FORKPY_BUILD_PYTHON")])
+        Self::without_python().args(&["--python", &python()])
     }
 
     /// With the environment that the server finds or makes.

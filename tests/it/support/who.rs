@@ -50,7 +50,8 @@ impl Setup {
         }
         who.own(self.directory.path());
         let hold = self.directory.path().join("hold");
-        let python = Path::new(env!("FORKPY_BUILD_PYTHON"));
+        let python = super::python();
+        let python = Path::new(&python);
         let home = python.parent().and_then(Path::parent).expect("bin and what it is in").to_owned();
         let needed = [
             Path::new(env!("CARGO_BIN_EXE_forkpy")).parent().expect("a directory").to_owned(),
@@ -99,7 +100,7 @@ impl Setup {
     /// On a system that makes no user namespace, nor any other: a filter of system calls is above the server already, as in many
     /// a container.
     pub fn without_namespaces(mut self) -> Self {
-        let python = env!("FORKPY_BUILD_PYTHON").to_owned();
+        let python = super::python();
         self.through = vec![python, "-c".to_owned(), include_str!("without_namespaces.py").to_owned()];
         self
     }

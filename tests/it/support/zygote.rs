@@ -54,7 +54,7 @@ impl Zygote {
         let path = workspace.path().to_str().expect("UTF-8").to_owned();
         let settings = ZygoteSettings {
             library: None,
-            python: env!("FORKPY_BUILD_PYTHON").to_owned(),
+            python: super::python(),
             virtual_env: None,
             python_path: Vec::new(),
             preload: Vec::new(),

@@ -94,8 +94,8 @@ impl Task {
             return Err(busy());
         }
         let anchor = match &under.anchor {
-            Some(anchor) => Some(anchor.pack(parcel).ok_or_else(busy)?),
-            None => None,
+            Some(anchor) if anchor.is_alive() => Some(anchor.pack(parcel).await.ok_or_else(busy)?),
+            _ => None,
         };
         let mut found = under.found.clone();
         found.add(self.around.files.since(&under.mark, |_| false));

@@ -217,6 +217,7 @@ fn slept(session: &str, since: jiff::Timestamp, cell: u64, (lost, without): (Opt
 fn gone(checkpoint: &str, cell: u64, why: Gone) -> String {
     let why = match why {
         Gone::Died => return format!("Checkpoint {checkpoint:?} (after cell {cell}) is lost: its process ended."),
+        Gone::LeftBehind => "it did not answer when the server was restarted in place",
         Gone::TooMany => "there are too many checkpoints (--max-checkpoints-total)",
         Gone::Memory => "checkpoints held more memory than --checkpoint-memory allows",
         Gone::SessionMemory => "the session's checkpoints held more than half of the memory of --checkpoint-memory",

@@ -26,6 +26,9 @@ use crate::{
     sys::parcel::{self, Parcel},
 };
 
+/// A restart waits this long for the answer of one.
+const ANSWERS: Duration = Duration::from_secs(5);
+
 /// A checkpoint on its way to the program that this server process becomes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PackedCheckpoint {
@@ -45,9 +48,10 @@ pub(crate) struct PackedCheckpoint {
 }
 
 impl Checkpoint {
-    /// Takes it along; nothing when it is of no use any more, or is being asked something.
-    pub(crate) fn pack(&self, parcel: &mut Parcel) -> Option<PackedCheckpoint> {
-        let link = self.link.try_lock().ok()?;
+    /// Takes it along, once it has answered what it is being asked (it looks at what it lacks, wakes a twin). Nothing when it is
+    /// of no use any more, or does not answer.
+    pub(crate) async fn pack(&self, parcel: &mut Parcel) -> Option<PackedCheckpoint> {
+        let link = tokio::time::timeout(ANSWERS, self.link.lock()).await.ok()?;
         let frozen = match &link.state {
             State::Settling => None,
             State::Frozen { hazards, binding } => Some((hazards.clone(), binding.clone())),
