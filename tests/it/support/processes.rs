@@ -74,3 +74,10 @@ pub fn all_threads_are(pid: i32, state: char) -> bool {
 pub fn signal(pid: i32, signal: Signal) {
     nix::sys::signal::kill(Pid::from_raw(pid), signal).expect("the process is there");
 }
+
+/// Has it run like any other process, where it had asked to run when no other does.
+pub fn hurry(pid: i32) {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters are only read. That it has ended meanwhile is an error that changes nothing.
+    unsafe { libc::sched_setscheduler(pid, libc::SCHED_OTHER, &raw const parameters) };
+}
