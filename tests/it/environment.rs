@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Forkpy, Setup};
+use crate::support::{Forkpy, Setup, wait_for};
 
 fn managed(directory: &Path) -> Setup {
     let mut setup = Setup::without_python().args(&["--env-dir", directory.to_str().expect("UTF-8")]);
@@ -42,8 +42,12 @@ fn a_first_start_needs_no_network_and_the_next_one_finds_its_environment() {
     assert!(prefix.contains(directory.path().to_str().expect("UTF-8")), "{prefix}");
     assert_eq!(child_says(&mut forkpy, "import psutil, sys; print(sys.prefix)"), prefix);
     assert_eq!(forkpy.eval("import os, sys; os.environ['VIRTUAL_ENV'] == sys.prefix"), "True");
-    // It waits for what comes behind.
-    let listed = forkpy.call("list_packages", json!({})).data;
+    // It waits for what comes behind, and says so where that takes long.
+    let mut listed = Value::Null;
+    wait_for("the environment to be filled", || {
+        listed = forkpy.call("list_packages", json!({})).data;
+        listed["incomplete"].is_null()
+    });
     let names: Vec<&str> =
         listed["packages"].as_array().expect("a list").iter().filter_map(|package| package["name"].as_str()).collect();
     assert_eq!(names, ["cloudpickle", "jedi", "parso", "pip", "psutil"]);

@@ -190,6 +190,7 @@ fn what_the_first_answer_needs_is_read_before_it_is_asked() {
     let mut forkpy = Setup::new().env("XDG_CACHE_HOME", cache.path().to_str().expect("text")).start();
     let folders = || std::fs::read_dir(cache.path().join("jedi")).into_iter().flatten().flatten();
     let trees = || folders().flat_map(|folder| std::fs::read_dir(folder.path())).flatten().count();
+    assert_eq!(forkpy.eval("1"), "1");
     let zygote = forkpy.zygote_pid();
     let readers = || {
         let children = processes::children(zygote).into_iter();

@@ -256,15 +256,16 @@ impl Packages {
         let _ = self.turn.lock().await;
     }
 
-    /// What sessions can import, sorted by name.
+    /// What sessions can import, sorted by name; and whether that is all, or the environment is still being filled.
     ///
     /// # Errors
     /// [`PackageError`] when there is no environment.
-    pub(crate) async fn list(&self) -> Result<Vec<Package>, PackageError> {
+    pub(crate) async fn list(&self) -> Result<(Vec<Package>, bool), PackageError> {
         self.filled(LISTING_LIMIT).await;
+        let is_whole = !self.is_filling();
         let mut packages = self.survey(false).await?.packages;
         packages.sort_by_key(|package| normal(&package.name));
-        Ok(packages)
+        Ok((packages, is_whole))
     }
 
     /// Installs. Dropping this future ends the tool.

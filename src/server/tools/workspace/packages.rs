@@ -130,6 +130,9 @@ pub(crate) struct PackageList {
     /// `sys.executable` of sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) python: Option<String>,
+    /// That more are to come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) incomplete: Option<&'static str>,
 }
 
 /// One installed package.
@@ -170,7 +173,9 @@ pub(crate) async fn install(
 
 pub(crate) async fn list(server: &Server, _: &Call, asked: ListPackages) -> Result<Reply<PackageList>, ToolError> {
     let filter = asked.filter.unwrap_or_default().to_lowercase();
-    let found = server.packages.list().await?.into_iter();
+    let (found, is_whole) = server.packages.list().await?;
+    let incomplete = (!is_whole).then_some("the environment is still being filled: more packages come; ask again");
+    let found = found.into_iter();
     let packages: Vec<PackageEntry> = found
         .filter(|package| package.name.to_lowercase().contains(&filter))
         .map(|package| PackageEntry { name: package.name, version: package.version })
@@ -179,7 +184,7 @@ pub(crate) async fn list(server: &Server, _: &Call, asked: ListPackages) -> Resu
         Stage::Warm { executable, .. } => Some(executable),
         Stage::Starting | Stage::Failed(_) => None,
     };
-    Ok(Reply::of(PackageList { total: packages.len() as u64, packages, python }))
+    Ok(Reply::of(PackageList { total: packages.len() as u64, packages, python, incomplete }))
 }
 
 fn shape(outcome: InstallOutcome) -> Installed {
