@@ -90,6 +90,8 @@ def _check_library() -> None:
 
 def preload(module: str) -> str | None:
     """Import a module by name; None when that worked, else the reason in one line."""
+    from forkpy_worker.libraries import exercise
+
     watch()
     try:
         __import__(module)
@@ -98,6 +100,7 @@ def preload(module: str) -> str | None:
     except BaseException as exception:
         # SystemExit too: some modules are scripts.
         return _one_line(exception)
+    exercise.loaded()
     return None
 
 
