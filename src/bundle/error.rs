@@ -20,8 +20,15 @@ pub(crate) enum BundleError {
     #[error("{0} is not whole: its end is missing, as after a download that was cut short; copy it here again")]
     CutShort(PathBuf),
     /// What is unpacked behind the first start has not come.
-    #[error("pip and jedi's stubs are not unpacked in {0} yet: start the single file again, which does it")]
-    Unfinished(PathBuf),
+    #[error(
+        "pip and jedi's stubs are not unpacked in {root} yet: start the single file again, which does it; {free} MB are free \
+         there"
+    )]
+    Unfinished {
+        root: PathBuf,
+        /// A disk that is full is the usual reason.
+        free: u64,
+    },
     /// No directory to unpack into.
     #[error(
         "found no place to unpack forkpy's library into:{0}\nset XDG_CACHE_HOME to a directory that only you may write"

@@ -59,25 +59,64 @@ fn prepared() -> Result<PathBuf, BundleError> {
 }
 
 fn unpacked(payload: &Payload, file: &File) -> Result<PathBuf, BundleError> {
-    let (cache, passed_over) = cache()?;
-    let root = cache.join(payload.name());
-    if is_whole(&root, payload) {
-        if !root.join(COMPLETE).exists() {
-            finish(payload, file, &root);
+    let mut passed_over = String::new();
+    for cache in places() {
+        let root = cache.join(payload.name());
+        // One that cannot be written, such as in an image, may have all that is needed.
+        if is_usable(&cache) && is_whole(&root, payload) {
+            if !root.join(COMPLETE).exists() {
+                finish(payload, file, &root);
+            }
+            return Ok(root);
+        }
+        let held = match claim(&cache, payload) {
+            Ok(held) => held,
+            Err(Unsuited::Error(error)) => return Err(error),
+            Err(Unsuited::Place(reason)) => {
+                passed_over += &format!("\n  {}: {reason}", cache.display());
+                continue;
+            }
+        };
+        if !is_whole(&root, payload) {
+            if !passed_over.is_empty() {
+                let _ = writeln!(io::stderr(), "forkpy: unpacking into {}, for:{passed_over}", cache.display());
+            }
+            renew(payload, file, &cache, &root)?;
+            finish_behind(payload, file, &root, held);
         }
         return Ok(root);
     }
+    Err(BundleError::NoPlace(passed_over))
+}
+
+/// Why nothing is unpacked into a place.
+enum Unsuited {
+    /// Another one may do.
+    Place(String),
+    /// So it would be everywhere, or its user is to decide.
+    Error(BundleError),
+}
+
+/// Makes the place, and holds the lock of this version in it.
+fn claim(cache: &Path, payload: &Payload) -> Result<File, Unsuited> {
+    private::make(cache).map_err(|reason| Unsuited::Place(reason.to_string()))?;
+    if runs_nothing(cache) {
+        return Err(Unsuited::Place("its disk is mounted with noexec".to_owned()));
+    }
     let lock = cache.join(format!("{}.lock", payload.name()));
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
-    let held = opened.and_then(|file| file.lock().map(|()| file)).map_err(full_or("cannot lock", &lock, payload))?;
-    if !is_whole(&root, payload) {
-        if !passed_over.is_empty() {
-            let _ = writeln!(io::stderr(), "forkpy: unpacking into {}, for:{passed_over}", cache.display());
+    opened.and_then(|file| file.lock().map(|()| file)).map_err(|error| match error.raw_os_error() {
+        // A network's disk without the service that it takes.
+        Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP) => {
+            Unsuited::Place(format!("its disk has no locks: {error}"))
         }
-        renew(payload, file, &cache, &root)?;
-        finish_behind(payload, file, &root, held);
-    }
-    Ok(root)
+        _ => Unsuited::Error(full_or("cannot lock", &lock, payload)(error)),
+    })
+}
+
+/// Whether what lies there was put there by this user or root, and can be run.
+fn is_usable(cache: &Path) -> bool {
+    private::check(cache).is_ok() && !runs_nothing(cache)
 }
 
 fn is_whole(root: &Path, payload: &Payload) -> bool {
@@ -259,8 +298,8 @@ fn runs_nothing(place: &Path) -> bool {
 }
 
 /// `$XDG_CACHE_HOME/forkpy`, `~/.cache/forkpy`, or where neither can be written, or run from, a private directory of this user's
-/// in one of the places for temporary files. With it: what was passed over, and why.
-fn cache() -> Result<(PathBuf, String), BundleError> {
+/// in one of the places for temporary files.
+fn places() -> impl Iterator<Item = PathBuf> {
     let named = |name| env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
     let user = nix::unistd::geteuid();
     let private_in = |place: PathBuf| place.join(format!("forkpy-{user}"));
@@ -271,17 +310,7 @@ fn cache() -> Result<(PathBuf, String), BundleError> {
         named("XDG_RUNTIME_DIR").map(|path| path.join("forkpy")),
         Some(private_in(PathBuf::from("/var/tmp"))),
     ];
-    let mut reasons = String::new();
-    for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
-        match private::make(&place) {
-            Ok(()) if runs_nothing(&place) => {
-                reasons += &format!("\n  {}: its disk is mounted with noexec", place.display());
-            }
-            Ok(()) => return Ok((place, reasons)),
-            Err(reason) => reasons += &format!("\n  {}: {reason}", place.display()),
-        }
-    }
-    Err(BundleError::NoPlace(reasons))
+    places.into_iter().flatten().filter(|place| place.is_absolute())
 }
 
 #[cfg(test)]

@@ -330,3 +330,33 @@ fn write_archive(root: &Path, archive: &Path, name: &str) -> Result<(), BundleEr
     });
     written.map_err(BundleError::file("cannot write", archive))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One file of a bundle that needs a newer symbol is enough, wherever it lies.
+    #[test]
+    fn a_file_that_needs_a_newer_glibc_is_refused_by_its_name() {
+        let place = tempfile::tempdir().expect("a directory");
+        let root = place.path();
+        let check = |asked| check_floor(root, asked, &mut |_| {}).map_err(|error| error.to_string());
+        fs::create_dir_all(root.join("lib/python3.11/site-packages/pack/deep")).expect("made");
+        fs::write(root.join("lib/python3.11/os.py"), "GLIBC_2.99").expect("written");
+        assert!(check(Some(Version(2, 28))).expect_err("nothing to run").contains("linked with glibc"));
+        let own = std::env::current_exe().expect("known");
+        let needed = symbols::needed(&own).expect("read").expect("it is linked with glibc");
+        fs::copy(&own, root.join("lib/python3.11/site-packages/pack/deep/module.so")).expect("copied");
+        let Version(major, minor) = needed;
+        let words = check(Some(Version(major, minor - 1))).expect_err("a newer one is needed");
+        assert!(words.contains("pack/deep/module.so") && words.contains(&needed.to_string()), "{words}");
+        assert_eq!((check(Some(needed)), check(None)), (Ok(needed), Ok(needed)));
+        assert_eq!(
+            check(Some(Version(major, minor + 1))),
+            Ok(Version(major, minor + 1)),
+            "what was promised is the floor"
+        );
+        fs::write(root.join("lib/broken.so"), b"\x7fELF and no more").expect("written");
+        assert!(check(Some(needed)).is_err(), "what cannot be read is not passed over");
+    }
+}

@@ -58,8 +58,11 @@ pub(crate) fn single_file() -> Option<PathBuf> {
 /// like do.
 const PROMISED: [&str; 2] = ["libstdc++.so.6", "libz.so.1"];
 /// Where systems keep theirs.
-const SYSTEM_LIBRARIES: [&str; 6] =
-    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib"];
+const SYSTEM_LIBRARIES: [&str; 6] = if cfg!(target_arch = "aarch64") {
+    ["/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib"]
+} else {
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib"]
+};
 
 /// In a bundle, on a system that lacks them: loads the bundle's own. Extension modules find a loaded library by its name,
 /// wherever they look for it themselves.

@@ -4,6 +4,7 @@
 
 use std::{
     ffi::{CString, OsString, c_char},
+    io::Write as _,
     os::unix::ffi::OsStringExt,
     path::Path,
 };
@@ -39,8 +40,10 @@ fn begins_with_pip(words: &[OsString]) -> bool {
 #[must_use]
 pub(crate) fn run(words: Vec<OsString>) -> i32 {
     if begins_with_pip(&words) {
-        // Where it is missing, the interpreter says so.
-        let _ = super::rest::wait();
+        // The interpreter would say that there is no such module, and not why.
+        if let Err(error) = super::rest::wait() {
+            let _ = writeln!(std::io::stderr(), "forkpy: {error}");
+        }
     }
     let words: Vec<CString> =
         words.into_iter().map(|word| CString::new(word.into_vec()).expect("the kernel allows no NUL here")).collect();

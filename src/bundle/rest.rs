@@ -5,6 +5,8 @@
 
 use std::fs::File;
 
+use nix::sys::statvfs::statvfs;
+
 use super::{BundleError, manifest::COMPLETE};
 
 /// Waits until all of the bundle is there; at once where it is, and where there is no bundle.
@@ -19,5 +21,9 @@ pub(crate) fn wait() -> Result<(), BundleError> {
     // Held by the process that unpacks it.
     let lock = root.with_added_extension("lock");
     File::open(&lock).and_then(|lock| lock.lock()).map_err(BundleError::file("cannot lock", &lock))?;
-    if root.join(COMPLETE).exists() { Ok(()) } else { Err(BundleError::Unfinished(root)) }
+    if root.join(COMPLETE).exists() {
+        return Ok(());
+    }
+    let free = statvfs(&root).map_or(0, |found| found.blocks_available() * found.fragment_size() / (1 << 20));
+    Err(BundleError::Unfinished { root, free })
 }

@@ -268,29 +268,27 @@ fn standard_library(found: &Found, root: &Path) -> Result<(), BundleError> {
         let left_out = LEFT_OUT.iter().any(|part| Path::new(part) == path) || name == "__pycache__";
         !left_out && !is_module(path) && !name.starts_with("config-")
     })?;
-    let modules = to.join("lib-dynload");
-    fs::create_dir_all(&modules).map_err(BundleError::file("cannot make", &modules))?;
-    if !found.modules.is_dir() {
+    let (modules, packages) = (to.join("lib-dynload"), to.join("site-packages"));
+    for folder in [&modules, &packages] {
+        fs::create_dir_all(folder).map_err(BundleError::file("cannot make", folder))?;
+    }
+    if found.modules.is_dir() {
+        copy_tree(&found.modules, &modules, &|path| {
+            let name = path.to_string_lossy();
+            let module = name.split('.').next().unwrap_or_default();
+            !MODULES_LEFT_OUT.iter().any(|left| match *left {
+                "_test" | "_xxtest" | "xx" => module.starts_with(left),
+                exact => module == exact,
+            })
+        })?;
+    }
+    if list(&modules)?.is_empty() {
         // All of them are in the binary. Python looks for this folder all the same, and one without a file is not packed.
         let mark = modules.join("README");
         fs::write(&mark, "Modules of the standard library are part of the program.\n")
             .map_err(BundleError::file("cannot write", &mark))?;
-        return make_packages(&to);
     }
-    copy_tree(&found.modules, &modules, &|path| {
-        let name = path.to_string_lossy();
-        let module = name.split('.').next().unwrap_or_default();
-        !MODULES_LEFT_OUT.iter().any(|left| match *left {
-            "_test" | "_xxtest" | "xx" => module.starts_with(left),
-            exact => module == exact,
-        })
-    })?;
-    make_packages(&to)
-}
-
-fn make_packages(library: &Path) -> Result<(), BundleError> {
-    let packages = library.join("site-packages");
-    fs::create_dir_all(&packages).map_err(BundleError::file("cannot make", &packages))
+    Ok(())
 }
 
 fn library_of(found: &Found, root: &Path) -> PathBuf {
@@ -300,7 +298,8 @@ fn library_of(found: &Found, root: &Path) -> PathBuf {
 /// Puts the libraries of the extension modules into `lib`, and tells both where they are.
 fn libraries(found: &Found, root: &Path, workshop: &Path) -> Result<(), BundleError> {
     let patchelf = patchelf(found, workshop)?;
-    let (lib, modules) = (root.join("lib"), list(&library_of(found, root).join("lib-dynload"))?);
+    let (lib, mut modules) = (root.join("lib"), list(&library_of(found, root).join("lib-dynload"))?);
+    modules.retain(|path| path.extension().is_some_and(|end| end == "so"));
     let mut needed = BTreeMap::new();
     for module in &modules {
         // The original: a copy without its search path may find nothing.

@@ -446,6 +446,7 @@ fn start_zygote(
         python: settings.python.clone(),
         managed_roots: settings.env_dirs.clone(),
         virtual_env: settings.virtual_env.clone(),
+        directory: std::env::current_dir().ok(),
         confined: (settings.sessions.limits.confinement != Confinement::Off).then(|| {
             let written = settings.sessions.sandbox.write.iter();
             written.chain([&settings.workspace.root]).cloned().collect()

@@ -5,9 +5,13 @@ Environment: FORKPY_BUNDLE, the single file that `forkpy bundle` made. Without i
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -21,6 +25,8 @@ import bare_root
 import health_document as document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastmcp import Client
 
 BUNDLE = Path(os.environ.get("FORKPY_BUNDLE", "/nonexistent"))
@@ -45,6 +51,42 @@ if __name__ == '__main__':
         with multiprocessing.get_context(way).Pool(2) as pool:
             print(way, pool.map(work, [2, 3]))
 """
+
+
+FLOCK = 73
+# close_range, openat2, faccessat2, process_madvise, epoll_pwait2, Landlock's three, clone3, statx.
+OF_NEWER_KERNELS = (436, 437, 439, 440, 441, 444, 445, 446, 435, 332)
+
+
+def lacking(*calls: int, errno_of_it: int = errno.ENOSYS) -> Callable[[], object]:
+    """For a process that is to be started: a filter by which these system calls fail, in it and all that it starts."""
+    allow, fail = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno_of_it)
+    statements = [(0x20, 0, 0, 0)]
+    for call in calls:
+        statements += [(0x15, 0, 1, call), fail]
+    code = b"".join(struct.pack("<HBBI", *statement) for statement in (*statements, allow))
+    program = ctypes.create_string_buffer(code, len(code))
+    table = ctypes.create_string_buffer(struct.pack("<H6xQ", len(code) // 8, ctypes.addressof(program)))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def apply() -> None:
+        # No new privileges; then the filter.
+        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.c_void_p(ctypes.addressof(table)), 0, 0):
+            raise OSError(ctypes.get_errno(), f"no filter with {len(program)} bytes")
+
+    return apply
+
+
+def another_version(single: Path) -> Path:
+    """The same as another version would be: its launcher is longer, and so its hash is another."""
+    content = BUNDLE.read_bytes()
+    body, trailer = content[:-88], content[-88:]
+    launcher, *lengths = struct.unpack("<6Q", trailer[8:56])
+    body = body[:launcher] + b"another" + body[launcher:]
+    trailer = trailer[:8] + struct.pack("<6Q", launcher + 7, *lengths) + hashlib.sha256(body).digest()
+    single.write_bytes(body + trailer)
+    single.chmod(0o755)
+    return single
 
 
 def run(*command: str | Path, cache: Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -178,6 +220,38 @@ def test_two_first_starts_at_once(tmp_path: Path) -> None:
     assert [path.suffix for path in sorted((tmp_path / "forkpy").iterdir())] == ["", ".lock"]
 
 
+def test_two_versions_at_once(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "import sys; print(sys.prefix)"
+    starts = [
+        subprocess.Popen([single, "python", "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for single in (BUNDLE, another_version(tmp_path / "forkpy"))
+    ]
+    places = {start.communicate(timeout=60)[0].strip() for start in starts}
+    assert len(places) == 2
+    assert {Path(place).parent for place in places} == {tmp_path / "cache/forkpy"}
+
+
+def test_without_a_home_and_on_an_older_kernel_sessions_run(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    command = [BUNDLE, "--env-dir", tmp_path / "envs", "doctor", "--json"]
+    found = subprocess.run(
+        command, env=environment, capture_output=True, text=True, preexec_fn=lacking(*OF_NEWER_KERNELS)
+    )
+    checks = {finding["check"]: finding for finding in json.loads(found.stdout)}
+    assert checks["session"]["grade"] == "ok", checks
+    assert list(tmp_path.glob("forkpy-*/*/lib/MANIFEST"))
+
+
+def test_a_disk_without_locks_is_passed_over_and_named(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    refuse = lacking(FLOCK, errno_of_it=errno.ENOLCK)
+    ran = subprocess.run([BUNDLE, "--version"], env=environment, capture_output=True, text=True, preexec_fn=refuse)
+    assert ran.returncode == 1
+    assert f"{tmp_path}/.cache/forkpy: its disk has no locks" in ran.stderr, ran.stderr
+    assert "set XDG_CACHE_HOME" in ran.stderr
+
+
 def test_what_is_damaged_is_unpacked_again(tmp_path: Path) -> None:
     def start() -> subprocess.CompletedProcess[str]:
         return run(BUNDLE, "python", "-c", "import json, ssl; print(json.dumps([1]))", cache=tmp_path)
@@ -275,6 +349,23 @@ def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     assert "MB" in ran.stderr
     assert "status 1" in ran.stdout
     assert [line for line in ran.stdout.splitlines() if "/c/forkpy/" in line and not line.endswith(".lock")] == []
+
+
+@needs_root
+def test_a_disk_that_is_full_behind_the_first_start_is_told_where_pip_is_asked(tmp_path: Path, cache: Path) -> None:
+    place = unpacked(cache)
+    for_later = ("/jedi/third_party/", "/site-packages/pip/", "/lib/launcher")
+    files = [path for path in place.rglob("*") if path.is_file() and not any(part in str(path) for part in for_later)]
+    pages = sum(-(-path.stat().st_size // 4096) for path in files if not path.is_symlink())
+    script = (
+        'mount -t tmpfs -o size="$3"k tmpfs "$1" && mkdir -m 700 "$1/c" && export XDG_CACHE_HOME="$1/c" && '
+        '"$2" python -c "import ssl; print(7)" && "$2" python -m pip --version'
+    )
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+    ran = run(*words, tmp_path, BUNDLE, str(pages * 4 + 2048), cache=tmp_path)
+    assert ran.stdout == "7\n", ran
+    assert "are not unpacked in" in ran.stderr, ran.stderr
+    assert "MB are free there" in ran.stderr
 
 
 def test_a_place_that_others_may_write_is_not_used(tmp_path: Path) -> None:

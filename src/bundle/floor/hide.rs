@@ -75,3 +75,48 @@ fn of_object(object: &[u8]) -> object::Result<Vec<usize>> {
     }
     Ok(places)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn run(program: &str, words: &[&str], place: &Path) -> String {
+        let output =
+            Command::new(program).args(words).current_dir(place).output().expect("it is there, as Rust needs it");
+        assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// OpenSSL's symbols in the program would take the place of those that a wheel brings along.
+    #[test]
+    fn a_program_does_not_export_what_was_hidden_and_still_uses_it() {
+        let place = tempfile::tempdir().expect("a directory");
+        let place = place.path();
+        let library =
+            "int from_data = 5; static int own(void) { return 1; } int from_code(void) { return own() + from_data; }";
+        let other = "int from_code(void); int from_other(void) { return from_code(); }";
+        let program =
+            "int from_other(void); int kept(void) { return 36; } int main(void) { return from_other() + kept(); }";
+        for (name, text) in [("library.c", library), ("other.c", other), ("program.c", program)] {
+            fs::write(place.join(name), text).expect("written");
+        }
+        run("cc", &["-c", "-fPIC", "library.c", "other.c"], place);
+        // An archive's members begin at even places, and have names of any length.
+        fs::write(place.join("notes"), "no object").expect("written");
+        run("ar", &["rcs", "libx.a", "notes", "library.o", "other.o"], place);
+        let exports = |made: &str| {
+            run("cc", &["-rdynamic", "program.c", "libx.a", "-o", made], place);
+            assert_eq!(Command::new(place.join(made)).status().expect("it runs").code(), Some(42));
+            run("nm", &["--dynamic", "--defined-only", made], place)
+        };
+        assert!(exports("before").contains(" from_code"));
+        assert_eq!(hide_symbols(&place.join("libx.a")).expect("read"), 3, "data, code, and the other's code");
+        let after = exports("after");
+        assert!(after.contains(" kept") && !after.contains(" from_"), "{after}");
+        assert_eq!(hide_symbols(&place.join("libx.a")).expect("read"), 0, "twice is once");
+        fs::write(place.join("broken.a"), "!<arch>\nno more").expect("written");
+        assert!(hide_symbols(&place.join("broken.a")).is_err());
+    }
+}

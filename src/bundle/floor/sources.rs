@@ -5,6 +5,7 @@
 //! machine's as it is.
 
 use std::{
+    cmp::Ordering,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -51,13 +52,7 @@ pub(super) fn fetch(source: Option<&Source>, place: &Path, say: &mut dyn FnMut(&
     }
     let cpython = sources.join("cpython");
     match source {
-        None => {
-            let fresh = !cpython.exists();
-            fetch_package(CPYTHON, "cpython", &sources, place, &mut apt, say)?;
-            if fresh {
-                mend(&cpython)?;
-            }
-        }
+        None => fetch_package(CPYTHON, "cpython", &sources, place, &mut apt, say)?,
         Some(source) => take(source, &cpython, say)?,
     }
     Ok(sources)
@@ -114,6 +109,9 @@ fn fetch_package(
     let draft = target.with_added_extension("new");
     let _ = fs::remove_dir_all(&draft);
     run(unpack.arg("-x").arg(description).arg(&draft))?;
+    if folder == "cpython" {
+        mend(&draft)?;
+    }
     fs::rename(&draft, &target).map_err(BundleError::file("cannot rename", &draft))
 }
 
@@ -199,6 +197,19 @@ pub(super) fn licence_of_old(place: &Path, library: &Path) -> Option<(String, Pa
     Some((name, place.join("old-libraries/usr/share/doc").join(package).join("copyright")))
 }
 
+/// How Debian orders two versions: `3.0.17` is before `3.0.20`, and `~` is before all else.
+fn order(one: &str, other: &str) -> Ordering {
+    let is = |relation: &str| {
+        let compared = Command::new("dpkg").args(["--compare-versions", one, relation, other]).status();
+        compared.is_ok_and(|status| status.success())
+    };
+    match (is("lt"), is("gt")) {
+        (true, _) => Ordering::Less,
+        (_, true) => Ordering::Greater,
+        _ => Ordering::Equal,
+    }
+}
+
 /// An apt of its own.
 struct Apt {
     place: PathBuf,
@@ -258,8 +269,8 @@ impl Apt {
             shown.map_err(|error| BundleError::Program { program: "apt-cache".to_owned(), how: error.to_string() })?;
         let text = String::from_utf8_lossy(&shown.stdout).into_owned();
         let mut versions: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("Version: ")).collect();
-        // The security suite stands last.
-        versions.reverse();
+        versions.sort_by(|one, other| order(other, one));
+        versions.dedup();
         let mut reason = BundleError::Lacking(format!("Debian's lists name no sources of {package}"));
         for version in versions {
             let _ = fs::remove_dir_all(&downloads);

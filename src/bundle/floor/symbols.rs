@@ -54,11 +54,23 @@ fn of_elf(content: &[u8]) -> object::Result<Option<Version>> {
     while let Some((_, mut versions)) = libraries.next()? {
         while let Some(version) = versions.next()? {
             let name = String::from_utf8_lossy(version.name(endian, strings)?).into_owned();
-            let found = name.strip_prefix("GLIBC_").and_then(|version| version.parse().ok());
-            newest = newest.max(found);
+            newest = newest.max(asked_by(&name));
         }
     }
     Ok(newest)
+}
+
+/// The C library that brought this name of a symbol's version. Most are numbers. Some only say what the loader must know, and
+/// an older one refuses the file. `GLIBC_PRIVATE` is in all of them.
+fn asked_by(name: &str) -> Option<Version> {
+    match name.strip_prefix("GLIBC_")? {
+        "PRIVATE" => None,
+        "ABI_DT_RELR" => Some(Version(2, 36)),
+        "ABI_GNU_TLS" | "ABI_GNU2_TLS" => Some(Version(2, 42)),
+        // One that came later than this was written.
+        mark if mark.starts_with("ABI_") => Some(Version(2, 43)),
+        version => version.parse().ok(),
+    }
 }
 
 /// The newest version that any file of a bundle needs, and the file that needs it.
@@ -84,6 +96,16 @@ mod tests {
         assert_eq!(of("2.2.5"), Ok(Version(2, 2)));
         for nonsense in ["", "2", "PRIVATE", "a.b", "2."] {
             assert!(of(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn what_the_loader_must_know_counts_too() {
+        assert_eq!(asked_by("GLIBC_2.2.5"), Some(Version(2, 2)));
+        assert_eq!(asked_by("GLIBC_ABI_DT_RELR"), Some(Version(2, 36)));
+        assert!(asked_by("GLIBC_ABI_OF_ANOTHER_DAY") > asked_by("GLIBC_ABI_GNU2_TLS"));
+        for none in ["GLIBC_PRIVATE", "GCC_3.0", "GLIBCXX_3.4.30", "CXXABI_1.3"] {
+            assert_eq!(asked_by(none), None, "{none}");
         }
     }
 

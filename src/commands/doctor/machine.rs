@@ -97,7 +97,11 @@ pub(super) fn environment(options: &ServeOptions) -> Finding {
             format!("{}; the active one is not used: {reason}", managed.seen),
             "name an environment that fits with --venv, or start forkpy without VIRTUAL_ENV",
         ),
-        _ => managed,
+        Some(_) => managed,
+        None => match std::env::current_dir().ok().and_then(|here| make::unused_in(&here)) {
+            Some(words) => Finding { seen: format!("{}; {words}", managed.seen), ..managed },
+            None => managed,
+        },
     }
 }
 

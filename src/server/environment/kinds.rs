@@ -37,11 +37,11 @@ pub(crate) enum Kind {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnvironmentError {
     /// The directory is no virtual environment, or its interpreter was removed.
-    #[error("no virtual environment in {path} (bin/python is missing): make it with `python{linked} -m venv {path}`")]
+    #[error("no virtual environment in {path} (bin/python is missing): make it with `{python} -m venv {path}`")]
     NoVenv {
         path: PathBuf,
-        /// The version it would need.
-        linked: String,
+        /// A command that is a Python of the version that it needs.
+        python: String,
     },
     /// Another Python than the one linked into this binary.
     #[error("{path} is Python {found} and this forkpy is linked with Python {linked}: {advice}")]
@@ -55,13 +55,15 @@ pub(crate) enum EnvironmentError {
     /// The same version, built so that it cannot load what the other has compiled.
     #[error(
         "{path} is for a Python whose compiled packages end in {found:?}, and this forkpy loads {linked:?}: \
-         make one with an ordinary Python of this machine"
+         make one with `{python} -m venv DIR`, by an ordinary Python of this machine"
     )]
     Interface {
         /// The environment or interpreter.
         path: PathBuf,
         found: String,
         linked: &'static str,
+        /// As in [`EnvironmentError::NoVenv`].
+        python: String,
     },
     /// An interpreter that does not run, or is none.
     #[error("failed to ask {path} for its version: {reason}")]

@@ -48,12 +48,16 @@ pub(crate) struct Wish {
     /// Where managed environments may be kept, the best place first.
     pub managed_roots: Vec<PathBuf>,
     pub virtual_env: Option<PathBuf>,
+    /// Where forkpy was started. An environment there that was not named is told of.
+    pub directory: Option<PathBuf>,
     /// Sessions are confined, and write here.
     pub confined: Option<Vec<PathBuf>>,
 }
 
 const LINKED: &str = env!("FORKPY_PYTHON_VERSION");
 const BUILD_PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
+/// The oldest Python 3 that forkpy can be built with (`build.rs`).
+const OLDEST_MINOR: u32 = 10;
 
 /// Finds or makes the environment that `wish` asks for: `--venv`, else `--python`, else `VIRTUAL_ENV`, else a managed one.
 ///
@@ -79,6 +83,11 @@ pub(crate) fn refused(active: &Path) -> Option<String> {
     };
     let found = runtime.block_on(Workshop::here(&|_, _| {}).venv(active, Kind::VirtualEnv));
     found.err().map(|reason| reason.to_string())
+}
+
+/// An environment in this directory that sessions would use if it was named: in a sentence, how, or why it cannot be.
+pub(crate) fn unused_in(directory: &Path) -> Option<String> {
+    Workshop::here(&|_, _| {}).unused_in(directory)
 }
 
 /// Puts the rest into an environment that sessions use already, and gives it as it is then. For children as in [`prepare`].
@@ -184,8 +193,25 @@ impl Workshop<'_> {
                     Ok(managed)
                 }
             },
-            Choice::Managed => self.own(&wish.managed_roots).await,
+            Choice::Managed => {
+                let mut managed = self.own(&wish.managed_roots).await?;
+                if let Some(words) = wish.directory.as_deref().and_then(|place| self.unused_in(place)) {
+                    managed.environment.note += &format!("; {words}");
+                }
+                Ok(managed)
+            }
         }
+    }
+
+    /// What is to be done that sessions use a project's own environment. Its configuration is read, and nothing is run.
+    fn unused_in(&self, project: &Path) -> Option<String> {
+        let root = project.join(".venv");
+        let found = VenvConfig::read(&root).version?;
+        if found == self.linked {
+            return Some(format!("the environment here is not used: name it with `--venv {}`", root.display()));
+        }
+        let reason = self.another_version(&root, &root.join("bin/python"), found);
+        Some(format!("the environment here is not used: {reason}"))
     }
 
     /// A managed environment; in a bundle that has no place for one, the bundle's own Python.
@@ -204,7 +230,7 @@ impl Workshop<'_> {
         let root = absolute(path);
         let python = root.join("bin/python");
         if !python.exists() {
-            return Err(EnvironmentError::NoVenv { path: root, linked: self.linked.to_owned() });
+            return Err(EnvironmentError::NoVenv { path: root, python: self.python() });
         }
         let config = VenvConfig::read(&root);
         let found = match config.version.clone() {
@@ -212,13 +238,7 @@ impl Workshop<'_> {
             None => self.answer_of(&python).await?.version,
         };
         if found != self.linked {
-            let wanted = self.linked;
-            let advice = format!(
-                "make one with `python{wanted} -m venv DIR`, or build a forkpy for Python {found} (`PYO3_PYTHON={} cargo \
-                 install --path .` in its sources)",
-                python.display()
-            );
-            return Err(self.mismatch(&root, found, advice));
+            return Err(self.another_version(&root, &python, found));
         }
         let library = self.library_for(&root, &python, &config).await?;
         let missing = if config.system_packages { Vec::new() } else { missing_in(&root, self.linked) };
@@ -234,12 +254,7 @@ impl Workshop<'_> {
         let executable = found.unwrap_or_else(|| absolute(path));
         let Answer { version, executable: own, .. } = self.answer_of(&executable).await?;
         if version != self.linked {
-            let advice = format!(
-                "name a Python {}, or build a forkpy for Python {version} (`PYO3_PYTHON={} cargo install --path .` in its \
-                 sources)",
-                self.linked,
-                own.display()
-            );
+            let advice = self.or_another_forkpy(format!("name a Python {}", self.linked), &version, &own);
             return Err(self.mismatch(&executable, version, advice));
         }
         let library = self.library_for(&own, &own, &VenvConfig::default()).await?;
@@ -252,8 +267,43 @@ impl Workshop<'_> {
         Ok(Environment { python: own, root: None, kind: Kind::Interpreter, library, missing: Vec::new(), note })
     }
 
+    /// A command that is a Python as it is linked here. A bundle is one, where there may be no other.
+    fn python(&self) -> String {
+        if self.bundled { "forkpy python".to_owned() } else { format!("python{}", self.linked) }
+    }
+
+    /// The advice, and the other way: the forkpy for what was `found`, as far as there can be one. `python` is what was found.
+    fn or_another_forkpy(&self, advice: String, found: &str, python: &Path) -> String {
+        let minor = found.strip_prefix("3.").and_then(|minor| minor.parse::<u32>().ok());
+        if minor.is_none_or(|minor| minor < OLDEST_MINOR) {
+            return format!(
+                "{advice}; there is no forkpy for Python {found}, only for CPython 3.{OLDEST_MINOR} and newer"
+            );
+        }
+        let python = python.display();
+        match self.bundled {
+            true => format!(
+                "{advice}, or get the forkpy for Python {found}: `{python} -m pip install forkpy` and `uvx --python {found} \
+                 forkpy` take its wheel"
+            ),
+            false => format!(
+                "{advice}, or build a forkpy for Python {found} (`PYO3_PYTHON={python} cargo install --path .` in its sources)"
+            ),
+        }
+    }
+
     fn mismatch(&self, path: &Path, found: String, advice: String) -> EnvironmentError {
         EnvironmentError::Version { path: path.to_owned(), found, linked: self.linked.to_owned(), advice }
+    }
+
+    fn another_version(&self, root: &Path, python: &Path, found: String) -> EnvironmentError {
+        let make = format!("make one with `{} -m venv DIR`", self.python());
+        let advice = self.or_another_forkpy(make, &found, python);
+        self.mismatch(root, found, advice)
+    }
+
+    fn another_interface(&self, path: &Path, found: String) -> EnvironmentError {
+        EnvironmentError::Interface { path: path.to_owned(), found, linked: borrowed::SUFFIX, python: self.python() }
     }
 
     /// The standard library and packages for an interpreter that is of another installation than ours; `None` for our own,
@@ -280,15 +330,14 @@ impl Workshop<'_> {
             .map_err(|error| fail(error.to_string()))?;
         let answer = Answer::parse(&text).ok_or_else(|| fail("it does not answer as a Python does".to_owned()))?;
         if answer.version != self.linked {
-            let advice = format!("make one with a CPython {}", self.linked);
+            let advice = format!("make one with `{} -m venv DIR`", self.python());
             return Err(self.mismatch(path, answer.version, advice));
         }
         let [suffix, prefix, packages @ ..] = answer.more.as_slice() else {
             return Err(fail("it does not say where its packages are".to_owned()));
         };
         if suffix != borrowed::SUFFIX {
-            let (path, found) = (path.to_owned(), suffix.clone());
-            return Err(EnvironmentError::Interface { path, found, linked: borrowed::SUFFIX });
+            return Err(self.another_interface(path, suffix.clone()));
         }
         Ok(Some(ours.library(prefix, packages)))
     }
@@ -309,17 +358,13 @@ impl Workshop<'_> {
             return Ok(None);
         }
         if found.version != self.linked {
-            let advice = format!("make one with a CPython {}", self.linked);
+            let advice = format!("make one with `{} -m venv DIR`", self.python());
             return Err(self.mismatch(path, found.version, advice));
         }
         match found.suffix() {
             None => return Err(unfit("its files do not say how its compiled modules end".to_owned())),
             Some(suffix) if suffix != borrowed::SUFFIX => {
-                return Err(EnvironmentError::Interface {
-                    path: path.to_owned(),
-                    found: suffix,
-                    linked: borrowed::SUFFIX,
-                });
+                return Err(self.another_interface(path, suffix));
             }
             Some(_) => {}
         }

@@ -67,15 +67,19 @@ impl Machine {
         self.prepare_within(wish, Limits::default()).await
     }
 
-    /// What is done behind a start is done here too.
     async fn prepare_within(&self, wish: &Wish, limits: Limits) -> Result<Environment, EnvironmentError> {
+        self.prepare_in(wish, limits, false).await
+    }
+
+    /// What is done behind a start is done here too.
+    async fn prepare_in(&self, wish: &Wish, limits: Limits, bundled: bool) -> Result<Environment, EnvironmentError> {
         let children = |pid, alive| self.heard.lock().expect("lock").push((pid, alive));
         let search = self.at("bin").into();
         let build_python = self.at("base");
         let workshop = Workshop {
             linked: "3.11",
             build_python,
-            bundled: false,
+            bundled,
             search,
             limits,
             children: &children,
@@ -182,12 +186,31 @@ async fn a_named_environment_is_used_without_running_anything() {
 #[tokio::test]
 async fn a_named_environment_that_does_not_fit_is_an_error_that_says_what_to_do() {
     let machine = Machine::new();
-    let older = machine.venv("older", "version_info = 3.9.18\n");
-    let refused = machine.prepare(&Wish { venv: Some(older), ..machine.wish() }).await;
-    let words = refused.expect_err("another version").to_string();
-    for part in ["/older is Python 3.9", "3.11", "-m venv", "PYO3_PYTHON"] {
-        assert!(words.contains(part), "{part} is not in {words}");
+    let refused = async |venv, version: &str, bundled| {
+        let place = machine.venv(venv, &format!("version_info = {version}\n"));
+        let wish = Wish { venv: Some(place), ..machine.wish() };
+        machine.prepare_in(&wish, Limits::default(), bundled).await.expect_err("another version").to_string()
+    };
+    let (built, bundled) = (refused("built", "3.12.1", false).await, refused("bundled", "3.12.1", true).await);
+    let (older, oldest) = (refused("older", "3.9.18", false).await, refused("oldest", "2.7.18", true).await);
+    for (words, parts) in [
+        (&built, ["/built is Python 3.12 ", "`python3.11 -m venv DIR`", "/built/bin/python cargo install"]),
+        (
+            &bundled,
+            ["`forkpy python -m venv DIR`", "/bundled/bin/python -m pip install forkpy", "uvx --python 3.12 forkpy"],
+        ),
+        // Of these there is none to be had.
+        (
+            &older,
+            ["/older is Python 3.9 ", "`python3.11 -m venv DIR`", "no forkpy for Python 3.9, only for CPython 3.10"],
+        ),
+        (&oldest, ["/oldest is Python 2.7 ", "`forkpy python -m venv DIR`", "no forkpy for Python 2.7"]),
+    ] {
+        for part in parts {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
     }
+    assert!(!bundled.contains("cargo") && !older.contains("PYO3_PYTHON"), "{bundled}\n{older}");
     let refused = machine.prepare(&Wish { venv: Some(machine.at("none")), ..machine.wish() }).await;
     let words = refused.expect_err("not there").to_string();
     assert!(words.contains("python3.11 -m venv ") && words.contains("/none"), "{words}");
@@ -201,6 +224,28 @@ async fn an_active_environment_of_another_version_is_passed_over_with_a_word() {
     let found = machine.prepare(&Wish { virtual_env: Some(active), ..machine.wish() }).await.expect("managed");
     assert_eq!(found.kind, Kind::Managed);
     assert!(found.note.contains("VIRTUAL_ENV is not used") && found.note.contains("3.13"), "{}", found.note);
+}
+
+#[tokio::test]
+async fn a_projects_environment_that_was_not_named_is_told_of() {
+    for (version, words) in [
+        ("3.11.4", "the environment here is not used: name it with `--venv "),
+        (
+            "3.12.1",
+            "/.venv is Python 3.12 and this forkpy is linked with Python 3.11: make one with `python3.11 -m venv DIR`",
+        ),
+    ] {
+        let machine = Machine::new();
+        machine.venv("project/.venv", &format!("home = /usr/bin\nversion = {version}\n"));
+        let wish =
+            |named: Option<PathBuf>| Wish { directory: Some(machine.at("project")), venv: named, ..machine.wish() };
+        let found = machine.prepare(&wish(None)).await.expect("managed");
+        assert!(found.kind == Kind::Managed && found.note.contains(words), "{}", found.note);
+        if version == "3.11.4" {
+            let named = machine.prepare(&wish(Some(machine.at("project/.venv")))).await.expect("used");
+            assert!(!named.note.contains("not used"), "{}", named.note);
+        }
+    }
 }
 
 #[tokio::test]
