@@ -15,6 +15,11 @@ use forkpy::testing::{
 #[expect(dead_code, reason = "the integration tests use the rest")]
 mod zygote;
 
+/// What the tests' support asks of the file above it.
+fn python() -> String {
+    env!("FORKPY_BUILD_PYTHON").to_owned()
+}
+
 fn report(size: usize) -> FromWorker {
     let report = CellReport {
         status: CellStatus::Ok,
