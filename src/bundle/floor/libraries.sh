@@ -5,19 +5,38 @@ set -eu
 . "$RECIPES/tools.sh"
 mkdir -p "$PREFIX/lib" "$PREFIX/include" "$BUILD"
 
-# One library: once built, its mark stays. Sources are copied with their times: autoconf's must not look older than what they make.
+# One library: once built, its mark stays. What comes out is looked for: a step that fails must not pass.
 library() {
-    name=$1 source=$2
-    [ -e "$PREFIX/$name.done" ] && return 0
+    name=$1 source=$2 made=$PREFIX/lib/$3
+    [ -e "$PREFIX/$name.done" ] && [ -e "$made" ] && return 0
     echo "building $name"
     rm -rf "${BUILD:?}/$name"
     cp -a "$SOURCES/$source" "$BUILD/$name"
-    (cd "$BUILD/$name" && "build_$name") >"$BUILD/$name.log" 2>&1 || {
+    # In a condition `set -e` would be off, and each step but the last could fail.
+    set +e
+    (
+        set -e
+        cd "$BUILD/$name"
+        are_made
+        "build_$name"
+        [ -e "$made" ]
+    ) >"$BUILD/$name.log" 2>&1
+    status=$?
+    set -e
+    if [ "$status" != 0 ]; then
         tail -n 20 "$BUILD/$name.log" >&2
         echo "building $name failed; all of it is in $BUILD/$name.log" >&2
         return 1
-    }
+    fi
     touch "$PREFIX/$name.done"
+}
+
+# What autoconf has made is newer than what it was made from, also where a patch of Debian's came later: nothing is made again, by
+# programs that are not here.
+are_made() {
+    for made_by_autoconf in aclocal.m4 configure config.h.in Makefile.in; do
+        find . -name "$made_by_autoconf" -exec touch {} +
+    done
 }
 
 build_zlib() {
@@ -72,10 +91,10 @@ build_openssl() {
     cp -r include/openssl "$PREFIX/include"
 }
 
-library zlib zlib
-library bzip2 bzip2
-library xz xz-utils
-library ffi libffi
-library uuid util-linux
-library sqlite sqlite3
-library openssl openssl
+library zlib zlib libz.a
+library bzip2 bzip2 libbz2.a
+library xz xz-utils liblzma.a
+library ffi libffi libffi.a
+library uuid util-linux libuuid.a
+library sqlite sqlite3 libsqlite3.a
+library openssl openssl libssl.a

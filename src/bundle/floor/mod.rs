@@ -168,3 +168,26 @@ impl Floor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A library was taken for built when all its steps had failed but the last: its archive was missed by the linker, much later.
+    #[test]
+    fn a_step_of_a_recipe_that_fails_stops_it() {
+        let place = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| place.path().join(name);
+        fs::create_dir_all(at("sources/zlib")).expect("made");
+        for (name, text) in [("configure", "exit 3"), ("zlib.h", ""), ("zconf.h", "")] {
+            fs::write(at("sources/zlib").join(name), text).expect("written");
+        }
+        let mut recipe = Command::new("sh");
+        recipe.arg(format!("{RECIPES}/libraries.sh")).env("RECIPES", RECIPES).env("JOBS", "1");
+        recipe.env("ZIG", "false").env("TARGET", "x").env("HOST", "x").env("SOURCES", at("sources"));
+        let ran = recipe.env("BUILD", at("build")).env("PREFIX", at("made")).output().expect("sh runs");
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success() && said.contains("building zlib failed"), "{said}");
+        assert!(!at("made/zlib.done").exists());
+    }
+}
