@@ -114,14 +114,15 @@ pub(crate) struct CheckpointEntry {
     pub(crate) automatic: bool,
     /// Its process.
     pub(crate) pid: i32,
-    /// Bytes that it holds alone: what the session has changed since, and a little of its own.
-    pub(crate) memory: u64,
+    /// Bytes that it holds alone: what the session has changed since, and a little of its own. Not of one that was just made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<u64>,
 }
 
 impl CheckpointEntry {
-    /// Of a checkpoint that holds so much alone.
+    /// Of a checkpoint that holds so much alone, if that is known.
     #[must_use]
-    pub(crate) fn new(checkpoint: &Checkpoint, memory: u64) -> Self {
+    pub(crate) fn new(checkpoint: &Checkpoint, memory: Option<u64>) -> Self {
         Self {
             name: checkpoint.name.to_string(),
             id: checkpoint.number,
@@ -250,7 +251,8 @@ pub(crate) async fn checkpoint(
     Ok(Reply::of(MadeCheckpoint {
         status: "created",
         session_id: session.id.to_string(),
-        checkpoint: measured(made).await,
+        // What it holds alone is looked at behind: the kernel walks page tables for that, for about a millisecond.
+        checkpoint: CheckpointEntry::new(&made, None),
         warnings,
         timestamp: now(),
     }))
@@ -279,7 +281,7 @@ pub(crate) async fn list(
     }
     Ok(Reply::of(CheckpointList {
         total: entries.len() as u64,
-        memory: entries.iter().map(|entry| entry.memory).sum(),
+        memory: entries.iter().filter_map(|entry| entry.memory).sum(),
         memory_limit: server.around.checkpoints.bounds().memory,
         checkpoints: entries,
         asleep,
@@ -438,5 +440,5 @@ async fn measured(checkpoint: Arc<Checkpoint>) -> CheckpointEntry {
     if let Some(memory) = memory {
         checkpoint.note_memory(memory);
     }
-    CheckpointEntry::new(&checkpoint, memory.unwrap_or_else(|| checkpoint.memory()))
+    CheckpointEntry::new(&checkpoint, Some(memory.unwrap_or_else(|| checkpoint.memory())))
 }
