@@ -6,6 +6,8 @@
 //! | pause | `checkpoint_session` and a cell sent right behind it, to the cell's reply, less a cell alone: how long the session could not serve |
 //! | checkpoint | `checkpoint_session` to its reply, which waits for the look at what is not held |
 //! | restore | `restore_checkpoint` and a first `1+1`, to its reply |
+//! | sleep | `sleep_session` to its reply, with the image woken once for a proof |
+//! | wake | a first `1+1` after that, to its reply |
 //! | off, last | `1+1` under policy `off` and `last`, calls 5 ms apart, two sessions of one server in turn |
 //!
 //! Everything that is compared is interleaved. Memory is what `list_checkpoints` says of a checkpoint of a session that has not
@@ -23,6 +25,8 @@ use client::{Client, row, say};
 use serde_json::json;
 
 const ROUNDS: usize = 30;
+/// What sleeps more than this is written for seconds, and is no question of microseconds.
+const MOST_ASLEEP: usize = 500;
 const CALLS: usize = 600;
 const APART: Duration = Duration::from_millis(5);
 
@@ -50,6 +54,9 @@ fn pauses(workspace: &Path, megabytes: usize) {
         restores.push(client.call("restore_checkpoint", &json!({"name": "one"})) + client.run("1+1", "default"));
         client.call("delete_checkpoint", &json!({"name": "one"}));
     }
+    if megabytes <= MOST_ASLEEP {
+        sleeps(&mut client, megabytes);
+    }
     let ratio = median(&pauses) / median(&forks);
     row(&format!("fork {megabytes} MB"), forks);
     row(&format!("pause {megabytes} MB"), pauses);
@@ -57,6 +64,20 @@ fn pauses(workspace: &Path, megabytes: usize) {
     row(&format!("restore {megabytes} MB"), restores);
     say(&format!("pause / fork {megabytes} MB (p50): {ratio:.2}; an unchanged checkpoint holds {} KiB", memory >> 10));
     client.stop();
+}
+
+/// It falls asleep and wakes up, as often as there is time for.
+fn sleeps(client: &mut Client, megabytes: usize) {
+    let rounds = if megabytes < 100 { ROUNDS } else { ROUNDS / 6 };
+    let (mut slept, mut woken) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        slept.push(client.call("sleep_session", &json!({})));
+        assert!(client.line.contains("asleep"), "{}", client.line);
+        woken.push(client.run("1+1", "default"));
+    }
+    client.run(&format!("assert len(held) == {} and held[-1:] == b'x' * (len(held) > 0)", megabytes << 20), "default");
+    row(&format!("sleep {megabytes} MB"), slept);
+    row(&format!("wake {megabytes} MB"), woken);
 }
 
 /// Seconds that a bare fork takes, as the session's own code sees it.

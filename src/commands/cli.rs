@@ -16,6 +16,7 @@ use crate::{
         guide::GuideArgs,
         install::options::{InstallArgs, UninstallArgs},
         servers::{RestartArgs, StatusArgs, StopArgs},
+        sessions::SessionsArgs,
         token::TokenArgs,
     },
     settings::options::ServeOptions,
@@ -78,6 +79,8 @@ pub(crate) enum Role {
     Restart(RestartArgs),
     /// End a server behind `attach`, and its sessions with it
     Stop(StopArgs),
+    /// Show the sessions that sleep on disk, and carry them to another machine: list, export, import, delete
+    Sessions(SessionsArgs),
     /// Measure forkpy on this machine, beside the machine's own floors
     Bench(BenchArgs),
     /// Enter forkpy into a client's configuration

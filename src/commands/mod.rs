@@ -11,8 +11,10 @@ mod guide;
 mod install;
 mod licences;
 mod markdown;
+mod passphrase;
 mod run;
 mod servers;
+mod sessions;
 mod shell;
 mod token;
 

@@ -20,6 +20,7 @@ use crate::{
         error::SetupError,
         guide, install, licences,
         servers::{self, ServersError},
+        sessions::{self, SessionsError},
         shell, token,
     },
     progress, server,
@@ -67,7 +68,10 @@ fn is_unread(error: &anyhow::Error) -> bool {
         (Some(SetupError::Output(error)), ..) => Some(error),
         (_, Some(ServersError::Output(error)), _) => Some(error),
         (.., Some(BenchError::Output(error))) => Some(error),
-        _ => error.downcast_ref::<io::Error>(),
+        _ => match error.downcast_ref() {
+            Some(SessionsError::Output(error)) => Some(error),
+            _ => error.downcast_ref::<io::Error>(),
+        },
     };
     output.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -109,6 +113,7 @@ fn play() -> anyhow::Result<()> {
         Some(Role::Host(args)) => host(*args),
         Some(Role::Token(ref args)) => Ok(token::token(args, &mut io::stdout())?),
         Some(Role::Status(ref args)) => Ok(servers::status(args, &mut io::stdout())?),
+        Some(Role::Sessions(ref args)) => Ok(sessions::sessions(args, &mut io::stdout())?),
         Some(Role::Restart(ref args)) => Ok(servers::restart(args, &mut io::stdout())?),
         Some(Role::State { words }) => Ok(writeln!(io::stdout(), "{}", state(words))?),
         Some(Role::Stop(ref args)) => Ok(servers::stop(args, &mut io::stdout())?),

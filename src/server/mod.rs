@@ -10,6 +10,7 @@ pub(crate) mod environment;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod mcp;
+pub(crate) mod moves;
 pub(crate) mod output;
 pub(crate) mod owner;
 pub(crate) mod restart;

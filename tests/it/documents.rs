@@ -189,6 +189,9 @@ fn readme_names_options_that_there_are() {
     ] {
         known.extend(long_options(&help(&[command])).map(str::to_owned));
     }
+    for command in ["list", "export", "import", "delete"] {
+        known.extend(long_options(&help(&["sessions", command])).map(str::to_owned));
+    }
     let named = about_forkpy();
     assert!(named.len() > 30, "options are no longer found: {named:?}");
     let unknown: Vec<&&str> =

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 30] = [
+const ROOMS: [(&str, u32); 31] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -35,6 +35,7 @@ const ROOMS: [(&str, u32); 30] = [
     ("server/turns", 7),
     ("server/workers", 8),
     ("server/sessions", 9),
+    ("server/moves", 10),
     ("server/scripts", 10),
     ("server/environment", 11),
     ("server/restart", 12),

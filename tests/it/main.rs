@@ -1,5 +1,6 @@
 //! Integration tests: one binary, which touches only the forkpy binary and the protocol it publishes.
 
+mod asleep_often;
 mod attach;
 mod audit;
 mod bad_input;
@@ -52,6 +53,7 @@ mod limits;
 mod live;
 mod longer;
 mod lookup;
+mod moving;
 mod next_server;
 mod notebooks;
 mod occurrences;

@@ -114,7 +114,7 @@ fn with_folder(args: &[&str]) -> (tempfile::TempDir, Setup) {
 fn everything_is_there_after_each_of_many_sleeps() {
     let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
     works(&mut forkpy, STATE);
-    for round in 0..12 {
+    for round in 0..8 {
         let before = forkpy.pid();
         asleep(&mut forkpy);
         wait_for("the end of its worker", || processes::state(before) == '-');
@@ -237,11 +237,67 @@ fn an_image_that_was_changed_is_refused_and_the_right_one_still_wakes() {
     }
     fs::remove_file(&path).expect("removed");
     assert!(forkpy.run("kept").to_string().contains("could not be woken"));
+    let beside = path.with_extension("values");
+    let values = fs::read(&beside).expect("by value");
+    fs::remove_file(&beside).expect("removed");
     let kept = forkpy.refused("restart_kernel", json!({"preserve_state": true}));
     assert!(kept.contains("not restarted"), "{kept}");
+    fs::write(&beside, &values).expect("written");
     fs::write(&path, &whole).expect("written");
     assert_eq!(forkpy.eval("kept"), "[1, 2, 3]");
-    assert!(!path.exists(), "it is of a state that the session has left");
+    assert!(!path.exists() && !beside.exists(), "they are of a state that the session has left");
+}
+
+#[test]
+fn where_the_image_does_not_wake_there_are_the_variables_by_value() {
+    let (folder, setup) = with_folder(&[]);
+    let mut forkpy = setup.start();
+    works(&mut forkpy, "kept = {'a': [1, 2]}; again = kept; rows = (n for n in 'abc'); next(rows)");
+    asleep(&mut forkpy);
+    let path = image(folder.path());
+    fs::write(&path, "nonsense").expect("written");
+    let words = forkpy.run("kept").to_string();
+    for part in ["could not be woken", "preserve_state: true", "kept, again", "not there would be rows ("] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert_eq!(forkpy.health()["state"], "asleep");
+    let reply = forkpy.call("restart_kernel", json!({"preserve_state": true}));
+    assert!(!reply.is_error, "{reply:?}");
+    assert_eq!(reply.data["restored_vars"], json!(["again", "kept"]), "{reply:?}");
+    assert!(reply.data["lost_vars"]["rows"].is_string() && reply.text.contains("could not be woken"), "{reply:?}");
+    assert_eq!(forkpy.eval("kept is again and kept"), "{'a': [1, 2]}");
+    assert!(!path.exists() && !path.with_extension("values").exists());
+}
+
+#[test]
+fn a_session_that_cannot_sleep_as_it_is_does_so_by_value_when_that_is_wished() {
+    let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).start();
+    works(
+        &mut forkpy,
+        "import threading; kept = [1, 2]; thread = threading.Thread(target=threading.Event().wait, daemon=True); \
+         thread.start()",
+    );
+    let pid = forkpy.pid();
+    let words = forkpy.refused("sleep_session", json!({}));
+    assert!(words.contains("threads") && words.contains("by_value: true"), "{words}");
+    assert_eq!(forkpy.pid(), pid);
+    let told = forkpy.call("sleep_session", json!({"by_value": true}));
+    assert!(!told.is_error, "{told:?}");
+    let told = told.data;
+    let mut names: Vec<_> = told["by_value"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    assert_eq!((names.as_slice(), &told["status"]), (["kept", "threading"].as_slice(), &json!("asleep")), "{told}");
+    assert!(told["left_out"]["thread"].is_string() && told["why"][0].to_string().contains("threads"), "{told}");
+    assert_eq!(forkpy.health()["state"], "asleep");
+    let reply = forkpy.run("kept");
+    assert_eq!((&reply["results"], &reply["state"]), (&json!(["[1, 2]"]), &json!("restored")), "{reply}");
+    let notice = reply["notice"].as_str().expect("told");
+    assert!(notice.contains("variables alone") && notice.contains("thread ("), "{notice}");
+    assert_eq!(forkpy.run("thread")["error"]["type"], "NameError");
+    // It is one like any other again, and needs no such wish.
+    let told = forkpy.call("sleep_session", json!({"by_value": true})).data;
+    assert_eq!((&told["status"], &told["by_value"]), (&json!("asleep"), &Value::Null), "{told}");
+    assert_eq!(forkpy.eval("kept"), "[1, 2]");
 }
 
 #[test]

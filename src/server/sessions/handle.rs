@@ -14,12 +14,12 @@ use super::{
     death::DeathReason,
     history::History,
     life::Life,
-    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Packing, Restarted, SessionError, Urgent},
+    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Packing, Restarted, SessionError, Slept, Urgent},
     outcome::CellOutcome,
     quotas::Quotas,
     returned::PackedTask,
     runs::{Reply, Run, Runs},
-    status::{Shared, Sleeping},
+    status::Shared,
     task::{Seat, Task},
 };
 use crate::{
@@ -262,16 +262,16 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]; the session is as it was then.
-    pub(crate) async fn sleep(&self, caller: Caller) -> Result<Sleeping, SessionError> {
+    pub(crate) async fn sleep(&self, by_value: bool, caller: Caller) -> Result<Slept, SessionError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Order::FallAsleep { asked: Some((caller, reply)) })?;
+        self.put(Order::FallAsleep { asked: Some((caller, reply)), by_value })?;
         answer.await.map_err(|_| SessionError::Deleted(self.id.to_string()))?
     }
 
     /// The same without a caller, unless the session is in use then. False when that cannot be asked for now.
     #[must_use]
     pub(crate) fn fall_asleep(&self) -> bool {
-        self.cells.try_send(Order::FallAsleep { asked: None }).is_ok()
+        self.cells.try_send(Order::FallAsleep { asked: None, by_value: false }).is_ok()
     }
 
     /// Has an image of it written while it rests, unless it is in use then.

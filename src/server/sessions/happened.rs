@@ -94,6 +94,8 @@ pub enum What {
     Uncopied { why: Uncopied, by_value: Option<Arc<KeptByValue>> },
     /// The worker has ended, and a new one has what was kept by value.
     BroughtBack { by_value: Arc<KeptByValue> },
+    /// It was put to sleep with its variables alone, as was wished: it could not sleep as it was.
+    SleptByValue { by_value: Arc<KeptByValue> },
     /// It slept on disk while its server ended, and goes on in this one.
     Slept { since: Timestamp, cell: u64, lost: Option<(u64, u64)>, without: Without },
     /// Packages of its environment are others than when its image was written.
@@ -142,6 +144,7 @@ impl What {
             Self::Restored { .. }
             | Self::WentBack { .. }
             | Self::BranchKept
+            | Self::SleptByValue { .. }
             | Self::Restarted { carried: Some(_), .. } => Fate::Restored,
             Self::CheckpointGone { .. }
             | Self::CopyLacks { .. }
@@ -163,6 +166,7 @@ impl What {
             Self::Restored { recovered, copy, .. } | Self::WentBack { recovered, copy, .. } => {
                 Some((*recovered, *copy))
             }
+            Self::SleptByValue { by_value } => Some((Recovered { from: by_value.cell, lost: None }, 0)),
             Self::Slept { cell, lost, .. } if self.fate() == Fate::Restored => {
                 Some((Recovered { from: *cell, lost: *lost }, 0))
             }

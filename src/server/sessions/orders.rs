@@ -16,7 +16,7 @@ use super::{
     active::Client,
     checkpoints::{Checkpoint, StoreError},
     death::{DeathReason, Recovered},
-    happened::Uncopied,
+    happened::{KeptByValue, Uncopied},
     outcome::OnError,
     quotas::{QuotaError, Share},
     returned::PackedTask,
@@ -85,11 +85,16 @@ pub(crate) enum SessionError {
     )]
     NotPreserved { session: String, reason: String },
     /// It was not put to sleep, and is as it was.
-    #[error("session {session:?} was not put to sleep, and is as it was: {}", why.join("; "))]
+    #[error(
+        "session {session:?} was not put to sleep, and is as it was: {}{}",
+        why.join("; "),
+        if *has_worker { ". by_value: true lets it sleep with its variables alone, and names those that are lost" } else { "" }
+    )]
     Awake {
         session: String,
         /// A sentence each.
         why: Vec<String>,
+        has_worker: bool,
     },
     /// Its turn never came.
     #[error("{words}")]
@@ -163,7 +168,9 @@ pub(super) enum Order {
     },
     /// Puts the session to sleep; without a caller only while no call waits.
     FallAsleep {
-        asked: Option<(Caller, oneshot::Sender<Result<Sleeping, SessionError>>)>,
+        asked: Option<(Caller, oneshot::Sender<Result<Slept, SessionError>>)>,
+        /// With its variables alone, where it cannot sleep as it is.
+        by_value: bool,
     },
     /// Writes an image of the session, which goes on, unless a call waits.
     WriteImage,
@@ -187,7 +194,7 @@ impl Order {
             Self::Rest { .. }
                 | Self::Freshen
                 | Self::KeepByValue { .. }
-                | Self::FallAsleep { asked: None }
+                | Self::FallAsleep { asked: None, .. }
                 | Self::WriteImage
         )
     }
@@ -205,7 +212,7 @@ impl Order {
             Self::Checkpoint { caller, reply, .. } if caller.cancel.is_cancelled() => {
                 let _ = reply.send(Err(refuse(Errand::Checkpoint)));
             }
-            Self::FallAsleep { asked: Some((caller, reply)) } if caller.cancel.is_cancelled() => {
+            Self::FallAsleep { asked: Some((caller, reply)), .. } if caller.cancel.is_cancelled() => {
                 let _ = reply.send(Err(refuse(Errand::Sleep)));
             }
             Self::Restore { caller, reply, .. } if caller.cancel.is_cancelled() => {
@@ -303,6 +310,16 @@ pub(crate) struct Question {
     pub answer: oneshot::Sender<Answer>,
 }
 
+/// How a session fell asleep.
+#[derive(Debug)]
+pub(crate) struct Slept {
+    pub(crate) sleeping: Sleeping,
+    /// With these variables alone, as was wished where it could not sleep as it is.
+    pub(crate) by_value: Option<Arc<KeptByValue>>,
+    /// Why it could not.
+    pub(crate) why: Vec<String>,
+}
+
 /// What a restart came to.
 #[derive(Debug, Default)]
 pub(crate) struct Restarted {
@@ -356,14 +373,36 @@ pub(crate) enum NoWorker {
     #[error("{0}. Its recovery policy is \"manual\": restart_kernel brings a new worker")]
     Manual(String),
     /// It sleeps, and its image does not wake.
-    #[error(
-        "it sleeps on disk and could not be woken: {0}. Its image is kept: the next call tries again. restart_kernel with \
-         preserve_state: false gives the session up and begins anew, without its variables"
-    )]
-    Asleep(String),
+    #[error("it sleeps on disk and could not be woken: {why}. Its image is kept: the next call tries again. {}", way_on(instead.as_deref()))]
+    Asleep {
+        why: String,
+        /// Variables that are kept by value for this case.
+        instead: Option<Arc<KeptByValue>>,
+    },
     /// Nothing more is tried.
     #[error("it is parked: {0}. restart_kernel tries again")]
     Parked(String),
+}
+
+/// What can be done about a session that does not wake.
+fn way_on(instead: Option<&KeptByValue>) -> String {
+    const NAMED: usize = 40;
+    let some = |names: &[String]| match names.len() {
+        0 => "none".to_owned(),
+        count if count > NAMED => format!("{} and {} more", names[..NAMED].join(", "), count - NAMED),
+        _ => names.join(", "),
+    };
+    let without = "begins anew, without its variables";
+    let Some(KeptByValue { names, left_out, .. }) = instead else {
+        return format!("restart_kernel with preserve_state: false gives the session up and {without}");
+    };
+    let others: Vec<String> = left_out.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; not there would be {}", some(&others)) };
+    format!(
+        "restart_kernel gives the session as it was up: with preserve_state: true it begins anew with the variables that were \
+         kept by value ({}{others}), with preserve_state: false it {without}",
+        some(names)
+    )
 }
 
 impl Urgent {

@@ -131,7 +131,7 @@ pub(crate) static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "sleep_session",
             Changes,
             lifecycle::sleep,
-            "Writes a session to disk and ends its process: its memory is free, and the next call that uses it wakes it with everything it has. Refused with the reason where something would not be the same after it."
+            "Writes a session to disk and ends its process: its memory is free, and the next call that uses it wakes it with everything it has. Refused with the reason where something would not be the same after it, unless by_value."
         ),
         tool!(
             Within,

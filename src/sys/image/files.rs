@@ -46,6 +46,16 @@ impl OpenFile {
     pub(super) fn placeholder(number: RawFd) -> Self {
         Self { number, path: String::new(), flags: 0, closes: true, offset: None, file: None, twin: None }
     }
+
+    /// Device and inode; none where any file will do.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        self.file
+    }
+
+    /// It is this one, where the image is now.
+    pub(super) fn identify(&mut self, file: (u64, u64)) {
+        self.file = Some(file);
+    }
 }
 
 /// All that is open but for `own`, which the waker replaces.

@@ -86,6 +86,13 @@ impl Description {
         write_end(file, MAGIC, self, end)
     }
 
+    /// In the place of the one that a whole file ends with.
+    pub(super) fn rewrite(&self, file: &File) -> Result<(), Refusal> {
+        let (_, end): (Self, u64) = read_end(file, MAGIC)?;
+        let length = self.write(file, end)?;
+        file.set_len(length).map_err(Refusal::Write)
+    }
+
     /// From a whole file.
     pub(super) fn read(file: &File) -> Result<Self, Refusal> {
         let (described, end): (Self, u64) = read_end(file, MAGIC)?;

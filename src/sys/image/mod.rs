@@ -10,11 +10,14 @@
 //! few instructions that need nothing of what they replace make the changes (`restorer`). The woken process goes on in
 //! `snapshot`, as if the clone had returned.
 //!
+//! An image that was carried to another place is made to fit what is there (`elsewhere`), by a process that wakes none.
+//!
 //! What cannot be brought back exactly is refused, with the reason (`refusal`): when it is written, where that is known
 //! then, and before anything is changed when it is woken.
 
 mod base;
 mod desk;
+mod elsewhere;
 mod files;
 mod format;
 mod layout;
@@ -29,7 +32,9 @@ mod write;
 
 pub(crate) use self::{
     base::{base_id, write_base},
+    elsewhere::{needs, settle_here},
     format::BaseId,
+    refusal::Refusal,
     wake::wake,
     write::{Written, write},
 };

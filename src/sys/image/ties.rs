@@ -65,6 +65,17 @@ impl Ties {
     }
 }
 
+impl Ties {
+    /// The image has come to another place, where its files are the same: which namespaces there are is the place's. The
+    /// machine and the user must be those that they were.
+    pub(super) fn move_to(&mut self, here: &Self) -> Result<(), Refusal> {
+        self.namespaces.clone_from(&here.namespaces);
+        let (confined, served) = (here.confined.clone(), here.served);
+        let then = Self { confined, served, ..self.clone() };
+        then.difference(here).map_or(Ok(()), |what| Err(Refusal::Tie { what }))
+    }
+}
+
 fn namespace(name: &str) -> String {
     let link = fs::read_link(format!("/proc/self/ns/{name}"));
     link.map_or_else(|_| String::new(), |target| target.to_string_lossy().into_owned())
@@ -152,5 +163,15 @@ mod tests {
         assert_eq!(now.difference(&other), Some("the execution domain"));
         let other = Ties { user: [1; 6], ..now.clone() };
         assert_eq!(now.difference(&other), Some("the user"));
+    }
+
+    #[test]
+    fn namespaces_are_the_place_s_and_the_machine_is_not() {
+        let now = Ties::now().expect("told");
+        let mut moved = Ties { namespaces: Vec::new(), ..now.clone() };
+        assert!(moved.move_to(&now).is_ok());
+        assert_eq!(moved.difference(&now), None);
+        let mut moved = Ties { kernel: "another".to_owned(), ..now.clone() };
+        assert!(matches!(moved.move_to(&now), Err(Refusal::Tie { what: "the kernel" })));
     }
 }

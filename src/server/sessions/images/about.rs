@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    server::{health::HealthPolicy, owner::Owner},
+    server::{health::HealthPolicy, owner::Owner, sessions::happened::KeptByValue},
     settings::limits::Limits,
     sys::image::BaseId,
 };
@@ -82,6 +82,12 @@ impl About {
 
     pub(super) fn of(head: &[u8]) -> Option<Self> {
         postcard::from_bytes(head).ok()
+    }
+
+    /// Its variables, where there is no memory.
+    pub(crate) fn kept_by_value(&self) -> Option<KeptByValue> {
+        let (names, left_out) = self.by_value.clone()?;
+        Some(KeptByValue { cell: self.cell, names, left_out })
     }
 
     pub(crate) fn written_at(&self) -> Timestamp {

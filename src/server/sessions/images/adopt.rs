@@ -9,7 +9,7 @@ use std::{
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -19,8 +19,9 @@ use crate::server::{
 };
 
 use super::{
-    About, Image, Images, sealed,
-    shelf::{LOCK, OWN, hex, images_in, tidy, unhex},
+    About, Image, Images,
+    sealed::{self, Broken, Key},
+    shelf::{Damaged, LOCK, OWN, bytes_of, hex, images_in, tidy, unhex},
 };
 
 /// A session that was left.
@@ -45,7 +46,7 @@ impl Adopted {
     /// What is to be seen of it.
     pub(in crate::server::sessions) fn show(&self, status: &mut Status) {
         let About { executed, cell, .. } = self.about;
-        status.asleep = Some(Sleeping { bytes: self.image.bytes, since: self.about.written_at(), cell });
+        status.asleep = Some(Sleeping { bytes: self.image.bytes(), since: self.about.written_at(), cell });
         status.created = self.about.created_at();
         status.executed = executed;
         status.up_since = Some(Instant::now());
@@ -53,18 +54,34 @@ impl Adopted {
     }
 }
 
+/// The last cell that its session began after an image was written.
+pub(super) fn since(path: &Path) -> Option<u64> {
+    let mut number = [0; 8];
+    let file = File::open(path.with_extension("since")).ok()?;
+    file.read_exact_at(&mut number, 0).ok().map(|()| u64::from_le_bytes(number))
+}
+
+/// What there is to know of an image.
+pub(super) fn head(path: &Path, key: &Key) -> Result<About, Broken> {
+    let name = path.file_stem().and_then(|stem| unhex(stem.to_str()?)).ok_or(Broken::Changed)?;
+    // A head whose seal is right and that cannot be read was written by another forkpy.
+    About::of(&sealed::open(path, key, &name)?.head).ok_or(Broken::OtherVersion)
+}
+
 impl Images {
     /// Takes over what was left here by servers that have ended, of this workspace. The newest comes first. Blocking.
     pub(crate) fn adopt(&self) -> Vec<Adopted> {
-        let mut found: Vec<Adopted> = Vec::new();
+        let (mut found, mut damaged): (Vec<Adopted>, Vec<Damaged>) = Default::default();
         for folder in self.folders() {
             // Held until this is done; a folder that is gone has been tidied away by another.
             let Ok(lock) = File::open(folder.join(LOCK)) else { continue };
             if lock.try_lock().is_ok() {
                 found.extend(images_in(&folder).filter_map(|path| self.take_over(&path)));
+                damaged.extend(images_in(&folder).filter_map(|path| self.damaged(path)));
                 tidy(&folder);
             }
         }
+        self.0.shelf.note_damaged(damaged);
         found.sort_by_key(|adopted| std::cmp::Reverse(adopted.about.written));
         found
     }
@@ -98,14 +115,24 @@ impl Images {
 
     /// The same for an image of any workspace.
     pub(super) fn head(&self, path: &Path) -> Option<About> {
-        let name = path.file_stem().and_then(|stem| unhex(stem.to_str()?))?;
-        match sealed::open(path, &self.0.shelf.key, &name) {
-            Ok(opened) => About::of(&opened.head),
+        match head(path, &self.0.shelf.key) {
+            Ok(about) => Some(about),
+            // Those are counted, and told of, as such.
+            Err(Broken::Changed) => None,
             Err(error) => {
                 tracing::warn!(path = %path.display(), ?error, "is no image of a session that can be woken here");
                 None
             }
         }
+    }
+
+    /// A file of which no session can be told any more.
+    fn damaged(&self, path: PathBuf) -> Option<Damaged> {
+        if !matches!(head(&path, &self.0.shelf.key), Err(Broken::Changed)) {
+            return None;
+        }
+        let written = fs::metadata(&path).and_then(|status| status.modified()).ok()?;
+        Some(Damaged { bytes: bytes_of(&path), written, path })
     }
 
     fn take_over(&self, path: &Path) -> Option<Adopted> {
@@ -121,17 +148,16 @@ impl Images {
                 "its image cannot be woken: what it has in common with others is gone"
             );
         }
-        let since = File::open(path.with_extension("since")).ok().and_then(|file| {
-            let mut number = [0; 8];
-            file.read_exact_at(&mut number, 0).ok().map(|()| u64::from_le_bytes(number))
-        });
+        let since = since(path);
         let own = self.0.shelf.path_of(&name, "image");
         fs::rename(path, &own).ok()?;
-        let _ = fs::rename(path.with_extension("since"), own.with_extension("since"));
-        let bytes = fs::metadata(&own).map_or(0, |status| status.len());
+        for end in ["since", "values"] {
+            let _ = fs::rename(path.with_extension(end), own.with_extension(end));
+        }
+        let bytes = bytes_of(&own);
         self.0.shelf.held.fetch_add(bytes, Ordering::Relaxed);
         let base = is_memory.then(|| self.0.bases.known(about.base, base));
-        let image = Image { path: own, name, base, bytes, shelf: Arc::clone(&self.0.shelf) };
+        let image = Image::of(own, name, base, (bytes, &self.0.shelf));
         Some(Adopted { about, image, since })
     }
 }

@@ -176,7 +176,7 @@ impl Base {
                 let key = &self.shelf.key;
                 let unpacked = sealed::open(file, key, &self.id).and_then(|opened| opened.unpack(key, &self.id));
                 let there = Arc::new(unpacked.map_err(|broken| match broken {
-                    Broken::Changed => ImageError::NoBase,
+                    Broken::Changed | Broken::OtherVersion => ImageError::NoBase,
                     Broken::Read(error) if error.kind() == std::io::ErrorKind::NotFound => ImageError::NoBase,
                     Broken::Read(error) => ImageError::Read(error),
                 })?);

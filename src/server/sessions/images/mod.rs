@@ -4,11 +4,14 @@
 //! Without `--state-dir` key and folder end with the server. With it both stay: each server has a folder of its own there, and
 //! locks a file in it while it lives, so that the next one can tell what was left to it (`adopt.rs`). `sealed.rs` is the
 //! format of the files, `shelf.rs` the folder, `base.rs` what images have in common, `about.rs` what the next server has to know of one,
-//! `packed.rs` how all of it stays where the server becomes another program.
+//! `packed.rs` how all of it stays where the server becomes another program. Beside an image may lie the session's variables by value, for
+//! the case that it does not wake (`beside.rs`). A program that is no server looks into the folder by `outside.rs`.
 
 pub(crate) mod about;
 pub(crate) mod adopt;
 pub(crate) mod base;
+mod beside;
+pub(crate) mod outside;
 pub(crate) mod packed;
 mod sealed;
 mod shelf;
@@ -21,7 +24,10 @@ use std::{
         unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 pub(crate) use self::shelf::ImageError;
@@ -51,17 +57,18 @@ pub(crate) struct Image {
     name: Name,
     /// None where it is no memory, but variables by value.
     pub(crate) base: Option<Arc<Base>>,
-    /// Bytes of the file.
-    pub(crate) bytes: u64,
+    /// Bytes of the file, and of what lay beside it when it was found.
+    bytes: u64,
+    /// Bytes of what was put beside it since.
+    more: AtomicU64,
     shelf: Arc<Shelf>,
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
         if !self.shelf.stays() {
-            let _ = fs::remove_file(&self.path);
-            let _ = fs::remove_file(self.since());
-            self.shelf.held.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.discard();
+            self.shelf.held.fetch_sub(self.bytes(), Ordering::Relaxed);
         }
     }
 }
@@ -122,20 +129,21 @@ impl Images {
     fn keep_with(&self, draft: OwnedFd, base: Option<&Arc<Base>>, about: &About) -> Result<Image, ImageError> {
         let name = shelf::random::<16>().map_err(ImageError::Read)?;
         let path = self.0.shelf.path_of(&name, "image");
-        let head = about.head();
-        // One that is written in part is none.
-        let part = path.with_extension("part");
-        let bytes = self.0.shelf.write(&part, &name, &head, &mut File::from(draft))?;
-        if let Err(source) = fs::rename(&part, &path) {
-            let _ = fs::remove_file(&part);
-            self.0.shelf.held.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(ImageError::Write { folder: self.0.shelf.folder.clone(), source });
-        }
-        Ok(Image { path, name, base: base.cloned(), bytes, shelf: Arc::clone(&self.0.shelf) })
+        let bytes = self.0.shelf.write_whole(&path, &name, &about.head(), &mut File::from(draft))?;
+        Ok(Image::of(path, name, base.cloned(), (bytes, &self.0.shelf)))
     }
 }
 
 impl Image {
+    fn of(path: PathBuf, name: Name, base: Option<Arc<Base>>, (bytes, shelf): (u64, &Arc<Shelf>)) -> Self {
+        Self { path, name, base, bytes, more: AtomicU64::new(0), shelf: Arc::clone(shelf) }
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes + self.more.load(Ordering::Relaxed)
+    }
+
     /// The image and its base, in memory that no process can change, once their seals are found to be right. Blocking.
     pub(crate) fn open(&self) -> Result<(OwnedFd, OwnedFd), ImageError> {
         let image = self.values()?;
@@ -150,8 +158,9 @@ impl Image {
 
     /// It is of no use any more, whatever else is left to the next server.
     pub(crate) fn discard(&self) {
-        let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(self.since());
+        for file in [&self.path, &self.since(), &self.beside()] {
+            let _ = fs::remove_file(file);
+        }
     }
 
     /// Where it is noted that the session has gone on since.
@@ -322,6 +331,48 @@ mod tests {
         drop(first);
         assert!(kept(&images, &noise(6000)).is_ok(), "room again");
         assert_eq!(images.0.shelf.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_damaged_counts_and_gives_way_the_oldest_first() {
+        let (folder, first) = images(20_000);
+        let (older, newer) = (kept(&first, &noise(4000)).expect("kept"), kept(&first, &noise(4000)).expect("kept"));
+        let paths = [older.path.clone(), newer.path.clone()];
+        first.leave_to_the_next();
+        drop((older, newer, first));
+        for (age, path) in paths.iter().rev().enumerate() {
+            fs::write(path, noise(4000)).expect("written");
+            let when = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * age as u64);
+            File::options().write(true).open(path).and_then(|file| file.set_modified(when)).expect("set");
+        }
+        let second = in_folder(folder.path(), 10_000);
+        assert!(second.adopt().is_empty());
+        assert_eq!(second.0.shelf.held.load(Ordering::Relaxed), 8000);
+        let image = kept(&second, &noise(5000)).expect("kept");
+        assert!(!paths[0].exists() && paths[1].exists(), "the oldest went, and no more than that");
+        drop(image);
+        assert_eq!(second.0.shelf.held.load(Ordering::Relaxed), 4000);
+        assert!(second.adopt().is_empty() && second.0.shelf.held.load(Ordering::Relaxed) == 4000, "counted once");
+        assert!(matches!(kept(&second, &noise(11_000)), Err(ImageError::NoRoom { .. })));
+        assert!(!paths[1].exists() && second.0.shelf.held.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn variables_beside_an_image_are_neither_the_image_nor_left_behind() {
+        let (_folder, images) = images(1 << 20);
+        let image = kept(&images, b"memory").expect("kept");
+        assert!(image.instead().is_none());
+        let draft = Images::draft().expect("memory");
+        File::from(draft.try_clone().expect("one more")).write_all(b"variables").expect("written");
+        let names = (vec!["a".to_owned()], vec![("b".to_owned(), "a socket".to_owned())]);
+        image.keep_beside(draft, &About { by_value: Some(names.clone()), ..about("one") }).expect("kept");
+        assert_eq!(image.instead(), Some(names));
+        assert_eq!(images.0.shelf.held.load(Ordering::Relaxed), image.bytes());
+        let beside = image.beside();
+        fs::copy(&image.path, &beside).expect("replaced");
+        assert!(image.instead().is_none() && image.values_instead().is_err());
+        drop(image);
+        assert!(!beside.exists() && images.0.shelf.held.load(Ordering::Relaxed) == 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! along, so that no other server takes them for left. Bases that lie in memory go along as descriptors.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::fd::RawFd,
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use super::{
     About, Image, Images, Inner,
     base::{Base, Bases, PackedBase},
     sealed::{Key, Name},
-    shelf::Shelf,
+    shelf::{self, Shelf},
 };
 use crate::{
     server::sessions::status::Sleeping,
@@ -88,11 +88,11 @@ impl Images {
     pub(in crate::server::sessions) fn kept(&self, packed: &PackedImage) -> Kept {
         let PackedImage { name, base, since, cell } = packed;
         let path = self.0.shelf.path_of(name, "image");
-        let bytes = fs::metadata(&path).map_or(0, |status| status.len());
+        let bytes = shelf::bytes_of(&path);
         self.0.shelf.held.fetch_add(bytes, Ordering::Relaxed);
         let about = self.head(&path);
         let base = base.and_then(|id| self.base_of(id));
-        let image = Image { path, name: *name, base, bytes, shelf: Arc::clone(&self.0.shelf) };
+        let image = Image::of(path, *name, base, (bytes, &self.0.shelf));
         let since = since.parse().unwrap_or_else(|_| Timestamp::now());
         Kept { image, shown: Sleeping { bytes, since, cell: *cell }, about }
     }

@@ -20,7 +20,9 @@ use sha2::Sha256;
 
 use crate::sys::descriptors;
 
-/// Begin of each file.
+/// Begin of each file, of whatever version.
+const KIND: &[u8] = b"forkpy image ";
+/// Begin of each file of this version.
 const MAGIC: &[u8; 16] = b"forkpy image 3\r\n";
 /// Where its parts begin: the seals of head and body, their lengths (head, body as it is unpacked), the head.
 const SEALS: usize = 16;
@@ -43,6 +45,8 @@ pub(super) enum Broken {
     Read(io::Error),
     /// Changed, cut short, replaced, or of another key.
     Changed,
+    /// Of another version of forkpy.
+    OtherVersion,
 }
 
 impl From<io::Error> for Broken {
@@ -138,6 +142,11 @@ pub(super) fn open(path: &Path, key: &Key, name: &Name) -> Result<Opened, Broken
     let word = |at: usize| u64::from_le_bytes(begin[at..at + 8].try_into().unwrap_or_default());
     let part = |at: usize| <[u8; 32]>::try_from(&begin[at..at + 32]).unwrap_or_default();
     let (length, body) = (word(LENGTHS), word(LENGTHS + 8));
+    let is_of_another =
+        begin[..MAGIC.len()] != *MAGIC && begin.starts_with(KIND) && begin[..MAGIC.len()].ends_with(b"\r\n");
+    if is_of_another {
+        return Err(Broken::OtherVersion);
+    }
     if begin[..MAGIC.len()] != *MAGIC || length > LONGEST_HEAD {
         return Err(Broken::Changed);
     }

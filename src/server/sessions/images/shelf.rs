@@ -11,7 +11,10 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::SystemTime,
 };
+
+use parking_lot::Mutex;
 
 use super::sealed::{self, Broken, Key, Name};
 use crate::{settings::policy::SleepBounds, sys::parcel::Parcel};
@@ -36,6 +39,8 @@ pub(crate) enum ImageError {
     Read(#[source] io::Error),
     #[error("its image is not what was written: the file was changed, cut short or replaced")]
     Changed,
+    #[error("its image was written by another version of forkpy")]
+    OtherVersion,
     #[error("what its image has in common with others is not there any more")]
     NoBase,
 }
@@ -45,8 +50,18 @@ impl From<Broken> for ImageError {
         match broken {
             Broken::Read(error) => Self::Read(error),
             Broken::Changed => Self::Changed,
+            Broken::OtherVersion => Self::OtherVersion,
         }
     }
+}
+
+/// A file that is no image any more: its head was changed or cut short. No session can be told from it.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    pub(super) path: PathBuf,
+    /// With what lies beside it.
+    pub(super) bytes: u64,
+    pub(super) written: SystemTime,
 }
 
 /// The folder.
@@ -60,8 +75,10 @@ pub(super) struct Shelf {
     lock: Option<File>,
     limit: u64,
     pub(super) key: Key,
-    /// Bytes of all files.
+    /// Bytes of all files, and of damaged ones that servers before this one have left.
     pub(super) held: AtomicU64,
+    /// These. The first to go when there is no room.
+    damaged: Mutex<Vec<Damaged>>,
     /// The server ends, and what is there stays for the next one.
     stays: AtomicBool,
 }
@@ -77,8 +94,33 @@ impl Shelf {
             }
             None => (scratch.join("asleep"), random()?, None),
         };
-        let (held, stays) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { folder, named: bounds.folder.clone(), lock, limit: bounds.disk, key, held, stays })
+        Ok(Self::with(folder, bounds.folder.clone(), (lock, key), bounds.disk))
+    }
+
+    /// For what comes from elsewhere: a folder that no server looks into before [`Self::hand_over`]. All that lies in the one that is
+    /// named counts.
+    pub(super) fn for_arrivals(named: &Path, limit: u64) -> io::Result<Self> {
+        check_folder(named)?;
+        let key = key_of(named)?;
+        let folder = named.join(format!(".{}", uuid::Uuid::new_v4().simple()));
+        let held = bytes_below(named);
+        let lock = new_folder(&folder)?;
+        let shelf = Self::with(folder, Some(named.to_owned()), (Some(lock), key), limit);
+        shelf.held.store(held, Ordering::Relaxed);
+        Ok(shelf)
+    }
+
+    /// From now on servers find what lies there.
+    pub(super) fn hand_over(self) -> io::Result<()> {
+        let name = self.folder.file_name().map(|name| name.to_string_lossy().trim_start_matches('.').to_owned());
+        let to = self.named.clone().unwrap_or_default().join(format!("{OWN}{}", name.unwrap_or_default()));
+        File::open(&self.folder)?.sync_all()?;
+        fs::rename(&self.folder, to)
+    }
+
+    fn with(folder: PathBuf, named: Option<PathBuf>, (lock, key): (Option<File>, Key), limit: u64) -> Self {
+        let (held, stays, damaged) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::default());
+        Self { folder, named, lock, limit, key, held, damaged, stays }
     }
 
     /// Takes it along: where it is, the number of its lock, and its key.
@@ -89,8 +131,7 @@ impl Shelf {
 
     /// Goes on with it; files are counted as they are found.
     pub(super) fn going_on(folder: PathBuf, lock: Option<File>, key: Key, bounds: &SleepBounds) -> Self {
-        let (held, stays) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { folder, named: bounds.folder.clone(), lock, limit: bounds.disk, key, held, stays }
+        Self::with(folder, bounds.folder.clone(), (lock, key), bounds.disk)
     }
 
     /// Whether the next server finds what lies here.
@@ -111,17 +152,37 @@ impl Shelf {
         self.folder.join(format!("{}.{kind}", hex(name)))
     }
 
-    /// Writes a file of ours, within the room that there is. Gives its bytes.
+    /// Writes a file of ours, within the room that there is, in one step for all who look. Gives its bytes.
+    pub(super) fn write_whole(
+        &self,
+        path: &Path,
+        name: &Name,
+        head: &[u8],
+        body: &mut File,
+    ) -> Result<u64, ImageError> {
+        let part = path.with_extension("part");
+        let bytes = self.write(&part, name, head, body)?;
+        if let Err(source) = fs::rename(&part, path) {
+            let _ = fs::remove_file(&part);
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ImageError::Write { folder: self.folder.clone(), source });
+        }
+        Ok(bytes)
+    }
+
+    /// The same; until it is whole, it lies there in part.
     pub(super) fn write(&self, path: &Path, name: &Name, head: &[u8], body: &mut File) -> Result<u64, ImageError> {
         let refuse = |source| ImageError::Write { folder: self.folder.clone(), source };
         make_folder(&self.folder).map_err(refuse)?;
         let (mut taken, limit) = (0, self.limit);
         let mut room = |more: u64| {
             taken += more;
-            match self.held.fetch_add(more, Ordering::Relaxed) + more > limit {
-                true => Err(io::ErrorKind::QuotaExceeded.into()),
-                false => Ok(()),
+            let mut held = self.held.fetch_add(more, Ordering::Relaxed) + more;
+            while held > limit {
+                self.give_one_up().ok_or(io::ErrorKind::QuotaExceeded)?;
+                held = self.held.load(Ordering::Relaxed);
             }
+            Ok(())
         };
         let written = sealed::write(path, (&self.key, name), head, body, &mut room);
         written.map(|()| taken).map_err(|error| {
@@ -133,6 +194,62 @@ impl Shelf {
             }
         })
     }
+}
+
+impl Shelf {
+    /// What is damaged among what other servers have left, as it was found now.
+    pub(super) fn note_damaged(&self, found: Vec<Damaged>) {
+        let bytes = |damaged: &[Damaged]| damaged.iter().map(|one| one.bytes).sum::<u64>();
+        let mut damaged = self.damaged.lock();
+        for new in found.iter().filter(|new| !damaged.iter().any(|known| known.path == new.path)) {
+            let (path, bytes) = (new.path.display(), new.bytes);
+            tracing::warn!(%path, bytes, "is no image any more; it goes when room is needed, or by `forkpy sessions delete`");
+        }
+        self.held.fetch_add(bytes(&found), Ordering::Relaxed);
+        self.held.fetch_sub(bytes(&damaged), Ordering::Relaxed);
+        *damaged = found;
+    }
+
+    /// Makes room: the oldest of them goes. None where there is none.
+    fn give_one_up(&self) -> Option<()> {
+        let mut damaged = self.damaged.lock();
+        let (place, _) = damaged.iter().enumerate().min_by_key(|(_, one)| one.written)?;
+        let one = damaged.swap_remove(place);
+        self.held.fetch_sub(one.bytes, Ordering::Relaxed);
+        let (path, bytes) = (one.path.display(), one.bytes);
+        tracing::warn!(%path, bytes, "is no image any more, and was removed: there was no room for others (--state-disk)");
+        remove(&one.path);
+        Some(())
+    }
+}
+
+/// Removes an image and what lies beside it.
+pub(super) fn remove_all_of(path: &Path) {
+    for end in ["image", "since", "values"] {
+        let _ = fs::remove_file(path.with_extension(end));
+    }
+}
+
+/// The same; the folder of a server that has ended goes with its last one.
+fn remove(path: &Path) {
+    remove_all_of(path);
+    let folder = path.parent().unwrap_or(path);
+    if File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+        tidy(folder);
+    }
+}
+
+/// Bytes of an image and of what lies beside it.
+pub(super) fn bytes_of(path: &Path) -> u64 {
+    let bytes = |end: &str| fs::metadata(path.with_extension(end)).map_or(0, |status| status.len());
+    ["image", "since", "values"].into_iter().map(bytes).sum()
+}
+
+/// Bytes of all files in folders below one.
+fn bytes_below(named: &Path) -> u64 {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries(named).flat_map(|entry| entries(&entry.path()));
+    files.filter_map(|entry| entry.metadata().ok()).map(|status| status.len()).sum()
 }
 
 /// Images that lie in a folder.
@@ -154,6 +271,26 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 /// A new folder in one that only its user can write to, and the lock by which it is known to be in use.
 fn own_folder(named: &Path) -> io::Result<(PathBuf, File)> {
+    check_folder(named)?;
+    let id = uuid::Uuid::new_v4().simple();
+    // It gets the name that others look for when it is locked.
+    let (making, folder) = (named.join(format!(".{id}")), named.join(format!("{OWN}{id}")));
+    let lock = new_folder(&making)?;
+    fs::rename(&making, &folder)?;
+    Ok((folder, lock))
+}
+
+/// A folder with a lock, which this process holds.
+fn new_folder(folder: &Path) -> io::Result<File> {
+    make_folder(folder)?;
+    let mut lock = File::create(folder.join(LOCK))?;
+    lock.lock()?;
+    write!(lock, "{}", std::process::id())?;
+    Ok(lock)
+}
+
+/// The folder that is named, made where it is not there, if only its user can write to it.
+pub(super) fn check_folder(named: &Path) -> io::Result<()> {
     make_folder(named)?;
     let status = fs::metadata(named)?;
     if status.uid() != nix::unistd::geteuid().as_raw() {
@@ -162,19 +299,11 @@ fn own_folder(named: &Path) -> io::Result<(PathBuf, File)> {
     if status.mode() & 0o022 != 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "other users may write there (chmod 700 it)"));
     }
-    let id = uuid::Uuid::new_v4().simple();
-    // It gets the name that others look for when it is locked.
-    let (making, folder) = (named.join(format!(".{id}")), named.join(format!("{OWN}{id}")));
-    make_folder(&making)?;
-    let mut lock = File::create(making.join(LOCK))?;
-    lock.lock()?;
-    write!(lock, "{}", std::process::id())?;
-    fs::rename(&making, &folder)?;
-    Ok((folder, lock))
+    Ok(())
 }
 
 /// The key of a folder, made when there is none.
-fn key_of(named: &Path) -> io::Result<Key> {
+pub(super) fn key_of(named: &Path) -> io::Result<Key> {
     let path = named.join(KEY);
     let drawn = named.join(format!(".{KEY}-{}", uuid::Uuid::new_v4().simple()));
     if !path.exists() {

@@ -14,7 +14,7 @@ use crate::{
             beginning::{Beginning, Origin},
             death::{Death, DeathReason},
             handle::Session,
-            happened::{KeptByValue, What, Without},
+            happened::{What, Without},
             images::about::{About, Lasting},
             life::Life,
             names::{DEFAULT, MAX_NAME, is_name},
@@ -53,11 +53,7 @@ impl Registry {
             let name = beside(&left.about.session, own);
             let renamed = (*name != left.about.session).then(|| left.about.session.clone());
             let life = Life::new(owner, Arc::from(name));
-            let kept = left
-                .about
-                .by_value
-                .clone()
-                .map(|(names, left_out)| Arc::new(KeptByValue { cell: left.about.cell, names, left_out }));
+            let kept = left.about.kept_by_value().map(Arc::new);
             let without = Without { checkpoints: left.about.checkpoints.clone(), name: renamed, by_value: kept };
             let (since, cell, lost) = (left.about.written_at(), left.about.cell, left.lost());
             life.happened(What::Slept { since, cell, lost, without }, None);

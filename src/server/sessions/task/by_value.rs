@@ -42,10 +42,15 @@ const RESTS: u32 = 4;
 
 /// Holds the other end of the worker's descriptor until a call waits.
 async fn hold_until_called(end: OwnedFd, queue: mpsc::WeakSender<Order>) {
+    until_called(queue).await;
+    drop(end);
+}
+
+/// Until a call waits, or the session is over.
+pub(super) async fn until_called(queue: mpsc::WeakSender<Order>) {
     while queue.upgrade().is_some_and(|queue| queue.capacity() == queue.max_capacity()) {
         tokio::time::sleep(LOOK).await;
     }
-    drop(end);
 }
 
 impl Task {

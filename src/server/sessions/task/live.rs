@@ -66,7 +66,7 @@ impl Task {
                 Event::Order(Order::Rest { why }) => self.rest(why).await,
                 Event::Order(Order::Freshen) => self.freshen().await,
                 Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
-                Event::Order(Order::FallAsleep { asked: None }) => self.fall_asleep_at_rest().await,
+                Event::Order(Order::FallAsleep { asked: None, .. }) => self.fall_asleep_at_rest().await,
                 Event::Order(Order::WriteImage) => self.write_image_at_rest().await,
                 Event::Order(order) => {
                     self.shared.update(Status::take);
@@ -238,10 +238,10 @@ impl Task {
                 let found = self.list(&caller).await;
                 let _ = reply.send(found);
             }
-            Order::FallAsleep { asked: Some((caller, reply)) } => {
-                let _ = reply.send(self.fall_asleep(taken_back(&caller), false).await);
+            Order::FallAsleep { asked: Some((caller, reply)), by_value } => {
+                let _ = reply.send(self.fall_asleep_for(&caller, by_value).await);
             }
-            Order::FallAsleep { asked: None } => self.fall_asleep_at_rest().await,
+            Order::FallAsleep { asked: None, .. } => self.fall_asleep_at_rest().await,
             Order::WriteImage => self.write_image_at_rest().await,
             Order::Rest { why } => self.rest(why).await,
             Order::Freshen => self.freshen().await,

@@ -11,6 +11,7 @@ mod ending;
 mod errands;
 mod follow;
 mod keeping;
+mod leaving;
 mod live;
 mod question;
 mod recover;
@@ -19,5 +20,6 @@ mod rollback;
 mod sleeping;
 mod state;
 mod underway;
+mod waking;
 
 pub(super) use self::state::{Seat, Task};

@@ -131,11 +131,11 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         Order::State { reply, .. } => drop(reply.send(Err(error()))),
         Order::Restore { reply, .. } => drop(reply.send(Err(error()))),
         Order::Hold(hold) => drop(hold.held.send(Err(error()))),
-        Order::FallAsleep { asked: Some((_, reply)) } => drop(reply.send(Err(error()))),
+        Order::FallAsleep { asked: Some((_, reply)), .. } => drop(reply.send(Err(error()))),
         Order::Rest { .. }
         | Order::Freshen
         | Order::KeepByValue { .. }
-        | Order::FallAsleep { asked: None }
+        | Order::FallAsleep { asked: None, .. }
         | Order::WriteImage => {}
     }
 }

@@ -19,7 +19,7 @@ use crate::{
             checkpoints::{Checkpoint, newest},
             death::{DeathReason, Fate},
             happened::What,
-            orders::{Caller, Carry, Restarted, SessionError},
+            orders::{Caller, Carry, NoWorker, Restarted, SessionError},
         },
     },
 };
@@ -32,6 +32,9 @@ impl Task {
         if self.asleep.is_some()
             && let Err(error) = self.wake_up().await
         {
+            if let NoWorker::Asleep { why, instead: Some(kept) } = &error {
+                return self.restart_instead((kept, why), caller).await;
+            }
             let (session, reason) = (self.id.to_string(), error.to_string());
             return Err(SessionError::NotPreserved { session, reason });
         }

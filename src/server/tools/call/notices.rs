@@ -3,7 +3,7 @@
 //! Runs in: server. Pure: facts in (`sessions/life.rs`, `sessions/notice.rs`), sentences out, and nowhere else.
 
 use crate::server::sessions::{
-    happened::{Event, Gone, What, Without},
+    happened::{Event, Gone, KeptByValue, What, Without},
     life::News,
     notice::{NextWorker, Notice},
     outcome::{Death, Fate, Recovered},
@@ -121,11 +121,8 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
             list(kept.names.iter()),
             missing(", and", &kept.left_out)
         ),
-        What::BroughtBack { by_value } => format!(
-            "A new worker has, by value, {}{}. Threads and open connections of the one before are gone.",
-            list(by_value.names.iter()),
-            missing("; not there are", &by_value.left_out)
-        ),
+        What::BroughtBack { by_value } => brought_back(by_value),
+        What::SleptByValue { by_value } => slept_by_value(session, by_value),
         What::Uncopied { why, by_value: None } => format!(
             "Session {session:?}: forkpy keeps no copy of what it has now ({why}), so that a crash would cost its \
              variables; save_session writes them to a file."
@@ -197,7 +194,7 @@ fn slept(session: &str, since: jiff::Timestamp, cell: u64, (lost, without): (Opt
     }
     match &without.by_value {
         Some(kept) => text.push_str(&format!(
-            " It could not be written as a whole. It has, by value, {}{}; threads and open connections are gone.",
+            " It does not come back as a whole. It has, by value, {}{}; threads and open connections are gone.",
             list(kept.names.iter()),
             missing("; not there are", &kept.left_out)
         )),
@@ -212,6 +209,23 @@ fn slept(session: &str, since: jiff::Timestamp, cell: u64, (lost, without): (Opt
     }
     text.push_str(" Replies and history from before are not kept.");
     text
+}
+
+fn brought_back(kept: &KeptByValue) -> String {
+    format!(
+        "A new worker has, by value, {}{}. Threads and open connections of the one before are gone.",
+        list(kept.names.iter()),
+        missing("; not there are", &kept.left_out)
+    )
+}
+
+fn slept_by_value(session: &str, kept: &KeptByValue) -> String {
+    format!(
+        "Session {session:?} was put to sleep with its variables alone, as was asked for. A new worker has, by value, {}{}. \
+         Threads and open connections are gone.",
+        list(kept.names.iter()),
+        missing("; not there are", &kept.left_out)
+    )
 }
 
 fn gone(checkpoint: &str, cell: u64, why: Gone) -> String {

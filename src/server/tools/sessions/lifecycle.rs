@@ -2,7 +2,7 @@
 //!
 //! Runs in: server.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{Timestamp, Unit};
 use schemars::JsonSchema;
@@ -18,11 +18,11 @@ use crate::{
             beginning::{Beginning, Origin},
             handle::Session,
             names::DEFAULT,
-            orders::Restarted,
+            orders::{Restarted, Slept},
             status::{Sleeping, Status},
         },
         tools::call::{
-            arguments::{OfSession, checked_description},
+            arguments::checked_description,
             error::ToolError,
             patience::in_turn,
             progress,
@@ -35,6 +35,15 @@ use crate::{
     },
     settings::{limits::Wished, policy::PolicyChange},
 };
+
+/// `sleep_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct SleepSession {
+    /// Default: the active session.
+    pub(crate) session_id: Option<String>,
+    /// Where it cannot sleep as it is: with what pickles alone; the others are named. Default false.
+    pub(crate) by_value: Option<bool>,
+}
 
 /// `sleep_session`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -50,6 +59,15 @@ pub(crate) struct Asleep {
     pub(crate) disk: u64,
     /// Since when (RFC 3339).
     pub(crate) since: String,
+    /// It sleeps with these variables alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) by_value: Option<Vec<String>>,
+    /// Variables that are lost, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) left_out: BTreeMap<String, String>,
+    /// Why it could not sleep as it was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) why: Vec<String>,
 }
 
 /// `restart_kernel`.
@@ -406,10 +424,15 @@ fn metadata(status: &Status) -> Metadata {
     Metadata { restarts: status.restarts, waiting: status.waiting as u64 }
 }
 
-pub(crate) async fn sleep(server: &Server, call: &Call, asked: OfSession) -> Result<Reply<Asleep>, ToolError> {
+pub(crate) async fn sleep(server: &Server, call: &Call, asked: SleepSession) -> Result<Reply<Asleep>, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
-    let slept = in_turn(server, call, &session, |caller| session.sleep(caller)).await?;
-    Ok(Reply::of(Asleep::new(&session, slept)))
+    let by_value = asked.by_value.unwrap_or(false);
+    let slept = in_turn(server, call, &session, |caller| session.sleep(by_value, caller)).await?;
+    let Slept { sleeping, by_value, why } = slept;
+    let kept = by_value.map(Arc::unwrap_or_clone);
+    let (names, left_out) = kept.map(|kept| (kept.names, kept.left_out)).unzip();
+    let left_out = left_out.unwrap_or_default().into_iter().collect();
+    Ok(Reply::of(Asleep { by_value: names, left_out, why, ..Asleep::new(&session, sleeping) }))
 }
 
 impl Asleep {
@@ -420,6 +443,9 @@ impl Asleep {
             after_cell: (sleeping.cell > 0).then_some(sleeping.cell),
             disk: sleeping.bytes,
             since: in_seconds(sleeping.since),
+            by_value: None,
+            left_out: BTreeMap::new(),
+            why: Vec::new(),
         }
     }
 }
