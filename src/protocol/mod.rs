@@ -73,5 +73,5 @@ pub(crate) use report::{
     CellError, CellReport, CellStatus, Display, Imported, PlainResult, Representation, StateReport, Variable,
 };
 pub(crate) use zygote::{
-    FromZygote, Installing, Library, Purpose, Script, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
+    FromZygote, Ground, Installing, Library, Purpose, Script, ToZygote, WorkerExit, WorkerLimits, ZygoteSettings,
 };

@@ -62,6 +62,8 @@ pub enum ToZygote {
         limits: WorkerLimits,
         /// Its own folder, when it is confined.
         room: Option<String>,
+        /// Where it works, if not where all do.
+        ground: Option<Ground>,
     },
     /// Packages have changed on the disk: forget what was cached of it.
     Refresh,
@@ -70,6 +72,15 @@ pub enum ToZygote {
         /// Process id from [`FromZygote::Exited`].
         pid: i32,
     },
+}
+
+/// Where a process works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ground {
+    /// Its working directory.
+    pub workspace: String,
+    /// Where files made on its behalf go.
+    pub outputs: String,
 }
 
 /// What a fork of the zygote is to be.

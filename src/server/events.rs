@@ -37,8 +37,8 @@ pub(crate) enum Subject {
     Health(Owner),
     /// The health of one session, by its name.
     Session(Owner, String),
-    /// A file, by its path in the workspace.
-    File(String),
+    /// A file, by its path in the workspace, which may be one owner's alone.
+    File(Option<Owner>, String),
 }
 
 /// Keeps a subject watched as long as it lives.
@@ -173,10 +173,10 @@ impl Changes {
         }
     }
 
-    /// All files whose path begins so may have changed.
-    pub(crate) fn files_below(&self, prefix: &str) {
-        let first = Subject::File(prefix.to_owned());
-        let is_below = |subject: &&Subject| matches!(subject, Subject::File(path) if path.starts_with(prefix));
+    /// All files of a workspace whose path begins so may have changed.
+    pub(crate) fn files_below(&self, of: Option<&Owner>, prefix: &str) {
+        let first = Subject::File(of.cloned(), prefix.to_owned());
+        let is_below = |subject: &&Subject| matches!(subject, Subject::File(whose, path) if whose.as_ref() == of && path.starts_with(prefix));
         self.announce(&self.0.watched, None, |state| {
             let from_here = state.wanted.range((Bound::Included(&first), Bound::Unbounded)).map(|(subject, _)| subject);
             let below: Vec<_> = from_here.take_while(is_below).cloned().collect();
@@ -186,9 +186,9 @@ impl Changes {
         });
     }
 
-    /// There are other resources than before, for all.
-    pub(crate) fn list_changed(&self) {
-        self.list_changed_for(None);
+    /// There are other resources than before, for all or for one owner.
+    pub(crate) fn list_changed(&self, of: Option<&Owner>) {
+        self.list_changed_for(of);
     }
 
     /// The same for one owner: another is not to learn when sessions come and go.
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> Subject {
-        Subject::File(path.to_owned())
+        Subject::File(None, path.to_owned())
     }
 
     fn heard(subscriber: &Subscriber) -> News {
@@ -342,7 +342,7 @@ mod tests {
         for _ in 0..1000 {
             changes.changed(&file("a"));
             changes.changed(&file("b"));
-            changes.list_changed();
+            changes.list_changed(None);
         }
         assert_eq!(heard(&one), News { list_changed: false, names: vec!["A".into(), "a".into()] });
         assert_eq!(heard(&other), News { list_changed: true, names: vec![] });
@@ -372,7 +372,7 @@ mod tests {
         changes.sessions_changed(&Owner::User);
         assert_eq!(heard(&one), News { list_changed: true, names: vec!["alerts".into(), "a".into()] });
         assert_eq!(heard(&other), News::default());
-        changes.list_changed();
+        changes.list_changed(None);
         assert!(heard(&one).list_changed && heard(&other).list_changed);
     }
 
@@ -384,7 +384,7 @@ mod tests {
             one.add(file(path), path, None).expect("room");
         }
         one.add(Subject::Session(Owner::User, "a/3".to_owned()), "session", None).expect("room");
-        changes.files_below("a/");
+        changes.files_below(None, "a/");
         assert_eq!(heard(&one).names, ["a/1", "a/2"]);
         changes.session(&Owner::User, "a/3");
         assert_eq!(heard(&one).names, ["session"]);

@@ -46,16 +46,16 @@ use crate::{
         restart::Packed,
         scripts::Scripts,
         sessions::{
-            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, crashes::Crashes, drain::Drain,
-            happened::What, images::Images, occurrences::Occurrences, oom::OomCounter, quotas::Quotas,
-            registry::Registry, turnover::Turnover,
+            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, drain::Drain, happened::What,
+            images::Images, occurrences::Occurrences, oom::OomCounter, quotas::Quotas, registry::Registry,
+            turnover::Turnover,
         },
         tools::{
             self,
             call::{asking::Waiting, audit::Audit, flights::Flights, server::Server, tasks::Tasks},
         },
         watch::{
-            self, cleaner, disk, generations, guard, readiness::Readiness, readings::Metrics, report::Ward,
+            self, cleaner, disk, generations, guard, owners, readiness::Readiness, readings::Metrics, report::Ward,
             service_manager, supervisor,
         },
         workers::{
@@ -64,7 +64,7 @@ use crate::{
             spares::Spares,
             zygote::{Reach, Spawner, Zygote},
         },
-        workspace::{announce, handle::Files, watch::Watcher},
+        workspace::workplace::Workplaces,
     },
     settings::{
         host::Host,
@@ -241,27 +241,24 @@ fn surroundings(
     });
     let (zygote, filling) = start_zygote(settings, &children, scratch, (egress.as_deref(), &imports))?;
     let changes = Changes::default();
-    let watcher = Watcher::start_observed(&settings.workspace.root, announce::announcer(changes.clone()))?;
+    let places = Workplaces::new(settings.workspace.clone(), settings.workspaces.clone(), changes.clone())?;
     let kept = settings.sessions.limits.kept_by_kernel();
-    let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone());
+    let spares = Spares::new(settings.sessions.max_spares, kept, zygote.clone(), Arc::clone(places.common()));
     let around = Surroundings {
         zygote,
         children,
         spares,
         imports,
         settings: settings.sessions.clone(),
-        workspace: settings.workspace.root.clone(),
-        outputs: settings.workspace.outputs(),
+        places,
         scratch: scratch.path().to_owned(),
         exchange: scratch.exchange(),
         egress,
-        files: Arc::new(watcher),
         oom: OomCounter::start(),
         health: settings.health,
         alerts: earlier.as_deref_mut().map_or_else(Book::default, Packed::alerts),
         occurrences: earlier.as_deref_mut().map_or_else(Occurrences::default, Packed::occurrences),
         changes,
-        crashes: Crashes::new(&settings.workspace.outputs()),
         checkpoints: Checkpoints::new(settings.sessions.checkpoints),
         images: match earlier.and_then(|earlier| earlier.images(&settings.sessions.sleep, &settings.workspace.root)) {
             Some(images) => images?,
@@ -281,12 +278,13 @@ fn watch_over(
     readiness: &Arc<Readiness>,
     around: &Arc<Surroundings>,
     serves: oneshot::Receiver<()>,
-) -> [JoinHandle<()>; 8] {
+) -> [JoinHandle<()>; 9] {
     let zygote = around.zygote.clone();
     [
         tokio::spawn(supervisor::watch(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around))),
         tokio::spawn(guard::watch(Arc::clone(registry), around.checkpoints.clone())),
-        tokio::spawn(disk::watch(Arc::clone(registry), around.workspace.clone())),
+        tokio::spawn(disk::watch(Arc::clone(registry), Arc::clone(&around.quotas))),
+        tokio::spawn(owners::watch(Arc::clone(registry), Arc::clone(around))),
         tokio::spawn(cleaner::watch(
             Arc::clone(registry),
             around.settings.sleep.after,
@@ -309,8 +307,7 @@ fn front_room(
     filling: Filling,
 ) -> io::Result<(Arc<Server>, Arc<Resources>)> {
     let scripts = Arc::new(Scripts::new(Arc::clone(around), settings.max_scripts));
-    let files = Files::open(&settings.workspace)?;
-    let shown = files_as_resources::WorkspaceFiles::new(files.clone(), Arc::clone(&around.files));
+    let shown = files_as_resources::WorkspaceFiles::new(around.places.clone());
     let ward = Ward::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(around));
     let told = resources::health::HealthOfSessions::new(ward.clone());
     #[cfg_attr(not(feature = "conformance"), expect(unused_mut, reason = "fixtures are added"))]
@@ -323,7 +320,6 @@ fn front_room(
         Arc::clone(around),
         Arc::clone(&scripts),
         Arc::clone(registry),
-        files.clone(),
         settings.allow_install_options,
         filling,
     );
@@ -340,11 +336,9 @@ fn front_room(
         around: Arc::clone(around),
         metrics: Arc::clone(metrics),
         health: ward,
-        files,
         listed,
         structured: settings.replies.structured,
         audit: settings.audit.as_ref().map(|(path, with_code)| Audit::open(path, *with_code)).transpose()?,
-        workspace: settings.workspace.clone(),
     };
     Ok((Arc::new(server), Arc::new(resources)))
 }
@@ -437,7 +431,7 @@ fn start_zygote(
     let write = settings.sessions.sandbox.write.clone();
     let callers = egress.map(|egress| Arc::clone(egress.callers()));
     let proxy = callers.as_ref().and_then(|callers| callers.proxy(Kind::Session));
-    let reach = Reach { workspace: settings.workspace.root.clone(), write, callers };
+    let reach = Reach { write, callers };
     let hidden = settings.sessions.sandbox.secrets.iter().map(|secret| secret.name.clone()).collect();
     let spawner = Spawner::start(children.clone(), hidden)?;
     let zygote = Zygote::launch(wanted, children.clone(), spawner, (rooms, reach));

@@ -28,7 +28,7 @@ use crate::{
         sessions::context::Surroundings,
         turns::{Line, Turn},
         workers::zygote::{NewScript, ZygoteError},
-        workspace::{script::OpenScript, watch::NewFiles},
+        workspace::{script::OpenScript, watch::NewFiles, workplace::Workplace},
     },
     sys::room::Room,
 };
@@ -70,6 +70,8 @@ pub(crate) struct ScriptOrder {
     pub turn: Arc<Turn>,
     /// How it is confined at least.
     pub sandbox: Confinement,
+    /// Where it works.
+    pub place: Arc<Workplace>,
 }
 
 /// What it came to.
@@ -163,9 +165,9 @@ impl Scripts {
         order.turn.comes();
         let queued = asked.elapsed();
         let path = order.script.path.clone();
-        let mark = self.around.files.mark();
+        let mark = order.place.watcher.mark();
         let began = Instant::now();
-        let ScriptOrder { script, args, limit, cancel, audience, turn: _turn, sandbox } = order;
+        let ScriptOrder { script, args, limit, cancel, audience, turn: _turn, sandbox, place } = order;
         // The last chance not to run it: what is forked runs, whatever we know of it yet.
         tokio::select! {
             biased;
@@ -177,7 +179,7 @@ impl Scripts {
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
         let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".py");
         let name = format!("script-{number}-{name}");
-        let forked = self.fork(script, args, (limits, None), (name, audience)).await;
+        let forked = self.fork(script, args, (limits, None), (name, audience), &place).await;
         // The lifeline is held until the end: letting go of it would end the script.
         let (mut process, _held) = forked.map_err(|source| ScriptError::NoProcess { path: path.clone(), source })?;
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
@@ -187,7 +189,7 @@ impl Scripts {
         let out_of_memory = exit == WorkerExit::Signal(9) && course == Course::Itself && self.around.oom.rose();
         let [stdout, stderr] = process.finish().await;
         let own = [stdout.file.as_deref(), stderr.file.as_deref()];
-        let new_files = self.around.files.since(&mark, |path| own.contains(&Some(path)));
+        let new_files = place.watcher.since(&mark, |path| own.contains(&Some(path)));
         Ok(ScriptOutcome { course, exit: Some(exit), out_of_memory, stdout, stderr, new_files, ran, queued })
     }
 
@@ -221,7 +223,8 @@ impl Scripts {
         // Our own lines, and the environment's, which no session can change: nothing to be confined.
         let limits = WorkerLimits { confinement: Confinement::Off, ..self.around.settings.limits.kept_by_kernel() };
         let named = (ERRAND.to_owned(), Audience::default());
-        let (mut process, _held) = self.fork(script, args, (limits, None), named).await.map_err(fail)?;
+        let (mut process, _held) =
+            self.fork(script, args, (limits, None), named, self.around.places.common()).await.map_err(fail)?;
         let (cancel, stop) = (CancellationToken::new(), self.stop.clone());
         process.follow(&Bounds { limit: ERRAND_LIMIT, grace: Duration::ZERO, cancel, stop }).await;
         let exit = self.bury(&mut process).await;
@@ -241,11 +244,11 @@ impl Scripts {
         lines: &str,
         args: Vec<String>,
         confined: (Arc<Room>, Installing),
-        audience: Audience,
+        (audience, place): (Audience, &Workplace),
     ) -> Result<(Followed, Held), ZygoteError> {
         let limits = WorkerLimits { confinement: Confinement::Workspace, ..WorkerLimits::default() };
         let named = ("install".to_owned(), audience);
-        self.fork(self.own(lines)?, args, (limits, Some(confined)), named).await
+        self.fork(self.own(lines)?, args, (limits, Some(confined)), named, place).await
     }
 
     /// Lines of our own, as a script.
@@ -262,6 +265,7 @@ impl Scripts {
         args: Vec<String>,
         (limits, confined): (WorkerLimits, Option<(Arc<Room>, Installing)>),
         (name, audience): (String, Audience),
+        place: &Workplace,
     ) -> Result<(Followed, Held), ZygoteError> {
         let words = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let OpenScript { file, path, full_path, directory } = script;
@@ -269,9 +273,9 @@ impl Scripts {
         let (room, installing) = confined.map(|(room, installing)| (room, Box::new(installing))).unzip();
         let wanted = Script { file: words(&full_path), directory: words(&directory), argv, installing };
         let NewScript { lease, pidfd, lifeline, stdout, stderr, room } =
-            self.around.zygote.fork_script(wanted, limits, (file.into(), room)).await?;
+            self.around.zygote.fork_script(wanted, limits, (file.into(), room), place).await?;
         let cap = self.around.settings.max_output;
-        let keeping = Keeping { cap, outputs: &self.around.outputs, name, audience };
+        let keeping = Keeping { cap, outputs: &place.outputs, name, audience };
         let process = Followed::new(lease.pid(), pidfd, [stdout, stderr], keeping)?;
         let _ = lease.take();
         Ok((process, Held { _lifeline: lifeline, _room: room }))

@@ -10,6 +10,7 @@ pub(crate) mod http_bounds;
 pub(crate) mod limits;
 pub(crate) mod logging;
 pub(crate) mod network;
+pub(crate) mod oauth;
 pub(crate) mod options;
 pub(crate) mod paths;
 pub(crate) mod policy;

@@ -7,6 +7,7 @@ use crate::settings::{
     hosting::HostingOptions,
     http_bounds::BoundArgs,
     limits::LimitArgs,
+    oauth::OauthArgs,
     paths::{default_workspace, path},
     policy::{Automatic, RecoveryPolicy},
     replies::ReplyOptions,
@@ -60,6 +61,10 @@ pub(crate) struct ServeOptions {
     /// and may have quotas and a sandbox; read again when it changes
     #[arg(long, value_name = "FILE", env = "FORKPY_TOKENS", value_parser = path, help_heading = "HTTP")]
     pub tokens: Option<PathBuf>,
+
+    /// Clients with access tokens of an issuer.
+    #[command(flatten)]
+    pub oauth: OauthArgs,
 
     /// Host name clients may use in the Host header, besides loopback names; may be repeated
     #[arg(long = "allow-host", value_name = "HOST[:PORT]", help_heading = "HTTP")]

@@ -6,7 +6,10 @@ use std::{
     ffi::OsString,
     io,
     net::{IpAddr, SocketAddr},
-    os::{fd::RawFd, unix::ffi::OsStrExt},
+    os::{
+        fd::RawFd,
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, OnceLock},
@@ -18,6 +21,7 @@ use crate::{
         http_bounds::Bounds as HttpBounds,
         limits::Limits,
         logging,
+        oauth::{Oauth, OauthError},
         options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
         policy::{Bounds, HealthPolicy, SleepBounds},
         replies::ReplyOptions,
@@ -80,12 +84,19 @@ pub(crate) enum ConfigError {
     /// Open to the network without a token.
     #[error(
         "refusing to listen on {0} without a token: anyone who reaches it could run code here. \
-         Set FORKPY_TOKEN, --token-file or --tokens, or listen on 127.0.0.1"
+         Set FORKPY_TOKEN, --token-file, --tokens or --oauth-issuer, or listen on 127.0.0.1"
     )]
     OpenToTheWorld(IpAddr),
     /// The file of tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The issuer of tokens.
+    #[error(transparent)]
+    Oauth(#[from] OauthError),
+    #[error("--tokens: disk-mb is a quota of an owner's workspace, and there is one for all: add --workspaces DIR")]
+    CommonDisk,
+    #[error("--workspaces is for owners with tokens of their own: add --tokens or --oauth-issuer")]
+    NoOwners,
     #[error("--tokens: sessions may change {0}: put it elsewhere than below the workspace and --allow-write")]
     TokensWithin(PathBuf),
     #[error("--tokens gives each owner its own sessions, and --share-sessions gives all the same: take one of them")]
@@ -153,6 +164,8 @@ pub(crate) struct HttpSettings {
     pub token: Option<String>,
     /// Or one of these.
     pub tokens: Option<Arc<Tokens>>,
+    /// Or one of an issuer.
+    pub oauth: Option<Oauth>,
     pub allow_hosts: Vec<String>,
     pub allow_origins: Vec<String>,
     /// Most bytes of an uploaded file.
@@ -166,6 +179,8 @@ pub(crate) struct HttpSettings {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub workspace: Workspace,
+    /// Where owners with tokens have workspaces of their own.
+    pub workspaces: Option<PathBuf>,
     /// It is in the place of another program, which has left its state under this number.
     pub adopt: Option<RawFd>,
     pub transport: Transport,
@@ -198,29 +213,43 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`], in words for the person who typed the command.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "what is checked, then one field after another, which reads best in one piece"
+    )]
     pub(crate) fn resolve(cli: ServeOptions) -> Result<Self, ConfigError> {
         let workspace = Workspace::make(&cli.workspace)?;
         let token = read_token(cli.token_file.as_deref())?;
         token.iter().for_each(|token| logging::hide(token));
         let tokens = cli.tokens.as_deref().map(Tokens::read).transpose()?;
-        if cli.transport == Transport::Http && !cli.host.is_loopback() && token.is_none() && tokens.is_none() {
+        let oauth = cli.oauth.clone().resolve(cli.share_sessions)?;
+        let is_closed = token.is_some() || tokens.is_some() || oauth.is_some();
+        if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_closed {
             return Err(ConfigError::OpenToTheWorld(cli.host));
         }
         let (is_said, preload, preloads_more) = (cli.sandbox.sandbox.is_some(), cli.preloaded(), cli.preloads_more());
         let sandbox = cli.sandbox.resolve(&workspace.root)?;
-        check_tokens(tokens.as_deref().zip(cli.tokens.as_deref()), (&sandbox, &workspace), cli.share_sessions)?;
+        let workspaces = cli.hosting.workspaces.as_deref().map(|path| directory(path, is_owned(&tokens, &oauth)));
+        let workspaces = workspaces.transpose()?;
+        if workspaces.is_none() && tokens.as_deref().is_some_and(Tokens::limit_disk) {
+            return Err(ConfigError::CommonDisk);
+        }
+        let changeable = [Some(&workspace.root), workspaces.as_ref()];
+        check_tokens(tokens.as_deref().zip(cli.tokens.as_deref()), (&sandbox, &changeable), cli.share_sessions)?;
         if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_said {
             return Err(ConfigError::Unconfined(cli.host));
         }
         let env_dirs = cli.env_dir.map_or_else(default_env_dirs, |named| vec![named]);
         Ok(Self {
             workspace,
+            workspaces,
             adopt: cli.adopt,
             transport: cli.transport,
             http: HttpSettings {
                 address: SocketAddr::new(cli.host, cli.port),
                 token,
                 tokens,
+                oauth,
                 allow_hosts: cli.allow_hosts,
                 allow_origins: cli.allow_origins,
                 max_upload: cli.max_upload,
@@ -263,7 +292,11 @@ impl Settings {
 }
 
 impl Workspace {
-    fn make(path: &Path) -> Result<Self, ConfigError> {
+    /// Makes it, with its folders.
+    ///
+    /// # Errors
+    /// [`ConfigError::Workspace`] when it cannot be made or used.
+    pub(crate) fn make(path: &Path) -> Result<Self, ConfigError> {
         let refuse = |reason: String| ConfigError::Workspace { path: path.to_owned(), reason };
         if let Some(file) = path.ancestors().find(|part| part.exists()).filter(|part| !part.is_dir()) {
             return Err(refuse(format!("{} is a file", file.display())));
@@ -301,10 +334,29 @@ impl Workspace {
     }
 }
 
+/// Whether clients are told apart by tokens.
+fn is_owned(tokens: &Option<Arc<Tokens>>, oauth: &Option<Oauth>) -> bool {
+    tokens.is_some() || oauth.is_some()
+}
+
+/// The directory of owners' workspaces, made for the server's user alone.
+fn directory(path: &Path, there_are_owners: bool) -> Result<PathBuf, ConfigError> {
+    if !there_are_owners {
+        return Err(ConfigError::NoOwners);
+    }
+    let refuse = |error: &io::Error| ConfigError::Workspace { path: path.to_owned(), reason: plain(error) };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refuse(&error))?;
+    let path = path.canonicalize().map_err(|error| refuse(&error))?;
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(ConfigError::NotUtf8(path)),
+    }
+}
+
 /// Whether there can be owners with tokens here.
 fn check_tokens(
     owners: Option<(&Tokens, &Path)>,
-    (sandbox, workspace): (&Sandbox, &Workspace),
+    (sandbox, changeable): (&Sandbox, &[Option<&PathBuf>]),
     are_shared: bool,
 ) -> Result<(), ConfigError> {
     let Some((tokens, path)) = owners else { return Ok(()) };
@@ -312,7 +364,7 @@ fn check_tokens(
         return Err(ConfigError::SharedTokens);
     }
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if sandbox.write.iter().chain([&workspace.root]).any(|above| path.starts_with(above)) {
+    if sandbox.write.iter().chain(changeable.iter().copied().flatten()).any(|above| path.starts_with(above)) {
         return Err(ConfigError::TokensWithin(path));
     }
     Ok(sandbox.check(tokens.narrowest())?)

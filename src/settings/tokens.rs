@@ -39,6 +39,10 @@ pub(crate) struct Rights {
     pub cells: Option<usize>,
     /// Seconds that its cells may run in a day (UTC), together.
     pub seconds: Option<f64>,
+    /// Bytes of memory that its sessions hold together.
+    pub memory: Option<u64>,
+    /// Bytes of its workspace.
+    pub disk: Option<u64>,
     /// Sees what concerns all owners: metrics.
     pub admin: bool,
 }
@@ -49,6 +53,16 @@ pub(crate) struct Rights {
 struct Text {
     #[serde(default)]
     token: Vec<Entry>,
+    subjects: Option<Subjects>,
+}
+
+/// What each subject of an issuer may take (`--oauth-issuer`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Subjects {
+    sandbox: Option<String>,
+    #[serde(default)]
+    quota: Quota,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,6 +91,20 @@ struct Quota {
     sessions: Option<usize>,
     cells: Option<usize>,
     cell_seconds_a_day: Option<f64>,
+    memory_mb: Option<u64>,
+    disk_mb: Option<u64>,
+}
+
+impl Quota {
+    fn rights(self, owner: &str, sandbox: Option<String>, admin: bool) -> Result<Rights, String> {
+        let sandbox = sandbox.map_or(Ok(Confinement::Off), |word| word.parse())?;
+        let Self { sessions, cells, cell_seconds_a_day: seconds, memory_mb, disk_mb } = self;
+        if seconds.is_some_and(|seconds| !seconds.is_finite() || seconds < 0.0) {
+            return Err(format!("the cell-seconds-a-day of {owner} are no number of seconds"));
+        }
+        let bytes = |megabytes: Option<u64>| megabytes.map(|megabytes| megabytes.saturating_mul(1 << 20));
+        Ok(Rights { sandbox, sessions, cells, seconds, memory: bytes(memory_mb), disk: bytes(disk_mb), admin })
+    }
 }
 
 /// What is known of who may come in.
@@ -85,6 +113,13 @@ struct Known {
     /// Hash of a token, and whose it is.
     hashes: Vec<(Hash, Arc<str>)>,
     rights: Vec<(Arc<str>, Rights)>,
+    subjects: Option<Rights>,
+}
+
+impl Known {
+    fn all(&self) -> impl Iterator<Item = &Rights> {
+        self.rights.iter().map(|(_, rights)| rights).chain(&self.subjects)
+    }
 }
 
 /// When a file was as it was read.
@@ -129,7 +164,7 @@ impl Tokens {
     /// [`TokensError`] when it is not as it should be.
     pub(crate) fn read(path: &Path) -> Result<Arc<Self>, TokensError> {
         let (stamp, known) = load(path)?;
-        if known.hashes.is_empty() {
+        if known.hashes.is_empty() && known.subjects.is_none() {
             let reason = "there is no [[token]] in it; forkpy token new OWNER makes one".to_owned();
             return Err(TokensError::Text { path: path.to_owned(), reason });
         }
@@ -162,10 +197,28 @@ impl Tokens {
             .unwrap_or_default()
     }
 
+    /// What each subject of an issuer may take.
+    #[must_use]
+    pub(crate) fn rights_of_subjects(&self) -> Rights {
+        self.state.read().known.subjects.clone().unwrap_or_default()
+    }
+
     /// The narrowest sandbox of an owner.
     #[must_use]
     pub(crate) fn narrowest(&self) -> Confinement {
-        self.state.read().known.rights.iter().map(|(_, rights)| rights.sandbox).max().unwrap_or_default()
+        self.state.read().known.all().map(|rights| rights.sandbox).max().unwrap_or_default()
+    }
+
+    /// Whether memory or disk of anyone has a quota.
+    #[must_use]
+    pub(crate) fn limit_room(&self) -> bool {
+        self.state.read().known.all().any(|rights| rights.disk.is_some() || rights.memory.is_some())
+    }
+
+    /// Whether what a workspace holds has a quota.
+    #[must_use]
+    pub(crate) fn limit_disk(&self) -> bool {
+        self.state.read().known.all().any(|rights| rights.disk.is_some())
     }
 
     /// Reads the file again if it has changed.
@@ -236,13 +289,11 @@ fn known_in(text: &str) -> Result<Known, String> {
             }
             known.hashes.push((hash, Arc::clone(&name)));
         }
-        let sandbox = sandbox.map_or(Ok(Confinement::Off), |word| word.parse())?;
-        let Quota { sessions, cells, cell_seconds_a_day: seconds } = quota;
-        if seconds.is_some_and(|seconds| !seconds.is_finite() || seconds < 0.0) {
-            return Err(format!("the cell-seconds-a-day of {owner:?} are no number of seconds"));
-        }
-        known.rights.push((name, Rights { sandbox, sessions, cells, seconds, admin }));
+        let rights = quota.rights(&format!("{owner:?}"), sandbox, admin)?;
+        known.rights.push((name, rights));
     }
+    let rights = text.subjects.map(|Subjects { sandbox, quota }| quota.rights("[subjects]", sandbox, false));
+    known.subjects = rights.transpose()?;
     Ok(known)
 }
 
@@ -320,7 +371,8 @@ mod tests {
     fn an_entry_is_an_owner_a_hash_and_what_it_may_take() {
         let text = format!(
             "[[token]]\nowner = \"a\"\nsha256 = \"{HASH}\"\nsandbox = \"strict\"\nadmin = true\n\
-             [token.quota]\nsessions = 2\ncells = 3\ncell-seconds-a-day = 60\n"
+             [token.quota]\nsessions = 2\ncells = 3\ncell-seconds-a-day = 60\nmemory-mb = 5\n\
+             [subjects]\nquota = {{ disk-mb = 1 }}\n"
         );
         let known = known_in(&text).expect("as it should be");
         let rights = Rights {
@@ -328,8 +380,11 @@ mod tests {
             sessions: Some(2),
             cells: Some(3),
             seconds: Some(60.0),
+            memory: Some(5 << 20),
+            disk: None,
             admin: true,
         };
+        assert_eq!(known.subjects.as_ref().map(|rights| (rights.disk, rights.sessions)), Some((Some(1 << 20), None)));
         assert_eq!((known.hashes.len(), &known.rights[0].1), (1, &rights));
         let new = New::of("me@example.org").expect("a name");
         let known = known_in(&new.entry).expect("its own words");

@@ -173,6 +173,20 @@ impl Cages {
         Cage::make(Confinement::Workspace, (py, functions), settings, (Some(installing), namespaces))
     }
 
+    /// One for a process that works in a workspace of its owner's alone, made for it alone.
+    ///
+    /// # Errors
+    /// As for [`Cages::of`].
+    pub(crate) fn elsewhere(
+        &mut self,
+        mode: Confinement,
+        python: (Python<'_>, &Functions),
+        settings: &ZygoteSettings,
+    ) -> io::Result<Cage> {
+        let namespaces = self.namespaces();
+        Cage::make(mode, python, settings, (None, namespaces))
+    }
+
     fn namespaces(&mut self) -> Option<Rc<Namespaces>> {
         self.namespaces.get_or_insert_with(|| Namespaces::make().ok().map(Rc::new)).clone()
     }

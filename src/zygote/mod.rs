@@ -34,8 +34,8 @@ use pyo3::Python;
 use self::preload::Preloaded;
 use crate::{
     protocol::{
-        Confinement, FrameError, FromZygote, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit,
-        WorkerLimits, ZygoteSettings, blocking, frame::Assembler,
+        Confinement, FrameError, FromZygote, Ground, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote,
+        WorkerExit, WorkerLimits, ZygoteSettings, blocking, frame::Assembler,
     },
     sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, memory, processes, sibling, signals},
     worker::{
@@ -235,7 +235,9 @@ impl Zygote {
     fn obey(&mut self, py: Python<'_>, message: ToZygote) -> Result<(), ZygoteError> {
         match message {
             ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
-            ToZygote::Fork { worker, purpose, limits, room } => self.fork(py, worker, purpose, (limits, room)),
+            ToZygote::Fork { worker, purpose, limits, room, ground } => {
+                self.fork(py, worker, purpose, (limits, room, ground))
+            }
             ToZygote::Refresh => {
                 self.functions.refresh(py, &[]);
                 Ok(())
@@ -252,7 +254,7 @@ impl Zygote {
         py: Python<'_>,
         worker: u64,
         purpose: Purpose,
-        (limits, room): (WorkerLimits, Option<String>),
+        (limits, room, ground): (WorkerLimits, Option<String>, Option<Ground>),
     ) -> Result<(), ZygoteError> {
         let taken = self.link.received.len().min(purpose.descriptors());
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
@@ -269,10 +271,16 @@ impl Zygote {
             let answer = self.write_base(worker, passed);
             return Ok(self.link.send(&answer)?);
         }
+        let elsewhere = ground.map(|ground| self.settings_at(ground));
+        let settings = elsewhere.as_ref().unwrap_or(&self.settings);
         let own;
         let cage = match &purpose {
             Purpose::Script(Script { installing: Some(installing), .. }) => {
-                own = self.cages.for_installing(py, &self.functions, &self.settings, installing);
+                own = self.cages.for_installing(py, &self.functions, settings, installing);
+                own.as_ref().map(Some).map_err(ToString::to_string)
+            }
+            _ if elsewhere.is_some() && limits.confinement != Confinement::Off => {
+                own = self.cages.elsewhere(limits.confinement, (py, &self.functions), settings);
                 own.as_ref().map(Some).map_err(ToString::to_string)
             }
             _ => {
@@ -293,7 +301,7 @@ impl Zygote {
         let answer = match Birth::new(purpose, limits, passed) {
             None => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
             Some(birth) => match fork::fork(py, &mut self.bystanders) {
-                Ok(fork::Side::Child) => birth.live(py, &self.functions, &self.settings, entry),
+                Ok(fork::Side::Child) => birth.live(py, &self.functions, settings, entry),
                 Ok(fork::Side::Parent { child }) => {
                     self.children.insert(child, Child::Running);
                     FromZygote::Forked { worker, pid: child }
@@ -302,6 +310,12 @@ impl Zygote {
             },
         };
         Ok(self.link.send(&answer)?)
+    }
+
+    /// The settings of a process that works elsewhere.
+    fn settings_at(&self, ground: Ground) -> ZygoteSettings {
+        let Ground { workspace, outputs } = ground;
+        ZygoteSettings { workspace, outputs, ..self.settings.clone() }
     }
 
     /// Forks a process that becomes the checkpoint of an image. It is the server's child, as checkpoints are.

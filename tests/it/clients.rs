@@ -164,6 +164,11 @@ fn client_routing() {
 }
 
 #[test]
+fn client_oauth() {
+    pytest("tests/clients", &["test_oauth.py"]);
+}
+
+#[test]
 fn client_attach() {
     pytest("tests/clients", &["test_attach.py"]);
 }

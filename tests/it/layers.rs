@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 31] = [
+const ROOMS: [(&str, u32); 34] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -26,11 +26,14 @@ const ROOMS: [(&str, u32); 31] = [
     ("worker", 3),
     ("zygote", 4),
     ("server/owner", 4),
+    ("server/scope", 4),
+    ("server/tls", 4),
     ("server/counters", 5),
     ("server/events", 5),
     ("server/workspace", 6),
     ("server/egress", 7),
     ("server/health", 7),
+    ("server/oauth", 7),
     ("server/output", 7),
     ("server/turns", 7),
     ("server/workers", 8),

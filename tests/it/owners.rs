@@ -52,7 +52,7 @@ fn two_clients_have_a_default_each_and_find_it_again() {
 }
 
 /// Calls that name a session, and what they name beside it.
-fn attempts(session: &str, checkpoint: &str) -> Vec<(&'static str, Value)> {
+pub fn attempts(session: &str, checkpoint: &str) -> Vec<(&'static str, Value)> {
     let mut calls = vec![
         ("run_python_code", json!({"code": "stolen = x"})),
         ("run_python_code", json!({"code": "x", "background": true})),

@@ -4,22 +4,19 @@
 //! Runs in: server. Owns where a secret is put: in place of its placeholder, wherever that stands in a header; else, where the
 //! request has no `Authorization`, as a bearer token. The secret is in no answer of ours. What the host answers is the host's.
 
-use std::sync::Arc;
-
 use hyper::{
     HeaderMap, Method, Request, Uri,
     body::Incoming,
     header::{self, HeaderValue},
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 
 use super::refusal::Refusal;
-use crate::settings::{network::Host, secrets::Secret};
+use crate::{
+    server::tls,
+    settings::{network::Host, secrets::Secret},
+};
 
 /// All of a server, and how TLS is made for them.
 pub(super) struct Secrets {
@@ -42,18 +39,7 @@ impl Secrets {
         if all.is_empty() {
             return Ok(Self { all, tls: None });
         }
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (trusted, _) = roots.add_parsable_certificates(found.certs);
-        if trusted == 0 {
-            tracing::warn!("this machine trusts no certificate, so no host of --secret can be reached");
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(std::io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { all, tls: Some(TlsConnector::from(Arc::new(config))) })
+        Ok(Self { all, tls: Some(tls::connector("what --secret names")?) })
     }
 
     /// The secret that a path names by its first part, and the rest of the path.

@@ -24,6 +24,7 @@ use crate::{
         output::{peephole::Audience, streams::Followed},
         scripts::{Held, ScriptError, Scripts},
         sessions::context::Surroundings,
+        workspace::workplace::Workplace,
     },
     settings::network::Host,
 };
@@ -63,7 +64,7 @@ pub(super) async fn start(
     tool: &Tool,
     (python, wanted): (&str, &Wanted),
     place: Option<&Path>,
-    audience: Audience,
+    (audience, workplace): (Audience, &Workplace),
 ) -> Result<(Followed, Held), PackageError> {
     let fail = |source: io::Error| PackageError::Tool { tool: tool.name(), source };
     let indexes: Indexes = errand((around, scripts), INDEXES, &[]).await?;
@@ -100,5 +101,5 @@ pub(super) async fn start(
     let (Indexes { read, write, .. }, proxy) = (indexes, proxy.map(|address| address.to_string()));
     let installing = Installing { read, write, run: vec![program], proxy };
     let no_process = |source| ScriptError::NoProcess { path: tool.name().to_owned(), source };
-    Ok(scripts.install(RUN, vec![order], (room, installing), audience).await.map_err(no_process)?)
+    Ok(scripts.install(RUN, vec![order], (room, installing), (audience, workplace)).await.map_err(no_process)?)
 }

@@ -40,7 +40,10 @@ use crate::{
         sessions::{context::Surroundings, registry::Registry},
         turns::{Line, Turn},
         workers::{process, zygote::Stage},
-        workspace::handle::{FileError, Files},
+        workspace::{
+            handle::{FileError, Files},
+            workplace::Workplace,
+        },
     },
     sys::{descriptors, programs},
 };
@@ -157,7 +160,6 @@ pub(crate) struct Packages {
     around: Arc<Surroundings>,
     scripts: Arc<Scripts>,
     registry: Arc<Registry>,
-    files: Files,
     free: bool,
     /// Held by the install that runs.
     turn: Mutex<()>,
@@ -173,12 +175,11 @@ impl Packages {
         around: Arc<Surroundings>,
         scripts: Arc<Scripts>,
         registry: Arc<Registry>,
-        files: Files,
         free: bool,
         filling: Filling,
     ) -> Self {
         let (turn, line, stop) = (Mutex::default(), Arc::default(), CancellationToken::new());
-        Self { around, scripts, registry, files, free, turn, line, stop, filling }
+        Self { around, scripts, registry, free, turn, line, stop, filling }
     }
 
     /// Waits a moment for an environment that is still being filled.
@@ -228,7 +229,7 @@ impl Packages {
         self.around.zygote.settled().await;
         let names = left.join(", ");
         let (cancel, audience) = (CancellationToken::new(), Audience::default());
-        let installed = match self.check(left).await {
+        let installed = match self.check(left, self.around.places.common().files.clone()).await {
             Ok(wanted) => {
                 let (owner, limit, turn) = (Owner::User, COMPLETING_LIMIT, self.turn());
                 self.install(InstallOrder { owner, wanted, limit, cancel, audience, turn }).await
@@ -319,8 +320,8 @@ impl Packages {
     ///
     /// # Errors
     /// [`PackageError`] when that cannot be meant, or is not allowed.
-    pub(crate) async fn check(&self, packages: Vec<String>) -> Result<Wanted, PackageError> {
-        let (files, free) = (self.files.clone(), self.free);
+    pub(crate) async fn check(&self, packages: Vec<String>, files: Files) -> Result<Wanted, PackageError> {
+        let free = self.free;
         let checked = tokio::task::spawn_blocking(move || {
             let mut wanted = Reader { files: &files, free, wanted: Wanted::default() }.read(&packages)?;
             wanted.names.sort_unstable();
@@ -342,22 +343,24 @@ impl Packages {
         (python, wanted): (&str, &Wanted),
         audience: Audience,
     ) -> Result<(Followed, (Option<Held>, Option<TempDir>)), PackageError> {
+        let workplace = self.around.places.of(owner)?;
         // A caller who may name source trees names them from here.
-        let place = self.free.then(|| self.files.root());
+        let place = self.free.then(|| workplace.root());
         let sandbox = self.around.quotas.rights(owner).sandbox;
         if self.around.settings.limits.confined(sandbox).confinement != Confinement::Off {
             let around = (&*self.around, &*self.scripts);
-            let (process, held) = confined::start(around, tool, (python, wanted), place, audience).await?;
+            let (process, held) =
+                confined::start(around, tool, (python, wanted), place, (audience, &workplace)).await?;
             return Ok((process, (Some(held), None)));
         }
         let fail = |source| PackageError::Tool { tool: tool.name(), source };
         let directory = tempfile::tempdir_in(&self.around.scratch).map_err(fail)?;
         let mut command = tool.command(python, wanted, directory.path()).map_err(fail)?;
         place.map(|place| command.current_dir(place));
-        Ok((self.spawn(command, audience).map_err(fail)?, (None, Some(directory))))
+        Ok((self.spawn(command, audience, &workplace).map_err(fail)?, (None, Some(directory))))
     }
 
-    fn spawn(&self, mut command: Command, audience: Audience) -> io::Result<Followed> {
+    fn spawn(&self, mut command: Command, audience: Audience, place: &Workplace) -> io::Result<Followed> {
         let (stdout, stdout_theirs) = descriptors::pipe()?;
         let (stderr, stderr_theirs) = descriptors::pipe()?;
         command.stdout(stdout_theirs).stderr(stderr_theirs);
@@ -367,7 +370,7 @@ impl Packages {
         drop(command);
         let keeping = Keeping {
             cap: self.around.settings.max_output,
-            outputs: &self.around.outputs,
+            outputs: &place.outputs,
             name: "install".to_owned(),
             audience,
         };

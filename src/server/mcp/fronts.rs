@@ -422,7 +422,7 @@ impl Room {
         });
         ServerStatus {
             since: self.since.clone(),
-            workspace: self.server.workspace.root.to_string_lossy().into_owned(),
+            workspace: self.server.around.places.common().root().to_string_lossy().into_owned(),
             clients: self.clients.load(Ordering::Relaxed),
             idle_exit: self.host.idle_exit.map_or(0.0, |limit| limit.as_secs_f64()),
             sessions: sessions.collect(),

@@ -15,7 +15,7 @@ use rmcp::{
     model::{
         CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
         CompletionInfo, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions, GetPromptRequestParams,
-        GetPromptResponse, GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, Icon, Implementation,
+        GetPromptResponse, GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, Implementation,
         InitializeRequestParams, InitializeResult, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
         ListResourcesResult, ListSkillsResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
         ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities, ServerConfig, SubscribeRequestParams,
@@ -30,32 +30,27 @@ use super::conformance;
 use super::events;
 use super::greeting::{self, Greeting};
 use super::identity::{WHO, Who};
+use super::introduction::{INSTRUCTIONS, icon};
 use super::knowledge::{self, STAYS};
+use super::needs;
 use super::resources::Resources;
 use crate::server::{
     events::Subscriber,
     owner::Owner,
+    scope::Scope,
     sessions::active::Client,
     tools::{
         self,
         call::{
             clients,
             lane::Lane,
-            request::{Again, Call, Visitor},
+            request::{Again, Call},
             server::Server,
             tool::Tool,
         },
         cells::tasks,
     },
 };
-
-const INSTRUCTIONS: &str = "Runs Python in persistent sessions, each in a process of its own. Use run_python_code; \
-     variables stay between calls. Files are read and written in the workspace, the working directory of every session. \
-     A reply with status running or queued is no failure: the code goes on by itself, wait_for_cell has its end, and \
-     it must not be sent again. A cell that takes too long is interrupted and its session keeps its variables; when a worker process dies, the reply \
-     says that the variables are lost and why, and the next call gets a fresh one. For separate pieces of work make \
-     sessions with create_session and pass session_id. Skills and prompts tell more: work-with-data, \
-     checkpoints-and-branches, long-jobs, when-a-session-is-sick.";
 
 /// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
 /// taken for an unknown method.
@@ -98,7 +93,7 @@ impl Handler {
     /// A handler for a new connection.
     #[must_use]
     pub(crate) fn new(server: Arc<Server>, resources: Arc<Resources>) -> Self {
-        let who = Who { client: Client::Process, visitor: Visitor::new(Owner::User) };
+        let who = Who::of(Client::Process, Owner::User);
         let (greeting, gone) = (Greeting::default(), CancellationToken::new());
         let (listener, prepared) = (Arc::default(), Arc::default());
         Self { server, resources, who, greeting, gone, lane: None, listener, prepared }
@@ -107,8 +102,7 @@ impl Handler {
     /// A handler for an HTTP request, or for the connection that one begins. Its later requests say who they are of.
     #[must_use]
     pub(super) fn over_http(server: Arc<Server>, resources: Arc<Resources>) -> Self {
-        let unnamed = || Who { client: Client::Unknown, visitor: Visitor::new(Owner::Unnamed) };
-        let who = WHO.try_with(Who::clone).unwrap_or_else(|_| unnamed());
+        let who = WHO.try_with(Who::clone).unwrap_or_else(|_| Who::of(Client::Unknown, Owner::Unnamed));
         Self { who, ..Self::new(server, resources) }
     }
 
@@ -120,7 +114,7 @@ impl Handler {
         greeting: Greeting,
         gone: CancellationToken,
     ) -> Self {
-        let who = Who { client, visitor: Visitor::new(Owner::User) };
+        let who = Who::of(client, Owner::User);
         Self { who, greeting, gone, ..Self::new(server, resources) }
     }
 
@@ -136,9 +130,15 @@ impl Handler {
         extensions.get::<Parts>().and_then(|parts| parts.extensions.get::<Who>()).unwrap_or(&self.who)
     }
 
+    /// Who calls, whose token is for this.
+    fn allowed<'a>(&'a self, extensions: &'a Extensions, needed: Option<Scope>) -> Result<&'a Who, ErrorData> {
+        let who = self.who(extensions);
+        needs::met(who.scopes, needed).map(|()| who)
+    }
+
     /// A call of a tool, without arguments.
     fn call(&self, tool: &'static Tool, context: RequestContext<RoleServer>) -> Call {
-        let Who { client, visitor } = self.who(&context.extensions).clone();
+        let Who { client, visitor, .. } = self.who(&context.extensions).clone();
         Call {
             tool: tool.name,
             takes: tool.input(),
@@ -155,13 +155,14 @@ impl Handler {
 
     /// A look at a task: as the tool that waits for what it stands for.
     fn look(&self, context: RequestContext<RoleServer>) -> Result<Call, ErrorData> {
+        self.allowed(&context.extensions, Some(Scope::CellsRun))?;
         let tool = tools::find("wait_for_cell");
         Ok(self.call(tool.ok_or_else(|| ErrorData::internal_error("a tool is missing", None))?, context))
     }
 
     fn listener(&self, peer: &Peer<RoleServer>, extensions: &Extensions) -> &Subscriber {
         self.listener.get_or_init(|| {
-            let Who { client, visitor } = self.who(extensions);
+            let Who { client, visitor, .. } = self.who(extensions);
             let name = client.lasting_name().map(ToOwned::to_owned);
             self.resources.connect(visitor.owner().clone(), name, peer.clone())
         })
@@ -209,7 +210,7 @@ impl ServerHandler for Handler {
         request: CustomRequest,
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let visitor = &self.who(&context.extensions).visitor;
+        let visitor = &self.allowed(&context.extensions, needs::of_method(&request.method))?.visitor;
         if request.method.starts_with("events/")
             && let Some(answer) = events::answer(&self.server.around.occurrences, visitor.owner(), &request)
         {
@@ -322,7 +323,7 @@ impl ServerHandler for Handler {
         };
         let again = Again { request_state: request.request_state, input_responses: request.input_responses };
         let audit = self.server.audit.as_ref();
-        let visitor = &self.who(&context.extensions).visitor;
+        let visitor = &self.allowed(&context.extensions, tool.scope)?.visitor;
         let began = audit.map(|audit| audit.begin(visitor.peek(), tool.name, request.arguments.as_ref()));
         // A reply that gets words added is not to be out before, nor one that is to be written down.
         let lane = self.lane.clone().filter(|_| self.greeting.is_said() && audit.is_none());
@@ -380,7 +381,8 @@ impl ServerHandler for Handler {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let owner = self.who(&context.extensions).visitor.owner().clone();
+        let who = self.allowed(&context.extensions, self.resources.needs(&request.uri))?;
+        let owner = who.visitor.owner().clone();
         let contents = self.resources.read(owner, &request.uri, context.ct).await;
         let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
         let result = ReadResourceResult::new(contents);
@@ -393,8 +395,8 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
         let cursor = request.and_then(|request| request.cursor);
-        let owner = self.who(&context.extensions).visitor.owner().clone();
-        let listed = self.resources.list(owner, cursor.as_deref(), context.ct).await;
+        let Who { visitor, scopes, .. } = self.who(&context.extensions);
+        let listed = self.resources.list((visitor.owner().clone(), *scopes), cursor.as_deref(), context.ct).await;
         let (resources, next_cursor) = listed.map_err(|error| error.to_protocol(None))?;
         Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(resources) })
     }
@@ -402,9 +404,10 @@ impl ServerHandler for Handler {
     async fn list_resource_templates(
         &self,
         _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Ok(ListResourceTemplatesResult::with_all_items(self.resources.templates()).with_ttl_ms(STAYS))
+        let templates = self.resources.templates(self.who(&context.extensions).visitor.peek());
+        Ok(ListResourceTemplatesResult::with_all_items(templates).with_ttl_ms(STAYS))
     }
 
     async fn subscribe(
@@ -412,6 +415,7 @@ impl ServerHandler for Handler {
         request: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        self.allowed(&context.extensions, self.resources.needs(&request.uri))?;
         let listener = self.listener(&context.peer, &context.extensions);
         let done = self.resources.subscribe(listener, &request.uri);
         done.map_err(|error| error.to_protocol(Some(&request.uri)))
@@ -422,6 +426,7 @@ impl ServerHandler for Handler {
         request: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        self.allowed(&context.extensions, self.resources.needs(&request.uri))?;
         let listener = self.listener(&context.peer, &context.extensions);
         let done = self.resources.unsubscribe(listener, &request.uri);
         done.map_err(|error| error.to_protocol(Some(&request.uri)))
@@ -437,7 +442,7 @@ impl ServerHandler for Handler {
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        let (accepted, subscriber) = self.resources.prepare(self.who.visitor.owner(), requested);
+        let (accepted, subscriber) = self.resources.prepare((self.who.visitor.owner(), self.who.scopes), requested);
         let mut prepared = self.prepared.lock();
         prepared.push_back((requested.clone(), subscriber));
         // Of those whose acknowledgement could not be sent.
@@ -455,7 +460,7 @@ impl ServerHandler for Handler {
         };
         let subscriber = match subscriber {
             Some((_, subscriber)) => subscriber,
-            None => self.resources.prepare(self.who.visitor.owner(), context.requested()).1,
+            None => self.resources.prepare((self.who.visitor.owner(), self.who.scopes), context.requested()).1,
         };
         self.resources.listen(&context, subscriber).await;
         Ok(())
@@ -468,17 +473,13 @@ impl ServerHandler for Handler {
     ) -> Result<CompleteResult, ErrorData> {
         let Reference::Resource(template) = request.r#ref else { return Ok(CompleteResult::default()) };
         let argument = request.argument;
-        let owner = self.who(&context.extensions).visitor.owner().clone();
+        let Who { visitor, scopes, .. } = self.who(&context.extensions);
+        if !scopes.allow(self.resources.needs(&template.uri)) {
+            return Ok(CompleteResult::default());
+        }
+        let owner = visitor.owner().clone();
         let values = self.resources.complete(owner, &template.uri, &argument.name, argument.value).await;
         let info = CompletionInfo::new(values).map_err(|words| ErrorData::internal_error(words, None))?;
         Ok(CompleteResult::new(info))
     }
-}
-
-/// Two branches that come from one stem.
-fn icon() -> Icon {
-    const SVG: &str = "data:image/svg+xml;base64,\
-                       PHN2ZyB4bWxucz0naHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmcnIHZpZXdCb3g9JzAgMCAxNiAxNicgZmlsbD0nbm9uZScgc3Ry\
-                       b2tlPScjMzc4JyBzdHJva2Utd2lkdGg9JzInPjxwYXRoIGQ9J004IDE1VjlMMyA0VjFNOCA5bDUtNVYxJy8+PC9zdmc+";
-    Icon::new(SVG).with_mime_type("image/svg+xml").with_sizes(vec!["any".to_owned()])
 }

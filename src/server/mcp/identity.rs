@@ -3,7 +3,8 @@
 //! Runs in: server. Reads headers and nothing else. The rules, the first that fits:
 //!
 //! 1. Where sessions are shared, they are all the user's who runs the server.
-//! 2. Who has the token: all that have it are one owner. Of several tokens (`--tokens`), each is of a named owner.
+//! 2. Who has the token: all that have it are one owner. Of several tokens (`--tokens`), each is of a named owner; one of an
+//!    issuer (`--oauth-issuer`) is of its subject.
 //! 3. The session of its protocol (`Mcp-Session-Id`, up to 2025-11-25).
 //! 4. Our cookie (2026-07-28).
 //! 5. All others together: nothing tells them apart from one request to the next. Not even the connection does: clients of one
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use axum::http::{Extensions, HeaderMap, HeaderName, header};
 
-use crate::server::{owner::Owner, sessions::active::Client, tools::call::request::Visitor};
+use crate::server::{owner::Owner, scope::Scopes, sessions::active::Client, tools::call::request::Visitor};
 
 pub(super) const COOKIE: &str = "forkpy_client";
 /// The header of a session of protocols up to 2025-11-25.
@@ -29,14 +30,23 @@ const UNNAMED: char = 'u';
 pub(super) struct Who {
     pub(super) client: Client,
     pub(super) visitor: Visitor,
+    /// What it may do.
+    pub(super) scopes: Scopes,
+}
+
+impl Who {
+    /// A caller who needs no token.
+    #[must_use]
+    pub(super) fn of(client: Client, owner: Owner) -> Self {
+        Self { client, visitor: Visitor::new(owner), scopes: Scopes::UNLIMITED }
+    }
 }
 
 /// Whose token a request has shown.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) owner: Owner,
-    /// May see what concerns all.
-    pub(super) is_admin: bool,
+    pub(super) scopes: Scopes,
 }
 
 tokio::task_local! {
@@ -67,13 +77,15 @@ impl Policy {
     #[must_use]
     pub(super) fn who(self, headers: &HeaderMap, extensions: &Extensions) -> Who {
         let client = client_of(headers, extensions);
-        let known = || extensions.get::<Known>().map(|known| known.owner.clone());
+        let known = extensions.get::<Known>();
+        let scopes = known.map_or(Scopes::UNLIMITED, |known| known.scopes);
+        let known = || known.map(|known| known.owner.clone());
         let owner = self.first().or_else(known).unwrap_or_else(|| match &client {
             Client::HttpSession(session) => Owner::HttpSession(Arc::from(session.as_str())),
             Client::Cookie(cookie) if !cookie.ends_with(UNNAMED) => Owner::Cookie(Arc::from(cookie.as_str())),
             _ => Owner::Unnamed,
         });
-        Who { client, visitor: Visitor::new(owner) }
+        Who { client, visitor: Visitor::new(owner), scopes }
     }
 }
 

@@ -18,6 +18,7 @@ use super::resources::{Page, Provider, ResourceError};
 use crate::server::{
     events::{Hold, Subject},
     owner::Owner,
+    scope::Scope,
 };
 
 /// How long clients may keep what stays the same as long as the server runs, milliseconds.
@@ -119,7 +120,11 @@ impl Provider for SkillFiles {
         SCHEME
     }
 
-    fn templates(&self) -> Vec<ResourceTemplate> {
+    fn scope(&self) -> Option<Scope> {
+        None
+    }
+
+    fn templates(&self, _owner: &Owner) -> Vec<ResourceTemplate> {
         Vec::new()
     }
 

@@ -11,6 +11,8 @@ mod greeting;
 pub(crate) mod handler;
 pub(crate) mod http;
 pub(crate) mod identity;
+mod introduction;
 pub(crate) mod knowledge;
+mod needs;
 pub(crate) mod resources;
 pub(crate) mod stdio;

@@ -93,6 +93,8 @@ pub(super) fn owner_of(about: &About) -> String {
         Some(Lasting::User) => "user".to_owned(),
         Some(Lasting::Bearer) => "token".to_owned(),
         Some(Lasting::Named(name)) => name.clone(),
+        // It may be any text.
+        Some(Lasting::Subject(subject)) => format!("subject:{}", subject.escape_debug()),
         Some(Lasting::Unnamed) => "all".to_owned(),
         None => "none".to_owned(),
     }

@@ -5,8 +5,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    checkpoints::Checkpoints, crashes::Crashes, drain::Drain, images::Images, occurrences::Occurrences,
-    oom::OomCounter, quotas::Quotas, turnover::Turnover,
+    checkpoints::Checkpoints, drain::Drain, images::Images, occurrences::Occurrences, oom::OomCounter, quotas::Quotas,
+    turnover::Turnover,
 };
 use crate::{
     server::{
@@ -14,7 +14,7 @@ use crate::{
         events::Changes,
         health::{HealthPolicy, alerts::Book},
         workers::{children::Children, imports::Imports, spares::Spares, zygote::Zygote},
-        workspace::watch::Watcher,
+        workspace::workplace::Workplaces,
     },
     settings::resolve::SessionSettings,
 };
@@ -27,17 +27,13 @@ pub(crate) struct Surroundings {
     pub children: Children,
     pub settings: SessionSettings,
     /// Where sessions work.
-    pub workspace: PathBuf,
-    /// Where whole outputs go.
-    pub outputs: PathBuf,
+    pub places: Workplaces,
     /// Where variables are carried over; ours alone.
     pub scratch: PathBuf,
     /// Where they are carried over by workers, which may be confined.
     pub exchange: PathBuf,
     /// The proxy of confined sessions, if they may reach anything.
     pub egress: Option<Arc<Egress>>,
-    /// Which files appear in the workspace.
-    pub files: Arc<Watcher>,
     /// Whether the kernel has killed for want of memory.
     pub oom: OomCounter,
     /// Thresholds and recovery of sessions that name none.
@@ -48,8 +44,6 @@ pub(crate) struct Surroundings {
     pub occurrences: Occurrences,
     /// Where changes of resources are announced.
     pub changes: Changes,
-    /// Where crash reports go.
-    pub crashes: Crashes,
     /// Frozen copies of sessions.
     pub checkpoints: Checkpoints,
     /// Where sessions sleep.

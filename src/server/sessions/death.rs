@@ -83,6 +83,20 @@ pub enum DeathReason {
         /// How old it may become.
         limit: Duration,
     },
+    /// All sessions of its owner together took more memory than the owner's quota.
+    OwnerMemory {
+        /// Bytes.
+        used: u64,
+        /// Bytes.
+        limit: u64,
+    },
+    /// Its owner's workspace held more than the owner's quota, and it wrote on.
+    OwnerDisk {
+        /// Bytes.
+        used: u64,
+        /// Bytes.
+        limit: u64,
+    },
 }
 
 impl DeathReason {
@@ -112,6 +126,8 @@ impl DeathReason {
             Self::Server { .. } => "server_ended",
             Self::Idle { .. } => "idle",
             Self::Age { .. } => "age",
+            Self::OwnerMemory { .. } => "owner_memory",
+            Self::OwnerDisk { .. } => "owner_disk",
         }
     }
 
@@ -204,6 +220,7 @@ impl Recovered {
 impl Death {
     /// One sentence without its full stop, for people: `killed by SIGSEGV in cell 3`.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "an arm for each reason, which reads best in one piece")]
     pub fn describe(&self) -> String {
         let how = match (self.reason, self.exit) {
             (DeathReason::StackOverflow, _) => "overflowed its stack and was ended by SIGSEGV".to_owned(),
@@ -236,6 +253,18 @@ impl Death {
             (DeathReason::DiskLimit { used, limit }, _) => format!(
                 "was killed because it went on writing when the workspace and its own directory held {} MiB and its \
                  limit is {} MiB; delete_file and the like make room",
+                used >> 20,
+                limit >> 20
+            ),
+            (DeathReason::OwnerMemory { used, limit }, _) => format!(
+                "was killed because the sessions of its owner together took {} MiB of memory and their quota is {} MiB \
+                 (memory-mb); delete_session or restart_kernel of others makes room",
+                used >> 20,
+                limit >> 20
+            ),
+            (DeathReason::OwnerDisk { used, limit }, _) => format!(
+                "was killed because it went on writing when its owner's workspace held {} MiB and the quota is {} MiB \
+                 (disk-mb); delete_file makes room",
                 used >> 20,
                 limit >> 20
             ),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     protocol::{StateReport, Variable},
-    server::{health::recovery::Step, output::peephole::Look},
+    server::{health::recovery::Step, output::peephole::Look, workspace::workplace::Workplace},
     settings::limits::Limits,
     sys::{groups::Group, parcel::Parcel},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub shared: Shared,
     /// What it may take.
     pub limits: Limits,
+    /// Where it works.
+    pub(in crate::server) place: Arc<Workplace>,
     /// What it has run.
     pub history: Arc<History>,
     /// Cells that calls have sent.
@@ -66,7 +68,7 @@ impl Place {
 impl Session {
     /// Makes the session and begins to make its worker, unless it has one.
     #[must_use]
-    pub(crate) fn start(beginning: Beginning, around: Arc<Surroundings>) -> Self {
+    pub(crate) fn start(beginning: Beginning, around: Arc<Surroundings>, place: Arc<Workplace>) -> Self {
         let Beginning { life, description, policy, limits, origin } = beginning;
         let id = Arc::clone(life.session());
         let shared = Shared::new(description, policy);
@@ -95,13 +97,14 @@ impl Session {
             shared: shared.clone(),
             limits,
             around,
+            place: Arc::clone(&place),
             orders,
             queue: cells.downgrade(),
             interventions,
             origin,
         });
         tokio::spawn(task.live());
-        Self { id, life, shared, limits, history, runs, cells, urgent, quotas }
+        Self { id, life, shared, limits, place, history, runs, cells, urgent, quotas }
     }
 
     /// Runs a cell when its turn comes. Its outcome fails to come only when the session is deleted.

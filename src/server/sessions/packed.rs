@@ -187,7 +187,9 @@ impl PackedSession {
     pub(crate) unsafe fn unpack(self, around: &Arc<Surroundings>, edge: Edge) -> io::Result<Session> {
         let Self { mut task, checkpoints, health, limits, description, .. } = self;
         let policy = health.policy;
-        let life = Life::going_on(Owner::unpack(self.owner), Arc::from(self.id), self.life, self.log);
+        let owner = Owner::unpack(self.owner);
+        let place = around.places.of(&owner).map_err(io::Error::other)?;
+        let life = Life::going_on(owner, Arc::from(self.id), self.life, self.log);
         let children = &around.children;
         for packed in checkpoints {
             // SAFETY: as the caller says.
@@ -209,7 +211,7 @@ impl PackedSession {
         let returned = Returned { worker, asleep, at_rest, common, group, task };
         let origin = Origin::Returned(Box::new(returned));
         let beginning = Beginning { life, description, policy, limits, origin };
-        let session = Session::start(beginning, Arc::clone(around));
+        let session = Session::start(beginning, Arc::clone(around), place);
         session.shared.record(|record| *record = health);
         session.shared.update(|status| {
             (status.created, status.created_at) = (time(&self.created.0), before(self.created.1));

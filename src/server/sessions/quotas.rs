@@ -1,6 +1,7 @@
-//! What owners may take, and what they have taken: sessions, cells at a time, seconds of cells a day.
+//! What owners may take, and what they have taken: sessions, cells at a time, seconds of cells a day, memory and disk.
 //!
-//! Runs in: server. Owns the count of cells and seconds; sessions are counted where they are (`registry/making.rs`). Who may take what is
+//! Runs in: server. Owns the count of cells and seconds; sessions are counted where they are (`registry/making.rs`), memory and disk where
+//! they are seen (`watch/owners.rs`). Who may take what is
 //! said in `--tokens` (`settings/tokens.rs`) and may change at any time; owners without a word there have no quota.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -23,6 +24,15 @@ pub(crate) enum QuotaError {
     #[error("{now} of its cells run or wait, and its quota is {limit} (cells); try again when one has ended")]
     Cells { limit: usize, now: usize },
     #[error(
+        "its sessions hold {} MiB of memory, and its quota is {} MiB (memory-mb); delete_session or restart_kernel makes room",
+        used >> 20, limit >> 20
+    )]
+    Memory { limit: u64, used: u64 },
+    #[error(
+        "its workspace holds {} MiB, and its quota is {} MiB (disk-mb); delete_file makes room", used >> 20, limit >> 20
+    )]
+    Disk { limit: u64, used: u64 },
+    #[error(
         "its cells have run {used:.1} s today, and its quota is {limit} s a day (cell-seconds-a-day); try again after {ends}"
     )]
     Seconds { limit: f64, used: f64, ends: Timestamp },
@@ -37,10 +47,18 @@ struct Used {
     seconds: f64,
 }
 
+/// What one owner was seen to hold, a moment ago.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Held {
+    pub memory: u64,
+    pub disk: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Quotas {
     tokens: Option<Arc<Tokens>>,
     used: Mutex<BTreeMap<Owner, Used>>,
+    held: Mutex<BTreeMap<Owner, Held>>,
 }
 
 /// A cell that counts, from when it was accepted to its end.
@@ -53,7 +71,7 @@ pub(crate) struct Share {
 impl Quotas {
     #[must_use]
     pub(crate) fn new(tokens: Option<Arc<Tokens>>) -> Arc<Self> {
-        Arc::new(Self { tokens, used: Mutex::default() })
+        Arc::new(Self { tokens, used: Mutex::default(), held: Mutex::default() })
     }
 
     /// Seconds that owners have used, and on which day.
@@ -75,7 +93,38 @@ impl Quotas {
     pub(crate) fn rights(&self, owner: &Owner) -> Rights {
         match (owner, &self.tokens) {
             (Owner::Named(name), Some(tokens)) => tokens.rights_of(name),
+            (Owner::Subject(_), Some(tokens)) => tokens.rights_of_subjects(),
             _ => Rights::default(),
+        }
+    }
+
+    /// What owners hold now.
+    pub(in crate::server) fn hold(&self, held: BTreeMap<Owner, Held>) {
+        *self.held.lock() = held;
+    }
+
+    /// Whether memory or disk of any owner has a quota.
+    pub(in crate::server) fn limit_room(&self) -> bool {
+        self.tokens.as_deref().is_some_and(Tokens::limit_room)
+    }
+
+    /// Whether an owner may write more to its workspace.
+    ///
+    /// # Errors
+    /// [`QuotaError::Disk`] when not.
+    pub(crate) fn may_write(&self, owner: &Owner) -> Result<(), QuotaError> {
+        self.has_room(owner, &self.rights(owner), false)
+    }
+
+    fn has_room(&self, owner: &Owner, rights: &Rights, memory_matters: bool) -> Result<(), QuotaError> {
+        let Held { memory, disk } = self.held.lock().get(owner).copied().unwrap_or_default();
+        match (
+            rights.memory.filter(|limit| memory_matters && memory > *limit),
+            rights.disk.filter(|limit| disk > *limit),
+        ) {
+            (Some(limit), _) => Err(QuotaError::Memory { limit, used: memory }),
+            (None, Some(limit)) => Err(QuotaError::Disk { limit, used: disk }),
+            (None, None) => Ok(()),
         }
     }
 
@@ -84,9 +133,10 @@ impl Quotas {
     /// # Errors
     /// [`QuotaError`] when not.
     pub(crate) fn one_more(&self, owner: &Owner, sessions: usize) -> Result<(), QuotaError> {
-        match self.rights(owner).sessions {
+        let rights = self.rights(owner);
+        match rights.sessions {
             Some(limit) if sessions >= limit => Err(QuotaError::Sessions { limit }),
-            _ => Ok(()),
+            _ => self.has_room(owner, &rights, true),
         }
     }
 
@@ -95,10 +145,11 @@ impl Quotas {
     /// # Errors
     /// [`QuotaError`] when there is none.
     pub(crate) fn admit(self: &Arc<Self>, owner: &Owner) -> Result<Option<Share>, QuotaError> {
-        if self.tokens.is_none() || !matches!(owner, Owner::Named(_)) {
+        if self.tokens.is_none() || !matches!(owner, Owner::Named(_) | Owner::Subject(_)) {
             return Ok(None);
         }
         let rights = self.rights(owner);
+        self.has_room(owner, &rights, true)?;
         let mut all = self.used.lock();
         let used = all.entry(owner.clone()).or_default();
         let today = used.turn(Timestamp::now());

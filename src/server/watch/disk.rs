@@ -3,7 +3,7 @@
 //! Runs in: server, one task, which does nothing but sleep as long as no session has such a limit; disks are looked at on a
 //! blocking thread, the rarer the longer that takes. Quotas of the file system need root and a disk made for it, so this looks.
 //!
-//! The workspace is of all sessions. What made it grow beyond a limit is the session that has written most since the last look,
+//! A workspace is of all sessions, or of all of one owner. What made it grow beyond a limit is the session that has written most since the last look,
 //! or the only one at work. One that removes files, or reads, is left alone.
 
 use std::{
@@ -19,7 +19,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::guard;
 use crate::{
-    server::sessions::{handle::Session, outcome::DeathReason, registry::Registry},
+    server::sessions::{handle::Session, outcome::DeathReason, quotas::Quotas, registry::Registry},
     sys::processes,
 };
 
@@ -33,6 +33,8 @@ struct Watched {
     worker: i32,
     room: Option<PathBuf>,
     limit: u64,
+    /// It is its owner's quota.
+    is_owners: bool,
     is_busy: bool,
 }
 
@@ -48,33 +50,36 @@ struct Seen {
 /// Bytes at the last look.
 #[derive(Debug, Default)]
 struct Before {
-    /// Blocks in use of the workspace's file system, and bytes of the workspace.
-    workspace: Option<(u64, u64)>,
+    /// Blocks in use of each workspace's file system, and bytes of the workspace.
+    workspaces: HashMap<PathBuf, (u64, u64)>,
     /// Of each life: what it used, and what its worker had written.
     sessions: HashMap<u64, (u64, i32, u64)>,
 }
 
 /// Runs until the task is dropped.
-pub(crate) async fn watch(registry: Arc<Registry>, workspace: PathBuf) {
+pub(crate) async fn watch(registry: Arc<Registry>, quotas: Arc<Quotas>) {
     let mut before = Before::default();
     loop {
-        let watched = limited(&registry);
+        let watched = limited(&registry, &quotas);
         let began = Instant::now();
         if watched.is_empty() {
             before = Before::default();
         } else {
-            let workspace = workspace.clone();
             let looked = tokio::task::spawn_blocking(move || {
-                let seen = look(watched, &workspace, &mut before);
+                let seen = look(watched, &mut before);
                 (seen, before)
             });
             let Ok((seen, now)) = looked.await else { return };
             before = now;
-            for one in &seen {
+            for one in seen.iter().filter(|one| !one.watched.is_owners) {
                 one.watched.session.shared.record(|record| record.disk = Some((one.used, one.watched.limit)));
             }
             if let Some(one) = guilty(seen) {
-                let reason = DeathReason::DiskLimit { used: one.used, limit: one.watched.limit };
+                let Watched { limit, is_owners, .. } = one.watched;
+                let reason = match is_owners {
+                    true => DeathReason::OwnerDisk { used: one.used, limit },
+                    false => DeathReason::DiskLimit { used: one.used, limit },
+                };
                 guard::end(&one.watched.session, one.watched.worker, reason).await;
             }
         }
@@ -82,31 +87,40 @@ pub(crate) async fn watch(registry: Arc<Registry>, workspace: PathBuf) {
     }
 }
 
-fn limited(registry: &Registry) -> Vec<Watched> {
+fn limited(registry: &Registry, quotas: &Quotas) -> Vec<Watched> {
     let with_limit = |session: Session| {
-        let limit = session.limits.disk?;
+        let of_owner = session.place.whose().and_then(|owner| quotas.rights(owner).disk);
+        let limit = session.limits.disk.into_iter().chain(of_owner).min()?;
+        let is_owners = of_owner == Some(limit);
         let status = session.shared.get();
         let is_busy = status.phase.cell().is_some();
         let view = status.worker?;
         let room = view.room.as_ref().map(|room| room.path().to_owned());
-        Some(Watched { session, worker: view.pid, room, limit, is_busy })
+        Some(Watched { session, worker: view.pid, room, limit, is_owners, is_busy })
     };
     registry.all_and_branches().into_iter().filter_map(with_limit).collect()
 }
 
-fn look(watched: Vec<Watched>, workspace: &Path, before: &mut Before) -> Vec<Seen> {
-    let blocks = statvfs(workspace).map_or(0, |found| found.blocks() - found.blocks_free());
-    let shared = match before.workspace {
-        // Nothing has changed on that disk.
-        Some((then, bytes)) if then == blocks && blocks > 0 => bytes,
-        _ => held(workspace),
-    };
-    before.workspace = Some((blocks, shared));
+fn look(watched: Vec<Watched>, before: &mut Before) -> Vec<Seen> {
+    let mut workspaces = HashMap::new();
+    for root in watched.iter().map(|one| one.session.place.root()) {
+        if workspaces.contains_key(root) {
+            continue;
+        }
+        let blocks = statvfs(root).map_or(0, |found| found.blocks() - found.blocks_free());
+        let bytes = match before.workspaces.get(root) {
+            // Nothing has changed on that disk.
+            Some((then, bytes)) if *then == blocks && blocks > 0 => *bytes,
+            _ => held(root),
+        };
+        workspaces.insert(root.to_owned(), (blocks, bytes));
+    }
     let table = processes::table();
     let mut sessions = HashMap::new();
     let seen = watched
         .into_iter()
         .map(|watched| {
+            let shared = workspaces.get(watched.session.place.root()).map_or(0, |(_, bytes)| *bytes);
             let used = shared + watched.room.as_deref().map_or(0, held);
             let family = processes::closure(&table, |process| process.pid == watched.worker);
             let written: u64 = family.iter().filter_map(|pid| written_by(*pid)).sum();
@@ -118,7 +132,7 @@ fn look(watched: Vec<Watched>, workspace: &Path, before: &mut Before) -> Vec<See
             Seen { watched, used, grew, wrote }
         })
         .collect();
-    before.sessions = sessions;
+    (before.workspaces, before.sessions) = (workspaces, sessions);
     seen
 }
 
@@ -139,7 +153,7 @@ fn written_by(pid: i32) -> Option<u64> {
 }
 
 /// Bytes on disk of all below a directory. Links are not followed; a file with several names counts once.
-fn held(directory: &Path) -> u64 {
+pub(super) fn held(directory: &Path) -> u64 {
     let mut named = HashSet::new();
     let mut bytes = 0;
     let mut open = vec![directory.to_owned()];

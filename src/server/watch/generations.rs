@@ -118,7 +118,8 @@ async fn renew(around: &Surroundings, registry: &Registry) -> bool {
 /// A worker of the new generation answers.
 async fn prove(around: &Surroundings) -> Result<(), String> {
     let limits = around.settings.limits.kept_by_kernel();
-    let worker = Worker::start(&around.zygote, "", limits).await.map_err(|error| error.to_string())?;
+    let worker =
+        Worker::start(&around.zygote, "", limits, around.places.common()).await.map_err(|error| error.to_string())?;
     let answer = worker.control.ping(PROOF).await;
     worker.retire(around.zygote.endings());
     match answer {

@@ -61,7 +61,7 @@ struct Watched {
 }
 
 /// Files in memory that sessions have had open, which stay when they are closed: whose each is (the number of its life), and where.
-type Left = HashMap<File, (u64, PathBuf)>;
+pub(super) type Left = HashMap<File, (u64, PathBuf)>;
 
 /// What is remembered from one look to the next.
 #[derive(Debug, Default)]
@@ -178,7 +178,7 @@ fn too_much(table: &[Process], family: &HashSet<i32>, watched: &Watched, left: &
 }
 
 /// Memory of a family: resident, which is quick and counts shared pages for each; when that is too much, proportional.
-fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64, session: u64, left: &mut Left) -> u64 {
+pub(super) fn memory_of(table: &[Process], family: &HashSet<i32>, most: u64, session: u64, left: &mut Left) -> u64 {
     let resident: u64 =
         table.iter().filter(|process| family.contains(&process.pid)).map(|process| process.memory).sum();
     let held = shared_memory::held(family);

@@ -10,6 +10,7 @@ pub(crate) mod exposition;
 pub(crate) mod generations;
 pub(crate) mod guard;
 pub(crate) mod in_force;
+pub(crate) mod owners;
 pub(crate) mod readiness;
 pub(crate) mod readings;
 pub(crate) mod report;

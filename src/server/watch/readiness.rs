@@ -103,19 +103,23 @@ impl Readiness {
 
 async fn prove(around: &Surroundings) -> Result<Duration, Unready> {
     let began = Instant::now();
-    let worker =
-        match tokio::time::timeout(LIMIT, Worker::start(&around.zygote, "probe", WorkerLimits::default())).await {
-            Ok(Ok(worker)) => worker,
-            Ok(Err(error)) => {
-                let answered = matches!(error, ZygoteError::Fork(_) | ZygoteError::NotReady(_));
-                let reason = error.to_string();
-                return Err(if answered { Unready::Refused(reason) } else { Unready::Silent(reason) });
-            }
-            Err(_) => {
-                let reason = format!("no worker came up within {} s", LIMIT.as_secs());
-                return Err(Unready::Silent(reason));
-            }
-        };
+    let worker = match tokio::time::timeout(
+        LIMIT,
+        Worker::start(&around.zygote, "probe", WorkerLimits::default(), around.places.common()),
+    )
+    .await
+    {
+        Ok(Ok(worker)) => worker,
+        Ok(Err(error)) => {
+            let answered = matches!(error, ZygoteError::Fork(_) | ZygoteError::NotReady(_));
+            let reason = error.to_string();
+            return Err(if answered { Unready::Refused(reason) } else { Unready::Silent(reason) });
+        }
+        Err(_) => {
+            let reason = format!("no worker came up within {} s", LIMIT.as_secs());
+            return Err(Unready::Silent(reason));
+        }
+    };
     let took = began.elapsed();
     // The caller waits for that too: a system in which processes do not end is not ready.
     let _ = tokio::time::timeout(LIMIT, worker.retire(around.zygote.endings())).await;

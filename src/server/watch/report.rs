@@ -21,7 +21,13 @@ use crate::{
             history::Deep,
         },
         owner::Owner,
-        sessions::{context::Surroundings, crashes::CrashReport, handle::Session, registry::Registry, status::Status},
+        sessions::{
+            context::Surroundings,
+            crashes::{CrashReport, Crashes},
+            handle::Session,
+            registry::Registry,
+            status::Status,
+        },
         watch::{readings::Metrics, shapes},
         workers::zygote::Stage,
     },
@@ -100,14 +106,21 @@ impl Ward {
         }
     }
 
+    /// Where an owner's reports are; none where it can have no workspace.
+    fn crashes(&self, owner: &Owner) -> Option<Crashes> {
+        let place = self.around.places.of(owner).inspect_err(|error| tracing::warn!("{error}")).ok()?;
+        Some(Crashes::new(&place.outputs))
+    }
+
     /// Ids of crash reports, the newest first.
     pub(crate) async fn crash_ids(&self, owner: &Owner) -> Vec<String> {
-        let (crashes, owner) = (self.around.crashes.clone(), owner.clone());
+        let Some(crashes) = self.crashes(owner) else { return Vec::new() };
+        let owner = owner.clone();
         tokio::task::spawn_blocking(move || crashes.ids(&owner)).await.unwrap_or_default()
     }
 
     pub(crate) async fn crash(&self, owner: &Owner, id: String) -> Option<CrashReport> {
-        let (crashes, owner) = (self.around.crashes.clone(), owner.clone());
+        let (crashes, owner) = (self.crashes(owner)?, owner.clone());
         tokio::task::spawn_blocking(move || crashes.find(&owner, &id)).await.ok().flatten()
     }
 

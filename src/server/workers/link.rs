@@ -23,7 +23,7 @@ use crate::{
         FromWorker, MAX_FROM_WORKER, MAX_TO_WORKER, PROTOCOL_VERSION, WorkerLimits,
         asynchronous::{FrameReader, FrameWriter, framed},
     },
-    server::output::pipe::Output,
+    server::{output::pipe::Output, workspace::workplace::Workplace},
     sys::{pidfd::PidFd, room::Room},
 };
 
@@ -55,9 +55,14 @@ impl Worker {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub(crate) async fn start(zygote: &Zygote, session: &str, limits: WorkerLimits) -> Result<Self, ZygoteError> {
+    pub(crate) async fn start(
+        zygote: &Zygote,
+        session: &str,
+        limits: WorkerLimits,
+        place: &Workplace,
+    ) -> Result<Self, ZygoteError> {
         let born = Instant::now();
-        let new = zygote.fork(session, limits).await?;
+        let new = zygote.fork(session, limits, place).await?;
         Self::greet(new, born).await.map_err(|error| ZygoteError::NotReady(Arc::new(error)))
     }
 

@@ -27,6 +27,7 @@ use crate::{
             process::watch,
             zygote::{Zygote, ZygoteError},
         },
+        workspace::workplace::Workplace,
     },
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct Spares(Arc<Inner>);
 struct Inner {
     ready: Mutex<Vec<Spare>>,
     limits: WorkerLimits,
+    /// Where they work: where all do.
+    place: Arc<Workplace>,
     most: usize,
     /// How many there are to be; none until the first cell has run.
     target: AtomicUsize,
@@ -62,8 +65,9 @@ struct Spare {
 impl Spares {
     /// A pool of at most so many; `keep` fills it.
     #[must_use]
-    pub(crate) fn new(most: usize, limits: WorkerLimits, zygote: Zygote) -> Self {
+    pub(crate) fn new(most: usize, limits: WorkerLimits, zygote: Zygote, place: Arc<Workplace>) -> Self {
         Self(Arc::new(Inner {
+            place,
             ready: Mutex::default(),
             limits,
             most,
@@ -82,10 +86,10 @@ impl Spares {
         }
     }
 
-    /// A worker for `session`, if one with these limits is ready.
+    /// A worker for `session`, if one with these limits is ready in this place.
     #[must_use]
-    pub(crate) fn take(&self, session: &str, limits: WorkerLimits) -> Option<Worker> {
-        if limits != self.0.limits || self.0.target.load(Ordering::Relaxed) == 0 {
+    pub(crate) fn take(&self, session: &str, limits: WorkerLimits, place: &Workplace) -> Option<Worker> {
+        if limits != self.0.limits || place.whose().is_some() || self.0.target.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let taken = std::iter::from_fn(|| self.pop()).find_map(|worker| self.assign(worker, session));
@@ -151,7 +155,7 @@ impl Spares {
 
     async fn add(&self) -> Result<(), ZygoteError> {
         let generation = self.0.generation.load(Ordering::Relaxed);
-        let made = Worker::start(&self.0.zygote, "", self.0.limits).await?;
+        let made = Worker::start(&self.0.zygote, "", self.0.limits, &self.0.place).await?;
         if generation != self.0.generation.load(Ordering::Relaxed) {
             made.retire(self.0.zygote.endings());
             return Ok(());

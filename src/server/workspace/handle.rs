@@ -90,6 +90,9 @@ pub(crate) enum FileError {
         /// As it was given.
         encoding: Shown,
     },
+    /// A workspace of an owner's own (`--workspaces`).
+    #[error("the workspace {} could not be prepared, so nothing was done: {reason}", path.display())]
+    NoPlace { path: PathBuf, reason: String },
     /// A character that an encoding lacks.
     #[error(
         "failed to write {path}: character {character:?} (number {index} of the content) does not exist in {encoding}"
@@ -145,7 +148,7 @@ pub(crate) enum FileError {
 #[derive(Debug)]
 pub(crate) struct Shown(String);
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Files {
     pub(super) dir: Arc<Dir>,
     pub(super) root: PathBuf,

@@ -3,7 +3,7 @@
 //! Runs in: server, most of it on blocking threads. Knows no session, no client and no tool.
 
 pub(crate) mod after;
-pub(in crate::server) mod announce;
+mod announce;
 pub(crate) mod handle;
 pub(crate) mod list;
 pub(crate) mod outputs;
@@ -13,4 +13,5 @@ pub(crate) mod script;
 pub(crate) mod uri;
 pub(crate) mod watch;
 pub(crate) mod whole;
+pub(crate) mod workplace;
 pub(crate) mod write;

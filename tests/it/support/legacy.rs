@@ -29,6 +29,12 @@ impl<'a> Legacy<'a> {
         client
     }
 
+    /// The name of its connection.
+    pub fn session(&self) -> &str {
+        let named = self.headers.iter().find(|(name, _)| name == "Mcp-Session-Id");
+        named.map(|(_, session)| session.as_str()).expect("it has begun")
+    }
+
     fn headers(&self) -> Vec<(&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }

@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod browser;
 pub mod http;
+pub mod issuer;
 pub mod legacy;
 pub mod processes;
 pub mod terminal;

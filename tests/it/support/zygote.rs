@@ -88,6 +88,7 @@ impl Zygote {
             purpose: Purpose::Session { name: "default".to_owned() },
             limits: WorkerLimits::default(),
             room: None,
+            ground: None,
         };
         let bytes = frame::encode(&request, MAX_ZYGOTE).expect("small");
         let black_box = descriptors::memory_file(c"box").expect("memory");

@@ -12,6 +12,7 @@ use crate::server::{
     events::{Hold, Subject},
     mcp::resources::{Page, Provider, ResourceError},
     owner::Owner,
+    scope::Scope,
 };
 
 pub(crate) struct Fixtures;
@@ -21,7 +22,11 @@ impl Provider for Fixtures {
         "test:"
     }
 
-    fn templates(&self) -> Vec<ResourceTemplate> {
+    fn scope(&self) -> Option<Scope> {
+        None
+    }
+
+    fn templates(&self, _owner: &Owner) -> Vec<ResourceTemplate> {
         let template = ResourceTemplate::new("test://template/{id}/data", "dynamic fixture");
         if is_on() { vec![template.with_mime_type("application/json")] } else { Vec::new() }
     }

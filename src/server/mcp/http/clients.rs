@@ -5,6 +5,8 @@
 //! knows who has which Python session active. A client that is forgotten here, or says that it is done, never comes again under
 //! that name: the Python sessions that only it could reach end with it.
 //!
+//! Where clients have tokens, such a session is of the token's owner, and there is none of its name for others.
+//!
 //! A client is *in use* while one of its streams is open or one of its requests runs: it is never forgotten then.
 
 use std::{
@@ -42,7 +44,7 @@ use super::{
 };
 use crate::{
     server::{
-        mcp::identity::{SESSION_HEADER, STATELESS},
+        mcp::identity::{SESSION_HEADER, STATELESS, WHO, Who},
         owner::Owner,
         sessions::{death::DeathReason, registry::Registry},
     },
@@ -91,6 +93,8 @@ struct Known {
     common: u64,
     /// It comes from the program in whose place this one is, with whose events it goes on.
     returned: bool,
+    /// Whose token has opened it; of one that has returned, whose token comes first.
+    opener: Mutex<Option<Owner>>,
 }
 
 /// A stream of a client's is open.
@@ -112,7 +116,17 @@ impl Known {
             requests: Mutex::default(),
             common: events.begin_common(id),
             returned,
+            opener: Mutex::default(),
         }
+    }
+
+    /// Whether a request of this owner's may use it.
+    fn is_for(&self, owner: &Owner) -> bool {
+        if !owner.has_token() {
+            return true;
+        }
+        let mut opener = self.opener.lock();
+        *opener.get_or_insert_with(|| owner.clone()) == *owner
     }
 
     fn open(self: &Arc<Self>) -> Open {
@@ -192,6 +206,12 @@ impl Clients {
 pub(crate) async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_stateless = headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= STATELESS);
+    let session = headers.get(SESSION_HEADER).filter(|_| !is_stateless).and_then(|value| value.to_str().ok());
+    if let (Some(session), Some(who)) = (session, request.extensions().get::<Who>())
+        && clients.known.lock().get(session).is_some_and(|known| !known.is_for(who.visitor.peek()))
+    {
+        return words::refusal(StatusCode::NOT_FOUND, "Not Found: Session not found");
+    }
     let is_known = headers.contains_key(SESSION_HEADER);
     if request.method() == Method::POST && !is_known && !is_stateless && !clients.has_room() {
         let full = ClientsError::Full(clients.bounds.clients);
@@ -223,7 +243,9 @@ impl SessionManager for Clients {
             self.close_session(&id).await?;
         }
         let (id, transport) = self.inner.create_session().await?;
-        self.known.lock().insert(Arc::clone(&id), Arc::new(Known::of(&id, &self.events, false)));
+        let known = Known::of(&id, &self.events, false);
+        let _ = WHO.try_with(|who| known.is_for(who.visitor.peek()));
+        self.known.lock().insert(Arc::clone(&id), Arc::new(known));
         Ok((id, transport))
     }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -25,7 +26,10 @@ use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::{Shelf, failures::failure};
-use crate::server::workspace::{handle::FileError, uri::mime_of};
+use crate::server::{
+    mcp::identity::Known,
+    workspace::{handle::FileError, uri::mime_of},
+};
 
 /// Read at a time.
 const CHUNK: usize = 128 << 10;
@@ -40,8 +44,13 @@ pub(crate) async fn download(
     State(shelf): State<Arc<Shelf>>,
     Path(path): Path<String>,
     headers: HeaderMap,
+    known: Option<Extension<Known>>,
 ) -> Response {
-    let (files, name) = (shelf.server.files.clone(), path.clone());
+    let files = match shelf.files(known) {
+        Ok(files) => files,
+        Err(error) => return failure(&error),
+    };
+    let name = path.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let file = files.open_regular(&name)?;
         let metadata = file.metadata().map_err(|error| FileError::reading(&name, error))?;

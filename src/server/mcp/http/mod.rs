@@ -5,7 +5,7 @@
 //!
 //! - Host and Origin are checked before every route but `/healthz` (`http/door.rs`): a page in a browser that was led to
 //!   this address must not run code here.
-//! - With a token every request must carry `Authorization: Bearer …`, compared in constant time.
+//! - With a token every request must carry `Authorization: Bearer …` (`http/keys.rs`), compared in constant time.
 //! - A client of the stateless protocol is recognised by a cookie: random, never logged. Whose sessions a client uses is
 //!   `mcp/identity.rs`.
 //! - What strangers can take is bounded (`settings/http_bounds.rs`): connections, time, memory, and state kept for clients.
@@ -17,7 +17,9 @@ mod door;
 mod download;
 mod events;
 mod failures;
+mod keys;
 pub(crate) mod operators;
+pub(super) mod protected;
 mod remembered;
 mod routing;
 mod upload;
@@ -26,16 +28,15 @@ mod words;
 use std::{ffi::OsString, net::IpAddr, os::fd::OwnedFd, pin::pin, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use subtle::ConstantTimeEq;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -43,24 +44,35 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{bodies::Intake, clients::Clients, connections::Connections, remembered::Remembered};
+use self::{
+    bodies::Intake,
+    clients::Clients,
+    connections::Connections,
+    keys::{Keys, demand_scope, demand_token, with_a_token_alone},
+    remembered::Remembered,
+};
 use crate::{
     server::{
         mcp::{
             error::ServerError,
             fronts,
             handler::Handler,
-            http::operators::{drain, healthz, metrics, readyz},
+            http::operators::{Probed, drain, healthz, metrics, readyz},
             identity::{COOKIE, Known, Policy, WHO, cookie_in, new_cookie},
+            needs,
             resources::Resources,
         },
+        oauth::issuer::Issuer,
         output::numbers,
         owner::Owner,
         restart::{self, Door, Http, Program, Refused},
+        scope::Scope,
+        sessions::quotas::QuotaError,
         tools::call::server::Server,
         watch::{exposition::Exposition, readiness::Readiness},
+        workspace::handle::{FileError, Files},
     },
-    settings::{bounds::MAX_REQUEST, resolve::HttpSettings, tokens::Tokens},
+    settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
     sys::scratch::Scratch,
 };
 
@@ -71,6 +83,19 @@ struct Shelf {
     server: Arc<Server>,
     /// Most bytes of an uploaded file.
     max_upload: u64,
+}
+
+impl Shelf {
+    /// The files of whose token it is.
+    fn files(&self, known: Option<Extension<Known>>) -> Result<Files, FileError> {
+        let owner = known.map_or(Owner::User, |Extension(known)| known.owner);
+        Ok(self.server.place(&owner)?.files.clone())
+    }
+
+    /// Whether whose token it is may write more.
+    fn has_room(&self, known: Option<&Extension<Known>>) -> Result<(), QuotaError> {
+        known.map_or(Ok(()), |Extension(known)| self.server.around.quotas.may_write(&known.owner))
+    }
 }
 
 /// Serves until `stop` is cancelled; tells `serving` when it has begun.
@@ -101,9 +126,10 @@ pub(crate) async fn serve(
         egress.keep_from(address.port());
     }
     let mut hangup = signal(SignalKind::hangup()).map_err(fail)?;
+    let issuer = settings.oauth.clone().map(Issuer::new).transpose()?;
     let app = router(
         (Arc::clone(&server), Arc::clone(&resources)),
-        readiness,
+        (readiness, issuer),
         settings,
         (Arc::clone(&remembered), stop.clone()),
     );
@@ -174,7 +200,7 @@ fn command_line() -> Vec<OsString> {
 
 fn router(
     (server, resources): (Arc<Server>, Arc<Resources>),
-    readiness: Arc<Readiness>,
+    (readiness, issuer): (Arc<Readiness>, Option<Arc<Issuer>>),
     settings: &HttpSettings,
     (remembered, stop): (Arc<Remembered>, CancellationToken),
 ) -> Router {
@@ -188,34 +214,37 @@ fn router(
     config.session_store = Some(Arc::clone(&remembered) as _);
     let intake = Arc::new(Intake::new(settings.bounds));
     let door = Arc::new(door::Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
-    let keys = Keys { token: settings.token.as_deref().map(Arc::from), tokens: settings.tokens.clone() };
+    let keys = Keys::new(settings, issuer.as_ref());
+    let published = protected::routes(keys.protected());
     let zygote = server.around.zygote.clone();
     let exposition = Exposition::new(Arc::clone(&server.registry), Arc::clone(&server.metrics), zygote);
     let scrapes = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(exposition));
     let orders = Router::new().route("/admin/drain", post(drain)).with_state(Arc::clone(&server.around));
     let orders = orders.layer(middleware::from_fn(with_a_token_alone));
-    let for_admins = scrapes.merge(orders).layer(middleware::from_fn(admins_alone));
+    let for_admins = scrapes.merge(orders).layer(middleware::from_fn_with_state(Scope::Admin, demand_scope));
     let files = files(Shelf { server: Arc::clone(&server), max_upload: settings.max_upload }, Arc::clone(&intake));
     let clients = Clients::new(settings.bounds, Arc::clone(&server.registry), remembered);
-    let has_token = settings.token.is_some() && settings.tokens.is_none();
-    let policy = Policy { shared: settings.share_sessions, has_token };
+    let policy = Policy { shared: settings.share_sessions, has_token: keys.are_one() };
+    let probed = Probed::new(readiness, issuer, settings.token.is_some() || settings.tokens.is_some());
     if let Some(owner) = policy.first() {
         // It is warm when the first call comes.
         let _ = server.registry.of(&owner);
     }
+    let shown = Arc::clone(&resources);
     let handler = move || Ok(Handler::over_http(Arc::clone(&server), Arc::clone(&resources)));
     let service = StreamableHttpService::new(handler, Arc::clone(&clients), config);
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(end_without_content))
-        .layer(middleware::from_fn(look_into))
+        .layer(middleware::from_fn_with_state(shown, look_into))
         .layer(middleware::from_fn_with_state(clients, clients::admit))
         .layer(middleware::from_fn_with_state(intake, bodies::receive))
         .layer(middleware::from_fn_with_state(policy, recognise))
         .merge(for_admins)
         .merge(files)
         .layer(middleware::from_fn_with_state(keys, demand_token))
-        .merge(Router::new().route("/readyz", get(readyz)).with_state(readiness))
+        .merge(published)
+        .merge(Router::new().route("/readyz", get(readyz)).with_state(Arc::new(probed)))
         .layer(middleware::from_fn_with_state(door, door::guard))
         .merge(Router::new().route("/healthz", get(healthz)))
         .layer(middleware::from_fn(door::one_of_each))
@@ -226,9 +255,11 @@ fn files(shelf: Shelf, intake: Arc<Intake>) -> Router {
     // Also of bodies that do not say how long they are; the form around the file is small.
     let body = usize::try_from(shelf.max_upload.saturating_add(upload::FORM)).unwrap_or(usize::MAX);
     let paced = middleware::from_fn_with_state(intake, bodies::keep_pace);
+    let needs = |scope: Scope| middleware::from_fn_with_state(scope, demand_scope);
+    let uploads = post(upload::upload).layer(DefaultBodyLimit::max(body)).layer(paced);
     Router::new()
-        .route("/files/upload", post(upload::upload).layer(DefaultBodyLimit::max(body)).layer(paced))
-        .route("/files/download/{*path}", get(download::download))
+        .route("/files/upload", uploads.layer(needs(Scope::FilesWrite)))
+        .route("/files/download/{*path}", get(download::download).layer(needs(Scope::FilesRead)))
         .with_state(Arc::new(shelf))
 }
 
@@ -248,9 +279,9 @@ fn allowed_origins(settings: &HttpSettings) -> Vec<String> {
     own.chain(settings.allow_origins.iter().cloned()).collect()
 }
 
-/// What is looked at in a body before rmcp reads it: the session that a header names too, and parameters of a notebook, which
-/// are numbers of Python's, of any size. Only a body that says how long it is is looked into.
-async fn look_into(request: Request, next: Next) -> Response {
+/// What is looked at in a body before rmcp reads it: what a token has to be for, the session that a header names too, and
+/// parameters of a notebook, which are numbers of Python's, of any size. Only a body that says how long it is is looked into.
+async fn look_into(State(shown): State<Arc<Resources>>, request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_none_or(|length: usize| length > MAX_REQUEST) {
         return next.run(request).await;
@@ -265,6 +296,12 @@ async fn look_into(request: Request, next: Next) -> Response {
     if let Some(refusal) = routing::refusal(&parts.headers, &bytes) {
         return refusal;
     }
+    // The handler looks too, and sees what rmcp has read. Here it is told as OAuth has it, with which a client gets more.
+    if keys::is_limited(&parts.extensions)
+        && let Some(refusal) = keys::shortage(&parts.extensions, needs::of_body(&shown, &bytes))
+    {
+        return refusal;
+    }
     let found = memchr::memmem::find(&bytes, b"run_notebook").and_then(|_| std::str::from_utf8(&bytes).ok());
     let marked = found.map(|text| numbers::mark(text, numbers::Keep::Impossible).into_owned());
     let body = match marked {
@@ -275,69 +312,6 @@ async fn look_into(request: Request, next: Next) -> Response {
         None => Body::from(bytes),
     };
     next.run(Request::from_parts(parts, body)).await
-}
-
-/// What lets a client in: the token, or one of those of owners.
-#[derive(Debug, Clone)]
-struct Keys {
-    token: Option<Arc<str>>,
-    tokens: Option<Arc<Tokens>>,
-}
-
-impl Keys {
-    fn are_none(&self) -> bool {
-        self.token.is_none() && self.tokens.is_none()
-    }
-
-    /// Whose token it is.
-    fn known(&self, given: &str) -> Option<Known> {
-        let is_the_one = self.token.as_ref().is_some_and(|token| given.as_bytes().ct_eq(token.as_bytes()).into());
-        if is_the_one {
-            return Some(Known { owner: Owner::Bearer, is_admin: true });
-        }
-        let tokens = self.tokens.as_ref()?;
-        let owner = tokens.owner_of(given)?;
-        let is_admin = tokens.rights_of(&owner).admin;
-        Some(Known { owner: Owner::Named(owner), is_admin })
-    }
-}
-
-async fn demand_token(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
-    if !keys.are_none() {
-        let Some(known) = bearer(request.headers()).and_then(|given| keys.known(given)) else {
-            let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"forkpy\"")];
-            let words = "this server demands its bearer token: send `Authorization: Bearer TOKEN`\n";
-            return (StatusCode::UNAUTHORIZED, challenge, words).into_response();
-        };
-        request.extensions_mut().insert(known);
-    }
-    next.run(request).await
-}
-
-/// Orders to the server are nothing that all programs of this machine may give.
-async fn with_a_token_alone(request: Request, next: Next) -> Response {
-    if request.extensions().get::<Known>().is_some() {
-        return next.run(request).await;
-    }
-    let words =
-        "this needs a token, and the server has none: start it with --token-file or --tokens, or send SIGUSR1\n";
-    (StatusCode::FORBIDDEN, words).into_response()
-}
-
-/// What tells of all owners is not for each of them.
-async fn admins_alone(request: Request, next: Next) -> Response {
-    if request.extensions().get::<Known>().is_some_and(|known| !known.is_admin) {
-        let words = "this concerns all owners: it needs a token with `admin = true`\n";
-        return (StatusCode::FORBIDDEN, words).into_response();
-    }
-    next.run(request).await
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-        let (scheme, rest) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
-    })
 }
 
 /// The end of a session is answered with 204. rmcp says 202, "accepted", and every Python client takes that for a failure and
@@ -370,25 +344,4 @@ async fn recognise(State(policy): State<Policy>, mut request: Request, next: Nex
         }
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a header"))])
-    }
-
-    #[test]
-    fn the_token_is_needed_whole_and_as_a_bearer_token() {
-        let keys = Keys { token: Some("secret".into()), tokens: None };
-        let bears = |headers: &HeaderMap| bearer(headers).and_then(|given| keys.known(given)).is_some();
-        let authorization = |value: &str| bears(&headers(header::AUTHORIZATION, value));
-        assert!(authorization("Bearer secret") && authorization("bearer secret"));
-        for wrong in ["secret", "Basic secret", "Bearer secre", "Bearer secrets", "Bearer ", ""] {
-            assert!(!authorization(wrong), "{wrong:?}");
-        }
-        assert!(!bears(&HeaderMap::new()));
-    }
 }

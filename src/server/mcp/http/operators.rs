@@ -3,7 +3,7 @@
 //! Runs in: server. The probes are open to callers without the token: they say yes or no, and why not. `/metrics` is behind
 //! the token, when there is one: it tells how much is done here, and every scraper can send one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{RawQuery, State},
@@ -13,6 +13,7 @@ use axum::{
 use prometheus_client::encoding::prometheus_text;
 
 use crate::server::{
+    oauth::issuer::Issuer,
     sessions::context::Surroundings,
     watch::{
         exposition::Exposition,
@@ -28,11 +29,34 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// What `/readyz` asks.
+pub(super) struct Probed {
+    readiness: Arc<Readiness>,
+    /// Where only its tokens let anyone in.
+    issuer: Option<Arc<Issuer>>,
+}
+
+impl Probed {
+    pub(super) fn new(readiness: Arc<Readiness>, issuer: Option<Arc<Issuer>>, others_come_in: bool) -> Self {
+        Self { readiness, issuer: issuer.filter(|_| !others_come_in) }
+    }
+
+    async fn proof(&self) -> Result<Duration, Unready> {
+        let took = self.readiness.proof().await?;
+        match &self.issuer {
+            Some(issuer) => issuer.is_ready().await.map(|()| took).map_err(|why| {
+                Unready::Refused(format!("no token can be checked, since the issuer's keys cannot be had: {why}"))
+            }),
+            None => Ok(took),
+        }
+    }
+}
+
 /// `GET /readyz`: 200 when a worker could be made just now, else 503 with the reason. HAProxy takes a server that answers 404
 /// for one that keeps what it has and gets nothing new (`http-check disable-on-404`): such a probe says `?draining=404`.
-pub(super) async fn readyz(State(readiness): State<Arc<Readiness>>, RawQuery(probe): RawQuery) -> Response {
+pub(super) async fn readyz(State(probed): State<Arc<Probed>>, RawQuery(probe): RawQuery) -> Response {
     let gentle = probe.as_deref() == Some("draining=404");
-    match readiness.proof().await {
+    match probed.proof().await {
         Err(Unready::Draining) => {
             let status = if gentle { StatusCode::NOT_FOUND } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "draining\n").into_response()

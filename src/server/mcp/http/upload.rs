@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{
         Multipart, State,
         multipart::{Field, MultipartError, MultipartRejection},
@@ -22,10 +22,13 @@ use super::{
     Shelf, bodies,
     failures::{failure, refusal},
 };
-use crate::server::workspace::{
-    handle::FileError,
-    receive::{Part, Received},
-    uri,
+use crate::server::{
+    mcp::identity::Known,
+    workspace::{
+        handle::{FileError, Files},
+        receive::{Part, Received},
+        uri,
+    },
 };
 
 /// The field that holds the file.
@@ -55,6 +58,7 @@ enum UploadError {
 pub(crate) async fn upload(
     State(shelf): State<Arc<Shelf>>,
     headers: HeaderMap,
+    known: Option<Extension<Known>>,
     form: Result<Multipart, MultipartRejection>,
 ) -> Response {
     // What would be refused at its end is refused before it begins.
@@ -62,25 +66,32 @@ pub(crate) async fn upload(
     if length.is_some_and(|length| length > shelf.max_upload.saturating_add(FORM)) {
         return UploadError::TooLarge(shelf.max_upload).into_response();
     }
+    if let Err(error) = shelf.has_room(known.as_ref()) {
+        return refusal(StatusCode::INSUFFICIENT_STORAGE, &error.to_string());
+    }
+    let files = match shelf.files(known) {
+        Ok(files) => files,
+        Err(error) => return failure(&error),
+    };
     let taken = match form {
-        Ok(form) => take(&shelf, form).await,
+        Ok(form) => take(&shelf, &files, form).await,
         Err(_) => Err(UploadError::NoFile),
     };
     match taken {
-        Ok(received) => shown(&shelf, received),
+        Ok(received) => shown(&files, received),
         Err(error) => error.into_response(),
     }
 }
 
 /// Takes the file out of the form. It gets its name when the whole form has arrived.
-async fn take(shelf: &Shelf, mut form: Multipart) -> Result<Received, UploadError> {
+async fn take(shelf: &Shelf, files: &Files, mut form: Multipart) -> Result<Received, UploadError> {
     while let Some(field) = form.next_field().await? {
         if field.name() != Some(FIELD) {
             continue;
         }
         let name = field.file_name().ok_or(UploadError::NoName)?.to_owned();
         let (parts, incoming) = mpsc::channel(AHEAD);
-        let files = shelf.server.files.clone();
+        let files = files.clone();
         let writing = tokio::task::spawn_blocking(move || files.receive(&name, incoming));
         let mut given = hand_over(field, &parts, shelf.max_upload).await;
         if given.is_ok() {
@@ -125,9 +136,9 @@ async fn only_one(form: &mut Multipart) -> Result<(), UploadError> {
     Ok(())
 }
 
-fn shown(shelf: &Shelf, received: Received) -> Response {
+fn shown(files: &Files, received: Received) -> Response {
     let Received { name, written, replaced } = received;
-    let uri = uri::of(shelf.server.files.root(), &written.path);
+    let uri = uri::of(files.root(), &written.path);
     let full_path = written.full_path.to_string_lossy();
     Json(json!({
         "filename": name,

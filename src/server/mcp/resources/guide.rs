@@ -12,6 +12,7 @@ use crate::{
     server::{
         events::{Hold, Subject},
         owner::Owner,
+        scope::Scope,
     },
 };
 
@@ -37,7 +38,11 @@ impl Provider for GuideChapters {
         "forkpy:"
     }
 
-    fn templates(&self) -> Vec<ResourceTemplate> {
+    fn scope(&self) -> Option<Scope> {
+        None
+    }
+
+    fn templates(&self, _owner: &Owner) -> Vec<ResourceTemplate> {
         let about = "A chapter of forkpy's guide, as Markdown.";
         vec![ResourceTemplate::new(format!("{GUIDE}{{chapter}}"), "guide").with_description(about).with_mime_type(MIME)]
     }

@@ -14,6 +14,7 @@ use super::{Page, Provider, ResourceError};
 use crate::server::{
     events::{Hold, Subject},
     owner::Owner,
+    scope::Scope,
     watch::report::Ward,
 };
 
@@ -69,7 +70,11 @@ impl Provider for HealthOfSessions {
         "health:"
     }
 
-    fn templates(&self) -> Vec<ResourceTemplate> {
+    fn scope(&self) -> Option<Scope> {
+        Some(Scope::CellsRun)
+    }
+
+    fn templates(&self, _owner: &Owner) -> Vec<ResourceTemplate> {
         vec![
             ResourceTemplate::new(format!("{SESSIONS}{{session_id}}"), "health of a session")
                 .with_description("As the tool get_kernel_health gives it."),

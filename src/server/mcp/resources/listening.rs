@@ -13,6 +13,7 @@ use super::{ResourceError, Resources};
 use crate::server::{
     events::{News, Queue, REST, Subscriber},
     owner::Owner,
+    scope::Scopes,
 };
 
 impl Resources {
@@ -71,14 +72,18 @@ impl Resources {
     /// What of a `subscriptions/listen` will be served, and who listens to it already: the acknowledgement that tells the
     /// client goes out before [`Resources::listen`] is called, and nothing that happens after it may be missed.
     #[must_use]
-    pub(crate) fn prepare(&self, owner: &Owner, requested: &SubscriptionFilter) -> (SubscriptionFilter, Subscriber) {
+    pub(crate) fn prepare(
+        &self,
+        (owner, scopes): (&Owner, Scopes),
+        requested: &SubscriptionFilter,
+    ) -> (SubscriptionFilter, Subscriber) {
         let subscriber = self.changes.subscriber(owner.clone());
         let mut accepted = SubscriptionFilter::new();
         accepted.resources_list_changed = requested.resources_list_changed;
         if accepted.resources_list_changed == Some(true) {
             subscriber.want_list();
         }
-        let uris = requested.resource_subscriptions.iter().flatten();
+        let uris = requested.resource_subscriptions.iter().flatten().filter(|uri| scopes.allow(self.needs(uri)));
         let uris: Vec<String> = uris.filter(|uri| self.subscribe(&subscriber, uri).is_ok()).cloned().collect();
         accepted.resource_subscriptions = (!uris.is_empty()).then_some(uris);
         (accepted, subscriber)

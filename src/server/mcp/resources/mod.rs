@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::server::{
     events::{self, Changes, Hold, Subject},
     owner::Owner,
+    scope::{Scope, Scopes},
     workspace::handle::FileError,
 };
 
@@ -66,8 +67,11 @@ pub(crate) trait Provider: Send + Sync {
     /// What the URIs of all its resources begin with, up to and with the `:`.
     fn scheme(&self) -> &'static str;
 
-    /// How URIs are made that the list may not have.
-    fn templates(&self) -> Vec<ResourceTemplate>;
+    /// What a token of an issuer has to be for.
+    fn scope(&self) -> Option<Scope>;
+
+    /// How an owner's URIs are made that the list may not have.
+    fn templates(&self, owner: &Owner) -> Vec<ResourceTemplate>;
 
     /// Resources that an owner may see, in an order that stays, those behind the one at which the last page ended.
     fn list(
@@ -135,13 +139,19 @@ impl Resources {
         Self { providers, changes, before: Mutex::default() }
     }
 
-    /// A page of the list, and the cursor of the next.
+    /// What a token of an issuer has to be for; nothing for a URI that no provider has.
+    #[must_use]
+    pub(crate) fn needs(&self, uri: &str) -> Option<Scope> {
+        self.provider(uri).ok()?.scope()
+    }
+
+    /// A page of the list that there is with these scopes, and the cursor of the next.
     ///
     /// # Errors
     /// [`ResourceError::Cursor`], and what the providers say.
     pub(crate) async fn list(
         &self,
-        owner: Owner,
+        (owner, scopes): (Owner, Scopes),
         cursor: Option<&str>,
         cancel: CancellationToken,
     ) -> Result<(Vec<Resource>, Option<String>), ResourceError> {
@@ -151,6 +161,9 @@ impl Resources {
         };
         let mut found = Vec::new();
         for (index, provider) in self.providers.iter().enumerate().skip(first) {
+            if !scopes.allow(provider.scope()) {
+                continue;
+            }
             if found.len() == PAGE {
                 return Ok((found, Some(cursor_of(index, ""))));
             }
@@ -174,8 +187,8 @@ impl Resources {
     }
 
     #[must_use]
-    pub(crate) fn templates(&self) -> Vec<ResourceTemplate> {
-        self.providers.iter().flat_map(|provider| provider.templates()).collect()
+    pub(crate) fn templates(&self, owner: &Owner) -> Vec<ResourceTemplate> {
+        self.providers.iter().flat_map(|provider| provider.templates(owner)).collect()
     }
 
     /// Values for a variable of a template, or of what is completed instead of it: the URI itself.

@@ -6,10 +6,11 @@
 use crate::server::{
     events::{Hold, Subject},
     owner::Owner,
+    scope::Scope,
     workspace::{after::FoundFile, uri::mime_of},
 };
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::future::BoxFuture;
@@ -21,6 +22,7 @@ use crate::server::workspace::{
     handle::{FileError, Files},
     uri,
     watch::{Watcher, is_watched},
+    workplace::Workplaces,
 };
 
 /// Values that a completion may have, by the protocol.
@@ -28,27 +30,24 @@ const MAX_VALUES: usize = 100;
 /// The one variable of the template.
 const VARIABLE: &str = "path";
 
-pub(crate) struct WorkspaceFiles {
-    files: Files,
-    watcher: Arc<Watcher>,
+pub(crate) struct WorkspaceFiles(Workplaces);
+
+fn template(files: &Files) -> String {
+    format!("{}/{{+{VARIABLE}}}", uri::of(files.root(), "").trim_end_matches('/'))
+}
+
+fn relative(files: &Files, asked: &str) -> Result<String, ResourceError> {
+    let path = uri::relative(files.root(), asked)
+        .map_err(|reason| ResourceError::Unknown { uri: asked.to_owned(), reason: reason.to_owned() })?;
+    // The workspace itself, which is told as a directory.
+    Ok(if path.is_empty() { ".".to_owned() } else { path })
 }
 
 impl WorkspaceFiles {
-    /// Over these files, as this watcher sees them.
+    /// Of all workspaces.
     #[must_use]
-    pub(crate) fn new(files: Files, watcher: Arc<Watcher>) -> Self {
-        Self { files, watcher }
-    }
-
-    fn template(&self) -> String {
-        format!("{}/{{+{VARIABLE}}}", uri::of(self.files.root(), "").trim_end_matches('/'))
-    }
-
-    fn relative(&self, asked: &str) -> Result<String, ResourceError> {
-        let path = uri::relative(self.files.root(), asked)
-            .map_err(|reason| ResourceError::Unknown { uri: asked.to_owned(), reason: reason.to_owned() })?;
-        // The workspace itself, which is told as a directory.
-        Ok(if path.is_empty() { ".".to_owned() } else { path })
+    pub(crate) fn new(places: Workplaces) -> Self {
+        Self(places)
     }
 }
 
@@ -57,38 +56,45 @@ impl Provider for WorkspaceFiles {
         "file:"
     }
 
-    fn templates(&self) -> Vec<ResourceTemplate> {
+    fn scope(&self) -> Option<Scope> {
+        Some(Scope::FilesRead)
+    }
+
+    fn templates(&self, owner: &Owner) -> Vec<ResourceTemplate> {
+        let Ok(place) = self.0.of(owner) else { return Vec::new() };
         let about = "A file of the workspace by its path, from the workspace on. Also those that the list leaves out: \
                      in hidden directories, node_modules and __pycache__. The tool read_file gives the same, and files of \
                      any size by parts.";
-        vec![ResourceTemplate::new(self.template(), "workspace file").with_description(about)]
+        vec![ResourceTemplate::new(template(&place.files), "workspace file").with_description(about)]
     }
 
     fn list(
         &self,
-        _owner: Owner,
+        owner: Owner,
         after: Option<String>,
         most: usize,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Page, ResourceError>> {
         Box::pin(async move {
-            let files = self.files.clone();
+            let place = self.0.of(&owner)?;
+            let files = place.files.clone();
             let work = move || files.after(after.as_deref(), most, &cancel);
             let (found, more) = tokio::task::spawn_blocking(work).await.map_err(FileError::Lost)??;
             let next = found.last().filter(|_| more).map(|last| last.path.clone());
-            let resources = found.into_iter().map(|found| resource(self.files.root(), found)).collect();
+            let resources = found.into_iter().map(|found| resource(place.root(), found)).collect();
             Ok(Page { resources, next })
         })
     }
 
     fn read(
         &self,
-        _owner: Owner,
+        owner: Owner,
         uri: String,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<Vec<ResourceContents>, ResourceError>> {
         Box::pin(async move {
-            let (path, files) = (self.relative(&uri)?, self.files.clone());
+            let files = self.0.of(&owner)?.files.clone();
+            let path = relative(&files, &uri)?;
             let work = move || {
                 if cancel.is_cancelled() {
                     return Err(FileError::cancelled(&path));
@@ -100,8 +106,9 @@ impl Provider for WorkspaceFiles {
         })
     }
 
-    fn watch(&self, _owner: &Owner, asked: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
-        let path = self.relative(asked)?;
+    fn watch(&self, owner: &Owner, asked: &str) -> Result<(Subject, Option<Hold>), ResourceError> {
+        let place = self.0.of(owner)?;
+        let path = relative(&place.files, asked)?;
         let no = |reason| Err(ResourceError::NotWatched { uri: asked.to_owned(), reason });
         if Path::new(&path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
             return no("it names no file in the workspace");
@@ -109,22 +116,21 @@ impl Provider for WorkspaceFiles {
         if !is_watched(Path::new(&path)) {
             return no("nothing is seen of hidden directories, node_modules and __pycache__");
         }
-        if !self.watcher.is_active() {
+        if !place.watcher.is_active() {
             return no("this machine has no inotify left for the server");
         }
         let plain: std::path::PathBuf = Path::new(&path).components().collect();
         let directory = plain.parent().unwrap_or(Path::new(""));
-        let hold = Watcher::watch_writes(&self.watcher, directory);
-        Ok((Subject::File(plain.to_string_lossy().into_owned()), Some(Box::new(hold))))
+        let hold = Watcher::watch_writes(&place.watcher, directory);
+        Ok((Subject::File(place.whose().cloned(), plain.to_string_lossy().into_owned()), Some(Box::new(hold))))
     }
 
-    fn complete(&self, _owner: Owner, template: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
-        let ours = template == self.template() && variable == VARIABLE;
-        let files = self.files.clone();
+    fn complete(&self, owner: Owner, asked: &str, variable: &str, begun: String) -> BoxFuture<'_, Vec<String>> {
+        let place = self.0.of(&owner).ok();
+        let files = place.map(|place| place.files.clone());
+        let ours = files.filter(|files| asked == template(files) && variable == VARIABLE);
         Box::pin(async move {
-            if !ours {
-                return Vec::new();
-            }
+            let Some(files) = ours else { return Vec::new() };
             let work = move || files.beginning(&begun, MAX_VALUES);
             tokio::task::spawn_blocking(work).await.unwrap_or_default()
         })

@@ -20,6 +20,7 @@ pub(crate) enum Lasting {
     Bearer,
     Named(String),
     Unnamed,
+    Subject(String),
 }
 
 impl Lasting {
@@ -30,6 +31,7 @@ impl Lasting {
             Owner::Bearer => Some(Self::Bearer),
             Owner::Named(name) => Some(Self::Named(name.to_string())),
             Owner::Unnamed => Some(Self::Unnamed),
+            Owner::Subject(subject) => Some(Self::Subject(subject.to_string())),
             Owner::HttpSession(_) | Owner::Cookie(_) => None,
         }
     }
@@ -40,6 +42,7 @@ impl Lasting {
             Self::Bearer => Owner::Bearer,
             Self::Named(name) => Owner::Named(Arc::from(name.as_str())),
             Self::Unnamed => Owner::Unnamed,
+            Self::Subject(subject) => Owner::Subject(Arc::from(subject.as_str())),
         }
     }
 }

@@ -49,6 +49,13 @@ impl Registry {
         let mut sessions = self.sessions.write();
         for left in self.around.images.adopt() {
             let Some(owner) = left.about.owner.as_ref().map(Lasting::owner) else { continue };
+            let place = match self.around.places.of(&owner) {
+                Ok(place) => place,
+                Err(error) => {
+                    tracing::error!(session = left.about.session, "a session stays asleep: {error}");
+                    continue;
+                }
+            };
             let own = sessions.entry(owner.clone()).or_default();
             let name = beside(&left.about.session, own);
             let renamed = (*name != left.about.session).then(|| left.about.session.clone());
@@ -61,7 +68,7 @@ impl Registry {
             let About { description, policy, limits, .. } = left.about.clone();
             let origin = Origin::Asleep(Box::new(left));
             let beginning = Beginning { life, description, policy, limits, origin };
-            let session = Session::start(beginning, Arc::clone(&self.around));
+            let session = Session::start(beginning, Arc::clone(&self.around), place);
             own.insert(Arc::clone(&session.id), session);
         }
     }

@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::server::sessions::{checkpoints::CheckpointError, death::DeathReason, names::MAX_NAME, quotas::QuotaError};
+use crate::server::{
+    sessions::{checkpoints::CheckpointError, death::DeathReason, names::MAX_NAME, quotas::QuotaError},
+    workspace::handle::FileError,
+};
 
 /// Why the table cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,9 @@ pub(crate) enum RegistryError {
     /// A copy must have a name of its own.
     #[error("session {0:?} exists already; choose another name, or delete_session it first")]
     Taken(String),
+    /// The owner's workspace.
+    #[error(transparent)]
+    Place(#[from] FileError),
     /// A checkpoint that cannot start a worker.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -73,13 +73,14 @@ impl Registry {
         if let Some(session) = sessions.get(owner).and_then(|own| own.get(id)) {
             return Ok((session.clone(), false));
         }
-        if let Owner::Named(name) = owner {
+        if let Owner::Named(name) | Owner::Subject(name) = owner {
             let own = sessions.get(owner).map_or(0, BTreeMap::len);
             let fail = |why| RegistryError::Quota { owner: Arc::clone(name), why };
             self.around.quotas.one_more(owner, own).map_err(fail)?;
         }
         self.make_room(&mut sessions, owner)?;
-        let session = Session::start(beginning(self.life(owner, id, by)), Arc::clone(&self.around));
+        let place = self.around.places.of(owner)?;
+        let session = Session::start(beginning(self.life(owner, id, by)), Arc::clone(&self.around), place);
         sessions.entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session.clone());
         drop(sessions);
         self.around.changes.sessions_changed(owner);
@@ -172,7 +173,7 @@ impl Registry {
         let Fork { description, source, from, .. } = fork;
         let origin = Origin::Copy { worker: Box::new(worker), cell: from.cell };
         let beginning = Beginning { life, description, policy, limits: source.limits, origin };
-        Session::start(beginning, Arc::clone(&self.around))
+        Session::start(beginning, Arc::clone(&self.around), Arc::clone(&source.place))
     }
 
     async fn wake(&self, fork: &Fork<'_>) -> Result<(Worker, HealthPolicy), RegistryError> {

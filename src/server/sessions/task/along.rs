@@ -98,7 +98,7 @@ impl Task {
             _ => None,
         };
         let mut found = under.found.clone();
-        found.add(self.around.files.since(&under.mark, |_| false));
+        found.add(self.place.watcher.since(&under.mark, |_| false));
         let shown = match self.runs.find(under.cell) {
             Found::Here(run) => run.shown(),
             Found::Dropped(_) | Found::Never => return Err(busy()),
@@ -150,10 +150,10 @@ impl Task {
             let anchor = unsafe { Checkpoint::unpack(packed, self.life.incarnation(), &self.around.children) };
             anchor.inspect_err(|error| tracing::warn!(%error, "the state before a cell is lost")).ok()
         });
-        let running = Running::unpack(streams, &self.around.outputs, std::mem::take(&mut self.buffers));
+        let running = Running::unpack(streams, &self.place.outputs, std::mem::take(&mut self.buffers));
         let budget = self.worker.as_ref().zip(self.limits.cpu);
         let budget = budget.map(|(worker, limit)| CpuBudget::going_on(worker.pid, limit, used));
-        let mark = self.around.files.mark();
+        let mark = self.place.watcher.mark();
         let under =
             Underway { cell, order, since, queued, before: event, background, mark, found, anchor, is_kept: true };
         (under, running, budget, reply)

@@ -14,7 +14,7 @@ use crate::{
         health::{errand::Errand, evidence::Phase},
         output::captured::CapturedText,
         sessions::{
-            crashes::{self, CrashReport, LastCell, OutOfMemory, Point},
+            crashes::{self, CrashReport, Crashes, LastCell, OutOfMemory, Point},
             death::{Death, DeathReason, signal_name},
             occurrences::Occurred,
         },
@@ -132,7 +132,7 @@ impl Task {
     pub(super) async fn file_report(&mut self, last: Option<LastWords<'_>>) -> Option<String> {
         let obituary = self.obituary.take()?;
         let report = self.report(obituary, last);
-        let (crashes, session) = (self.around.crashes.clone(), self.id.clone());
+        let (crashes, session) = (Crashes::new(&self.place.outputs), self.id.clone());
         let written = tokio::task::spawn_blocking(move || crashes.write(&report)).await.ok()?;
         match written {
             Ok(path) => {

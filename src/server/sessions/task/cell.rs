@@ -64,7 +64,7 @@ impl Task {
             queued,
             before,
             background: std::mem::take(&mut self.background),
-            mark: self.around.files.mark(),
+            mark: self.place.watcher.mark(),
             found: NewFiles::default(),
             anchor,
             is_kept: matches!(reply, Reply::Kept(..)),
@@ -104,7 +104,7 @@ impl Task {
             [stdout.file.as_deref(), stderr.file.as_deref(), crash.as_deref()].into_iter().chain(shown).collect();
         // A report has another name for the moment in which it is written.
         let is_own = |path: &str| own.contains(&Some(path)) || crashes::is_in(path);
-        let mut new_files = self.around.files.since(&mark, is_own);
+        let mut new_files = self.place.watcher.since(&mark, is_own);
         if found != NewFiles::default() {
             new_files.add(found);
             new_files.paths.retain(|path| !is_own(path));

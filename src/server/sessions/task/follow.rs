@@ -160,7 +160,7 @@ impl Task {
         let settings = &self.around.settings;
         let capture = |stream: Stream, word: &str| {
             let name = format!("{}-cell-{cell}-{word}.txt", self.id);
-            let mut capture = Capture::new(order.max_output.unwrap_or(settings.max_output), &self.around.outputs, name);
+            let mut capture = Capture::new(order.max_output.unwrap_or(settings.max_output), &self.place.outputs, name);
             if let Some(live) = &order.live {
                 capture.tell(Arc::clone(live), stream);
             }

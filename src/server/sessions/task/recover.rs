@@ -70,7 +70,7 @@ impl Task {
     async fn start_worker(&mut self) -> Result<(), NoWorker> {
         self.shared.update(|status| status.phase = Phase::Starting);
         let limits = self.limits.kept_by_kernel();
-        if let Some(worker) = self.around.spares.take(&self.id, limits) {
+        if let Some(worker) = self.around.spares.take(&self.id, limits, &self.place) {
             counters::worker_started(Duration::ZERO);
             self.worker = Some(worker);
             self.begin_empty().await;
@@ -82,7 +82,7 @@ impl Task {
                 self.later.extend(urgent);
                 Err(ZygoteError::Superseded)
             }
-            started = Worker::start(&self.around.zygote, &self.id, limits) => started,
+            started = Worker::start(&self.around.zygote, &self.id, limits, &self.place) => started,
         };
         match started {
             Ok(worker) => {
@@ -108,7 +108,7 @@ impl Task {
             return;
         }
         let limits = self.limits.kept_by_kernel();
-        let started = Worker::start(&self.around.zygote, &self.id, limits);
+        let started = Worker::start(&self.around.zygote, &self.id, limits, &self.place);
         match unless_called(&mut self.interventions, &mut self.later, started).await {
             Some(Ok(worker)) => {
                 if let Some(before) = self.worker.replace(worker) {

@@ -38,6 +38,7 @@ use crate::{
             status::Shared,
         },
         workers::link::Worker,
+        workspace::workplace::Workplace,
     },
     settings::limits::Limits,
 };
@@ -57,6 +58,7 @@ pub(in crate::server::sessions) struct Seat {
     pub(in crate::server::sessions) shared: Shared,
     pub(in crate::server::sessions) limits: Limits,
     pub(in crate::server::sessions) around: Arc<Surroundings>,
+    pub(in crate::server::sessions) place: Arc<Workplace>,
     pub(in crate::server::sessions) orders: mpsc::Receiver<Order>,
     /// Tells how many orders wait.
     pub(in crate::server::sessions) queue: mpsc::WeakSender<Order>,
@@ -72,6 +74,8 @@ pub(in crate::server::sessions) struct Task {
     pub(super) shared: Shared,
     pub(super) limits: Limits,
     pub(super) around: Arc<Surroundings>,
+    /// Where it works.
+    pub(super) place: Arc<Workplace>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) queue: mpsc::WeakSender<Order>,
     pub(super) interventions: mpsc::UnboundedReceiver<Urgent>,
@@ -197,7 +201,7 @@ pub(super) struct Obituary {
 
 impl Task {
     pub(in crate::server::sessions) fn new(seat: Seat) -> Self {
-        let Seat { life, history, runs, shared, limits, around, orders, queue, interventions, origin } = seat;
+        let Seat { life, history, runs, shared, limits, around, place, orders, queue, interventions, origin } = seat;
         let (mut worker, mut last_cell, mut left, mut returned) = (None, 0, None, None);
         match origin {
             Origin::Afresh => {}
@@ -215,6 +219,7 @@ impl Task {
             shared,
             limits,
             around,
+            place,
             orders,
             queue,
             interventions,

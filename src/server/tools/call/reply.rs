@@ -92,7 +92,8 @@ impl<R: Serialize> Reply<R> {
         let manner = clients::manner(&call.context, server.structured);
         content.extend(self.pictures);
         if manner.links {
-            links::add(&mut content, server.files.root(), self.files.iter().map(String::as_str));
+            let place = server.place(call.visitor.peek())?;
+            links::add(&mut content, place.root(), self.files.iter().map(String::as_str));
         }
         let structured = manner.structure.then_some(&self.value);
         if let Some(lane) = &call.lane {

@@ -8,14 +8,19 @@ use super::{asking::Waiting, audit::Audit, error::ToolError, flights::Flights, r
 use crate::{
     server::{
         environment::packages::Packages,
+        owner::Owner,
         scripts::Scripts,
         sessions::{
-            active::ActiveSessions, context::Surroundings, handle::Session, names::DEFAULT, registry::Registry,
+            active::ActiveSessions, context::Surroundings, handle::Session, names::DEFAULT, orders::SessionError,
+            registry::Registry,
         },
         watch::{readings::Metrics, report::Ward},
-        workspace::handle::{FileError, Files},
+        workspace::{
+            handle::{FileError, Files},
+            workplace::Workplace,
+        },
     },
-    settings::{replies::Structured, resolve::Workspace},
+    settings::replies::Structured,
 };
 
 /// What all connections share.
@@ -40,10 +45,6 @@ pub(crate) struct Server {
     pub(crate) flights: Flights,
     /// Calls that have become tasks.
     pub(crate) tasks: Tasks,
-    /// The directories.
-    pub(crate) workspace: Workspace,
-    /// What is in them.
-    pub(crate) files: Files,
     /// Names of the tools that clients are told of.
     pub(crate) listed: Vec<&'static str>,
     /// Whether replies hold structured content.
@@ -53,6 +54,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Where an owner's sessions work.
+    pub(crate) fn place(&self, owner: &Owner) -> Result<Arc<Workplace>, FileError> {
+        self.around.places.of(owner)
+    }
+
+    /// The files of a call's owner.
+    pub(crate) fn files(&self, call: &Call) -> Result<Files, FileError> {
+        Ok(self.place(call.visitor.peek())?.files.clone())
+    }
+
+    /// The same, to which it may write more.
+    pub(crate) fn files_with_room(&self, call: &Call) -> Result<Files, ToolError> {
+        let owner = call.visitor.peek();
+        self.around.quotas.may_write(owner).map_err(SessionError::from)?;
+        Ok(self.place(owner)?.files.clone())
+    }
+
     /// The session that a call means: the one it names among its owner's, else the client's active one.
     pub(crate) fn session(&self, call: &Call, named: Option<&str>) -> Result<Session, ToolError> {
         let owner = call.owner();

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde_json::json;
 
 use super::{error::ToolError, icons, reply::Respond, request::Call, schema, server::Server, texts::MOST_SHOWN};
-use crate::server::tools::cells::jobs;
+use crate::server::{scope::Scope, tools::cells::jobs};
 
 /// What a tool does to the world, for its annotations.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +61,8 @@ pub(crate) enum Way {
 pub(crate) struct Tool {
     pub(crate) name: &'static str,
     pub(crate) set: Set,
+    /// What a token of an issuer has to be for.
+    pub(crate) scope: Option<Scope>,
     effect: Effect,
     about: &'static str,
     /// Its function, with the family that it stands in.
@@ -77,7 +79,7 @@ impl Tool {
     pub(crate) fn new<'a, A, R, W, F>(
         set: Set,
         name: &'static str,
-        effect: Effect,
+        (effect, scope): (Effect, Option<Scope>),
         about: &'static str,
         (function, _): (&'static str, F),
         way: Way,
@@ -89,7 +91,8 @@ impl Tool {
         F: Fn(&'a Server, &'a Call, A) -> W,
     {
         let schemas = Schemas { input: schema::input::<A>, output: schema::output::<R::Value> };
-        Self { name, set, effect, about, function, schemas, input: OnceLock::new(), listed: OnceLock::new(), way }
+        let (input, listed) = (OnceLock::new(), OnceLock::new());
+        Self { name, set, scope, effect, about, function, schemas, input, listed, way }
     }
 
     /// The schema of its arguments.
@@ -136,25 +139,35 @@ impl Tool {
     }
 }
 
-/// One row of the table of tools: how its calls are answered, in which lists it stands, its name, what it does to the world, its
-/// function, and what is told about it.
+/// One row of the table of tools: how its calls are answered, in which lists it stands, its name, what it does to the world, the
+/// scope that it needs, its function, and what is told about it.
 macro_rules! tool {
-    ($way:ident, $set:ident, $name:literal, $effect:ident, $function:path, $about:literal) => {
+    ($way:ident, $set:ident, $name:literal, $effect:ident, $scope:ident, $function:path, $about:literal) => {
         $crate::server::tools::call::tool::Tool::new(
             $crate::server::tools::call::tool::Set::$set,
             $name,
-            $crate::server::tools::call::tool::Effect::$effect,
+            (
+                $crate::server::tools::call::tool::Effect::$effect,
+                $crate::server::tools::call::tool::tool!(@scope $scope),
+            ),
             $about,
             (stringify!($function), $function),
             $crate::server::tools::call::tool::Way::$way(|server, mut call| {
                 Box::pin(async move {
                     let server = &*server;
-                    let asked = call.read(server.files.root())?;
+                    let place = server.place(call.visitor.peek())?;
+                    let asked = call.read(place.root())?;
                     let reply = $function(server, &call, asked).await?;
                     $crate::server::tools::call::tool::tool!(@ending $way, reply, server, &call)
                 })
             }),
         )
+    };
+    (@scope Any) => {
+        None
+    };
+    (@scope $scope:ident) => {
+        Some($crate::server::scope::Scope::$scope)
     };
     (@ending Within, $reply:ident, $server:ident, $call:expr) => {
         $crate::server::tools::call::reply::Respond::respond($reply, $server, $call)

@@ -144,7 +144,8 @@ where
 fn waits(server: &Server, call: &mut Call) -> Result<Waits, ToolError> {
     let Some(all) = &mut call.arguments else { return Ok(Waits::default()) };
     let mine = ["wait", "background"].iter().filter_map(|name| all.remove_entry(*name)).collect();
-    arguments::read(call.tool, call.takes, Some(mine), server.files.root())
+    let place = server.place(call.visitor.peek())?;
+    arguments::read(call.tool, call.takes, Some(mine), place.root())
 }
 
 /// The job that a session's number stands for, if it stands for none of its cells.

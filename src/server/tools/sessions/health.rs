@@ -10,7 +10,10 @@ use serde::Deserialize;
 use crate::{
     server::{
         health::{RecoveryPolicy, Verdict},
-        sessions::{crashes::CrashReport, handle::Session},
+        sessions::{
+            crashes::{CrashReport, Crashes},
+            handle::Session,
+        },
         tools::call::{
             arguments::{Nothing, OfSession, seconds},
             error::{ToolError, refuse},
@@ -193,7 +196,7 @@ pub(crate) async fn list_crashes(
     call: &Call,
     asked: ListCrashes,
 ) -> Result<Reply<CrashList>, ToolError> {
-    let (crashes, owner) = (server.around.crashes.clone(), call.owner().clone());
+    let (crashes, owner) = (Crashes::new(&server.place(call.owner())?.outputs), call.owner().clone());
     let limit = usize::try_from(asked.limit.unwrap_or(20)).unwrap_or(usize::MAX);
     if limit == 0 {
         return refuse("`limit` is 0 and must be at least 1");

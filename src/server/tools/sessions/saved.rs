@@ -116,7 +116,7 @@ pub(crate) async fn save(server: &Server, call: &Call, asked: SaveSession) -> Re
         }
         (error, _) => error,
     })?;
-    let (files, source, path) = (server.files.clone(), scratch.0.clone(), asked.path);
+    let (files, source, path) = (server.files(call)?, scratch.0.clone(), asked.path);
     let written = blocking(move || {
         let mut source = File::open(source).map_err(|error| FileError::reading(&path, error))?;
         files.write_from(&path, &mut source)
@@ -135,7 +135,7 @@ pub(crate) async fn save(server: &Server, call: &Call, asked: SaveSession) -> Re
 pub(crate) async fn load(server: &Server, call: &Call, asked: LoadSession) -> Result<Reply<LoadedSession>, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
     let scratch = Scratch::new(server);
-    let (files, target, path) = (server.files.clone(), scratch.0.clone(), asked.path.clone());
+    let (files, target, path) = (server.files(call)?, scratch.0.clone(), asked.path.clone());
     blocking(move || {
         let mut source = files.open_regular(&path)?;
         let copied = private(&target).and_then(|mut target| std::io::copy(&mut source, &mut target));

@@ -221,9 +221,10 @@ pub(crate) async fn list(server: &Server, call: &Call, asked: ListFiles) -> Resu
         skip: usize::try_from(offset).unwrap_or(usize::MAX),
         take: usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let (files, cancel) = (server.files.clone(), call.context.ct.clone());
+    let (files, cancel) = (server.files(call)?, call.context.ct.clone());
+    let root = files.root().to_owned();
     let listing = blocking(move || files.list(&survey, &cancel)).await?;
-    let drawing = tree.then(|| Drawing::new(server.files.root(), &listing.root));
+    let drawing = tree.then(|| Drawing::new(&root, &listing.root));
     Ok(Reply::of(page(listing, offset, recursive, drawing)))
 }
 
@@ -237,22 +238,22 @@ pub(crate) async fn read(server: &Server, call: &Call, asked: ReadFile) -> Resul
         offset: asked.offset.unwrap_or(0),
         max_bytes: asked.max_bytes,
     };
-    let (files, cancel) = (server.files.clone(), call.context.ct.clone());
+    let (files, cancel) = (server.files(call)?, call.context.ct.clone());
     let found = blocking(move || files.read(&selection, &cancel)).await?;
     piece(asked.path, found)
 }
 
-pub(crate) async fn write(server: &Server, _: &Call, asked: WriteFile) -> Result<Reply<WrittenFile>, ToolError> {
+pub(crate) async fn write(server: &Server, call: &Call, asked: WriteFile) -> Result<Reply<WrittenFile>, ToolError> {
     let WriteFile { path, content, binary_base64, encoding } = asked;
     let body = Body { content, base64: binary_base64.unwrap_or(false), encoding };
-    let files = server.files.clone();
+    let files = server.files_with_room(call)?;
     let written = blocking(move || files.write(&path, &body)).await?;
     let full_path = written.full_path.to_string_lossy().into_owned();
     let file = written.path.clone();
     Ok(Reply::of(WrittenFile { path: written.path, full_path, size: written.size }).files([&file]))
 }
 
-pub(crate) async fn delete(server: &Server, _: &Call, asked: DeleteFile) -> Result<Reply<DeletedFile>, ToolError> {
+pub(crate) async fn delete(server: &Server, call: &Call, asked: DeleteFile) -> Result<Reply<DeletedFile>, ToolError> {
     let path = match (asked.path, asked.filename) {
         (Some(path), Some(filename)) if path != filename => {
             return refuse("`path` and `filename` are two names for the same argument: give one of them");
@@ -260,13 +261,17 @@ pub(crate) async fn delete(server: &Server, _: &Call, asked: DeleteFile) -> Resu
         (Some(path), _) | (None, Some(path)) => path,
         (None, None) => return refuse("`path` is missing: which file is to be deleted?".to_owned()),
     };
-    let (files, recursive) = (server.files.clone(), asked.recursive.unwrap_or(false));
+    let (files, recursive) = (server.files(call)?, asked.recursive.unwrap_or(false));
     let path = blocking(move || files.delete(&path, recursive)).await?;
     Ok(Reply::of(DeletedFile { deleted: true, success: true, path }))
 }
 
-pub(crate) async fn save_script(server: &Server, _: &Call, asked: SaveScript) -> Result<Reply<SavedScript>, ToolError> {
-    let files = server.files.clone();
+pub(crate) async fn save_script(
+    server: &Server,
+    call: &Call,
+    asked: SaveScript,
+) -> Result<Reply<SavedScript>, ToolError> {
+    let files = server.files_with_room(call)?;
     let written = blocking(move || files.save_script(&asked.name, &asked.content)).await?;
     let full_path = written.full_path.to_string_lossy().into_owned();
     let file = written.path.clone();

@@ -150,7 +150,7 @@ pub(crate) async fn install(
     asked: InstallDependencies,
 ) -> Result<Reply<Installed>, ToolError> {
     let limit = asked.limit()?;
-    let wanted = server.packages.check(asked.packages).await?;
+    let wanted = server.packages.check(asked.packages, server.files(call)?).await?;
     let began = Instant::now();
     let (sight, turn) = (call.sight(), server.packages.turn());
     let (owner, cancel, audience) = (call.owner().clone(), call.context.ct.clone(), sight.audience());

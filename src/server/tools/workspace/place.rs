@@ -186,12 +186,11 @@ pub(crate) struct SecretInfo {
 }
 
 impl SandboxInfo {
-    fn of(server: &Server) -> Self {
+    fn of(server: &Server, workspace: String) -> Self {
         let settings = &server.around.settings;
         let (mode, sandbox) = (settings.limits.confinement, &settings.sandbox);
         let is_off = mode == Confinement::Off;
         let words = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let workspace = server.workspace.root.to_string_lossy().into_owned();
         let write = std::iter::once(workspace).chain(sandbox.write.iter().map(words));
         let hosts = if mode == Confinement::Workspace { sandbox.network.words() } else { Vec::new() };
         let proxy = server.around.egress.as_ref().and_then(|egress| egress.callers().proxy(Kind::Session));
@@ -230,9 +229,9 @@ pub(crate) async fn ping(_: &Server, _: &Call, _: Nothing) -> Result<Reply<Pong>
     Ok(Reply::of(Pong { status: "pong", ok: true, timestamp: now() }))
 }
 
-pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<WorkspaceInfo>, ToolError> {
+pub(crate) async fn info(server: &Server, call: &Call, _: Nothing) -> Result<Reply<WorkspaceInfo>, ToolError> {
     let words = |path: &Path| path.to_string_lossy().into_owned();
-    let place = &server.workspace;
+    let place = &server.place(call.visitor.peek())?.workspace;
     let (workspace, scripts) = (words(&place.root), words(&place.scripts()));
     let (outputs, uploads) = (words(&place.outputs()), words(&place.uploads()));
     let (python, python_version, modules) = match server.around.zygote.stage() {
@@ -244,6 +243,7 @@ pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<
         scripts_dir: scripts.clone(),
         outputs_dir: outputs.clone(),
         uploads_dir: uploads.clone(),
+        sandbox: SandboxInfo::of(server, workspace.clone()),
         workspace,
         scripts,
         outputs,
@@ -251,7 +251,6 @@ pub(crate) async fn info(server: &Server, _: &Call, _: Nothing) -> Result<Reply<
         python,
         python_version,
         preload: PreloadInfo::of(server, &modules),
-        sandbox: SandboxInfo::of(server),
         bounds: BoundsInfo::of(),
         server_version: env!("CARGO_PKG_VERSION"),
     }))

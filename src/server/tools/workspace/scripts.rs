@@ -125,7 +125,8 @@ pub(crate) struct ScriptRun {
 pub(crate) async fn run(server: &Server, call: &Call, mut asked: RunScript) -> Result<Reply<ScriptRun>, ToolError> {
     let limit = asked.limit()?;
     let args = asked.checked_args()?;
-    let files = server.files.clone();
+    let place = server.place(call.owner())?;
+    let files = place.files.clone();
     let script = blocking(move || files.open_script(&asked.path)).await?;
     let path = script.path.clone();
     let (sight, turn, most) = (call.sight(), server.scripts.turn(), server.scripts.most());
@@ -133,7 +134,7 @@ pub(crate) async fn run(server: &Server, call: &Call, mut asked: RunScript) -> R
     let sandbox = server.around.quotas.rights(call.owner()).sandbox;
     let turn_of_it = Arc::clone(&turn);
     let cancel = call.context.ct.clone();
-    let order = ScriptOrder { script, args, limit, cancel, audience, turn: turn_of_it, sandbox };
+    let order = ScriptOrder { script, args, limit, cancel, audience, turn: turn_of_it, sandbox, place };
     let (name, scripts) = (path.clone(), Arc::clone(&server.scripts));
     sight.accepted(move || match turn.lasts() {
         Some(time) => Doing::works(format!("script {name:?}: {} s", time.as_secs())),

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    protocol::{FrameError, Purpose, WorkerLimits},
+    protocol::{FrameError, Ground, Purpose, WorkerLimits},
     server::workers::{black_box::BlackBox, door::Reached},
     sys::{descriptors, pidfd::PidFd, room::Room},
 };
@@ -196,6 +196,8 @@ pub(crate) enum Request {
         limits: WorkerLimits,
         /// Its own folder, when it is confined.
         room: Option<String>,
+        /// Where it works, if not where all do.
+        ground: Option<Ground>,
         descriptors: Vec<OwnedFd>,
         reply: oneshot::Sender<Result<Lease, ZygoteError>>,
     },

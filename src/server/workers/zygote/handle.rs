@@ -24,7 +24,7 @@ use super::{
     starting::Starter,
 };
 use crate::{
-    protocol::{Confinement, Purpose, Script, WorkerLimits, ZygoteSettings},
+    protocol::{Confinement, Ground, Purpose, Script, WorkerLimits, ZygoteSettings},
     server::{
         egress::callers::{Callers, Kind},
         workers::{
@@ -32,6 +32,7 @@ use crate::{
             door::{self, Reached},
             process::{self, Endings},
         },
+        workspace::workplace::Workplace,
     },
     sys::{
         descriptors,
@@ -52,7 +53,6 @@ pub(crate) struct Zygote {
 /// What confined processes have outside of themselves: paths that they may change, and the proxy.
 #[derive(Debug)]
 pub(crate) struct Reach {
-    pub workspace: PathBuf,
     pub write: Vec<PathBuf>,
     pub callers: Option<Arc<Callers>>,
 }
@@ -102,12 +102,17 @@ impl Zygote {
     ///
     /// # Errors
     /// [`ZygoteError`], in words for a client.
-    pub(crate) async fn fork(&self, session: &str, limits: WorkerLimits) -> Result<NewWorker, ZygoteError> {
+    pub(crate) async fn fork(
+        &self,
+        session: &str,
+        limits: WorkerLimits,
+        place: &Workplace,
+    ) -> Result<NewWorker, ZygoteError> {
         let room = self.room(limits)?;
         let (ends, passed) = Ends::new(room.clone())?;
         let purpose = Purpose::Session { name: session.to_owned() };
-        let (lease, pidfd) = self.ask(purpose, limits, room.as_deref(), passed).await?;
-        let reached = room.as_deref().map(|room| self.reached(room, kind_of(limits), &[]));
+        let (lease, pidfd) = self.ask(purpose, limits, (room.as_deref(), place.ground()), passed).await?;
+        let reached = room.as_deref().map(|room| self.reached((room, place), kind_of(limits), &[]));
         Ok(NewWorker { reached, ..ends.with(lease, pidfd) })
     }
 
@@ -126,10 +131,10 @@ impl Zygote {
     }
 
     /// What a confined process may connect to.
-    fn reached(&self, room: &Room, kind: Option<Kind>, more: &[String]) -> Reached {
+    fn reached(&self, (room, place): (&Room, &Workplace), kind: Option<Kind>, more: &[String]) -> Reached {
         let caller = self.reach.callers.as_ref().zip(kind).and_then(|(callers, kind)| callers.admit(kind));
         let write = self.reach.write.iter().cloned().chain(more.iter().map(PathBuf::from));
-        Reached::of(&self.reach.workspace, room.path(), write, caller)
+        Reached::of(place.root(), room.path(), write, caller)
     }
 
     /// The duty to see to the end of a worker that a checkpoint woke, and that is our own child.
@@ -148,7 +153,7 @@ impl Zygote {
         link: StdStream,
     ) -> Result<Lease, ZygoteError> {
         let passed = vec![image, base, link.into()];
-        let (lease, _) = self.ask(Purpose::Image, WorkerLimits::default(), None, passed).await?;
+        let (lease, _) = self.ask(Purpose::Image, WorkerLimits::default(), (None, None), passed).await?;
         Ok(lease)
     }
 
@@ -158,7 +163,7 @@ impl Zygote {
     /// [`ZygoteError`], in words for a client.
     pub(crate) async fn write_base(&self, file: OwnedFd, link: StdStream) -> Result<Lease, ZygoteError> {
         let passed = vec![file, link.into()];
-        let (lease, _) = self.ask(Purpose::Base, WorkerLimits::default(), None, passed).await?;
+        let (lease, _) = self.ask(Purpose::Base, WorkerLimits::default(), (None, None), passed).await?;
         Ok(lease)
     }
 
@@ -172,6 +177,7 @@ impl Zygote {
         script: Script,
         limits: WorkerLimits,
         (source, room): (OwnedFd, Option<Arc<Room>>),
+        place: &Workplace,
     ) -> Result<NewScript, ZygoteError> {
         let (lifeline, theirs) = StdStream::pair()?;
         let (stdout, stdout_theirs) = descriptors::pipe()?;
@@ -180,11 +186,12 @@ impl Zygote {
         let kind = script.installing.as_ref().map_or_else(|| kind_of(limits), |_| Some(Kind::Installer));
         let room = room.map_or_else(|| self.room(limits), |room| Ok(Some(room)))?;
         let more = script.installing.as_ref().map_or_else(Vec::new, |installing| installing.write.clone());
-        let (lease, pidfd) = self.ask(Purpose::Script(script), limits, room.as_deref(), passed).await?;
+        let (lease, pidfd) =
+            self.ask(Purpose::Script(script), limits, (room.as_deref(), place.ground()), passed).await?;
         let new = NewScript { lease, pidfd, lifeline, stdout, stderr, room };
         if let Some(room) = &new.room {
             // A script that ends before that is followed to its end all the same.
-            let _ = door::open(&new.lifeline, self.reached(room, kind, &more)).await;
+            let _ = door::open(&new.lifeline, self.reached((room, place), kind, &more)).await;
         }
         Ok(new)
     }
@@ -193,12 +200,12 @@ impl Zygote {
         &self,
         purpose: Purpose,
         limits: WorkerLimits,
-        room: Option<&Room>,
+        (room, ground): (Option<&Room>, Option<Ground>),
         descriptors: Vec<OwnedFd>,
     ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
         let (reply, answer) = oneshot::channel();
         let room = room.map(|room| room.path().to_string_lossy().into_owned());
-        let request = Request::Fork { purpose, limits, room, descriptors, reply };
+        let request = Request::Fork { purpose, limits, room, ground, descriptors, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
         let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
         // The zygote keeps a dead child as a zombie until we say `Reap`, so this number cannot be a stranger's.

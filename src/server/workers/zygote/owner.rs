@@ -222,11 +222,11 @@ impl Owner {
             Request::Reap { pid } => {
                 let _ = send(&process.socket, &ToZygote::Reap { pid }, &[]);
             }
-            Request::Fork { purpose, limits, room, descriptors, reply } => {
+            Request::Fork { purpose, limits, room, ground, descriptors, reply } => {
                 let worker = self.next;
                 self.next += 1;
                 let passed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                let fork = ToZygote::Fork { worker, purpose, limits, room };
+                let fork = ToZygote::Fork { worker, purpose, limits, room, ground };
                 match send(&process.socket, &fork, &passed) {
                     Ok(()) => {
                         process.pending.push_back((worker, reply));

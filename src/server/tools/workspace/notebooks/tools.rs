@@ -181,7 +181,7 @@ pub(crate) async fn export(
     };
     let (mut cells, left_out) = session.history.cells();
     let count = cells.len() as u64;
-    let (files, id) = (server.files.clone(), session.id.clone());
+    let (files, id) = (server.files(call)?, session.id.clone());
     let most = server.around.settings.max_notebook_output as u64;
     let written = blocking(move || {
         whole::fill(&mut cells, &files, most, MAX_OUTPUTS as u64);
@@ -207,8 +207,12 @@ pub(crate) async fn export(
 }
 
 /// The notebook with its parameters, and what is to be run of it.
-async fn opened(server: &Server, path: String, parameters: JsonObject) -> Result<(Document, Vec<Step>), ToolError> {
-    let (files, place) = (server.files.clone(), path.clone());
+async fn opened(
+    server: &Server,
+    (files, path): (Files, String),
+    parameters: JsonObject,
+) -> Result<(Document, Vec<Step>), ToolError> {
+    let place = path.clone();
     let content = blocking(move || files.text(&place, MAX_NOTEBOOK)).await?;
     let content = upgrade::upgraded(server, content).await;
     blocking(move || {
@@ -227,9 +231,11 @@ async fn opened(server: &Server, path: String, parameters: JsonObject) -> Result
 pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Result<Reply<NotebookRun>, ToolError> {
     let session = server.session(call, asked.session_id.as_deref())?;
     let timeout = session.limits.cell_limit(arguments::cell_limit(asked.timeout)?.or(server.around.settings.timeout));
-    let (document, steps) = opened(server, asked.path.clone(), asked.parameters.unwrap_or_default()).await?;
+    let files = server.files(call)?;
+    let named = (files.clone(), asked.path.clone());
+    let (document, steps) = opened(server, named, asked.parameters.unwrap_or_default()).await?;
     let total = steps.len();
-    let directory = directory_of(server, &asked.path);
+    let directory = directory_of(&files, &asked.path);
     let (sight, past) = (call.sight(), Arc::<Past>::default());
     let mut run = Run { document, goes_on: asked.on_error == Some(OnError::Continue), ..Run::default() };
     be_seen(&sight, &session, &past);
@@ -263,7 +269,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Res
     }
     let execution_time = began.elapsed().as_secs_f64();
     let output = asked.output_path.unwrap_or_else(|| asked.path.clone());
-    let (document, files) = (run.document, server.files.clone());
+    let document = run.document;
     let written = blocking(move || write(&files, &output, document.text())).await?;
     let value = NotebookRun {
         status: run.status.unwrap_or("ok"),
@@ -424,9 +430,9 @@ fn text(run: &NotebookRun) -> String {
 }
 
 /// Where a notebook is.
-fn directory_of(server: &Server, path: &str) -> String {
-    let path = server.files.root().join(path);
-    path.parent().unwrap_or(server.files.root()).to_string_lossy().into_owned()
+fn directory_of(files: &Files, path: &str) -> String {
+    let path = files.root().join(path);
+    path.parent().unwrap_or(files.root()).to_string_lossy().into_owned()
 }
 
 fn write(files: &Files, path: &str, content: String) -> Result<Written, ToolError> {
