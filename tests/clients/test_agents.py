@@ -38,7 +38,7 @@ def shown(server: Forkpy) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
         env={**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, "NO_COLOR": "1"},
     )

@@ -171,7 +171,7 @@ def run_suite(url: str, revision: str, results: Path) -> dict[str, list[dict[str
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
         cwd=directory,
     )
