@@ -59,6 +59,20 @@ fn begin_task(server: &HttpForkpy, bearer: &str) -> String {
     reply["result"]["taskId"].as_str().unwrap_or_else(|| panic!("a task: {reply}")).to_owned()
 }
 
+fn resources_tell_nothing(eve: &mut Eve<'_>) {
+    let uri = format!("health://sessions/{SECRET}");
+    for uri in [&*uri, "health://report", "health://alerts"] {
+        let read = eve.ask("resources/read", Some(uri), json!({"uri": uri})).body;
+        assert!(!read.contains("\"pid\"") || uri.ends_with("report") && !read.contains(SECRET), "{uri}: {read}");
+    }
+    let listed = eve.ask("resources/list", None, json!({})).body;
+    assert!(!listed.contains(SECRET), "{listed}");
+    let argument = json!({"ref": {"type": "ref/resource", "uri": "health://sessions/{session_id}"},
+        "argument": {"name": "session_id", "value": "s"}});
+    let completed = eve.ask("completion/complete", None, argument).body;
+    assert!(!completed.contains(SECRET), "{completed}");
+}
+
 #[test]
 fn forty_attempts_at_what_is_anothers_tell_nothing_and_touch_nothing() {
     let (issuer, signer) = (Issuer::start(false), Signer::curve("c"));
@@ -104,17 +118,7 @@ fn forty_attempts_at_what_is_anothers_tell_nothing_and_touch_nothing() {
     for (http, path) in [("GET", "/metrics"), ("POST", "/admin/drain")] {
         assert_eq!(eve.with(http, path, session, &Value::Null), 403, "{path}");
     }
-    let uri = format!("health://sessions/{SECRET}");
-    for uri in [&*uri, "health://report", "health://alerts"] {
-        let read = eve.ask("resources/read", Some(uri), json!({"uri": uri})).body;
-        assert!(!read.contains("\"pid\"") || uri.ends_with("report") && !read.contains(SECRET), "{uri}: {read}");
-    }
-    let listed = eve.ask("resources/list", None, json!({})).body;
-    assert!(!listed.contains(SECRET), "{listed}");
-    let argument = json!({"ref": {"type": "ref/resource", "uri": "health://sessions/{session_id}"},
-        "argument": {"name": "session_id", "value": "s"}});
-    let completed = eve.ask("completion/complete", None, argument).body;
-    assert!(!completed.contains(SECRET), "{completed}");
+    resources_tell_nothing(&mut eve);
 
     // It ends, which others are not told.
     ann.call("interrupt_cell", json!({"session_id": SECRET}));
