@@ -134,7 +134,8 @@ async def test_the_sdk_signs_in_and_asks_for_more(tmp_path: Path, monkeypatch: p
                 # Its token is not for files: it is told so, and gets one that is.
                 written = await client.call_tool("write_file", {"path": "a.txt", "content": "1"})
                 assert written.is_error is not True, written
-            assert set(served.granted[-1].split()) == {"cells:run", "files:write"}
+            assert len(served.granted) == 2
+            assert {"cells:run", "files:write"} <= set(served.granted[-1].split())
             # Whoever has a token of the same subject finds its session again.
             async with signed_in(forkpy.url, served.url) as client:
                 again = await client.call_tool("run_python_code", {"code": "x"})

@@ -77,13 +77,13 @@ fn resources_tell_nothing(eve: &mut Eve<'_>) {
 fn forty_attempts_at_what_is_anothers_tell_nothing_and_touch_nothing() {
     let (issuer, signer) = (Issuer::start(false), Signer::curve("c"));
     issuer.publish(&[&signer]);
-    let options = ["--wait", "0.2", "--oauth-issuer", &issuer.url, "--oauth-audience", AUDIENCE];
+    let options = ["--wait", "3", "--oauth-issuer", &issuer.url, "--oauth-audience", AUDIENCE];
     let server = HttpForkpy::start(Setup::new().args(&options));
     let bearer = |who: &str| format!("Bearer {}", issuer.token(&signer, who, "cells:run files:read files:write"));
     let (hers, evil) = (bearer("ann"), bearer("eve"));
     let ann = Legacy::new(&server, &[("Authorization", &hers)]);
     ann.call("create_session", json!({"session_id": SECRET}));
-    ann.call("run_python_code", json!({"session_id": SECRET, "code": "x = 42"}));
+    ann.call("run_python_code", json!({"session_id": SECRET, "code": "x = 42", "wait": 60}));
     ann.call("checkpoint_session", json!({"session_id": SECRET, "name": "early"}));
     let task = begin_task(&server, &hers);
     let mut eve = Eve { server: &server, bearer: evil, tried: 0 };
@@ -122,12 +122,14 @@ fn forty_attempts_at_what_is_anothers_tell_nothing_and_touch_nothing() {
 
     // It ends, which others are not told.
     ann.call("interrupt_cell", json!({"session_id": SECRET}));
-    wait_for("its end", || ann.call("list_sessions", json!({})).to_string().contains("idle"));
+    let health = || ann.call("get_kernel_health", json!({"session_id": SECRET}));
+    wait_for("its end", || health()["state"] == "idle");
     let since = json!({"name": "cell.ended", "arguments": {}, "cursor": began["result"]["cursor"]});
     let events = eve.ask("events/poll", None, since).json();
     assert_eq!(events["result"]["events"], json!([]), "{events}");
     assert!(eve.tried >= 40, "{} attempts", eve.tried);
-    let kept = ann.call("run_python_code", json!({"session_id": SECRET, "code": "x, 'stolen' in globals()"}));
+    let code = "x, 'stolen' in globals()";
+    let kept = ann.call("run_python_code", json!({"session_id": SECRET, "code": code, "wait": 60}));
     assert_eq!(kept["results"], json!(["(42, False)"]));
     assert_eq!(ann.call("list_checkpoints", json!({}))["checkpoints"][0]["name"], "early");
 }
