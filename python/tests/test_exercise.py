@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LOOK = """\
-import gc, os, random, sys, warnings
+import gc, importlib.util, os, random, sys, warnings
+if importlib.util.find_spec(sys.argv[2].partition(".")[0]) is None:
+    print("absent")
+    sys.exit()
 sys.path.insert(0, sys.argv[1])
 from forkpy_worker.session import warm
 
@@ -45,9 +48,10 @@ print(*called, len(left))
 
 @pytest.mark.parametrize("module", ["pandas", "matplotlib.pyplot"])
 def test_an_exercise_leaves_nothing_behind(module: str) -> None:
-    pytest.importorskip(module)
     command = [sys.executable, "-I", "-c", LOOK, str(ROOT / "python"), module]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    if told == ["absent"]:
+        pytest.skip(f"no {module} here")
     assert told == [
         {"pandas": "pandas", "matplotlib.pyplot": "matplotlib.figure"}[module],
         "well",

@@ -172,9 +172,10 @@ fn commands_do_as_the_texts_say() {
             let words = words(line);
             let [program, rest @ ..] = &words[..] else { continue };
             match program.as_str() {
-                // A server, or what asks for another system.
+                // A server, what asks for another system, or for sessions that an earlier server has kept.
                 "forkpy"
-                    if rest.first().is_some_and(|word| word == "--transport") || rest.contains(&"--via".to_owned()) =>
+                    if rest.first().is_some_and(|word| word == "--transport" || word == "sessions")
+                        || rest.contains(&"--via".to_owned()) =>
                 {
                     assert!(is_parsed(home.path(), rest), "{text}: {line}");
                 }
