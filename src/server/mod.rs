@@ -21,6 +21,7 @@ pub(crate) mod scripts;
 pub(crate) mod sessions;
 pub(crate) mod tls;
 pub(crate) mod tools;
+pub(crate) mod traces;
 pub(crate) mod turns;
 pub(crate) mod watch;
 pub(crate) mod workers;

@@ -38,6 +38,7 @@ use super::{
         packed::{Edge, PackedSession},
         registry::Registry,
     },
+    traces,
     workers::children::Children,
 };
 use crate::{
@@ -56,6 +57,8 @@ use crate::{
 const STATE_VERSION: u32 = 2;
 /// How long the other program may take to say what it understands.
 const PROBE: Duration = Duration::from_secs(20);
+/// How long the traces of this program may take to be sent, while all stands still.
+const LAST_TRACES: Duration = Duration::from_millis(300);
 /// How often a session that is just at something short is looked at again, and for how long.
 const LOOK: Duration = Duration::from_millis(20);
 const PASSES: Duration = Duration::from_secs(10);
@@ -317,6 +320,7 @@ pub(crate) async fn become_program(
     around.spares.renew();
     around.zygote.end(&thaw).await;
     let count = sessions.len();
+    traces::flush(LAST_TRACES);
     let packed = || {
         let listener = parcel.add(&listener)?;
         match &mut door {

@@ -12,7 +12,7 @@ use std::{
     os::fd::RawFd,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -54,6 +54,7 @@ use crate::{
             self,
             call::{asking::Waiting, audit::Audit, flights::Flights, server::Server, tasks::Tasks},
         },
+        traces,
         watch::{
             self, cleaner, disk, generations, guard, owners, readiness::Readiness, readings::Metrics, report::Ward,
             service_manager, supervisor,
@@ -89,6 +90,8 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 /// and SIGKILL after four. Where no client waits there is more time.
 const LEAVING: Duration = Duration::from_millis(2500);
 const PATIENT_LEAVING: Duration = Duration::from_secs(6);
+/// How long the last traces may take to be sent, when all else has taken its time.
+const LAST_TRACES: Duration = Duration::from_millis(300);
 /// A start that takes longer is explained to a person.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -122,6 +125,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     guarded::close_to_others();
     descriptors::close_inherited_on_exec();
     counters::begin();
+    traces::begin(settings.sessions.server_name.as_deref());
     signals::become_subreaper();
     signals::bear_file_size_limit();
     descriptors::raise_open_files();
@@ -191,12 +195,14 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     service_manager::stopping().await;
     around.spares.renew();
     let leaving = time_to_leave(&around, hurries);
+    let until = Instant::now() + FAREWELL + leaving;
     let ended = futures::future::join3(registry.shut_down(leaving), scripts.shut_down(), packages.shut_down());
     let _ = tokio::time::timeout(FAREWELL + leaving, ended).await;
     // Whatever is still there: the zygote, and workers whose farewell took too long.
     processes::kill_children();
     around.images.end();
     groups::end();
+    traces::end(until.saturating_duration_since(Instant::now()).clamp(LAST_TRACES, FAREWELL));
     served
 }
 
@@ -432,8 +438,7 @@ fn start_zygote(
     let callers = egress.map(|egress| Arc::clone(egress.callers()));
     let proxy = callers.as_ref().and_then(|callers| callers.proxy(Kind::Session));
     let reach = Reach { write, callers };
-    let hidden = settings.sessions.sandbox.secrets.iter().map(|secret| secret.name.clone()).collect();
-    let spawner = Spawner::start(children.clone(), hidden)?;
+    let spawner = Spawner::start(children.clone(), hidden_from_sessions(&settings.sessions.sandbox))?;
     let zygote = Zygote::launch(wanted, children.clone(), spawner, (rooms, reach));
     let wish = Wish {
         venv: settings.venv.clone(),
@@ -486,6 +491,12 @@ fn start_zygote(
         filled.send_replace(Some(if is_to_be_completed { lacks } else { Vec::new() }));
     });
     Ok((zygote, Filling::new(filling)))
+}
+
+/// Names of variables that are the server's alone.
+fn hidden_from_sessions(sandbox: &Sandbox) -> Vec<String> {
+    let own = traces::SECRETS.into_iter().filter(|_| traces::is_on());
+    sandbox.secrets.iter().map(|secret| secret.name.clone()).chain(own.map(str::to_owned)).collect()
 }
 
 fn zygote_settings(settings: &Settings, environment: &Environment, confinement: ConfinementSettings) -> ZygoteSettings {

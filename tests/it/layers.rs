@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 34] = [
+const ROOMS: [(&str, u32); 35] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -30,6 +30,7 @@ const ROOMS: [(&str, u32); 34] = [
     ("server/tls", 4),
     ("server/counters", 5),
     ("server/events", 5),
+    ("server/traces", 5),
     ("server/workspace", 6),
     ("server/egress", 7),
     ("server/health", 7),
@@ -61,11 +62,14 @@ const WALLS: [(&str, &str); 5] = [
 ];
 
 /// Crates that only these rooms name.
-const CRATES: [(&str, &[&str]); 5] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("pyo3", &["worker", "zygote", "bundle"]),
     ("tokio", &["protocol", "server", "bench"]),
     ("rmcp", &["server/tools", "server/mcp"]),
     ("axum", &["server/mcp"]),
+    ("opentelemetry", &["server/traces"]),
+    ("opentelemetry_sdk", &["server/traces"]),
+    ("opentelemetry_otlp", &["server/traces"]),
     ("clap", &["settings", "commands", "bench", "bundle"]),
 ];
 

@@ -84,6 +84,7 @@ mod streams;
 mod support;
 mod tasks;
 mod tokens;
+mod traces;
 mod truth;
 mod turnover;
 mod workspaces;

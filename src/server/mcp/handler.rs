@@ -34,6 +34,7 @@ use super::introduction::{INSTRUCTIONS, icon};
 use super::knowledge::{self, STAYS};
 use super::needs;
 use super::resources::Resources;
+use super::traced;
 use crate::server::{
     events::Subscriber,
     owner::Owner,
@@ -50,6 +51,7 @@ use crate::server::{
         },
         cells::tasks,
     },
+    traces::CallSpan,
 };
 
 /// Methods that exist in every version (`ping` and others are gone since 2026-07-28): a malformed call of one must not be
@@ -150,6 +152,7 @@ impl Handler {
             again: Again::default(),
             sight: None,
             lane: None,
+            trace: None,
         }
     }
 
@@ -325,12 +328,17 @@ impl ServerHandler for Handler {
         let audit = self.server.audit.as_ref();
         let visitor = &self.allowed(&context.extensions, tool.scope)?.visitor;
         let began = audit.map(|audit| audit.begin(visitor.peek(), tool.name, request.arguments.as_ref()));
+        let span = traced::begin(tool.name, request.arguments.as_ref(), &context, visitor.peek());
+        let trace = span.as_ref().and_then(CallSpan::parent);
         // A reply that gets words added is not to be out before, nor one that is to be written down.
-        let lane = self.lane.clone().filter(|_| self.greeting.is_said() && audit.is_none());
-        let call = Call { arguments: request.arguments, again, lane, ..self.call(tool, context) };
+        let lane = self.lane.clone().filter(|_| self.greeting.is_said() && audit.is_none() && span.is_none());
+        let call = Call { arguments: request.arguments, again, lane, trace, ..self.call(tool, context) };
         let mut answer = tool.answer(&self.server, call).await;
         if let Some(began) = began {
             began.end(&answer);
+        }
+        if let Some(span) = span {
+            traced::end(span, &answer);
         }
         if let CallToolResponse::Complete(result) = &mut answer
             && let Some(words) = self.greeting.take().await

@@ -16,3 +16,4 @@ pub(crate) mod knowledge;
 mod needs;
 pub(crate) mod resources;
 pub(crate) mod stdio;
+mod traced;

@@ -28,6 +28,7 @@ use crate::{
     server::{
         health::{errand::Errand, recovery::Step},
         output::{live::Live, peephole::Look},
+        traces::Parent,
         workers::zygote::ZygoteError,
     },
     sys::parcel::Parcel,
@@ -296,6 +297,8 @@ pub(crate) struct CellOrder {
     pub notebook: Option<NotebookCell>,
     /// Bytes of each stream that are kept in memory, when it is not what replies hold.
     pub max_output: Option<usize>,
+    /// What its spans hang on, where its call is traced.
+    pub trace: Option<Parent>,
 }
 
 /// A line of input that a running cell waits for.

@@ -49,6 +49,8 @@ fn unpacked(packed: PackedOrder) -> CellOrder {
         questions: None,
         notebook: None,
         max_output: packed.max_output,
+        // Its call is answered, by another program.
+        trace: None,
     }
 }
 

@@ -20,7 +20,6 @@ use crate::{
         health::{Record, errand::Errand, evidence::Phase},
         output::{captured::Method, marks, screen},
         sessions::{
-            active::Client,
             checkpoints::Checkpoint,
             crashes,
             notice::Notice,
@@ -28,6 +27,7 @@ use crate::{
             outcome::{CellOutcome, Ending, OnError, refusal},
             runs::Reply,
         },
+        traces::{NotRun, Ran},
         workspace::watch::NewFiles,
     },
 };
@@ -51,7 +51,7 @@ impl Task {
     ) -> Done {
         let anchor = match self.make_ready(&order, queued).await {
             Ok(anchor) => anchor,
-            Err(outcome) => return self.not_run(&order.client, outcome),
+            Err(outcome) => return self.not_run(&order, outcome),
         };
         let before = self.life.newest();
         let since = Instant::now();
@@ -127,6 +127,10 @@ impl Task {
             notices,
             alerts,
         };
+        if let Some(parent) = &order.trace {
+            let (session, asked, status) = (&*self.id, order.asked, outcome.ending.status());
+            parent.ran(&Ran { session, cell, asked, queued, began: since, took: ran, status });
+        }
         Done { outcome, told: up_to }
     }
 
@@ -199,8 +203,12 @@ impl Task {
     }
 
     /// A cell that was not run says how things stand too; it counts as nothing told.
-    fn not_run(&self, client: &Client, outcome: CellOutcome) -> Done {
-        let Told { fate, recovered, notices, .. } = self.tell(client, u64::MAX, None);
+    fn not_run(&self, order: &CellOrder, outcome: CellOutcome) -> Done {
+        if let Some(parent) = &order.trace {
+            let (session, status) = (&*self.id, outcome.ending.status());
+            parent.not_run(&NotRun { session, asked: order.asked, queued: outcome.queued, status });
+        }
+        let Told { fate, recovered, notices, .. } = self.tell(&order.client, u64::MAX, None);
         Done { outcome: CellOutcome { fate, recovered, notices, ..outcome }, told: 0 }
     }
 

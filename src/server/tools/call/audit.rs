@@ -107,15 +107,12 @@ impl Audit {
 impl Began<'_> {
     /// It has ended.
     pub(crate) fn end(mut self, answer: &CallToolResponse) {
+        let outcome = outcome_of(answer);
         match answer {
             CallToolResponse::Complete(result) => {
-                let structured = result.structured_content.as_ref();
-                let status = structured.and_then(|all| all.get("status")).and_then(Value::as_str);
-                let plain = if result.is_error == Some(true) { "error" } else { "answered" };
-                self.tell(status.unwrap_or(plain), structured, size_of_json(result));
+                self.tell(outcome, result.structured_content.as_ref(), size_of_json(result));
             }
-            CallToolResponse::Task(_) => self.tell("task", None, 0),
-            _ => self.tell("asking", None, 0),
+            _ => self.tell(outcome, None, 0),
         }
         self.is_over = true;
     }
@@ -145,6 +142,20 @@ impl Drop for Began<'_> {
         if !self.is_over {
             self.tell("abandoned", None, 0);
         }
+    }
+}
+
+/// A word for what came of a call.
+#[must_use]
+pub(crate) fn outcome_of(answer: &CallToolResponse) -> &str {
+    match answer {
+        CallToolResponse::Complete(result) => {
+            let structured = result.structured_content.as_ref();
+            let status = structured.and_then(|all| all.get("status")).and_then(Value::as_str);
+            status.unwrap_or(if result.is_error == Some(true) { "error" } else { "answered" })
+        }
+        CallToolResponse::Task(_) => "task",
+        _ => "asking",
     }
 }
 

@@ -22,6 +22,7 @@ use super::{arguments, error::ToolError, lane::Lane, notices, sight::Sight};
 use crate::server::{
     owner::Owner,
     sessions::{active::Client, handle::Session, orders::Caller, outcome::Fate},
+    traces::Parent,
 };
 
 /// One call.
@@ -46,6 +47,8 @@ pub(crate) struct Call {
     pub(crate) again: Again,
     /// Where the reply may be written at once.
     pub(crate) lane: Option<Lane>,
+    /// What spans of its cells hang on, where it is traced.
+    pub(crate) trace: Option<Parent>,
 }
 
 /// What a client sends along when a call needed its input, see `asking.rs`.

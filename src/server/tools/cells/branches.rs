@@ -42,6 +42,7 @@ use crate::server::{
         },
         sessions::checkpoints::{unless_taken_back, warnings},
     },
+    traces::Parent,
 };
 
 /// Bytes of what a branch came to, in its line.
@@ -212,7 +213,9 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunBranches) -> Res
         over.ended().await;
         cancel.cancel();
     });
-    let runs = branch_all(server, &session, &from, asked.codes, (timeout, at_once, &ended), &caller).await;
+    let runs =
+        branch_all(server, &session, &from, asked.codes, (timeout, at_once, &ended), (&caller, call.trace.as_ref()))
+            .await;
     ending.abort();
     if session.life.is_over() {
         end_all(server, runs).await;
@@ -271,7 +274,7 @@ async fn branch_all(
     from: &Arc<Checkpoint>,
     codes: Vec<String>,
     (timeout, at_once, ended): (Option<Duration>, usize, &AtomicUsize),
-    caller: &Caller,
+    (caller, trace): (&Caller, Option<&Parent>),
 ) -> Vec<Result<Run, ToolError>> {
     let runs = codes.into_iter().enumerate().map(|(index, code)| async move {
         let id = format!("{}.branch-{index}", session.id);
@@ -289,6 +292,7 @@ async fn branch_all(
             questions: None,
             notebook: None,
             max_output: None,
+            trace: trace.cloned(),
         };
         let outcome = branch.run(order)?.await;
         ended.fetch_add(1, Ordering::Relaxed);

@@ -124,6 +124,7 @@ where
         sight: Some(Arc::clone(&job.sight)),
         // It answers no call.
         lane: None,
+        trace: call.trace.clone(),
     };
     let task = tokio::spawn(work(Arc::clone(server), own));
     let ending = Arc::clone(&job);

@@ -91,6 +91,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunPythonCode) -> R
         questions: asking::way(&call.context).map(|_| ask),
         notebook: None,
         max_output: None,
+        trace: call.trace.clone(),
     };
     let patience = Patience::or_task(server, call, patience);
     let run = session.submit(order)?;

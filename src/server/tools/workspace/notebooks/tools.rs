@@ -252,6 +252,7 @@ pub(crate) async fn run(server: &Server, call: &Call, asked: RunNotebook) -> Res
             questions: None,
             notebook: Some(NotebookCell { directory: directory.clone(), first: index == 0 }),
             max_output: Some(server.around.settings.max_notebook_output),
+            trace: call.trace.clone(),
         };
         let deleted = || SessionError::Deleted(session.id.to_string());
         let submitted = session.run(order);
