@@ -4,9 +4,9 @@
     prepare.py TARGET_DIR
 
 makes TARGET_DIR/clients/venv (requirements.txt), TARGET_DIR/clients/libraries (libraries.txt),
-TARGET_DIR/clients/agents (agents.txt) and TARGET_DIR/clients/node (package-lock.json), and prints where they are as one
-JSON object: {"python": ..., "libraries": ..., "agents": ..., "node": ..., "node_dir": ..., "haproxy": ...,
-"haproxy_libraries": ...}. Everything else goes to
+TARGET_DIR/clients/agents (agents.txt), TARGET_DIR/clients/recipes (recipes.txt) and TARGET_DIR/clients/node
+(package-lock.json), and prints where they are as one JSON object: {"python": ..., "libraries": ..., "agents": ...,
+"recipes": ..., "node": ..., "node_dir": ..., "haproxy": ..., "haproxy_libraries": ...}. Everything else goes to
 stderr. Node itself comes with the Python requirements, so a machine needs neither node nor npm.
 
 A part whose stamp matches its requirement files is left alone; several runs at once wait for one another.
@@ -37,6 +37,7 @@ PYTHON_FILES = ("requirements.txt", "constraints.txt")
 PYTHON_MODULES = "fastmcp, mcp, nbclient, prometheus_client, psutil, pytest"
 LIBRARY_FILES = ("libraries.txt",)
 AGENT_FILES = ("agents.txt",)
+RECIPE_FILES = ("recipes.txt",)
 # Importing the libraries themselves takes many seconds.
 AGENT_MODULES = "mcp, psutil"
 NODE_FILES = ("package.json", "package-lock.json", ".npmrc")
@@ -61,6 +62,7 @@ def main() -> int:
             libraries = prepare_venv(root / "libraries", LIBRARY_FILES, "pandas, polars, matplotlib, IPython")
             # All that they need is named, and finding that out again takes pip minutes.
             agents = prepare_venv(root / "agents", AGENT_FILES, AGENT_MODULES, "--no-deps")
+            recipes = prepare_venv(root / "recipes", RECIPE_FILES, "kubernetes_validate, yaml", "--no-deps")
             node = node_of(python)
             node_dir = prepare_node(root / "node", node)
             haproxy = prepare_haproxy(root / "haproxy")
@@ -68,6 +70,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = {"python": str(python), "libraries": str(libraries.parent.parent), "agents": str(agents)}
+    found["recipes"] = str(recipes)
     print(json.dumps({**found, "node": str(node), "node_dir": str(node_dir), **haproxy}))
     return 0
 

@@ -14,6 +14,7 @@ struct Prepared {
     python: String,
     libraries: String,
     agents: String,
+    recipes: String,
     node: String,
     node_directory: String,
     /// The program, and where its libraries are.
@@ -58,6 +59,7 @@ fn prepared() -> &'static Prepared {
             python: text("python"),
             libraries: text("libraries"),
             agents: text("agents"),
+            recipes: text("recipes"),
             node: text("node"),
             node_directory: text("node_dir"),
             haproxy: [text("haproxy"), text("haproxy_libraries")],
@@ -96,6 +98,24 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or_default();
     assert!(last.contains(" passed") && !last.contains("skipped"), "pytest ran no test or skipped some: {last}");
+}
+
+/// What `forkpy deploy` prints; what could not be checked is said.
+#[expect(clippy::print_stdout, reason = "what is not tested is said")]
+pub fn recipes() {
+    let prepared = prepared();
+    let output = Command::new(&prepared.recipes)
+        .arg(root().join("tests/clients/recipes.py"))
+        .env("FORKPY_BIN", env!("CARGO_BIN_EXE_forkpy"))
+        .env("FORKPY_HAPROXY", &prepared.haproxy[0])
+        .env("FORKPY_HAPROXY_LIBRARIES", &prepared.haproxy[1])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env_remove("VIRTUAL_ENV")
+        .output()
+        .expect("Python runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    print!("{said}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ mod output;
 mod owners;
 mod packages;
 mod preload;
+mod recipes;
 mod recovery;
 mod release;
 mod release_workflow;
