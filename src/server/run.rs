@@ -125,6 +125,7 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     guarded::close_to_others();
     descriptors::close_inherited_on_exec();
     counters::begin();
+    fault::arm(&fault::armed_here());
     traces::begin(settings.sessions.server_name.as_deref());
     signals::become_subreaper();
     signals::bear_file_size_limit();

@@ -1,11 +1,12 @@
 //! Named moments at which a test can make a process fail. Empty in release builds.
 //!
-//! Runs in: zygote, worker, checkpoint. A fault is armed by the server's environment variable `FORKPY_FAULT`, which it tells
+//! Runs in: all processes. A fault is armed by the server's environment variable `FORKPY_FAULT`, which it tells
 //! the zygote: `NAME:NUMBER=ACTION`, several separated by `,`. The number tells one moment of a name from another: the cell's number in a worker, the fork's in
 //! the zygote. Actions: `kill` (SIGKILL), `stop` (SIGSTOP, goes on with SIGCONT), `fail` (the caller's own failure).
 //!
 //! | moment | where |
 //! |---|---|
+//! | `server.killed` | number 0: a worker has been sent SIGKILL |
 //! | `worker.reply` | a cell has ended and its reply is not written |
 //! | `worker.half` | half of the reply is written |
 //! | `worker.replied` | the reply is written |

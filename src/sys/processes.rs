@@ -218,6 +218,12 @@ pub(crate) fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i3
     }
 }
 
+/// Ends a process, which must not be reaped meanwhile, and all that descends from it; it goes last. Should this process be
+/// killed half way, that one is still there, and ends the rest itself.
+pub(crate) fn kill_family(pid: i32) {
+    kill_families(|process| process.pid == pid, &HashSet::new());
+}
+
 /// How many of the table a process descends from.
 fn depth(table: &[Process], pid: i32) -> usize {
     let parent = |pid: &i32| table.iter().find(|process| process.pid == *pid).map(|process| process.parent);

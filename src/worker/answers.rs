@@ -10,14 +10,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::Duration,
 };
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
 
-use super::{python::Answerer, quiet::Quiet};
+use super::{python::Answerer, quiet::Quiet, threads};
 use crate::protocol::{FromControl, MAX_CONTROL, Question, blocking};
 
 /// How long an answer may take; the server waits a little longer.
@@ -47,8 +46,7 @@ impl Answers {
     pub(crate) fn begin(&self, nonce: u64, question: Question) {
         let (writer, answerer, turn) = (Arc::clone(&self.writer), Arc::clone(&self.answerer), self.turn.clone());
         let warm = Arc::clone(&self.warm);
-        let watching = thread::Builder::new().name("answers".into()).stack_size(WATCHING_STACK);
-        let begun = watching.spawn(move || {
+        let begun = threads::start("answers", WATCHING_STACK, move || {
             let limit = || if warm.load(Ordering::Relaxed) { LIMIT } else { FIRST_LIMIT };
             let answer = match turn.answering().try_lock_for(limit()) {
                 Some(_mine) => {
@@ -81,7 +79,7 @@ fn watch(answerer: &Arc<Answerer>, question: Question, limit: Duration) -> Resul
     let (done, computed) = bounded(1);
     let (here, identity) = bounded(1);
     let computing = Arc::clone(answerer);
-    let thread = thread::Builder::new().name("answer".into()).stack_size(COMPUTING_STACK).spawn(move || {
+    let thread = threads::start("answer", COMPUTING_STACK, move || {
         let _ = here.send(Answerer::thread_identity());
         let _ = done.send(computing.answer(&question));
     });

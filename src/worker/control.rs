@@ -9,7 +9,6 @@ use std::{
         unix::net::UnixStream,
     },
     sync::Arc,
-    thread,
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -22,6 +21,7 @@ use super::{
     leave,
     python::{Answerer, Pinger},
     quiet::Quiet,
+    threads,
 };
 use crate::{
     protocol::{
@@ -74,7 +74,7 @@ pub(crate) fn spawn(
     if early {
         control.start_pinger();
     }
-    thread::Builder::new().name("control".into()).stack_size(CONTROL_STACK).spawn(|| control.listen())?;
+    threads::start("control", CONTROL_STACK, || control.listen())?;
     Ok(own)
 }
 
@@ -117,7 +117,7 @@ impl Control {
     fn start_pinger(&mut self) {
         let (sender, receiver) = bounded(WAITING_PINGS);
         let (writer, quiet, evaluate) = (Arc::clone(&self.writer), self.quiet.clone(), Arc::clone(&self.evaluate));
-        let started = thread::Builder::new().name("pinger".into()).stack_size(PINGER_STACK).spawn(move || {
+        let started = threads::start("pinger", PINGER_STACK, move || {
             let beginning = quiet.pinging();
             evaluate.within(|| drop(beginning), || work(&receiver, &writer, &quiet, &evaluate));
         });

@@ -176,6 +176,7 @@ fn live(
     descriptors.extend(requests.descriptors());
     descriptors.extend(outputs.descriptors());
     let quiet = Quiet::default();
+    threads::begin_anew();
     let (pinger, answerer) = (functions.pinger(py, black_box), functions.answerer(py));
     descriptors.extend(control::spawn(control, Arc::clone(&gate), &quiet, pinger, answerer, limits.memory.is_some())?);
     let pid = std::process::id();

@@ -1,12 +1,15 @@
 //! Threads that a fork would not have: the session's own, by Python or by native libraries.
 //!
 //! Runs in: worker, main thread, before a checkpoint. Ours are known by name and are no loss: a woken worker has new ones.
+//! One that has just been started has no name before its first turn on a processor, so those are counted until then.
 //! A native thread is told by whose code it runs, which its stack shows. Libraries that have new threads in a fork
 //! (`sys/forks.rs`) are no loss either.
 
 use std::{
     collections::BTreeMap,
-    fs, thread,
+    fs, io,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -24,11 +27,43 @@ use crate::{
 /// Threads that forkpy has in a worker.
 const OURS: [&str; 4] = ["control", "pinger", "answers", "answer"];
 
-/// How long a thread may take to get its name, and one of the session's to be over.
-const NAMING: Duration = Duration::from_millis(100);
+/// Those of them that were started and have had no turn on a processor yet.
+static STARTING: AtomicU32 = AtomicU32::new(0);
+
+/// How long one of the session's threads may take to be over.
+const ENDING: Duration = Duration::from_millis(100);
+/// How long one of ours may take to get its turn. A busy machine may need seconds; one that never comes may not hold a copy.
+const FIRST_TURN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Looks before a copy is refused: one may take all of that time, where a pool still spins, and tells its threads to end.
 const LOOKS: u32 = 3;
+
+/// Starts a thread of ours: one of the names in [`OURS`].
+///
+/// # Errors
+/// When the system has no more threads, or no memory for one.
+pub(super) fn start<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    debug_assert!(OURS.contains(&name));
+    STARTING.fetch_add(1, Ordering::Relaxed);
+    let started = thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(|| {
+        // Its name comes before this.
+        STARTING.fetch_sub(1, Ordering::Relaxed);
+        work()
+    });
+    if started.is_err() {
+        STARTING.fetch_sub(1, Ordering::Relaxed);
+    }
+    started
+}
+
+/// In a fork: it has one thread, and none is being started.
+pub(super) fn begin_anew() {
+    STARTING.store(0, Ordering::Relaxed);
+}
 
 /// Those threads, and processes that hold objects of the session's; empty when a fork has all there is.
 pub(crate) fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<Missed> {
@@ -36,9 +71,12 @@ pub(crate) fn lost_in_a_fork(py: Python<'_>, functions: &Functions) -> Vec<Misse
     let mut looks = 0;
     loop {
         looks += 1;
+        // Asked before the look: by the time it is over they may have their names.
+        let starting = STARTING.load(Ordering::Relaxed);
         let found = look(py, functions);
-        // One of ours that has just been started has no name before its first turn on a processor.
-        if found.is_empty() || (looks >= LOOKS && began.elapsed() > NAMING) {
+        let waited = began.elapsed();
+        let ours_may_be_among_them = starting > 0 && waited < FIRST_TURN;
+        if found.is_empty() || (looks >= LOOKS && waited > ENDING && !ours_may_be_among_them) {
             return found;
         }
         py.detach(|| thread::sleep(LOOK_AGAIN));

@@ -96,6 +96,31 @@ fn a_server_that_is_killed_leaves_nothing_running_and_nothing_stopped() {
     }
 }
 
+/// A worker that is killed goes last: where server and zygote are killed right behind it, no process would end its family.
+#[cfg(debug_assertions)]
+#[test]
+fn a_worker_that_is_killed_leaves_no_family_when_the_server_and_the_zygote_die_at_once() {
+    let faults = "server.killed:0=kill,zygote.ending:0=kill";
+    for how in ["restart_kernel", "delete_session"] {
+        let mut forkpy = Setup::new().args(&["--checkpoints", "off"]).env("FORKPY_FAULT", faults).start();
+        forkpy.call("create_session", json!({"session_id": "a"}));
+        forkpy.call("run_python_code", json!({"code": FAMILY, "session_id": "a"}));
+        wait_for("the family", || sleepers(&forkpy) == 4);
+        let busy = json!({"code": "import ctypes; ctypes.PyDLL(None).sleep(300)", "session_id": "a"});
+        let busy = forkpy.begin_call("run_python_code", busy);
+        wait_for("the cell", || forkpy.call("get_kernel_health", json!({"session_id": "a"})).data["state"] == "busy");
+        let killing = forkpy.begin_call(how, json!({"session_id": "a"}));
+        for call in [busy, killing] {
+            forkpy.forget(call);
+            forkpy.tolerate(call);
+        }
+        let server = forkpy.server_pid();
+        wait_for("its end by the fault", || processes::state(server) == 'Z');
+        forkpy.kill();
+        wait_for("the end of all it started", || forkpy.family().is_empty());
+    }
+}
+
 #[test]
 fn deleting_a_session_ends_what_it_started_and_nothing_else() {
     let mut forkpy = Forkpy::start();

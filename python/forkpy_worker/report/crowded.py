@@ -8,6 +8,7 @@ Runs in: worker, after a cell that raised.
 from __future__ import annotations
 
 import errno
+import sys
 
 # What `threading` says when the system refuses a thread.
 _NO_THREAD = "can't start new thread"
@@ -15,6 +16,8 @@ _NO_THREAD = "can't start new thread"
 _OURS = "forkpy-"
 # So near its bound the next one may be refused: the one that was refused is gone again.
 _NEAR = 2
+# Refusals of a group that were there at the last look.
+_seen: dict[str, int] = {}
 
 
 def hint(exception: BaseException) -> str | None:
@@ -24,17 +27,33 @@ def hint(exception: BaseException) -> str | None:
             return None
     elif exception.args != (_NO_THREAD,):
         return None
-    found = _crowd()
-    if found is None or found[0] + _NEAR < found[1]:
+    folder = _group()
+    if folder is None:
+        return None
+    count, bound = _number(folder, "pids.current"), _number(folder, "pids.max")
+    # The bound may have been laid anew since, to what there is now: then the kernel's count of its refusals tells.
+    if not _refused(folder) and count + _NEAR < bound:
         return None
     return (
-        f"the session has {found[0]} processes and threads, and its limit of processes (--processes-limit, "
+        f"the session has {count} processes and threads, and its limit of processes (--processes-limit, "
         "`limits.processes`) lets it start no more; end some: one that stays beyond its limit is ended"
     )
 
 
-def _crowd() -> tuple[int, int] | None:
-    """Count processes and threads of the session's own group, and say how many there may be."""
+def _refused(folder: str) -> bool:
+    """Whether the kernel has refused a process of this group since this was asked last."""
+    try:
+        with open(f"{folder}/pids.events") as file:
+            count = next((int(line.split()[1]) for line in file if line.startswith("max ")), 0)
+    except OSError:
+        # Kernels before 4.4 do not count.
+        return False
+    before, _seen[folder] = _seen.get(folder, 0), count
+    return count > before
+
+
+def _group() -> str | None:
+    """Find the session's own group: it counts processes and threads."""
     with open("/proc/self/cgroup") as file:
         lines = [line.rstrip("\n").split(":", 2) for line in file]
     # The first version has a line for each controller, the second one line without a name.
@@ -44,7 +63,7 @@ def _crowd() -> tuple[int, int] | None:
             if ours and names in line[1].split(","):
                 folder = _folder(names, line[2])
                 if folder is not None:
-                    return _number(folder, "pids.current"), _number(folder, "pids.max")
+                    return folder
     return None
 
 
@@ -63,4 +82,5 @@ def _folder(controller: str, path: str) -> str | None:
 
 def _number(folder: str, name: str) -> int:
     with open(f"{folder}/{name}") as file:
-        return int(file.read())
+        text = file.read().strip()
+    return sys.maxsize if text == "max" else int(text)

@@ -77,6 +77,18 @@ pub(crate) struct Measure {
     pub words: String,
 }
 
+impl Measure {
+    fn is_above(&self) -> bool {
+        self.threshold > 0.0 && self.value >= self.threshold
+    }
+
+    /// Whether it is not what these alarms have last heard of it: above and not raised, or raised and below.
+    #[must_use]
+    pub(crate) fn is_news(&self, alarms: &Alarms) -> bool {
+        self.is_above() != alarms.is_raised(self.kind)
+    }
+}
+
 /// What became of a measure.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
@@ -105,7 +117,7 @@ impl Alarms {
 
     fn take_one(&mut self, measure: Measure, now: Instant, pause: Duration) -> Option<Change> {
         let kind = measure.kind;
-        let above = measure.threshold > 0.0 && measure.value >= measure.threshold;
+        let above = measure.is_above();
         match self.0.get_mut(&kind) {
             Some(alarm) if alarm.raised => {
                 if measure.threshold > 0.0 && measure.value >= measure.threshold * CLEAR_BELOW {

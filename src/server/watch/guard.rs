@@ -10,11 +10,11 @@
 //! between two looks is not seen then.
 //!
 //! A session with too many processes is ended at once where the kernel would let it have ever more. In a cgroup it starts no
-//! others: then it is told, and ended when it stays beyond its limit.
+//! others: then it is told, and ended when it stays beyond its limit. The alert comes first (`watch/supervisor.rs` raises it).
 //!
-//! Stacks are taken first; the kill then is one step with a status just read: the pid cannot
-//! have gone to another process meanwhile, for a dead worker stays a zombie until its session's task has buried it. The
-//! reason is left in the status, where the task finds it.
+//! Stacks are taken first; then what the worker started is ended, and the worker last. It cannot be another process
+//! meanwhile: a dead worker stays a zombie until its session's task has buried it. The reason is left in the status, where the
+//! task finds it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,21 +24,20 @@ use std::{
 };
 
 use futures::future::join_all;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 
 use crate::{
     server::{
         counters,
+        health::alerts::Kind,
         sessions::{checkpoints::Checkpoints, handle::Session, outcome::DeathReason, registry::Registry},
         workers::stacks,
     },
     settings::limits::Limits,
     sys::{
         groups::{self, Group},
+        pidfd::PidFd,
         processes::{self, Process},
         shared_memory::{self, File, Held},
     },
@@ -71,8 +70,10 @@ struct Seen {
     beyond: HashMap<u64, Instant>,
 }
 
-/// So long a session that can start no more processes may have too many.
+/// So long a session that can start no more processes may have too many, and so long also when no alert has been raised:
+/// one that was cleared is not raised again at once.
 const GRACE: Duration = Duration::from_secs(3);
+const UNTOLD: Duration = Duration::from_secs(9);
 
 /// Runs until the task is dropped.
 pub(crate) async fn watch(registry: Arc<Registry>, checkpoints: Checkpoints) {
@@ -104,7 +105,7 @@ pub(super) async fn end(session: &Session, worker: i32, reason: DeathReason) {
         let seen = stacks::take(&view).await;
         session.shared.record(|record| record.last_sight = Some((worker, seen)));
     }
-    carry_out(session, worker, reason);
+    carry_out(session, worker, reason).await;
 }
 
 fn limited(registry: &Registry, checkpoints: &Checkpoints) -> Vec<Watched> {
@@ -149,15 +150,17 @@ fn others(table: &[Process], family: &HashSet<i32>, worker: i32) -> u32 {
 
 /// A session has more processes than it may, and they do not become fewer.
 fn stays_beyond(count: u32, watched: &Watched, beyond: &mut HashMap<u64, Instant>) -> Option<DeathReason> {
-    let (limit, life) = (watched.limits.processes?, watched.session.life.number());
-    watched.session.shared.record(|record| record.processes = Some((count, limit)));
-    let is_bounded = watched.group.as_ref().is_some_and(|group| group.bound_processes(count, limit));
+    let (most, life) = (watched.limits.processes?, watched.session.life.number());
+    watched.session.shared.record(|record| record.processes = Some((count, most)));
+    let is_bounded = watched.group.as_ref().is_some_and(|group| group.bound_processes(count, most));
     let Some(reason) = too_many(count, &watched.limits) else {
         beyond.remove(&life);
         return None;
     };
     let since = *beyond.entry(life).or_insert_with(Instant::now);
-    (!is_bounded || since.elapsed() >= GRACE).then_some(reason)
+    let told = watched.session.shared.record(|record| record.alarms.is_raised(Kind::ProcessLimit));
+    let limit = if told { GRACE } else { UNTOLD };
+    (!is_bounded || since.elapsed() >= limit).then_some(reason)
 }
 
 fn too_many(count: u32, limits: &Limits) -> Option<DeathReason> {
@@ -212,16 +215,19 @@ fn left_by(session: u64, held: &Held, left: &mut Left) -> u64 {
     bytes
 }
 
-fn carry_out(session: &Session, worker: i32, reason: DeathReason) {
+async fn carry_out(session: &Session, worker: i32, reason: DeathReason) {
     let condemned = session.shared.update(|status| {
         let lives = status.worker.as_ref().is_some_and(|view| view.pid == worker);
-        if lives {
+        // As long as it is in the status its number is its own.
+        let pidfd = lives.then(|| PidFd::open(worker).ok()).flatten();
+        if pidfd.is_some() {
             status.condemned = Some((worker, reason));
         }
-        lives
+        pidfd
     });
-    if condemned {
-        let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
+    if let Some(pidfd) = condemned {
+        let _ = tokio::task::spawn_blocking(move || processes::kill_family(worker)).await;
+        let _ = pidfd.signal(Signal::SIGKILL);
         counters::limit_hit(reason.word());
     }
 }

@@ -66,32 +66,33 @@ pub(crate) async fn watch(registry: Arc<Registry>, metrics: Arc<Metrics>, around
 
 impl Supervisor {
     async fn round(&mut self) {
-        let (looks, without) = self.whose_turn();
+        let (looks, unread) = self.whose_turn();
         let (readings, deep) = self.read(&looks).await;
         for look in looks {
             let seen = readings.get(&look.pid).map(|reading| self.seen(&look, reading, deep.get(&look.pid).copied()));
             self.judge(&look.session, seen);
             tokio::task::yield_now().await;
         }
-        without.iter().for_each(|session| self.judge(session, None));
+        unread.iter().for_each(|session| self.judge(session, None));
         self.around.oom.look();
     }
 
-    /// Sessions to be read now, and those that have no worker to read.
+    /// Sessions to be read now, and those to be judged without: they have no worker to read, or have been seen by others to
+    /// come near a limit, or away from it.
     fn whose_turn(&mut self) -> (Vec<Look>, Vec<Session>) {
         let now = Instant::now();
         let walk = now.duration_since(self.walked) >= DEEP_ROUND.min(self.around.health.interval);
-        let (mut looks, mut without, mut living) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut looks, mut unread, mut living) = (Vec::new(), Vec::new(), Vec::new());
         for session in self.registry.all() {
             let status = session.shared.get();
             let Some(worker) = &status.worker else {
-                without.push(session);
+                unread.push(session);
                 continue;
             };
             living.push(worker.pid);
             let busy = status.phase != Phase::Idle || worker.control.unanswered().is_some();
             let (pid, born) = (worker.pid, worker.born);
-            let (due, deep) = session.shared.record(|record| {
+            let (due, deep, moved) = session.shared.record(|record| {
                 let examined = record.examined.unwrap_or(status.created_at);
                 let over = now.duration_since(examined) >= record.policy.interval;
                 let deep = walk && (busy || over);
@@ -99,20 +100,22 @@ impl Supervisor {
                 if deep {
                     record.examined = Some(now);
                 }
-                (busy || used || deep, deep)
+                (busy || used || deep, deep, of_limits(record, &status).iter().any(|of| of.is_news(&record.alarms)))
             });
             if matches!(status.phase, Phase::Busy { since, .. } if now.duration_since(since) >= ROUND) || deep {
                 worker.control.probe();
             }
             if due {
                 looks.push(Look { session, pid, born, deep });
+            } else if moved {
+                unread.push(session);
             }
         }
         if walk {
             self.walked = now;
         }
         self.metrics.retain(&living);
-        (looks, without)
+        (looks, unread)
     }
 
     async fn read(&self, looks: &[Look]) -> (HashMap<i32, Reading>, HashMap<i32, Deep>) {

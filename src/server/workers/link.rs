@@ -24,7 +24,7 @@ use crate::{
         asynchronous::{FrameReader, FrameWriter, framed},
     },
     server::{output::pipe::Output, workspace::workplace::Workplace},
-    sys::{pidfd::PidFd, room::Room},
+    sys::{fault, pidfd::PidFd, processes, room::Room},
 };
 
 /// How long a new worker may take to say hello.
@@ -126,8 +126,12 @@ impl Worker {
         })
     }
 
-    /// Kills the process; its end is then heard as any other.
-    pub(crate) fn kill(&self) {
+    /// Kills the process, after all that it started; its end is then heard as any other.
+    pub(crate) async fn kill(&self) {
+        // A server that is killed between the two leaves a worker that hears of it, and not a family without one.
+        let pid = self.pid;
+        let _ = tokio::task::spawn_blocking(move || processes::kill_family(pid)).await;
         let _ = self.pidfd.get_ref().signal(Signal::SIGKILL);
+        let _ = fault::at("server.killed", 0);
     }
 }

@@ -132,7 +132,7 @@ impl Task {
 
     /// The worker is gone: buried, mourned, and in words for the caller.
     async fn worker_gone(&mut self, reason: DeathReason, errand: Errand) -> SessionError {
-        self.kill();
+        self.kill().await;
         let death = self.bury(reason, None, Some(errand)).await;
         self.file_report(None).await;
         let session = self.id.to_string();

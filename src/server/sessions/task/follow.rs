@@ -308,7 +308,7 @@ impl Task {
             if !matches!(reason, DeathReason::Delete | DeathReason::ProtocolBroken) && !reason.is_rest() {
                 self.evidence = Some(stacks::take(&worker.view()).await);
             }
-            worker.kill();
+            worker.kill().await;
         }
         Verdict::Killed(reason)
     }
@@ -435,7 +435,7 @@ async fn submit(
         },
         _ = worker.pidfd.readable() => (Verdict::WorkerEnded, Wish::None),
         () = sleep_until(deadline) => {
-            worker.kill();
+            worker.kill().await;
             (Verdict::Killed(DeathReason::Unresponsive), Wish::TimeOut)
         }
     };
@@ -473,6 +473,6 @@ async fn end_of_channel(worker: &Worker) -> Verdict {
     if tokio::time::timeout(CLOSING, worker.pidfd.readable()).await.is_ok() {
         return Verdict::WorkerEnded;
     }
-    worker.kill();
+    worker.kill().await;
     Verdict::Killed(DeathReason::ProtocolBroken)
 }

@@ -82,7 +82,7 @@ impl Task {
                     self.died_idle(DeathReason::Itself).await;
                 }
                 Event::WorkerSpoke => {
-                    self.kill();
+                    self.kill().await;
                     self.died_idle(DeathReason::ProtocolBroken).await;
                 }
                 Event::DebtPaid => {

@@ -367,7 +367,7 @@ impl Task {
     pub(super) async fn kill_with_evidence(&mut self) {
         let Some(view) = self.worker.as_ref().map(Worker::view) else { return };
         self.evidence = Some(stacks::take(&view).await);
-        self.kill();
+        self.kill().await;
     }
 }
 

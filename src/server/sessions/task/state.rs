@@ -262,9 +262,9 @@ impl Task {
         });
     }
 
-    pub(super) fn kill(&self) {
+    pub(super) async fn kill(&self) {
         if let Some(worker) = &self.worker {
-            worker.kill();
+            worker.kill().await;
         }
     }
 
@@ -273,7 +273,7 @@ impl Task {
         if let Some(worker) = &self.worker
             && tokio::time::timeout(FAREWELL, worker.pidfd.readable()).await.is_err()
         {
-            worker.kill();
+            worker.kill().await;
         }
     }
 
