@@ -231,5 +231,5 @@ fn conformance_suite() {
 
 #[test]
 fn python_package() {
-    pytest("python", &[]);
+    pytest_with("python", &[], &prepared().libraries);
 }
