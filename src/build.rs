@@ -40,6 +40,7 @@ fn main() {
     println!("cargo:rustc-env=FORKPY_BUILD_PYTHON={}", config.executable().unwrap_or("python3"));
     println!("cargo:rustc-env=FORKPY_PYTHON_VERSION={}.{}", version.major, version.minor);
     list_sources(config.executable().unwrap_or("python3"));
+    name_modules();
     list_wheels();
 }
 
@@ -115,6 +116,16 @@ fn list_sources(python: &str) {
     }
     text.push_str("]\n");
     fs::write(out.join("sources.rs"), text).expect("the build folder is writable");
+}
+
+/// For another machine the interpreter that was asked is of this one: its modules have another machine's name.
+fn name_modules() {
+    let (host, target) = (env::var("HOST").expect("cargo sets it"), env::var("TARGET").expect("cargo sets it"));
+    let machine = |triple: &str| triple.split('-').next().unwrap_or_default().to_owned();
+    let path = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it")).join("suffix");
+    let suffix = fs::read_to_string(&path).expect("it was written");
+    fs::write(&path, suffix.replace(&format!("-{}-", machine(&host)), &format!("-{}-", machine(&target))))
+        .expect("the build folder is writable");
 }
 
 /// Finds the Python files of a folder and of the folders in it.

@@ -13,7 +13,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{BundleError, floor::TRIPLE, manifest, sources::Workshop, steps::list};
+use super::{BundleError, manifest, sources::Workshop, steps::list};
 
 const NAME: &str = "lib/LICENCES";
 /// Where forkpy's sources are.
@@ -111,7 +111,7 @@ pub(super) fn collect(
                 texts.add_or_say(library, "", fs::read_to_string(document).into_iter().collect());
             }
             texts.add("Rust's standard library", "MIT OR Apache-2.0", [APACHE]);
-            of_crates(&mut texts)?;
+            of_crates(&workshop.machine().triple(), &mut texts)?;
             String::new()
         }
     };
@@ -160,10 +160,11 @@ struct Kind {
 }
 
 /// The crates that are linked in.
-fn of_crates(texts: &mut Texts) -> Result<(), BundleError> {
+fn of_crates(triple: &str, texts: &mut Texts) -> Result<(), BundleError> {
     let program = || "cargo metadata".to_owned();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TRIPLE]).current_dir(SOURCES);
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform"]);
+    cargo.arg(triple).current_dir(SOURCES);
     let output = cargo.output().map_err(|error| BundleError::Program { program: program(), how: error.to_string() })?;
     let metadata: Metadata = serde_json::from_slice(&output.stdout).map_err(|error| BundleError::Program {
         program: program(),
@@ -222,6 +223,7 @@ fn of_packages(library: &Path, before: &str, texts: &mut Texts) -> Result<(), Bu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::floor::machine::Machine;
 
     #[test]
     fn a_text_stands_there_once() {
@@ -238,7 +240,7 @@ mod tests {
     #[test]
     fn crates_are_named() {
         let mut texts = Texts::default();
-        of_crates(&mut texts).expect("cargo knows them");
+        of_crates(&Machine::OWN.triple(), &mut texts).expect("cargo knows them");
         for name in ["\ntokio 1.", "\npyo3-ffi 0.", "\nzstd-sys ", "\nlibc 0."] {
             assert!(texts.text.contains(name), "{name}");
         }

@@ -1,16 +1,15 @@
 //! `forkpy bundle`: makes the directory, the single file and the archive.
 //!
 //! Runs in: a process of its own. From forkpy's sources it builds a forkpy with libpython inside and lays the standard
-//! library beside it; from a bundle it takes that bundle. What is laid out is a Python, and installs its packages itself.
+//! library beside it; from a bundle it takes that bundle. `packages.rs` installs into what is laid out.
 
-use crate::bundle::steps::{copy_tree, list, run};
+use crate::bundle::steps::copy_tree;
 
 use std::{
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use clap::Args;
@@ -20,9 +19,11 @@ use super::{
     BundleError,
     floor::{
         Source,
+        machine::Machine,
         symbols::{self, Version},
     },
     licences, manifest, mcpb,
+    packages::{self, Installer},
     payload::{Part, Payload},
     sources::{self, Wanted},
 };
@@ -48,6 +49,11 @@ pub(crate) struct BundleArgs {
     #[arg(long, value_name = "VERSION", conflicts_with = "python")]
     pub glibc: Option<Version>,
 
+    /// The machine that it is for. Another one than this takes what --glibc takes, and Rust's standard library for it; without
+    /// --glibc its floor is 2.28. What is made is not run here
+    #[arg(long, value_name = "MACHINE", conflicts_with = "python")]
+    pub target: Option<Machine>,
+
     /// Sources of CPython for --glibc: a directory, or an archive. Without it Debian's
     #[arg(long, value_name = "PATH", requires = "glibc")]
     pub python_source: Option<PathBuf>,
@@ -69,10 +75,8 @@ pub(crate) struct BundleArgs {
     pub level: i32,
 }
 
-/// Put into every bundle: what sessions are promised.
-const HELPERS: [&str; 4] = ["pip", "psutil", "jedi", "cloudpickle"];
-/// Where they lie, in forkpy's sources.
-const WHEELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wheels");
+/// The floor of what is made for another machine: this one's C library says nothing about it.
+const FLOOR: Version = Version(2, 28);
 
 /// What was made.
 #[derive(Debug)]
@@ -90,7 +94,8 @@ pub(crate) struct Made {
 /// # Errors
 /// [`BundleError`].
 pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made, BundleError> {
-    let name = format!("forkpy-{}-linux-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let machine = args.target.unwrap_or(Machine::OWN);
+    let name = format!("forkpy-{}-linux-{}", env!("CARGO_PKG_VERSION"), machine.name());
     let output = std::path::absolute(&args.output).map_err(BundleError::file("cannot find", &args.output))?;
     let directory = output.join(&name).with_added_extension("d");
     match fs::remove_dir_all(&directory) {
@@ -104,6 +109,12 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
         Some(_) if args.wheel => {
             return Err(BundleError::Lacking("a wheel is made from forkpy's sources, not from a bundle".to_owned()));
         }
+        Some(_) if !machine.is_own() => {
+            return Err(BundleError::Lacking(format!(
+                "one for {} is made from forkpy's sources, not from a bundle",
+                machine.name()
+            )));
+        }
         Some(own) => {
             super::rest::wait()?;
             say("taking this bundle");
@@ -112,13 +123,18 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
         }
         None => Some(sources::lay_out(&wanted(args), &directory, say)?),
     };
+    let foreign = workshop.as_ref().and_then(|workshop| workshop.foreign.as_ref());
+    let installer = Installer::new(&directory, foreign)?;
     if workshop.is_some() {
-        install_helpers(&directory, say)?;
+        installer.install_helpers(say)?;
     }
-    install(&directory, &args.with, say)?;
-    licences::collect(&directory, &library(&directory)?, workshop.as_ref(), say)?;
-    finish(&directory)?;
-    let glibc = check_floor(&directory, args.glibc, say)?;
+    installer.install(&args.with, say)?;
+    licences::collect(&directory, &packages::library(&directory)?, workshop.as_ref(), say)?;
+    finish(&directory, &installer)?;
+    let glibc = check_floor(&directory, floor(args), say)?;
+    if !machine.is_own() {
+        say(&format!("it is for {}, and was not run here: `doctor` says there whether it works", machine.name()));
+    }
     say("packing");
     let single = output.join(&name);
     let archive = output.join(format!("{name}.tar.gz"));
@@ -137,11 +153,17 @@ pub(crate) fn make(args: &BundleArgs, say: &mut dyn FnMut(&str)) -> Result<Made,
     Ok(Made { single, archive, more })
 }
 
+/// The C library that is asked for, if one is.
+fn floor(args: &BundleArgs) -> Option<Version> {
+    let is_foreign = args.target.is_some_and(|machine| !machine.is_own());
+    args.glibc.or(is_foreign.then_some(FLOOR))
+}
+
 fn wanted(args: &BundleArgs) -> Wanted<'_> {
     let source = args.python_source.clone();
     let source = source.map(|path| Source { path, sha256: args.python_source_sha256.clone() });
-    match args.glibc {
-        Some(version) => Wanted::Floor(version, source),
+    match floor(args) {
+        Some(version) => Wanted::Floor(version, args.target.unwrap_or(Machine::OWN), source),
         None => Wanted::Installed(args.python.as_deref()),
     }
 }
@@ -162,42 +184,10 @@ fn check_floor(root: &Path, asked: Option<Version>, say: &mut dyn FnMut(&str)) -
     Ok(floor)
 }
 
-/// What sessions are promised, from the wheels in forkpy's sources: pip installs itself and the others.
-fn install_helpers(root: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
-    say(&format!("installing {}", HELPERS.join(", ")));
-    let wheels = list(Path::new(WHEELS))?;
-    let is_pip = |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"pip-"));
-    let pip = wheels.iter().find(is_pip).ok_or_else(|| BundleError::Lacking(format!("{WHEELS} has no pip")))?;
-    let mut command = Command::new(root.join("bin/python3"));
-    command.arg("-I").arg(pip.join("pip"));
-    run(of_pip(&mut command).args(["--no-index", "--find-links", WHEELS]).args(HELPERS))
-}
-
-/// Packages, by the laid out Python's own pip.
-fn install(root: &Path, with: &[String], say: &mut dyn FnMut(&str)) -> Result<(), BundleError> {
-    if with.is_empty() {
-        return Ok(());
-    }
-    say(&format!("installing {}", with.join(", ")));
-    let mut command = Command::new(root.join("bin/python3"));
-    command.args(["-I", "-m", "pip"]);
-    run(of_pip(&mut command).args(with))
-}
-
-fn of_pip(command: &mut Command) -> &mut Command {
-    command.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"]);
-    command.args(["--no-compile", "--no-warn-script-location"]).env("PIP_ROOT_USER_ACTION", "ignore")
-}
-
 /// Compiles all modules, names what is trusted, and lists it.
-fn finish(root: &Path) -> Result<(), BundleError> {
-    for entry in list(&root.join("bin"))? {
-        // pip's and the packages' scripts name the interpreter by a path that holds here only.
-        if !["forkpy", "python", "python3"].iter().any(|name| entry.ends_with(name)) {
-            fs::remove_file(&entry).map_err(BundleError::file("cannot remove", &entry))?;
-        }
-    }
-    let library = library(root)?;
+fn finish(root: &Path, installer: &Installer<'_>) -> Result<(), BundleError> {
+    installer.remove_scripts()?;
+    let library = packages::library(root)?;
     for path in manifest::files(&library).map_err(BundleError::file("cannot list", &library))? {
         // Windows programs that pip copies on Windows.
         if path.extension().is_some_and(|end| end == "exe") {
@@ -207,25 +197,10 @@ fn finish(root: &Path) -> Result<(), BundleError> {
     let certificates = library.join("site-packages/pip/_vendor/certifi/cacert.pem");
     let own = root.join("lib/cacert.pem");
     fs::copy(&certificates, &own).map_err(BundleError::file("cannot copy", &certificates))?;
-    // By the hash of the source and not its time, and never looked at again.
-    let mut compile = Command::new(root.join("bin/python3"));
-    compile.args(["-I", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash"]);
-    // pip runs seldom, and is a third of all code here.
-    compile.args(["-x", "site-packages/pip/"]);
-    // Some packages carry files for other versions of Python; those do not compile, and need not.
-    let _ = compile.arg(&library).output().map_err(BundleError::file("cannot run", &root.join("bin/python3")))?;
+    installer.compile()?;
     let complete = root.join(manifest::COMPLETE);
     fs::write(&complete, "").map_err(BundleError::file("cannot write", &complete))?;
     manifest::write(root)
-}
-
-/// `lib/python3.X`.
-fn library(root: &Path) -> Result<PathBuf, BundleError> {
-    let lib = root.join("lib");
-    let found = list(&lib)?.into_iter().find(|path| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3.")) && path.is_dir()
-    });
-    found.ok_or_else(|| BundleError::Lacking(format!("{} has no library of Python", lib.display())))
 }
 
 /// The launcher, the packed parts and the trailer, in one executable file.

@@ -16,6 +16,7 @@ pub(crate) mod licences;
 pub(crate) mod make;
 mod manifest;
 mod mcpb;
+mod packages;
 #[allow(dead_code, reason = "the launcher uses the other half")]
 mod payload;
 pub(crate) mod python;

@@ -15,8 +15,10 @@ use serde::Deserialize;
 
 use super::{
     BundleError,
-    floor::{self, Built, Floor, Source, symbols::Version},
-    manifest, wheel,
+    floor::{Built, Floor, Source, machine::Machine, symbols::Version},
+    manifest,
+    packages::Foreign,
+    wheel,
 };
 use crate::bundle::steps::{copy_tree, list, run};
 
@@ -92,12 +94,31 @@ struct Found {
     cpython: bool,
 }
 
+impl Found {
+    /// One that was built for another machine, and cannot be asked. What runs here instead is its executable: what is asked
+    /// of that, and compiled by it, is the same for both.
+    fn unasked(built: &Built, machine: Machine) -> Self {
+        let version = &built.version;
+        let standard = built.prefix.join(format!("lib/python{version}"));
+        Self {
+            folder: standard.join(format!("config-{version}-{}-linux-gnu", machine.name())),
+            name: Some(format!("python{version}")),
+            modules: standard.join("lib-dynload"),
+            standard,
+            version: version.clone(),
+            executable: built.runs_here.clone(),
+            debian: false,
+            cpython: true,
+        }
+    }
+}
+
 /// Which CPython goes in.
 pub(crate) enum Wanted<'a> {
     /// An installed one, with its libraries; without a name the one that this forkpy was built with.
     Installed(Option<&'a Path>),
     /// One that is built for old systems, from these sources or Debian's.
-    Floor(Version, Option<Source>),
+    Floor(Version, Machine, Option<Source>),
 }
 
 /// Builds and lays out.
@@ -113,18 +134,19 @@ pub(crate) fn lay_out(wanted: &Wanted<'_>, root: &Path, say: &mut dyn FnMut(&str
     let here = Path::new(env!("FORKPY_BUILD_PYTHON"));
     let floor = match wanted {
         Wanted::Installed(_) => None,
-        Wanted::Floor(version, source) => {
-            let floor = Floor::new(*version, &workshop, here)?;
-            let built = floor.python(source.as_ref(), say)?;
+        Wanted::Floor(version, machine, source) => {
+            let floor = Floor::new(*version, *machine, &workshop, here)?;
+            let built = floor.python(source.as_ref(), (here, env!("FORKPY_PYTHON_VERSION")), say)?;
             Some((floor, built))
         }
     };
-    let python = match (wanted, &floor) {
-        (_, Some((_, built))) => &built.python,
-        (Wanted::Installed(Some(named)), _) => *named,
-        _ => here,
+    let found = match (wanted, &floor) {
+        (_, Some((floor, built))) if !floor.machine.is_own() => Found::unasked(built, floor.machine),
+        (_, Some((_, built))) => ask(&built.python)?,
+        (Wanted::Installed(Some(named)), _) => ask(named)?,
+        _ => ask(here)?,
     };
-    let found = usable(ask(python)?)?;
+    let found = usable(found)?;
     say(&format!("building forkpy with CPython {} inside", found.version));
     let binary = build(&found, floor.as_ref(), &workshop)?;
     say("laying out the standard library");
@@ -149,7 +171,14 @@ pub(crate) fn lay_out(wanted: &Wanted<'_>, root: &Path, say: &mut dyn FnMut(&str
             Some((floor, built)) => floor.licences(built)?,
         },
     };
-    Ok(Workshop { version: found.version, python: here.to_owned(), place: workshop, licences })
+    let foreign = foreign(wanted, &found);
+    Ok(Workshop { version: found.version, python: here.to_owned(), place: workshop, licences, foreign })
+}
+
+fn foreign(wanted: &Wanted<'_>, found: &Found) -> Option<Foreign> {
+    let Wanted::Floor(glibc, machine, _) = wanted else { return None };
+    let (version, python) = (found.version.clone(), found.executable.clone());
+    (!machine.is_own()).then_some(Foreign { machine: *machine, glibc: *glibc, version, python })
 }
 
 /// Whether forkpy can be linked with it.
@@ -181,6 +210,8 @@ pub(crate) struct Workshop {
     python: PathBuf,
     place: PathBuf,
     pub(super) licences: Licences,
+    /// When it is for another machine.
+    pub(super) foreign: Option<Foreign>,
 }
 
 /// Where the words stand of what is neither Rust's nor a package's.
@@ -193,15 +224,16 @@ pub(super) struct Licences {
 }
 
 impl Workshop {
+    /// What it is for.
+    pub(super) fn machine(&self) -> Machine {
+        self.foreign.as_ref().map_or(Machine::OWN, |foreign| foreign.machine)
+    }
+
     /// The wheel around this single file, which runs with this C library and newer.
     pub(crate) fn wheel(&self, single: &Path, glibc: Version, output: &Path) -> Result<PathBuf, BundleError> {
-        let tags = wheel::Tags { python: self.version.clone(), glibc, machine: std::env::consts::ARCH };
+        let tags = wheel::Tags { python: self.version.clone(), glibc, machine: self.machine().name() };
         wheel::make(&self.python, Path::new(SOURCES), &self.place, single, &tags, output)
     }
-}
-
-fn config_file(found: &Found, workshop: &Path) -> PathBuf {
-    workshop.join(format!("pyo3-{}.txt", found.version))
 }
 
 fn ask(python: &Path) -> Result<Found, BundleError> {
@@ -216,7 +248,8 @@ fn ask(python: &Path) -> Result<Found, BundleError> {
 /// all of the library in, for modules that come later.
 fn build(found: &Found, floor: Option<&(Floor, Built)>, workshop: &Path) -> Result<PathBuf, BundleError> {
     let library = found.name.as_deref().unwrap_or_default();
-    let config = config_file(found, workshop);
+    let machine = floor.map_or(Machine::OWN, |(floor, _)| floor.machine);
+    let config = workshop.join(format!("pyo3-{}-{}.txt", found.version, machine.name()));
     let text = format!(
         "implementation=CPython\nversion={}\nshared=false\nabi3=false\nlib_name={library}\nlib_dir={}\nexecutable={}\n\
          pointer_width={}\nbuild_flags=\nsuppress_build_script_link_lines=true\n",
@@ -244,7 +277,7 @@ fn build(found: &Found, floor: Option<&(Floor, Built)>, workshop: &Path) -> Resu
     cargo.arg(workshop).args(["--features", "launcher", "--bin", "forkpy", "--bin", "forkpy-launcher"]);
     cargo.env("PYO3_CONFIG_FILE", &config).env_remove("PYO3_PYTHON").env("FORKPY_WITHOUT_WHEELS", "1");
     run(&mut cargo)?;
-    let folder = floor.map_or_else(|| workshop.to_owned(), |_| workshop.join(floor::TRIPLE));
+    let folder = floor.map_or_else(|| workshop.to_owned(), |_| workshop.join(machine.triple()));
     Ok(folder.join("bundle/forkpy"))
 }
 

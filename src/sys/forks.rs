@@ -109,6 +109,12 @@ pub(crate) struct Bystanders {
 }
 
 impl Bystanders {
+    /// Before this process has started any thread. One that is there already is an emulator's (qemu-user), which makes its own
+    /// anew in each fork.
+    pub(crate) fn of_emulator() -> Self {
+        Self { harmless: others().collect() }
+    }
+
     /// Threads that a fork now would lose, in words. Those that can be are dismissed. Cheap when there is none, or no new one.
     pub(crate) fn lost(&mut self) -> Vec<String> {
         let began = Instant::now();

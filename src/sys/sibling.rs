@@ -110,10 +110,11 @@ unsafe fn start() -> i64 {
             "svc #0",
             "cbnz x0, 2f",
             "bl {fork_and_end}",
-            "mov x0, {in_child}",
+            // No register that the call may have used: the value is part of the instruction.
+            "mov x0, #{in_child}",
             "2:",
             fork_and_end = sym fork_and_end,
-            in_child = in(reg) IN_CHILD,
+            in_child = const IN_CHILD,
             in("x8") libc::SYS_clone,
             inlateout("x0") i64::from(libc::CLONE_VM | libc::CLONE_VFORK) => answer,
             in("x1") 0_i64,

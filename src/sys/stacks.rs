@@ -12,6 +12,7 @@ use std::{
 /// Most bytes of a stack that are looked at, from its outer end.
 const LOOKED_AT: usize = 64 << 10;
 /// Most bytes above a stack pointer among which the record of the thread is looked for.
+#[cfg(target_arch = "x86_64")]
 const SEARCHED: usize = 1 << 20;
 /// How long a thread that runs may take to stand still. Pools spin for some milliseconds before they sleep.
 const STANDING: Duration = Duration::from_millis(150);

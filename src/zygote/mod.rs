@@ -92,7 +92,7 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
         settings => settings?,
     };
     fault::arm(&settings.faults);
-    let mut bystanders = Bystanders::default();
+    let mut bystanders = Bystanders::of_emulator();
     link.received.pop().into_iter().for_each(lifeline::adopt);
     let warmed = interpreter::start(&settings, huge_pages).and_then(|()| {
         Python::attach(|py| {

@@ -368,6 +368,25 @@ def test_a_disk_that_is_full_behind_the_first_start_is_told_where_pip_is_asked(t
     assert "MB are free there" in ran.stderr
 
 
+QEMU = shutil.which("qemu-x86_64-static")
+
+
+@pytest.mark.skipif(QEMU is None, reason="NOT TESTED: qemu-x86_64-static is not here (Debian: qemu-user-static)")
+def test_a_processor_of_2008_runs_it(tmp_path: Path, cache: Path) -> None:
+    """It has no AVX and no BMI: code for a newer one would end by SIGILL. What qemu starts is not in it."""
+    old = (str(QEMU), "-cpu", "Nehalem")
+    assert run(*old, BUNDLE, "--version", cache=tmp_path).stdout.startswith("forkpy ")
+    code = (
+        "import hashlib, json, lzma, psutil, sqlite3, ssl, zlib; data = b'x' * 99999; "
+        "print(lzma.decompress(lzma.compress(data)) == data, len(zlib.compress(data)) < 999, "
+        "hashlib.sha256(data).digest_size)"
+    )
+    ran = run(*old, unpacked(cache) / "bin/forkpy", "python", "-c", code, cache=tmp_path)
+    assert ran.stdout == "True True 32\n", ran
+    served = run(*old, unpacked(cache) / "bin/forkpy", "guide", "bundle", cache=tmp_path)
+    assert served.stdout.startswith("# Bundle"), served
+
+
 def test_a_place_that_others_may_write_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "forkpy").mkdir(mode=0o777)
     (tmp_path / "forkpy").chmod(0o777)

@@ -9,7 +9,9 @@ work=$BUILD/cpython-$VERSION
 rm -rf "$work"
 mkdir -p "$work"
 cd "$work"
-export READELF=readelf PKG_CONFIG=false MODULE_BUILDTYPE=static
+# By its path: configure takes the plain name for that of another machine's tools; it reads the files of all.
+READELF=$(command -v readelf)
+export READELF PKG_CONFIG=false MODULE_BUILDTYPE=static
 export CFLAGS="-fPIC -Wno-implicit-function-declaration" CPPFLAGS="-I$PREFIX/include" LDFLAGS="-L$PREFIX/lib"
 library() {
     eval "export ${1}_CFLAGS=\"-I$PREFIX/include\" ${1}_LIBS=\"-L$PREFIX/lib $2\""
@@ -25,7 +27,7 @@ library LIBFFI -lffi
 echo "configuring CPython $VERSION"
 cross=
 [ -z "${BUILD_PYTHON:-}" ] || cross="--host=$HOST --build=$(uname -m)-linux-gnu --with-build-python=$BUILD_PYTHON
-    ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no"
+    ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no ac_cv_buggy_getaddrinfo=no"
 # shellcheck disable=SC2086
 "$PYTHON_SOURCE/configure" $cross --prefix="$INSTALLED" --disable-shared --without-readline --with-openssl="$PREFIX" \
     --disable-test-modules --with-ensurepip=no --with-dbmliborder= py_cv_module__tkinter=n/a py_cv_module_nis=n/a \

@@ -76,6 +76,9 @@ build_uuid() {
 
 build_sqlite() {
     ./configure --host="$HOST" --disable-shared --with-pic --disable-readline --disable-tcl --enable-fts5 --prefix="$PREFIX"
+    # It runs here and writes the parser; the makefile would build it for the target.
+    cc -O1 -o lemon tool/lemon.c
+    cp tool/lempar.c .
     make -j"$JOBS" libsqlite3.la
     cp .libs/libsqlite3.a "$PREFIX/lib"
     cp sqlite3.h "$PREFIX/include"

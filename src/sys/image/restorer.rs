@@ -45,6 +45,7 @@ pub(super) struct Plan {
 }
 
 /// Exit code of a process in which a step has failed.
+#[cfg(target_arch = "x86_64")]
 pub(super) const EXIT_FAILED: i32 = 79;
 
 #[cfg(target_arch = "x86_64")]

@@ -8,6 +8,7 @@
 
 /// On which side.
 #[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there is no image elsewhere"))]
 pub(super) enum Side {
     /// The original; the clone stands still.
     Original { clone: i32 },

@@ -11,20 +11,24 @@ use std::{
 use super::{
     desk::{ASIDE, Desk, MESSAGE, SCRATCH, number},
     format::Description,
-    layout::{self, PAGE},
+    layout,
     plan::Planner,
     refusal::Refusal,
-    restorer::{Check, Plan, Step},
+    restorer::{Plan, Step},
     snapshot::Arrival,
     state::{self, SIGNALS},
     ties::Ties,
     write::vdso_digest,
 };
+#[cfg(target_arch = "x86_64")]
+use super::{layout::PAGE, restorer::Check};
 use crate::sys::{descriptors, lifeline};
 
 /// Within it: the code, the steps, and a place for what is moved twice.
+#[cfg(target_arch = "x86_64")]
 const CODE: u64 = 1 << 20;
 /// Steps that become known last lie before all others, and grow downwards to here.
+#[cfg(target_arch = "x86_64")]
 const FIRST_STEPS: u64 = 2 << 20;
 const STEPS: u64 = 12 << 20;
 /// Makes this process the one of an image, whose `base` comes along. `link` becomes its socket; `failure` is sent there should
