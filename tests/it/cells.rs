@@ -1,5 +1,7 @@
 //! What a cell sees: a namespace like `__main__`, order, the queue, sessions side by side.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::{Forkpy, Setup};
@@ -73,9 +75,13 @@ fn sessions_do_not_draw_the_same_random_numbers() {
 #[test]
 fn cells_of_one_session_queue_in_order_and_say_how_long() {
     let mut forkpy = Forkpy::start();
-    forkpy.run("import time; log = []");
-    let first = forkpy.begin_run("time.sleep(0.5); log.append(0)");
+    forkpy.run("import os, time; log = []");
+    let first = forkpy.begin_run("while not os.path.exists('go'): time.sleep(0.01)\nlog.append(0)");
     let others: Vec<u64> = (1..8).map(|n| forkpy.begin_run(&format!("log.append({n})"))).collect();
+    // Its answer says that the server has read all of them; from then on they wait for a while.
+    forkpy.health();
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::write(forkpy.file("go"), "").expect("written");
     assert_eq!(forkpy.reply(first).data["status"], "ok");
     for id in others {
         let reply = forkpy.reply(id).data;

@@ -43,7 +43,7 @@ impl Zygote {
         let workspace = tempfile::tempdir().expect("tempdir");
         let (ours, theirs) = UnixStream::pair().expect("pair");
         descriptors::close_on_exec(theirs.as_fd(), false).expect("inheritable");
-        let process = Command::new(env!("CARGO_BIN_EXE_forkpy"))
+        let process = Command::new(super::program())
             .arg("__zygote")
             .arg(format!("--socket={}", theirs.as_raw_fd()))
             .arg(format!("--server={}", std::process::id()))
