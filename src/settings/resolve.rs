@@ -26,7 +26,7 @@ use crate::{
         policy::{Bounds, HealthPolicy, SleepBounds},
         replies::ReplyOptions,
         sandbox::{Sandbox, SandboxError},
-        tokens::{Tokens, TokensError},
+        tokens::{Tokens, TokensError, Workspaces},
     },
     sys::guarded,
 };
@@ -93,8 +93,6 @@ pub(crate) enum ConfigError {
     /// The issuer of tokens.
     #[error(transparent)]
     Oauth(#[from] OauthError),
-    #[error("--tokens: disk-mb is a quota of an owner's workspace, and there is one for all: add --workspaces DIR")]
-    CommonDisk,
     #[error("--workspaces is for owners with tokens of their own: add --tokens or --oauth-issuer")]
     NoOwners,
     #[error("--tokens: sessions may change {0}: put it elsewhere than below the workspace and --allow-write")]
@@ -221,20 +219,18 @@ impl Settings {
         let workspace = Workspace::make(&cli.workspace)?;
         let token = read_token(cli.token_file.as_deref())?;
         token.iter().for_each(|token| logging::hide(token));
-        let tokens = cli.tokens.as_deref().map(Tokens::read).transpose()?;
+        let kind = if cli.hosting.workspaces.is_some() { Workspaces::Each } else { Workspaces::Common };
+        let tokens = cli.tokens.as_deref().map(|path| Tokens::read(path, kind)).transpose()?;
         let oauth = cli.oauth.clone().resolve(cli.share_sessions)?;
         let is_closed = token.is_some() || tokens.is_some() || oauth.is_some();
         if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_closed {
             return Err(ConfigError::OpenToTheWorld(cli.host));
         }
         let (is_said, preload, preloads_more) = (cli.sandbox.sandbox.is_some(), cli.preloaded(), cli.preloads_more());
-        let sandbox = cli.sandbox.resolve(&workspace.root)?;
         let workspaces = cli.hosting.workspaces.as_deref().map(|path| directory(path, is_owned(&tokens, &oauth)));
         let workspaces = workspaces.transpose()?;
-        if workspaces.is_none() && tokens.as_deref().is_some_and(Tokens::limit_disk) {
-            return Err(ConfigError::CommonDisk);
-        }
         let changeable = [Some(&workspace.root), workspaces.as_ref()];
+        let sandbox = cli.sandbox.resolve(&changeable)?;
         check_tokens(tokens.as_deref().zip(cli.tokens.as_deref()), (&sandbox, &changeable), cli.share_sessions)?;
         if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_said {
             return Err(ConfigError::Unconfined(cli.host));

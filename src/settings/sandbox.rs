@@ -164,7 +164,7 @@ impl SandboxArgs {
     ///
     /// # Errors
     /// [`SandboxError`], in words for the person who typed the command.
-    pub(crate) fn resolve(self, workspace: &Path) -> Result<Sandbox, SandboxError> {
+    pub(crate) fn resolve(self, workspaces: &[Option<&PathBuf>]) -> Result<Sandbox, SandboxError> {
         let mode = self.sandbox.unwrap_or_default();
         let network = Network::of(self.allow_net)?;
         if self.sandbox.is_none() && !network.is_none() {
@@ -178,7 +178,7 @@ impl SandboxArgs {
         }
         let mut secrets: Vec<Secret> = Vec::new();
         for secret in self.secret {
-            let readable = read.iter().chain(&write).map(PathBuf::as_path).chain([workspace]);
+            let readable = read.iter().chain(&write).chain(workspaces.iter().copied().flatten()).map(PathBuf::as_path);
             let secret = secret.resolve(readable)?;
             if secrets.iter().any(|other| other.name == secret.name) {
                 return Err(SecretError::Twice(secret.name).into());
@@ -198,7 +198,9 @@ impl SandboxArgs {
         };
         sandbox.check(mode)?;
         let home = std::env::var_os("HOME").and_then(|home| Path::new(&home).canonicalize().ok());
-        if mode != Confinement::Off && home.is_some_and(|home| home != Path::new("/") && home.starts_with(workspace)) {
+        let home = home.filter(|home| mode != Confinement::Off && home != Path::new("/"));
+        let above = home.and_then(|home| workspaces.iter().copied().flatten().find(|above| home.starts_with(above)));
+        if let Some(workspace) = above {
             return Err(SandboxError::Home { mode, workspace: workspace.to_owned() });
         }
         Ok(sandbox)

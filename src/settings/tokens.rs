@@ -122,6 +122,9 @@ impl Known {
     }
 }
 
+const COMMON_DISK: &str =
+    "disk-mb is a quota of an owner's workspace, and there is one workspace for all: add --workspaces DIR";
+
 /// When a file was as it was read.
 type Stamp = (u64, u64, i64, i64, Option<SystemTime>);
 
@@ -154,7 +157,17 @@ pub(crate) enum TokensError {
 #[derive(Debug)]
 pub(crate) struct Tokens {
     path: PathBuf,
+    workspaces: Workspaces,
     state: RwLock<State>,
+}
+
+/// How many workspaces there are: a quota of disk is one of an owner's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workspaces {
+    /// One for all.
+    Common,
+    /// One for each owner (`--workspaces`), or the reader does not care.
+    Each,
 }
 
 impl Tokens {
@@ -162,14 +175,14 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokensError`] when it is not as it should be.
-    pub(crate) fn read(path: &Path) -> Result<Arc<Self>, TokensError> {
-        let (stamp, known) = load(path)?;
+    pub(crate) fn read(path: &Path, workspaces: Workspaces) -> Result<Arc<Self>, TokensError> {
+        let (stamp, known) = load(path, workspaces)?;
         if known.hashes.is_empty() && known.subjects.is_none() {
             let reason = "there is no [[token]] in it; forkpy token new OWNER makes one".to_owned();
             return Err(TokensError::Text { path: path.to_owned(), reason });
         }
         let state = RwLock::new(State { stamp: Some(stamp), known });
-        Ok(Arc::new(Self { path: path.to_owned(), state }))
+        Ok(Arc::new(Self { path: path.to_owned(), workspaces, state }))
     }
 
     /// Whose token this is.
@@ -215,12 +228,6 @@ impl Tokens {
         self.state.read().known.all().any(|rights| rights.disk.is_some() || rights.memory.is_some())
     }
 
-    /// Whether what a workspace holds has a quota.
-    #[must_use]
-    pub(crate) fn limit_disk(&self) -> bool {
-        self.state.read().known.all().any(|rights| rights.disk.is_some())
-    }
-
     /// Reads the file again if it has changed.
     fn look(&self) {
         let stamp = std::fs::metadata(&self.path).ok().map(|found| stamp_of(&found));
@@ -228,7 +235,7 @@ impl Tokens {
             return;
         }
         let mut state = self.state.write();
-        match load(&self.path) {
+        match load(&self.path, self.workspaces) {
             Ok((stamp, known)) => {
                 tracing::info!(
                     "the tokens were read again from {}: {} owners",
@@ -253,7 +260,7 @@ fn stamp_of(found: &std::fs::Metadata) -> Stamp {
     (found.ino(), found.len(), found.ctime(), found.ctime_nsec(), found.modified().ok())
 }
 
-fn load(path: &Path) -> Result<(Stamp, Known), TokensError> {
+fn load(path: &Path, workspaces: Workspaces) -> Result<(Stamp, Known), TokensError> {
     let read = |source| TokensError::Read { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(read)?;
     let found = file.metadata().map_err(read)?;
@@ -261,7 +268,11 @@ fn load(path: &Path) -> Result<(Stamp, Known), TokensError> {
         return Err(TokensError::Open { path: path.to_owned() });
     }
     let text = io::read_to_string(file.take(MOST)).map_err(read)?;
-    let known = known_in(&text).map_err(|reason| TokensError::Text { path: path.to_owned(), reason })?;
+    let wrong = |reason| TokensError::Text { path: path.to_owned(), reason };
+    let known = known_in(&text).map_err(wrong)?;
+    if workspaces == Workspaces::Common && known.all().any(|rights| rights.disk.is_some()) {
+        return Err(wrong(COMMON_DISK.to_owned()));
+    }
     Ok((stamp_of(&found), known))
 }
 
@@ -349,7 +360,7 @@ impl New {
     pub(crate) fn add_to(&self, path: &Path, owner: &str) -> Result<(), TokensError> {
         let write = |source| TokensError::Write { path: path.to_owned(), source };
         if path.exists() {
-            let (_, known) = load(path)?;
+            let (_, known) = load(path, Workspaces::Each)?;
             if known.rights.iter().any(|(name, _)| **name == *owner) {
                 return Err(TokensError::Twice { owner: owner.to_owned(), path: path.to_owned() });
             }
@@ -391,6 +402,28 @@ mod tests {
         let hash: Hash = Sha256::digest(new.token.as_bytes()).into();
         assert_eq!(known.hashes[0].0, hash);
         assert!(!new.entry.contains(&new.token));
+    }
+
+    /// Also where the quota is added while the server runs: it would not be kept, and no word would say so.
+    #[test]
+    fn a_quota_of_disk_needs_workspaces_of_the_owners_own() {
+        use std::{fs, os::unix::fs::PermissionsExt};
+
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("tokens.toml");
+        let new = New::of("ann").expect("a name");
+        let write = |more: &str| {
+            fs::write(&path, format!("{}{more}", new.entry)).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+        };
+        write("quota = { cells = 3 }\n");
+        let tokens = Tokens::read(&path, Workspaces::Common).expect("as it should be");
+        write("quota = { cells = 4, disk-mb = 5 }\n");
+        assert!(tokens.owner_of(&new.token).is_some(), "what was in it before still counts");
+        assert_eq!((tokens.rights_of("ann").cells, tokens.rights_of("ann").disk), (Some(3), None));
+        let error = Tokens::read(&path, Workspaces::Common).expect_err("one workspace").to_string();
+        assert!(error.contains("add --workspaces"), "{error}");
+        assert_eq!(Tokens::read(&path, Workspaces::Each).expect("one each").rights_of("ann").disk, Some(5 << 20));
     }
 
     #[test]

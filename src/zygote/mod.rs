@@ -117,8 +117,18 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
     let events = signals::child_events()?;
     link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
     let children = BTreeMap::new();
-    let zygote =
-        Zygote { link, events, settings, functions, bystanders, cages: Cages::default(), children, forks: 0, woken: 0 };
+    let zygote = Zygote {
+        link,
+        events,
+        settings,
+        functions,
+        bystanders,
+        cages: Cages::default(),
+        children,
+        forks: 0,
+        woken: 0,
+        unwarmed: VecDeque::new(),
+    };
     Python::attach(|py| zygote.serve(py))
 }
 
@@ -185,15 +195,17 @@ struct Zygote {
     forks: u64,
     /// Images of which one was to be woken.
     woken: u64,
+    /// What is imported while no request waits, and is not yet.
+    unwarmed: VecDeque<String>,
 }
 
 impl Zygote {
     fn serve(mut self, py: Python<'_>) -> Result<(), ZygoteError> {
-        let mut unwarmed: VecDeque<String> = preload::second_stage(py).unwrap_or_default();
+        self.unwarmed = preload::second_stage(py).unwrap_or_default();
         memory::leave_room();
         loop {
             let timeout =
-                if unwarmed.is_empty() { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };
+                if self.unwarmed.is_empty() { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };
             let (request, child) = self.wait(timeout)?;
             if child {
                 while let Ok(Some(_)) = self.events.read_signal() {}
@@ -208,16 +220,24 @@ impl Zygote {
                 while let Some(message) = self.link.assembler.take()? {
                     self.obey(py, message)?;
                 }
-            } else if !child && let Some(module) = unwarmed.pop_front() {
-                preload::import_behind(py, &module, unwarmed.is_empty());
-                memory::leave_room();
-                // It runs code of the environment, which is for confined processes where there are those.
-                if unwarmed.is_empty() && self.settings.confinement.mode == Confinement::Off {
-                    let reader = readers::begin(py, &mut self.bystanders);
-                    self.children.extend(reader.map(|pid| (pid, Child::Unwanted)));
-                }
+            } else if !child {
+                self.warm_more(py);
             }
         }
+    }
+
+    /// Imports one module of the second stage. False when all are there.
+    fn warm_more(&mut self, py: Python<'_>) -> bool {
+        let Some(module) = self.unwarmed.pop_front() else { return false };
+        let last = self.unwarmed.is_empty();
+        preload::import_behind(py, &module, last);
+        memory::leave_room();
+        // It runs code of the environment, which is for confined processes where there are those.
+        if last && self.settings.confinement.mode == Confinement::Off {
+            let reader = readers::begin(py, &mut self.bystanders);
+            self.children.extend(reader.map(|pid| (pid, Child::Unwanted)));
+        }
+        true
     }
 
     fn wait(&self, timeout: PollTimeout) -> Result<(bool, bool), ZygoteError> {
@@ -268,6 +288,8 @@ impl Zygote {
             return Ok(self.link.send(&answer)?);
         }
         if purpose == Purpose::Base {
+            // Forks of later share with it what is there now: one that is written too early makes all their images large.
+            while self.warm_more(py) {}
             let answer = self.write_base(worker, passed);
             return Ok(self.link.send(&answer)?);
         }

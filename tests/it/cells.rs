@@ -78,14 +78,14 @@ fn cells_of_one_session_queue_in_order_and_say_how_long() {
     forkpy.run("import os, time; log = []");
     let first = forkpy.begin_run("while not os.path.exists('go'): time.sleep(0.01)\nlog.append(0)");
     let others: Vec<u64> = (1..8).map(|n| forkpy.begin_run(&format!("log.append({n})"))).collect();
-    // Its answer says that the server has read all of them; from then on they wait for a while.
+    // Its answer says that the server has read all of them; from then on they wait longer than what is left out.
     forkpy.health();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(700));
     std::fs::write(forkpy.file("go"), "").expect("written");
     assert_eq!(forkpy.reply(first).data["status"], "ok");
     for id in others {
         let reply = forkpy.reply(id).data;
-        assert!(reply["queued_time"].as_f64().expect("a number") > 0.2, "{reply}");
+        assert!(reply["queued_time"].as_f64().is_some_and(|seconds| seconds > 0.5), "{reply}");
     }
     assert_eq!(forkpy.eval("log"), "[0, 1, 2, 3, 4, 5, 6, 7]");
 }

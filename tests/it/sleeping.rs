@@ -427,3 +427,21 @@ fn a_folder_that_vanishes_is_made_again_and_what_lay_there_is_missed_in_words() 
     asleep(&mut forkpy);
     assert_eq!(forkpy.eval("kept"), "2");
 }
+
+/// The base of all images was written with the first one, before the zygote had imported what comes behind its start: all
+/// sessions of later had that in their own images, 2.9 MB each.
+#[test]
+fn images_are_small_also_where_the_first_session_falls_asleep_at_once() {
+    let (folder, setup) = with_folder(&["--max-spares", "0"]);
+    let mut forkpy = setup.start();
+    for name in ["a", "b", "c", "d"] {
+        forkpy.call("create_session", json!({"session_id": name}));
+        forkpy.call("run_python_code", json!({"code": "x = 1", "session_id": name}));
+        let slept = forkpy.call("sleep_session", json!({"session_id": name}));
+        assert!(!slept.is_error, "{slept:?}");
+    }
+    let told = forkpy.call("list_checkpoints", json!({"session_id": "d"})).data;
+    let disk = told["asleep"][0]["disk"].as_u64().unwrap_or_else(|| panic!("{told}"));
+    assert!(disk < 1_500_000, "{told}");
+    drop(folder);
+}

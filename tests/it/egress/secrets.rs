@@ -141,6 +141,18 @@ fn a_secret_that_is_none_or_lies_open_is_refused_at_the_start() {
     };
     let log = refused("workspace", 0o600, TREASURE, &within);
     assert!(log.contains("sessions may read"), "{log}");
+    // Owners' sessions read their own workspaces.
+    let place = tempfile::tempdir().expect("a directory");
+    let tokens = place.path().join("tokens.toml");
+    std::fs::write(&tokens, format!("[[token]]\nowner = \"a\"\nsha256 = \"{}\"\n", "0".repeat(64))).expect("written");
+    std::fs::set_permissions(&tokens, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
+    let owned = |file: &str| {
+        let above = PathBuf::from(file).parent().expect("a parent").to_owned();
+        let options = ["--transport", "http", "--port", "0", "--tokens", path(&tokens), "--workspaces", path(&above)];
+        [options.map(str::to_owned).to_vec(), good(file)].concat()
+    };
+    let log = refused("workspace", 0o600, TREASURE, &owned);
+    assert!(log.contains("sessions may read"), "{log}");
     let twice = |file: &str| [good(file), good(file)].concat();
     assert!(refused("workspace", 0o600, TREASURE, &twice).contains("is there twice"));
     for (text, expected) in [

@@ -85,11 +85,6 @@ pub fn python() -> String {
     std::env::var("FORKPY_TEST_PYTHON").unwrap_or_else(|_| env!("FORKPY_BUILD_PYTHON").to_owned())
 }
 
-/// The program that is tested: the one that was built with these tests, or the one that `.ci/run` names.
-pub fn program() -> PathBuf {
-    std::env::var_os("FORKPY_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_forkpy").into(), PathBuf::from)
-}
-
 impl Setup {
     pub fn new() -> Self {
         // The interpreter itself, so that no test makes an environment.
@@ -101,7 +96,7 @@ impl Setup {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let workspace = directory.path().join("workspace");
         let mark = format!("{}-{}", std::process::id(), directory.path().display());
-        let mut command = Command::new(program());
+        let mut command = Command::new(zygote::program());
         command.arg("--workspace").arg(&workspace);
         command.env("TEST_MARK_OF_FORKPY", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
         // Tests that stop or count processes know one zygote: none takes its place because an import was slow here.

@@ -6,6 +6,7 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -43,7 +44,7 @@ impl Zygote {
         let workspace = tempfile::tempdir().expect("tempdir");
         let (ours, theirs) = UnixStream::pair().expect("pair");
         descriptors::close_on_exec(theirs.as_fd(), false).expect("inheritable");
-        let process = Command::new(super::program())
+        let process = Command::new(program())
             .arg("__zygote")
             .arg(format!("--socket={}", theirs.as_raw_fd()))
             .arg(format!("--server={}", std::process::id()))
@@ -147,4 +148,9 @@ impl Worker {
     pub fn tell(&self, message: &ToControl) {
         blocking::write(&self.control, message, MAX_CONTROL).expect("sent");
     }
+}
+
+/// The program that is tested: the one that was built with these tests, or the one that `.ci/run` names.
+pub fn program() -> PathBuf {
+    std::env::var_os("FORKPY_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_forkpy").into(), PathBuf::from)
 }
