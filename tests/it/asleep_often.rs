@@ -16,7 +16,7 @@ const ROUNDS: usize = 50;
 
 const NUMBERS: &str = r#"
 import numpy as np
-held = np.arange(6_250_000, dtype=np.float64); part = held[::1000]; twin = part
+held = np.arange(6_250_000, dtype=np.float64); part = held[::1000]; same = part
 drawn = np.random.default_rng(7); np.random.seed(3)
 left = np.random.default_rng(1).random((300, 300)); product = left @ left.T
 read = open("read.txt", "rb"); read.readline()
@@ -24,7 +24,7 @@ read = open("read.txt", "rb"); read.readline()
 
 const CHECK_NUMBERS: &str = r#"
 assert held.nbytes == 50_000_000 and held.sum() == 6_250_000 * 6_249_999 / 2
-assert twin is part and part.base is held
+assert same is part and part.base is held
 assert drawn.random() == np.random.default_rng(7).random(N + 1)[N]
 np.random.seed(N); assert np.random.random() == np.random.RandomState(N).random()
 assert np.allclose(left @ left.T, product)
