@@ -46,7 +46,7 @@ impl Answers {
     pub(crate) fn begin(&self, nonce: u64, question: Question) {
         let (writer, answerer, turn) = (Arc::clone(&self.writer), Arc::clone(&self.answerer), self.turn.clone());
         let warm = Arc::clone(&self.warm);
-        let begun = threads::start("answers", WATCHING_STACK, move || {
+        let begun = threads::start("fp-answers", WATCHING_STACK, move || {
             let limit = || if warm.load(Ordering::Relaxed) { LIMIT } else { FIRST_LIMIT };
             let answer = match turn.answering().try_lock_for(limit()) {
                 Some(_mine) => {
@@ -79,7 +79,7 @@ fn watch(answerer: &Arc<Answerer>, question: Question, limit: Duration) -> Resul
     let (done, computed) = bounded(1);
     let (here, identity) = bounded(1);
     let computing = Arc::clone(answerer);
-    let thread = threads::start("answer", COMPUTING_STACK, move || {
+    let thread = threads::start("fp-answer", COMPUTING_STACK, move || {
         let _ = here.send(Answerer::thread_identity());
         let _ = done.send(computing.answer(&question));
     });

@@ -1,7 +1,7 @@
 //! The control thread: answers heartbeats, delivers interrupts, notices that the server is gone. And the pinger, a
 //! second small thread that waits for the GIL, so that the first never has to. Questions go to `answers.rs`.
 //!
-//! Runs in: worker, threads "control" (never takes the GIL) and "pinger" (takes it for what `Job` says).
+//! Runs in: worker, threads "fp-control" (never takes the GIL) and "fp-pinger" (takes it for what `Job` says).
 
 use std::{
     os::{
@@ -74,7 +74,7 @@ pub(crate) fn spawn(
     if early {
         control.start_pinger();
     }
-    threads::start("control", CONTROL_STACK, || control.listen())?;
+    threads::start("fp-control", CONTROL_STACK, || control.listen())?;
     Ok(own)
 }
 
@@ -117,7 +117,7 @@ impl Control {
     fn start_pinger(&mut self) {
         let (sender, receiver) = bounded(WAITING_PINGS);
         let (writer, quiet, evaluate) = (Arc::clone(&self.writer), self.quiet.clone(), Arc::clone(&self.evaluate));
-        let started = threads::start("pinger", PINGER_STACK, move || {
+        let started = threads::start("fp-pinger", PINGER_STACK, move || {
             let beginning = quiet.pinging();
             evaluate.within(|| drop(beginning), || work(&receiver, &writer, &quiet, &evaluate));
         });

@@ -260,8 +260,9 @@ impl Functions {
         }
     }
 
-    /// Names of Python threads that a fork would not have and that would be missed, and how many Python knows.
-    pub(super) fn threads(&self, py: Python<'_>) -> (Vec<String>, usize) {
+    /// Names of Python threads that a fork would not have and that would be missed, and the numbers of all that `threading`
+    /// knows; 0 for one that is just starting.
+    pub(super) fn threads(&self, py: Python<'_>) -> (Vec<String>, Vec<i32>) {
         self.threads.call0(py).and_then(|found| found.extract(py)).unwrap_or_default()
     }
 

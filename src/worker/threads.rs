@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// Threads that forkpy has in a worker.
-const OURS: [&str; 4] = ["control", "pinger", "answers", "answer"];
+/// Threads that forkpy has in a worker. A session's own have other names: from 3.14 on Python gives its threads theirs here too.
+const OURS: [&str; 4] = ["fp-control", "fp-pinger", "fp-answers", "fp-answer"];
 
 /// Those of them that were started and have had no turn on a processor yet.
 static STARTING: AtomicU32 = AtomicU32::new(0);
@@ -93,7 +93,9 @@ fn look(py: Python<'_>, functions: &Functions) -> Vec<Missed> {
     let mappings = Mappings::of_this_process();
     let mut unknown = 0;
     let mut libraries = BTreeMap::<String, usize>::new();
-    for tid in foreign() {
+    // What `threading` knows has been asked already, and needs no look at its stack.
+    let strangers = foreign().into_iter().filter(|tid| !known.contains(tid));
+    for tid in strangers {
         match stacks::code_of(tid, &mappings) {
             Some(path) if forks::fate(&path) == Some(Fate::Renewed) => {}
             Some(path) if is_python(&path) => unknown += 1,
@@ -107,7 +109,8 @@ fn look(py: Python<'_>, functions: &Functions) -> Vec<Missed> {
             None => missed.push(Missed::Native { name: name_of(tid) }),
         }
     }
-    let unnamed = unknown.max(known) - known;
+    let starting = known.iter().filter(|number| **number == 0).count();
+    let unnamed = unknown.max(starting) - starting;
     if unnamed > 0 {
         missed.push(Missed::Unnamed { count: unnamed });
     }

@@ -343,6 +343,9 @@ fn threads_are_named_and_refused_unless_they_may_be_lost() {
         "import threading, _thread\nstop = threading.Event()\nlock = _thread.allocate_lock(); lock.acquire()\n\
          thread = threading.Thread(target=stop.wait, name='bee')\nthread.start()\n_thread.start_new_thread(lock.acquire, ())",
     );
+    // Ours are known by their names, and a session's thread that is called as one was is none.
+    let called = "import ctypes; ctypes.CDLL(None).prctl(15, b'control', 0, 0, 0)";
+    forkpy.run(&format!("threading.Thread(target=lambda: (exec({called:?}), stop.wait()), name='control').start()"));
     for tool in ["checkpoint_session", "fork_session", "run_branches"] {
         let mut arguments = json!({"new_session_id": "f", "codes": ["1"]});
         let own: &[&str] = match tool {
@@ -352,7 +355,10 @@ fn threads_are_named_and_refused_unless_they_may_be_lost() {
         };
         arguments.as_object_mut().expect("an object").retain(|name, _| own.contains(&name.as_str()));
         let refused = forkpy.refused(tool, arguments);
-        assert!(refused.contains("Python thread \"bee\", 1 started by Python's _thread"), "{refused}");
+        assert!(
+            refused.contains("Python thread \"bee\", Python thread \"control\", 1 started by Python's _thread"),
+            "{refused}"
+        );
     }
     let reply = forkpy.call("run_python_code", json!({"code": "1", "on_error": "rollback"}));
     assert!(reply.is_error && reply.data["status"] == "refused", "{reply:?}");

@@ -28,14 +28,14 @@ _random: Any = None
 _numpy: Any = None
 
 
-def threads() -> tuple[list[str], int]:
-    """Name the Python threads that will be missed in a fork; and count those `threading` knows.
+def threads() -> tuple[list[str], list[int]]:
+    """Name the Python threads that will be missed in a fork; and give the numbers of those `threading` knows.
 
-    A thread that only watches is not missed.
+    A thread that only watches is not missed. One that is just starting has number 0.
     """
     threading = sys.modules.get("threading")
     if threading is None:
-        return [], 0
+        return [], []
     awaiting = sys.modules.get("forkpy_worker.cell.awaiting")
     if awaiting is not None:
         awaiting.end_idle_threads()
@@ -47,7 +47,7 @@ def threads() -> tuple[list[str], int]:
         if thread is not main and not isinstance(thread, threading._DummyThread)
     ]
     missed = [thread.name for thread in known if type(thread).__module__ not in _WATCHERS]
-    return missed, len(known)
+    return missed, [thread.native_id or 0 for thread in known]
 
 
 def keepers() -> list[str]:
