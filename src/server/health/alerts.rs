@@ -82,10 +82,15 @@ impl Measure {
         self.threshold > 0.0 && self.value >= self.threshold
     }
 
-    /// Whether it is not what these alarms have last heard of it: above and not raised, or raised and below.
+    /// Not so far below that an alert would be cleared.
+    fn stays_up(&self) -> bool {
+        self.threshold > 0.0 && self.value >= self.threshold * CLEAR_BELOW
+    }
+
+    /// Whether it would raise or clear an alert of these, but for the pause after one.
     #[must_use]
     pub(crate) fn is_news(&self, alarms: &Alarms) -> bool {
-        self.is_above() != alarms.is_raised(self.kind)
+        if alarms.is_raised(self.kind) { !self.stays_up() } else { self.is_above() }
     }
 }
 
@@ -120,7 +125,7 @@ impl Alarms {
         let above = measure.is_above();
         match self.0.get_mut(&kind) {
             Some(alarm) if alarm.raised => {
-                if measure.threshold > 0.0 && measure.value >= measure.threshold * CLEAR_BELOW {
+                if measure.stays_up() {
                     return None;
                 }
                 *alarm = Alarm { raised: false, when: now };
