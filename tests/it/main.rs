@@ -80,6 +80,7 @@ mod sleeping;
 mod soak;
 mod sources;
 mod spares;
+mod strange_images;
 mod strangers;
 mod streams;
 mod support;

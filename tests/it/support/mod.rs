@@ -123,18 +123,22 @@ impl Setup {
         self
     }
 
+    /// Another file than the one that is tested usually.
+    pub fn program(mut self, program: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.args(self.command.get_args());
+        copy_variables(&self.command, &mut command);
+        self.command = command;
+        self
+    }
+
     /// In the workspace of another one, which is to outlive it.
     pub fn in_workspace(mut self, workspace: &Path) -> Self {
         let args: Vec<_> = self.command.get_args().map(OsStr::to_owned).collect();
         let mut command = Command::new(self.command.get_program());
         let at = args.iter().position(|arg| arg == "--workspace").expect("given") + 1;
         command.args(&args[..at]).arg(workspace).args(&args[at + 1..]);
-        for (name, value) in self.command.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        copy_variables(&self.command, &mut command);
         self.command = command;
         self.workspace = workspace.to_owned();
         self
@@ -157,12 +161,7 @@ impl Setup {
         std::os::unix::fs::chown(self.directory.path(), Some(user), Some(user)).expect("root may do this");
         let mut command = as_user(user, self.command.get_program());
         command.args(self.command.get_args());
-        for (name, value) in self.command.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        copy_variables(&self.command, &mut command);
         self.command = command;
         self
     }
@@ -264,6 +263,16 @@ impl Setup {
     pub fn command(&mut self) -> &mut Command {
         self.wrap();
         &mut self.command
+    }
+}
+
+/// Gives one command the variables that another has been given.
+fn copy_variables(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
     }
 }
 

@@ -87,6 +87,12 @@ impl Setup {
         allowed(&self.before[0]).then_some(self)
     }
 
+    /// Where it reads this in the place of another file. `None` where this machine allows no mounts.
+    pub fn with_file(mut self, file: &Path, over: &str) -> Option<Self> {
+        self.before.insert(0, format!("mount --bind {file:?} {over:?}"));
+        allowed(&self.before[0]).then_some(self)
+    }
+
     /// In another root directory, in which all is as in the usual one. `None` where this machine allows no mounts, or the tests are
     /// not root's.
     pub fn in_another_root(mut self) -> Option<Self> {
@@ -122,12 +128,7 @@ impl Setup {
         script.push(format!("exec {root}{user}\"$@\""));
         command.args(["sh", "-ec", &script.join("\n"), "sh"]).args(through);
         command.arg(self.command.get_program()).args(self.command.get_args());
-        for (name, value) in self.command.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        super::copy_variables(&self.command, &mut command);
         self.command = command;
     }
 }
