@@ -24,6 +24,8 @@ pub struct ZygoteSettings {
     pub workspace: String,
     /// Where files made on behalf of a session go.
     pub outputs: String,
+    /// The virtual environment that is its owner's alone, where a process has such an owner.
+    pub own: Option<String>,
     /// Tables and the like get a file with their HTML.
     pub keep_html: bool,
     /// What confined sessions may reach.
@@ -63,7 +65,7 @@ pub enum ToZygote {
         /// Its own folder, when it is confined.
         room: Option<String>,
         /// Where it works, if not where all do.
-        ground: Option<Ground>,
+        ground: Option<Box<Ground>>,
     },
     /// Packages have changed on the disk: forget what was cached of it.
     Refresh,
@@ -81,6 +83,8 @@ pub struct Ground {
     pub workspace: String,
     /// Where files made on its behalf go.
     pub outputs: String,
+    /// The virtual environment that is its owner's alone. The process makes it where it is not there.
+    pub environment: String,
 }
 
 /// What a fork of the zygote is to be.

@@ -510,6 +510,7 @@ fn zygote_settings(settings: &Settings, environment: &Environment, confinement: 
         preload: settings.preload.clone(),
         workspace: words(&settings.workspace.root),
         outputs: words(&settings.workspace.outputs()),
+        own: None,
         keep_html: settings.replies.keep_html,
         confinement,
         faults: fault::armed_here(),

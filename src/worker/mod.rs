@@ -162,6 +162,7 @@ fn live(
             entry
                 .map_or(Ok(()), |entry| functions.confine(py, entry.told(), settings))
                 .map_err(std::io::Error::other)?;
+            functions.enter_own(py, settings).map_err(std::io::Error::other)?;
             crash::install(control.as_raw_fd(), |signal, stack_overflow| {
                 frame::encode(&FromControl::Crashing { signal, stack_overflow }, MAX_CONTROL).unwrap_or_default()
             })?;

@@ -51,6 +51,7 @@ pub(crate) struct Functions {
     variables: Py<PyAny>,
     too_slow: Py<PyAny>,
     run_script: Py<PyAny>,
+    enter_own: Py<PyAny>,
     arm_dump: Py<PyAny>,
     dump: Py<PyAny>,
     collect: Py<PyAny>,
@@ -113,6 +114,7 @@ impl Functions {
             before_checkpoint: find("session.checkpoint", "before")?,
             hazards: find("session.checkpoint", "hazards")?,
             wake: find("session.checkpoint", "wake")?,
+            enter_own: find("session.own", "enter")?,
             needed_paths: find("session.confined", "needed")?,
             confine: find("session.confined", "begin")?,
         })
@@ -144,6 +146,11 @@ impl Functions {
         let (workspace, write) = (&settings.workspace, &settings.confinement.write);
         let room = room.to_string_lossy();
         self.confine.call1(py, (mode.word(), workspace, room, write, proxy, secrets.clone())).map(drop)
+    }
+
+    /// Lets this process see the packages of its owner's own, if it has one that has some.
+    pub(super) fn enter_own(&self, py: Python<'_>, settings: &ZygoteSettings) -> PyResult<()> {
+        settings.own.as_ref().map_or(Ok(()), |root| self.enter_own.call1(py, (root,)).map(drop))
     }
 
     /// Lets what has arrived between two requests be raised, and keeps it: a signal's handler, an asynchronous exception.

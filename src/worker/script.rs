@@ -72,6 +72,7 @@ fn live(
     let script = errand.script.clone();
     let source = settle(errand, entry)?;
     entry.map_or(Ok(()), |entry| functions.confine(py, entry.told(), settings)).map_err(io::Error::other)?;
+    functions.enter_own(py, settings).map_err(io::Error::other)?;
     functions.run_script(py, &source, &script, &settings.workspace).map_err(io::Error::other)
 }
 

@@ -274,7 +274,7 @@ impl Zygote {
         py: Python<'_>,
         worker: u64,
         purpose: Purpose,
-        (limits, room, ground): (WorkerLimits, Option<String>, Option<Ground>),
+        (limits, room, ground): (WorkerLimits, Option<String>, Option<Box<Ground>>),
     ) -> Result<(), ZygoteError> {
         let taken = self.link.received.len().min(purpose.descriptors());
         let passed: Vec<OwnedFd> = self.link.received.drain(..taken).collect();
@@ -293,7 +293,7 @@ impl Zygote {
             let answer = self.write_base(worker, passed);
             return Ok(self.link.send(&answer)?);
         }
-        let elsewhere = ground.map(|ground| self.settings_at(ground));
+        let elsewhere = ground.map(|ground| self.settings_at(*ground));
         let settings = elsewhere.as_ref().unwrap_or(&self.settings);
         let own;
         let cage = match &purpose {
@@ -336,8 +336,8 @@ impl Zygote {
 
     /// The settings of a process that works elsewhere.
     fn settings_at(&self, ground: Ground) -> ZygoteSettings {
-        let Ground { workspace, outputs } = ground;
-        ZygoteSettings { workspace, outputs, ..self.settings.clone() }
+        let Ground { workspace, outputs, environment } = ground;
+        ZygoteSettings { workspace, outputs, own: Some(environment), ..self.settings.clone() }
     }
 
     /// Forks a process that becomes the checkpoint of an image. It is the server's child, as checkpoints are.

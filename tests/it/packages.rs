@@ -8,7 +8,7 @@ use crate::lean;
 use crate::support::{Forkpy, Setup, processes, wait_for};
 
 /// Defines `wheel(name, version, code, requires)`, which writes a wheel into `wheels/`.
-const WHEELS: &str = r"
+pub const WHEELS: &str = r"
 import os, zipfile
 def wheel(name, version, code, requires=''):
     os.makedirs('wheels', exist_ok=True)

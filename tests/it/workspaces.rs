@@ -4,12 +4,15 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    Setup,
-    browser::request,
-    http::{Answer, HttpForkpy},
-    issuer::{AUDIENCE, Issuer, Signer},
-    wait_for,
+use crate::{
+    packages::WHEELS,
+    support::{
+        Setup,
+        browser::request,
+        http::{Answer, HttpForkpy},
+        issuer::{AUDIENCE, Issuer, Signer},
+        wait_for,
+    },
 };
 
 const ALL: &str = "cells:run files:read files:write";
@@ -203,4 +206,56 @@ fn what_a_session_leaves_is_in_its_owners_workspace_and_found_again() {
     assert!(client(&server, (&issuer, &signer), "ann").call("list_crashes", json!({}))["crashes"][0]["id"].is_string());
     let (code, log) = Setup::new().args(&["--transport", "http", "--port", "0"]).args(&again[..2]).run_to_end();
     assert!(code == Some(1) && log.contains("add --tokens or --oauth-issuer"), "{log}");
+}
+
+#[test]
+fn packages_of_one_owner_are_nothing_to_another() {
+    each_has_its_own_packages(&[]);
+}
+
+#[test]
+fn confined_owners_install_for_themselves_too() {
+    each_has_its_own_packages(&["--sandbox", "workspace"]);
+}
+
+fn each_has_its_own_packages(args: &[&str]) {
+    let place = tempfile::tempdir().expect("a directory");
+    let (issuer, signer, server) = begin(place.path(), args);
+    let client = |who: &str| client(&server, (&issuer, &signer), who);
+    let (ann, bob) = (client("ann"), client("bob"));
+    let version = "import same; (same.version, 'subject-ann/.forkpy-venv/lib' in same.__file__)";
+    for (who, number) in [(&ann, 1), (&bob, 2)] {
+        // The session is there before its package is.
+        assert_eq!(who.run(WHEELS)["status"], "ok");
+        who.run(&format!("wheel('same', '{number}.0', 'version = {number}')"));
+        let file = format!("wheels/same-{number}.0-py3-none-any.whl");
+        let done = who.call("install_dependencies", json!({"packages": [file]}));
+        assert_eq!(done["installed_packages"], json!([format!("same=={number}.0")]), "{done}");
+        let listed = who.call("list_packages", json!({"filter": "same"}))["packages"].take();
+        assert_eq!(listed, json!([{"name": "same", "version": format!("{number}.0")}]), "{done}");
+    }
+    assert_eq!(ann.run(version)["results"], json!(["(1, True)"]));
+    assert_eq!(bob.run(version)["results"], json!(["(2, False)"]));
+    // What all have is there too; the list of files is not full of it.
+    assert_eq!(ann.run("import pip")["status"], "ok");
+    assert!(!ann.call("list_files", json!({"recursive": true})).to_string().contains("same.py"));
+    // From the session itself, in a script, in a new session, after a restart.
+    let of_session = "import subprocess, sys\nwheel('more', '1.0', 'word = \"more\"')\n\
+                      done = subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-index', 'wheels/more-1.0-py3-none-any.whl'], \
+                      capture_output=True, text=True)\n(done.returncode, done.stderr[-500:]) if done.returncode else __import__('more').word";
+    assert_eq!(ann.run(of_session)["results"], json!(["'more'"]));
+    ann.call("save_script", json!({"name": "both.py", "content": "import same, more\nprint(same.version, more.word)"}));
+    assert_eq!(ann.call("run_script", json!({"path": "scripts/both.py"}))["stdout"], "1 more\n");
+    ann.call("create_session", json!({"session_id": "new"}));
+    let both = json!({"session_id": "new", "code": "import same, more; (same.version, more.word)"});
+    assert_eq!(ann.call("run_python_code", both)["results"], json!(["(1, 'more')"]));
+    ann.call("restart_kernel", json!({}));
+    assert_eq!(ann.run(version)["results"], json!(["(1, True)"]));
+    assert_eq!(bob.run("import more")["error"]["type"], "ModuleNotFoundError");
+    let mine = ann.call("get_workspace_info", json!({}))["python"].take();
+    assert!(mine.as_str().expect("a path").ends_with("subject-ann/.forkpy-venv/bin/python"), "{mine}");
+    assert_eq!(
+        ann.run("import sys; sys.executable")["results"],
+        json!([format!("'{}'", mine.as_str().expect("a path"))])
+    );
 }

@@ -31,6 +31,8 @@ thread = 0
 outputs = ""
 # Where modules of the user's own are looked for first.
 workspace = ""
+# Where its owner's own packages are, with a slash at its end; empty where it has none.
+own = ""
 # Tables and the like get a file with their HTML.
 keep_html = False
 

@@ -93,6 +93,9 @@ def _is_installed(spec: ModuleSpec) -> bool:
     origin = spec.origin
     if type(origin) is not str or not hasattr(spec.loader, "exec_module"):
         return False
+    if place.own and origin.startswith(place.own):
+        # The zygote could import it for no other.
+        return False
     return origin.startswith(_STANDARD) or any(part in origin for part in _INSTALLED)
 
 

@@ -37,14 +37,20 @@ def refresh(modules: list[str]) -> list[str]:
     return [name for name in modules if name in sys.modules]
 
 
-def survey(file: str, with_modules: bool) -> None:
-    """Write what is installed, as JSON: name, version and, if asked, modules of each package."""
+def survey(file: str, with_modules: bool, own: str = "") -> None:
+    """Write what is installed, as JSON: name, version and, if asked, modules of each package.
+
+    What lies in an environment of its own comes first.
+    """
     import json
     from importlib.metadata import distributions
 
+    from forkpy_worker.session.own import packages
+
     known = set(sys.modules)
     found: dict[str, dict[str, Any]] = {}
-    for distribution in distributions():
+    searched = [packages(own), *sys.path] if own else sys.path
+    for distribution in distributions(path=searched):
         name = distribution.metadata["Name"]
         # The first on sys.path is the one that is imported; a broken one has no name.
         if name and normal(name) not in found:

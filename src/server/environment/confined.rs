@@ -99,6 +99,8 @@ pub(super) async fn start(
     };
     let order = serde_json::to_string(&order).map_err(|error| failed(&error))?;
     let (Indexes { read, write, .. }, proxy) = (indexes, proxy.map(|address| address.to_string()));
+    // Its own environment lies in the workspace; that of all is not an owner's to change.
+    let write = if workplace.environment().is_some() { Vec::new() } else { write };
     let installing = Installing { read, write, run: vec![program], proxy };
     let no_process = |source| ScriptError::NoProcess { path: tool.name().to_owned(), source };
     Ok(scripts.install(RUN, vec![order], (room, installing), (audience, workplace)).await.map_err(no_process)?)

@@ -1,13 +1,12 @@
 //! Packages of the session environment: what is there, and installing more, with every session told.
 //!
 //! Runs in: server. Owns the one install that may run at a time. Installs by a child process (`packages/tool.rs`) of what
-//! was checked (`packages/wanted.rs`); looks at the environment by a fork of the zygote, which sees what sessions see.
-//! Sessions are told over their control sockets, beside a cell that runs.
+//! was checked (`packages/wanted.rs`). Sessions are told over their control sockets, beside a cell that runs. Who has an
+//! environment of its own (`--workspaces`) installs there, and no other is told.
 
 use crate::server::environment::error::PackageError;
 
 use std::{
-    collections::BTreeMap,
     io,
     process::Command,
     sync::Arc,
@@ -15,7 +14,6 @@ use std::{
 };
 
 use futures::future::join_all;
-use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,8 +24,8 @@ use crate::{
     protocol::{Confinement, WorkerExit},
     server::{
         environment::{
-            confined,
-            errand::errand,
+            confined, own,
+            survey::{Change, Package, Survey, compare, find, modules_of, survey},
             wanted::{Reader, Wanted, normal},
         },
         output::{
@@ -54,9 +52,6 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 const LISTING_LIMIT: Duration = Duration::from_secs(30);
 /// How long the completing of a new environment may take.
 const COMPLETING_LIMIT: Duration = Duration::from_secs(120);
-/// Looks at the environment; the file is where the answer goes.
-const SURVEY: &str =
-    "import sys\nfrom forkpy_worker.session.packages import survey\nsurvey(sys.argv[1], sys.argv[2] == 'modules')\n";
 
 #[derive(Debug)]
 pub(crate) struct InstallOrder {
@@ -98,37 +93,11 @@ pub(crate) struct InstallOutcome {
     pub untold: Vec<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Package {
-    /// As it calls itself.
-    pub name: String,
-    pub version: String,
-    /// Top-level modules, when they were asked for.
-    modules: Vec<String>,
-}
-
-/// One package that is not as it was.
-#[derive(Debug, Clone)]
-pub(crate) struct Change {
-    /// As it calls itself.
-    pub name: String,
-    /// Version before; none when it was not there.
-    pub before: Option<String>,
-    /// Version now; none when it is gone.
-    pub after: Option<String>,
-}
-
 /// A session that has imported a package which is not as it was.
 #[derive(Debug, Clone)]
 pub(crate) struct Stale {
     pub session: String,
     pub change: Change,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Survey {
-    packages: Vec<Package>,
-    preloaded: Vec<String>,
 }
 
 /// Whether all is in the environment that it is to have, and what has to be installed for that as sessions install. On a machine
@@ -217,7 +186,7 @@ impl Packages {
         let was_filling = self.is_filling();
         let left = self.filling.over().await;
         if was_filling {
-            self.tell(&Owner::User, &[], (&Survey::default(), &Survey::default())).await;
+            self.tell((&Owner::User, false), &[], (&Survey::default(), &Survey::default())).await;
         }
         if !left.is_empty() {
             self.complete(left).await;
@@ -257,14 +226,15 @@ impl Packages {
         let _ = self.turn.lock().await;
     }
 
-    /// What sessions can import, sorted by name; and whether that is all, or the environment is still being filled.
+    /// What sessions of an owner can import, sorted by name; and whether that is all, or the environment is still being filled.
     ///
     /// # Errors
     /// [`PackageError`] when there is no environment.
-    pub(crate) async fn list(&self) -> Result<(Vec<Package>, bool), PackageError> {
+    pub(crate) async fn list(&self, owner: &Owner) -> Result<(Vec<Package>, bool), PackageError> {
+        let own = self.around.places.of(owner)?.environment();
         self.filled(LISTING_LIMIT).await;
         let is_whole = !self.is_filling();
-        let mut packages = self.survey(false).await?.packages;
+        let mut packages = survey((&self.around, &self.scripts), own.as_deref(), false).await?.packages;
         packages.sort_by_key(|package| normal(&package.name));
         Ok((packages, is_whole))
     }
@@ -288,24 +258,27 @@ impl Packages {
             turn = async { self.filling.over().await; self.turn.lock().await } => turn,
         };
         turn.comes();
-        let before = self.survey(true).await?;
+        let around = (&*self.around, &*self.scripts);
+        let workplace = self.around.places.of(&owner)?;
+        let own = workplace.environment();
+        let before = survey(around, own.as_deref(), true).await?;
         let python = match self.around.zygote.stage() {
-            Stage::Warm { executable, .. } => executable,
+            Stage::Warm { executable, .. } => own.as_deref().map_or(executable, own::python),
             Stage::Starting => return Err(PackageError::NoEnvironment("Python is still starting".to_owned())),
             Stage::Failed(reason) => return Err(PackageError::NoEnvironment(reason)),
         };
         let tool = Tool::find();
         let bounds = Bounds { limit, grace: self.around.settings.grace, cancel, stop: self.stop.clone() };
         let began = Instant::now();
-        let (mut process, _held) = self.start(&owner, &tool, (&python, &wanted), audience).await?;
+        let (mut process, _held) = self.start(&owner, &tool, (&python, &wanted), (audience, &workplace)).await?;
         let course = process.follow(&bounds).await;
         let ran = began.elapsed();
         let exit = self.bury(&mut process).await;
         let [stdout, stderr] = process.finish().await;
-        let after = self.survey(true).await?;
+        let after = survey(around, own.as_deref(), true).await?;
         let changes = compare(&before.packages, &after.packages);
-        let goes_back = self.tell_zygote(&changes);
-        let (stale, untold) = self.tell(&owner, &changes, (&before, &after)).await;
+        let goes_back = own.is_none() && self.tell_zygote(&changes);
+        let (stale, untold) = self.tell((&owner, own.is_some()), &changes, (&before, &after)).await;
         let is_preloaded = |name: &str| {
             !goes_back && modules_of(name, [&before, &after]).iter().any(|module| after.preloaded.contains(module))
         };
@@ -331,33 +304,30 @@ impl Packages {
         checked.await.map_err(FileError::Lost)?
     }
 
-    async fn survey(&self, modules: bool) -> Result<Survey, PackageError> {
-        errand((&self.around, &self.scripts), SURVEY, &[if modules { "modules" } else { "names" }]).await
-    }
-
     /// Starts the tool: confined where sessions are, else as a child of ours. With what has to be there until its end.
     async fn start(
         &self,
         owner: &Owner,
         tool: &Tool,
         (python, wanted): (&str, &Wanted),
-        audience: Audience,
+        (audience, workplace): (Audience, &Workplace),
     ) -> Result<(Followed, (Option<Held>, Option<TempDir>)), PackageError> {
-        let workplace = self.around.places.of(owner)?;
         // A caller who may name source trees names them from here.
         let place = self.free.then(|| workplace.root());
         let sandbox = self.around.quotas.rights(owner).sandbox;
         if self.around.settings.limits.confined(sandbox).confinement != Confinement::Off {
             let around = (&*self.around, &*self.scripts);
-            let (process, held) =
-                confined::start(around, tool, (python, wanted), place, (audience, &workplace)).await?;
+            let (process, held) = confined::start(around, tool, (python, wanted), place, (audience, workplace)).await?;
             return Ok((process, (Some(held), None)));
+        }
+        if let Some(root) = workplace.environment() {
+            own::make((&self.around, &self.scripts), &root).await?;
         }
         let fail = |source| PackageError::Tool { tool: tool.name(), source };
         let directory = tempfile::tempdir_in(&self.around.scratch).map_err(fail)?;
         let mut command = tool.command(python, wanted, directory.path()).map_err(fail)?;
         place.map(|place| command.current_dir(place));
-        Ok((self.spawn(command, audience, &workplace).map_err(fail)?, (None, Some(directory))))
+        Ok((self.spawn(command, audience, workplace).map_err(fail)?, (None, Some(directory))))
     }
 
     fn spawn(&self, mut command: Command, audience: Audience, place: &Workplace) -> io::Result<Followed> {
@@ -403,10 +373,10 @@ impl Packages {
     }
 
     /// Lets every interpreter look at the disk anew; who has imported what has changed, and who did not answer.
-    /// Of sessions, this owner is told of its own only.
+    /// Of sessions, this owner is told of its own only; and where the environment is its own, no others are concerned.
     async fn tell(
         &self,
-        owner: &Owner,
+        (owner, is_own): (&Owner, bool),
         changes: &[Change],
         (before, after): (&Survey, &Survey),
     ) -> (Vec<Stale>, Vec<String>) {
@@ -414,7 +384,8 @@ impl Packages {
         let modules: Vec<String> =
             replaced.iter().flat_map(|change| modules_of(&change.name, [before, after])).collect();
         let sessions = self.registry.all();
-        let asked = sessions.iter().filter_map(|session| {
+        let concerned = sessions.iter().filter(|session| !is_own || session.life.owner() == owner);
+        let asked = concerned.filter_map(|session| {
             let control = session.shared.get().worker?.control;
             let modules = &modules;
             Some(async move { (session, control.refresh(modules, REFRESH_LIMIT).await) })
@@ -437,56 +408,5 @@ impl Packages {
             );
         }
         (stale, untold)
-    }
-}
-
-fn find<'a>(packages: &'a [Package], name: &str) -> Option<&'a Package> {
-    packages.iter().find(|package| normal(&package.name) == name)
-}
-
-/// Modules that a package had or has.
-fn modules_of(name: &str, surveys: [&Survey; 2]) -> Vec<String> {
-    let name = normal(name);
-    let found = surveys.into_iter().filter_map(|survey| find(&survey.packages, &name));
-    let mut modules: Vec<String> = found.flat_map(|package| package.modules.clone()).collect();
-    modules.sort_unstable();
-    modules.dedup();
-    modules
-}
-
-fn compare(before: &[Package], after: &[Package]) -> Vec<Change> {
-    let mut both: BTreeMap<String, [Option<&Package>; 2]> = BTreeMap::new();
-    for (place, packages) in [before, after].into_iter().enumerate() {
-        for package in packages {
-            both.entry(normal(&package.name)).or_default()[place] = Some(package);
-        }
-    }
-    let changed = both.into_values().filter_map(|[before, after]| {
-        let version = |package: Option<&Package>| package.map(|package| package.version.clone());
-        let name = after.or(before)?.name.clone();
-        let change = Change { name, before: version(before), after: version(after) };
-        (change.before != change.after).then_some(change)
-    });
-    changed.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_are_new_gone_and_other_versions() {
-        let package = |name: &str, version: &str| Package {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            modules: Vec::new(),
-        };
-        let before = [package("Same", "1"), package("gone", "1"), package("up_dated", "1")];
-        let after = [package("same", "1"), package("up-dated", "2"), package("new", "1")];
-        let words: Vec<String> = compare(&before, &after)
-            .into_iter()
-            .map(|change| format!("{} {:?} {:?}", change.name, change.before, change.after))
-            .collect();
-        assert_eq!(words, [r#"gone Some("1") None"#, r#"new None Some("1")"#, r#"up-dated Some("1") Some("2")"#]);
     }
 }

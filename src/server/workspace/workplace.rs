@@ -25,6 +25,9 @@ use crate::{
     settings::resolve::Workspace,
 };
 
+/// Hidden, so that what is installed is neither listed nor watched.
+const ENVIRONMENT: &str = ".forkpy-venv";
+
 /// A workspace, opened and watched.
 #[derive(Debug)]
 pub(crate) struct Workplace {
@@ -56,11 +59,18 @@ impl Workplace {
         self.whose.as_ref()
     }
 
+    /// The virtual environment of the owner whose alone it is. The first process that works here makes it.
+    #[must_use]
+    pub(crate) fn environment(&self) -> Option<PathBuf> {
+        self.whose.as_ref().map(|_| self.root().join(ENVIRONMENT))
+    }
+
     /// What a process that works here has to be told, where it is not the one that all zygotes know.
     #[must_use]
     pub(crate) fn ground(&self) -> Option<Ground> {
         let words = |path: &Path| path.to_string_lossy().into_owned();
-        self.whose.as_ref().map(|_| Ground { workspace: words(self.root()), outputs: words(&self.outputs) })
+        let environment = words(&self.environment()?);
+        Some(Ground { workspace: words(self.root()), outputs: words(&self.outputs), environment })
     }
 }
 

@@ -60,6 +60,7 @@ impl Zygote {
             python_path: Vec::new(),
             preload: Vec::new(),
             outputs: format!("{path}/outputs"),
+            own: None,
             workspace: path,
             keep_html: false,
             confinement: ConfinementSettings::default(),

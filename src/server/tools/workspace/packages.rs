@@ -13,7 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     protocol::WorkerExit,
     server::{
-        environment::packages::{Change, InstallOrder, InstallOutcome},
+        environment::{
+            own,
+            packages::{InstallOrder, InstallOutcome},
+            survey::Change,
+        },
         output::streams::Course,
         tools::call::{
             arguments::seconds,
@@ -171,17 +175,18 @@ pub(crate) async fn install(
     Ok(Reply::of(reply).text(text).failed(failed))
 }
 
-pub(crate) async fn list(server: &Server, _: &Call, asked: ListPackages) -> Result<Reply<PackageList>, ToolError> {
+pub(crate) async fn list(server: &Server, call: &Call, asked: ListPackages) -> Result<Reply<PackageList>, ToolError> {
     let filter = asked.filter.unwrap_or_default().to_lowercase();
-    let (found, is_whole) = server.packages.list().await?;
+    let (found, is_whole) = server.packages.list(call.owner()).await?;
     let incomplete = (!is_whole).then_some("the environment is still being filled: more packages come; ask again");
     let found = found.into_iter();
     let packages: Vec<PackageEntry> = found
         .filter(|package| package.name.to_lowercase().contains(&filter))
         .map(|package| PackageEntry { name: package.name, version: package.version })
         .collect();
+    let own = server.place(call.visitor.peek())?.environment();
     let python = match server.around.zygote.stage() {
-        Stage::Warm { executable, .. } => Some(executable),
+        Stage::Warm { executable, .. } => Some(own.as_deref().map_or(executable, own::python)),
         Stage::Starting | Stage::Failed(_) => None,
     };
     Ok(Reply::of(PackageList { total: packages.len() as u64, packages, python, incomplete }))

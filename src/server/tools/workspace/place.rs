@@ -11,6 +11,7 @@ use crate::{
     protocol::Confinement,
     server::{
         egress::callers::Kind,
+        environment::own,
         tools::call::{
             arguments::Nothing,
             error::ToolError,
@@ -231,11 +232,14 @@ pub(crate) async fn ping(_: &Server, _: &Call, _: Nothing) -> Result<Reply<Pong>
 
 pub(crate) async fn info(server: &Server, call: &Call, _: Nothing) -> Result<Reply<WorkspaceInfo>, ToolError> {
     let words = |path: &Path| path.to_string_lossy().into_owned();
-    let place = &server.place(call.visitor.peek())?.workspace;
+    let place = server.place(call.visitor.peek())?;
+    let (own, place) = (place.environment(), &place.workspace);
     let (workspace, scripts) = (words(&place.root), words(&place.scripts()));
     let (outputs, uploads) = (words(&place.outputs()), words(&place.uploads()));
     let (python, python_version, modules) = match server.around.zygote.stage() {
-        Stage::Warm { python, executable, modules, .. } => (Some(executable), Some(python), modules),
+        Stage::Warm { python, executable, modules, .. } => {
+            (Some(own.as_deref().map_or(executable, own::python)), Some(python), modules)
+        }
         Stage::Starting | Stage::Failed(_) => (None, None, Vec::new()),
     };
     Ok(Reply::of(WorkspaceInfo {

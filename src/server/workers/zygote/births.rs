@@ -197,7 +197,7 @@ pub(crate) enum Request {
         /// Its own folder, when it is confined.
         room: Option<String>,
         /// Where it works, if not where all do.
-        ground: Option<Ground>,
+        ground: Option<Box<Ground>>,
         descriptors: Vec<OwnedFd>,
         reply: oneshot::Sender<Result<Lease, ZygoteError>>,
     },

@@ -205,6 +205,7 @@ impl Zygote {
     ) -> Result<(Lease, AsyncFd<PidFd>), ZygoteError> {
         let (reply, answer) = oneshot::channel();
         let room = room.map(|room| room.path().to_string_lossy().into_owned());
+        let ground = ground.map(Box::new);
         let request = Request::Fork { purpose, limits, room, ground, descriptors, reply };
         self.requests.send(request).map_err(|_| ZygoteError::ShuttingDown)?;
         let lease = answer.await.map_err(|_| ZygoteError::ShuttingDown)??;
