@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::report::{CellReport, StateReport, Variable};
 
 /// Version of the message enums, checked at each handshake.
-pub const PROTOCOL_VERSION: u32 = 10;
+pub const PROTOCOL_VERSION: u32 = 11;
 
 /// A cell of a notebook runs where the notebook is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

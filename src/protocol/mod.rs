@@ -48,7 +48,9 @@
 //!    [`FromCheckpoint::Frozen`], and any number of [`ToCheckpoint::Wake`] with `[cell, control, stdout, stderr, black box]`,
 //!    each answered by [`FromCheckpoint::Woken`]; what was woken says [`FromWorker::Hello`] on its cell socket, as in 3. The
 //!    end of the socket ends the checkpoint. Checkpoints and what they wake are children of the server.
-//! 7. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
+//! 7. The image of a zygote: [`ToZygote::Seed`] in place of `Start`, answered by [`FromZygote::Written`]; the process ends. Another one
+//!    is told [`ToZygote::Wake`], says [`FromZygote::Woken`] as the zygote of the image, is told [`ToZygote::GoOn`], and is warm.
+//! 8. A worker's death: zygote → server [`FromZygote::Exited`]; the process stays a zombie, and its pid stays taken,
 //!    until server → zygote [`ToZygote::Reap`].
 
 pub(crate) mod asynchronous;

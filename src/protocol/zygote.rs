@@ -44,7 +44,6 @@ pub struct Library {
     pub packages: Vec<String>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "the large one is sent once in a zygote's life")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToZygote {
     /// First frame: who speaks, and what to warm up.
@@ -53,6 +52,20 @@ pub enum ToZygote {
         version: u32,
         /// How to start CPython.
         settings: ZygoteSettings,
+    },
+    /// First frame, in place of `Start`, to one that is to write an image of itself and end: warm up all there is, and write.
+    /// Descriptors, behind the lifeline: the image, its base.
+    Seed { version: u32, settings: ZygoteSettings },
+    /// First frame, in place of `Start`: become the zygote of an image. Descriptors, behind the lifeline: the image, its base.
+    /// What is armed of a test's failures is told before.
+    Wake { version: u32, faults: String },
+    /// To one that was woken: what it is to be in all else.
+    GoOn {
+        settings: ZygoteSettings,
+        /// Names and values; it has none of those that were there when its image was written.
+        environment: Vec<(Vec<u8>, Vec<u8>)>,
+        /// What its command line is to be.
+        words: Vec<String>,
     },
     /// Fork a process; descriptors come along, see [`Purpose`].
     Fork {
@@ -174,6 +187,17 @@ pub enum FromZygote {
         module: String,
         /// Its threads, in words.
         threads: Vec<String>,
+    },
+    /// It is the zygote of an image, and waits for [`ToZygote::GoOn`].
+    Woken,
+    /// Its image and the base lie in their files. It ends after this.
+    Written {
+        /// Bytes of both.
+        bytes: u64,
+        /// Files and folders of which what it has in memory was made, whether they are there or not.
+        origins: Vec<String>,
+        /// Code that it has run, and that may have looked at anything: an image that has it is of no use.
+        foreign: Vec<String>,
     },
     /// The zygote cannot serve; it ends after this.
     Failed {

@@ -46,8 +46,16 @@ use crate::{
         restart::Packed,
         scripts::Scripts,
         sessions::{
-            active::ActiveSessions, checkpoints::Checkpoints, context::Surroundings, drain::Drain, happened::What,
-            images::Images, occurrences::Occurrences, oom::OomCounter, quotas::Quotas, registry::Registry,
+            active::ActiveSessions,
+            checkpoints::Checkpoints,
+            context::Surroundings,
+            drain::Drain,
+            happened::What,
+            images::{Images, zygotes::ZygoteImages},
+            occurrences::Occurrences,
+            oom::OomCounter,
+            quotas::Quotas,
+            registry::Registry,
             turnover::Turnover,
         },
         tools::{
@@ -63,7 +71,7 @@ use crate::{
             children::{self, Children},
             imports::{Auto, Imports},
             spares::Spares,
-            zygote::{Reach, Spawner, Zygote},
+            zygote::{Reach, Spawner, Store, Zygote},
         },
         workspace::workplace::Workplaces,
     },
@@ -440,7 +448,8 @@ fn start_zygote(
     let proxy = callers.as_ref().and_then(|callers| callers.proxy(Kind::Session));
     let reach = Reach { write, callers };
     let spawner = Spawner::start(children.clone(), hidden_from_sessions(&settings.sessions.sandbox))?;
-    let zygote = Zygote::launch(wanted, children.clone(), spawner, (rooms, reach));
+    let store = settings.zygote_images.clone().map(|folder| Arc::new(ZygoteImages::new(folder)) as Arc<dyn Store>);
+    let zygote = Zygote::launch(wanted, children.clone(), (spawner, store), (rooms, reach));
     let wish = Wish {
         venv: settings.venv.clone(),
         python: settings.python.clone(),

@@ -111,6 +111,11 @@ pub(crate) struct ServeOptions {
     )]
     pub preload: Vec<String>,
 
+    /// Whether a server begins from what an earlier one has written of Python's start, where nothing of that has changed; and
+    /// writes it for the next one, in --state-dir or else below the user's cache folder
+    #[arg(long, value_enum, env = "FORKPY_ZYGOTE_IMAGE", default_value = "on", help_heading = "Python")]
+    pub zygote_image: ZygoteImage,
+
     /// Where managed environments are kept
     #[arg(long, value_name = "DIR", env = "FORKPY_ENV_DIR", value_parser = path, help_heading = "Python")]
     pub env_dir: Option<PathBuf>,
@@ -345,6 +350,15 @@ pub(crate) struct CheckpointOptions {
     #[arg(long, value_name = "MB", env = "FORKPY_STATE_DISK", default_value_t = 4096,
           value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     pub state_disk: u64,
+}
+
+/// Whether servers begin from an image of Python's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ZygoteImage {
+    /// Python is started anew, and nothing is written
+    Off,
+    /// From an image where there is one that fits; one is written where there is none
+    On,
 }
 
 /// How clients reach the server.

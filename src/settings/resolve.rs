@@ -3,7 +3,7 @@
 //! Runs in: server. Reads files and the environment once, at start.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     net::{IpAddr, SocketAddr},
     os::{
@@ -17,12 +17,14 @@ use std::{
 };
 
 use crate::{
+    protocol::Confinement,
     settings::{
         http_bounds::Bounds as HttpBounds,
         limits::Limits,
         logging,
         oauth::{Oauth, OauthError},
-        options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait},
+        options::{CheckpointOptions, HealthOptions, ServeOptions, Transport, Wait, ZygoteImage},
+        paths,
         policy::{Bounds, HealthPolicy, SleepBounds},
         replies::ReplyOptions,
         sandbox::{Sandbox, SandboxError},
@@ -57,13 +59,17 @@ pub(crate) fn hand_on_token(command: &mut Command) {
     }
 }
 
-/// Takes away from a child of ours what sessions, and what is run for them, do not see: our own variables, and those of the
-/// service manager.
+/// Takes away from a child of ours what sessions, and what is run for them, do not see.
 pub(crate) fn hide_variables(command: &mut Command) {
-    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_bytes().starts_with(OURS.as_bytes()));
-    for name in ours.chain(SERVICE_MANAGER.map(OsString::from)) {
+    for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_hidden(name)) {
         command.env_remove(name);
     }
+}
+
+/// Whether a variable is one of our own, or of the service manager.
+#[must_use]
+pub(crate) fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(OURS.as_bytes()) || SERVICE_MANAGER.iter().any(|hidden| name == *hidden)
 }
 
 /// What checkpoints may hold on a machine that does not say how much memory it has.
@@ -190,6 +196,8 @@ pub(crate) struct Settings {
     pub virtual_env: Option<PathBuf>,
     /// Where managed environments may be, the best place first.
     pub env_dirs: Vec<PathBuf>,
+    /// Where images of Python's start are, when they are wanted.
+    pub zygote_images: Option<PathBuf>,
     pub python_path: Vec<PathBuf>,
     pub preload: Vec<String>,
     /// What sessions import is preloaded when it is worth it.
@@ -235,6 +243,9 @@ impl Settings {
         if cli.transport == Transport::Http && !cli.host.is_loopback() && !is_said {
             return Err(ConfigError::Unconfined(cli.host));
         }
+        let zygote_images = (cli.zygote_image == ZygoteImage::On)
+            .then(|| zygote_images(cli.checkpoints.state_dir.as_deref(), &changeable, &sandbox))
+            .flatten();
         let env_dirs = cli.env_dir.map_or_else(default_env_dirs, |named| vec![named]);
         Ok(Self {
             workspace,
@@ -276,6 +287,7 @@ impl Settings {
             venv: cli.venv,
             virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
             env_dirs,
+            zygote_images,
             python_path: cli.pythonpath.into_iter().filter(|path| !path.as_os_str().is_empty()).collect(),
             preload,
             preloads_more,
@@ -394,6 +406,23 @@ fn sleep_bounds(cli: &CheckpointOptions) -> SleepBounds {
         folder: cli.state_dir.clone(),
         disk: cli.state_disk << 20,
     }
+}
+
+/// The folder of images of Python's start; none that confined sessions could write to.
+fn zygote_images(state: Option<&Path>, changeable: &[Option<&PathBuf>], sandbox: &Sandbox) -> Option<PathBuf> {
+    let folder = match state {
+        Some(state) => state.join("zygotes"),
+        None => cache_folder()?.join("forkpy/zygotes"),
+    };
+    let is_open = |above: &PathBuf| folder.starts_with(above);
+    let is_changeable = sandbox.mode != Confinement::Off
+        && sandbox.write.iter().chain(changeable.iter().copied().flatten()).any(is_open);
+    (!is_changeable).then_some(folder)
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    named.or_else(|| Some(paths::home()?.join(".cache")))
 }
 
 fn health_policy(cli: &HealthOptions, checkpoints: &CheckpointOptions) -> HealthPolicy {

@@ -23,6 +23,9 @@
 //! | `image.woken` | the same, once it is a checkpoint again: number of the checkpoint in the image |
 //! | `zygote.ending` | number 0: the server is gone |
 //! | `zygote.fork` | a fork was asked for and not done |
+//! | `zygote.image` | number 0: a zygote is about to write its image |
+//! | `zygote.wake` | number 0: a process is about to become the zygote of an image |
+//! | `zygote.woken` | number 0: it has become it, and has not said that it is warm |
 
 pub(crate) const VARIABLE: &str = "FORKPY_FAULT";
 

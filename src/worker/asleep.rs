@@ -16,7 +16,11 @@ use crate::{
         blocking::{self, FrameReader},
         frame,
     },
-    sys::{fault, image, lifeline, signals},
+    sys::{
+        fault,
+        image::{self, Surroundings},
+        lifeline, signals,
+    },
 };
 
 /// On which side we are when it is done.
@@ -40,7 +44,8 @@ pub(super) fn write(reader: &mut FrameReader, hazards: &Hazards, number: u64) ->
     // Numbers, and no values that close them: a woken process does not have them.
     let (file, base) = (file.into_raw_fd(), base.into_raw_fd());
     // SAFETY: a checkpoint has one thread; what it knows of its own descriptors is what it says here.
-    let written = unsafe { image::write((file, base), reader.stream().as_raw_fd(), &hazards.renewed) };
+    let written =
+        unsafe { image::write((file, base), reader.stream().as_raw_fd(), &hazards.renewed, Surroundings::Images) };
     let answer = match written {
         Ok(image::Written::Woken) => return Written::Woken,
         Ok(image::Written::Done { pages, common, bytes }) => FromCheckpoint::Asleep { pages, common, bytes },
@@ -63,7 +68,7 @@ pub(super) fn settle(session: &str, number: u64) -> Result<(), FrameError> {
 
 /// Writes what this process, a fork of the zygote, has for itself: what images are compared with. Then it ends.
 pub(crate) fn write_base(file: &OwnedFd, link: OwnedFd) -> ! {
-    let answer = match image::write_base(file.as_fd()) {
+    let answer = match image::write_base(file.as_fd(), image::Which::All) {
         Ok(pages) => FromCheckpoint::Asleep { pages, common: 0, bytes: 0 },
         Err(refusal) => FromCheckpoint::NotAsleep { why: vec![refusal.to_string()] },
     };
@@ -77,7 +82,7 @@ pub(crate) fn become_checkpoint(files: (OwnedFd, OwnedFd), link: OwnedFd, number
     let half = frame::encode(&half, MAX_ZYGOTE).unwrap_or_default();
     let _ = fault::at("image.wake", number);
     // SAFETY: a fork of the zygote has one thread, and ends here whatever comes of it.
-    let (refusal, link) = unsafe { image::wake(files, link, &half) };
+    let (refusal, link) = unsafe { image::wake(files, link, &half, Surroundings::Images) };
     // SAFETY: the number that the link has now, and no other value has it.
     let link = unsafe { UnixStream::from_raw_fd(link) };
     let _ = blocking::write(&link, &FromCheckpoint::WakeFailed { message: refusal.to_string() }, MAX_ZYGOTE);

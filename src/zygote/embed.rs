@@ -34,6 +34,12 @@ pub(crate) fn sources() -> Vec<Source> {
     EMBEDDED.iter().map(|(file, text, code)| source(file, text, code)).collect()
 }
 
+/// Files that the modules are read from: those of a debug build.
+pub(crate) fn files() -> Vec<String> {
+    let path = |(file, ..): &(&str, &str, &[u8])| format!("{FOLDER}/{file}");
+    if cfg!(debug_assertions) { EMBEDDED.iter().map(path).collect() } else { Vec::new() }
+}
+
 fn source(file: &str, embedded: &str, code: &'static [u8]) -> Source {
     let path = format!("{PACKAGE}/{}", file.trim_end_matches(".py"));
     let folder = path.strip_suffix("/__init__");

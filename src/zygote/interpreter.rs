@@ -12,7 +12,7 @@ use pyo3::{
     types::{PyAnyMethods, PyBytes, PyDict, PyDictMethods, PyInt, PyListMethods},
 };
 
-use super::ZygoteError;
+use super::error::ZygoteError;
 use crate::{
     protocol::{Confinement, Library, ZygoteSettings},
     sys::huge_pages::{self, Arenas},
@@ -27,7 +27,7 @@ pub(crate) fn start(settings: &ZygoteSettings, huge_pages: bool) -> Result<(), Z
 }
 
 /// What sessions and all they start inherit: the environment as its `activate` would set it.
-fn set_environment(settings: &ZygoteSettings, huge_pages: bool) {
+pub(super) fn set_environment(settings: &ZygoteSettings, huge_pages: bool) {
     let mut changes = Vec::new();
     if let Some(root) = &settings.virtual_env {
         let own = [Path::new(root).join("bin")];

@@ -5,8 +5,11 @@
 //! end of the socket closes, then kill whatever is left and exit.
 
 pub(crate) mod embed;
+mod error;
 mod fork;
+mod image;
 mod interpreter;
+mod link;
 mod preload;
 mod readers;
 
@@ -31,13 +34,17 @@ use nix::{
 };
 use pyo3::Python;
 
-use self::preload::Preloaded;
+use self::{
+    error::ZygoteError,
+    link::{First, Link},
+    preload::Preloaded,
+};
 use crate::{
     protocol::{
-        Confinement, FrameError, FromZygote, Ground, MAX_ZYGOTE, PROTOCOL_VERSION, Purpose, Script, ToZygote,
-        WorkerExit, WorkerLimits, ZygoteSettings, blocking, frame::Assembler,
+        Confinement, FrameError, FromZygote, Ground, PROTOCOL_VERSION, Purpose, Script, ToZygote, WorkerExit,
+        WorkerLimits, ZygoteSettings,
     },
-    sys::{descriptors, fault, forks::Bystanders, guarded, lifeline, memory, processes, sibling, signals},
+    sys::{fault, forks::Bystanders, guarded, memory, processes, sibling, signals},
     worker::{
         self,
         confinement::{Cages, Entry},
@@ -46,32 +53,6 @@ use crate::{
 
 /// Idle time after which the second stage of warming up begins.
 const SECOND_STAGE_AFTER_MS: u16 = 5;
-
-/// Why a zygote ends other than by its server's wish.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ZygoteError {
-    /// The server's socket broke or spoke another language.
-    #[error("server channel failed: {0}")]
-    Channel(#[from] FrameError),
-    /// The first frame was not a `Start` of our version.
-    #[error("server speaks protocol {theirs:?}, this zygote speaks {PROTOCOL_VERSION}")]
-    Version {
-        /// Its version, if it sent `Start` at all.
-        theirs: Option<u32>,
-    },
-    /// CPython did not start.
-    #[error("failed to start Python: {0}")]
-    Interpreter(String),
-    /// A system call failed.
-    #[error("system call failed: {0}")]
-    System(#[from] std::io::Error),
-}
-
-impl From<Errno> for ZygoteError {
-    fn from(errno: Errno) -> Self {
-        Self::System(errno.into())
-    }
-}
 
 /// The zygote's whole life. `stream` is the server's socket, `server` its process id; with `huge_pages` glibc was told of them
 /// for this process, and what sessions start is not to be told.
@@ -84,35 +65,41 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
         return Ok(());
     }
     signals::set_title("forkpy:zygote");
-    guarded::close_to_others();
     let mut link = Link::new(stream);
-    let settings = match link.await_start() {
+    let (settings, is_seed) = match link.await_start() {
+        Ok(First::Start(settings)) => (settings, false),
+        Ok(First::Seed(settings)) => (settings, true),
+        Ok(First::Wake(faults)) => image::become_zygote(link, &faults),
         // The server ended before it had a use for this process.
         Err(ZygoteError::Channel(FrameError::Closed)) => return Ok(()),
-        settings => settings?,
+        Err(error) => return Err(error),
     };
-    fault::arm(&settings.faults);
+    if !is_seed {
+        guarded::close_to_others();
+    }
+    // A zygote that is woken from this one has failures of its own.
+    if !is_seed || settings.faults.contains("zygote.image") {
+        fault::arm(&settings.faults);
+    }
     let mut bystanders = Bystanders::of_emulator();
-    link.received.pop().into_iter().for_each(lifeline::adopt);
-    let warmed = interpreter::start(&settings, huge_pages).and_then(|()| {
-        Python::attach(|py| {
-            let functions = worker::Functions::load(py)?;
-            let announce = |module: &str| drop(link.send(&FromZygote::Preloading { module: module.to_owned() }));
-            let preloaded = preload::stage_one(py, &settings.preload, &mut bystanders, announce)?;
-            Ok((functions, preloaded, interpreter::describe(py)?))
-        })
-        .map_err(|error: pyo3::PyErr| ZygoteError::Interpreter(error.to_string()))
-    });
-    let (functions, rejected, (python, executable)) = match warmed {
-        Ok((functions, Preloaded::Without(rejected), described)) => (functions, rejected, described),
-        Ok((_, Preloaded::Unforkable { module, threads }, _)) => {
-            return Ok(link.send(&FromZygote::Unforkable { module, threads })?);
-        }
+    let warmed = match warm(&link, &settings, &mut bystanders, huge_pages) {
+        Ok(Some(warmed)) => warmed,
+        Ok(None) => return Ok(()),
         Err(error) => {
             let _ = link.send(&FromZygote::Failed { message: error.to_string() });
             return Err(error);
         }
     };
+    let Warmed { functions, rejected } = warmed;
+    let mut settings = settings;
+    if is_seed {
+        match Python::attach(|py| image::write(py, &mut link, &mut bystanders, huge_pages))? {
+            image::Side::Done => return Ok(()),
+            image::Side::Woken(told) => settings = *told,
+        }
+    }
+    let described = Python::attach(interpreter::describe);
+    let (python, executable) = described.map_err(|error| ZygoteError::Interpreter(error.to_string()))?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let events = signals::child_events()?;
     link.send(&FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected })?;
@@ -128,46 +115,37 @@ pub(crate) fn run(stream: UnixStream, server: i32, huge_pages: bool) -> Result<(
         forks: 0,
         woken: 0,
         unwarmed: VecDeque::new(),
+        is_to_read: is_seed,
     };
     Python::attach(|py| zygote.serve(py))
 }
 
-/// The socket to the server: frames in, with descriptors, and frames out.
-struct Link {
-    stream: UnixStream,
-    assembler: Assembler,
-    received: Vec<OwnedFd>,
+/// What a warm interpreter is used by.
+struct Warmed {
+    functions: worker::Functions,
+    /// Modules that could not be preloaded, with reasons.
+    rejected: Vec<(String, String)>,
 }
 
-impl Link {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream, assembler: Assembler::new(MAX_ZYGOTE), received: Vec::new() }
-    }
-
-    fn send(&self, message: &FromZygote) -> Result<(), FrameError> {
-        blocking::write(&self.stream, message, MAX_ZYGOTE)
-    }
-
-    fn await_start(&mut self) -> Result<ZygoteSettings, ZygoteError> {
-        loop {
-            match self.assembler.take()? {
-                Some(ToZygote::Start { version: PROTOCOL_VERSION, settings }) => return Ok(settings),
-                Some(ToZygote::Start { version, .. }) => return Err(ZygoteError::Version { theirs: Some(version) }),
-                Some(_) => return Err(ZygoteError::Version { theirs: None }),
-                None => {}
-            }
-            if !self.receive()? {
-                return Err(FrameError::Closed.into());
-            }
+/// Starts the interpreter. None where what it was to import has made it one that cannot be forked, which the server knows then.
+fn warm(
+    link: &Link,
+    settings: &ZygoteSettings,
+    bystanders: &mut Bystanders,
+    huge_pages: bool,
+) -> Result<Option<Warmed>, ZygoteError> {
+    interpreter::start(settings, huge_pages)?;
+    let warmed = Python::attach(|py| {
+        let functions = worker::Functions::load(py)?;
+        let announce = |module: &str| drop(link.send(&FromZygote::Preloading { module: module.to_owned() }));
+        Ok((functions, preload::stage_one(py, &settings.preload, bystanders, announce)?))
+    });
+    match warmed.map_err(|error: pyo3::PyErr| ZygoteError::Interpreter(error.to_string()))? {
+        (functions, Preloaded::Without(rejected)) => Ok(Some(Warmed { functions, rejected })),
+        (_, Preloaded::Unforkable { module, threads }) => {
+            link.send(&FromZygote::Unforkable { module, threads })?;
+            Ok(None)
         }
-    }
-
-    /// Takes what has arrived; false at the end of the channel.
-    fn receive(&mut self) -> Result<bool, ZygoteError> {
-        let mut bytes = [0; 16 << 10];
-        let count = descriptors::receive_with(&self.stream, &mut bytes, &mut self.received)?;
-        self.assembler.push(&bytes[..count]);
-        Ok(count > 0)
     }
 }
 
@@ -197,15 +175,19 @@ struct Zygote {
     woken: u64,
     /// What is imported while no request waits, and is not yet.
     unwarmed: VecDeque<String>,
+    /// All that is imported already: what is done behind the last of it is not yet.
+    is_to_read: bool,
 }
 
 impl Zygote {
     fn serve(mut self, py: Python<'_>) -> Result<(), ZygoteError> {
-        self.unwarmed = preload::second_stage(py).unwrap_or_default();
+        if !self.is_to_read {
+            self.unwarmed = preload::second_stage(py).unwrap_or_default();
+        }
         memory::leave_room();
         loop {
-            let timeout =
-                if self.unwarmed.is_empty() { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };
+            let is_done = self.unwarmed.is_empty() && !self.is_to_read;
+            let timeout = if is_done { PollTimeout::NONE } else { PollTimeout::from(SECOND_STAGE_AFTER_MS) };
             let (request, child) = self.wait(timeout)?;
             if child {
                 while let Ok(Some(_)) = self.events.read_signal() {}
@@ -228,16 +210,27 @@ impl Zygote {
 
     /// Imports one module of the second stage. False when all are there.
     fn warm_more(&mut self, py: Python<'_>) -> bool {
-        let Some(module) = self.unwarmed.pop_front() else { return false };
+        let Some(module) = self.unwarmed.pop_front() else {
+            if std::mem::take(&mut self.is_to_read) {
+                self.begin_reader(py);
+            }
+            return false;
+        };
         let last = self.unwarmed.is_empty();
         preload::import_behind(py, &module, last);
         memory::leave_room();
-        // It runs code of the environment, which is for confined processes where there are those.
-        if last && self.settings.confinement.mode == Confinement::Off {
+        if last {
+            self.begin_reader(py);
+        }
+        true
+    }
+
+    /// It runs code of the environment, which is for confined processes where there are those.
+    fn begin_reader(&mut self, py: Python<'_>) {
+        if self.settings.confinement.mode == Confinement::Off {
             let reader = readers::begin(py, &mut self.bystanders);
             self.children.extend(reader.map(|pid| (pid, Child::Unwanted)));
         }
-        true
     }
 
     fn wait(&self, timeout: PollTimeout) -> Result<(bool, bool), ZygoteError> {
@@ -254,7 +247,9 @@ impl Zygote {
 
     fn obey(&mut self, py: Python<'_>, message: ToZygote) -> Result<(), ZygoteError> {
         match message {
-            ToZygote::Start { .. } => Err(ZygoteError::Version { theirs: None }),
+            ToZygote::Start { .. } | ToZygote::Seed { .. } | ToZygote::Wake { .. } | ToZygote::GoOn { .. } => {
+                Err(ZygoteError::Version { theirs: None })
+            }
             ToZygote::Fork { worker, purpose, limits, room, ground } => {
                 self.fork(py, worker, purpose, (limits, room, ground))
             }

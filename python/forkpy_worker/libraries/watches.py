@@ -54,6 +54,12 @@ def install() -> None:
             _fit(sys.modules[name], fitter)
 
 
+def renew() -> None:
+    """Take the variables as they are now for those of the start."""
+    _at_start.clear()
+    _at_start.update(os.environ)
+
+
 class _Watch:
     """A finder that finds what the others find, and puts a word into it."""
 

@@ -39,10 +39,19 @@ struct Contents {
     plain: Vec<(u64, u64)>,
 }
 
+/// Which pages a base has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    /// Without those that are zero where memory begins as zero: in a process that has just begun they need not be read.
+    WithoutZero,
+}
+
 /// Writes the pages of this process, a fork of a zygote, to a file. Gives how many there are.
-pub(crate) fn write_base(output: BorrowedFd<'_>) -> Result<u64, Refusal> {
+pub(crate) fn write_base(output: BorrowedFd<'_>, which: Which) -> Result<u64, Refusal> {
     let file = File::from(output.try_clone_to_owned().map_err(Refusal::Write)?);
     let pagemap = File::open("/proc/self/pagemap").map_err(Refusal::Unreadable)?;
+    let memory = File::open("/proc/self/mem").ok().filter(|_| which == Which::WithoutZero);
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let regions = layout::of(own).map_err(|_| Refusal::Untold("its mappings"))?;
     let mut id = BaseId::default();
@@ -54,7 +63,7 @@ pub(crate) fn write_base(output: BorrowedFd<'_>) -> Result<u64, Refusal> {
     let mut contents = Contents { id, extents: Vec::new(), plain };
     let mut end = PAGE;
     for region in regions.iter().filter(|region| !region.shared && region.kind != Kind::Kernel && region.may(READ)) {
-        write_region(region, (&pagemap, &file), &mut end, &mut contents.extents)?;
+        write_region(region, (&pagemap, memory.as_ref(), &file), &mut end, &mut contents.extents)?;
     }
     format::write_end(&file, MAGIC, &contents, end)?;
     Ok(contents.extents.iter().map(|extent| extent.pages).sum())
@@ -62,7 +71,7 @@ pub(crate) fn write_base(output: BorrowedFd<'_>) -> Result<u64, Refusal> {
 
 fn write_region(
     region: &Region,
-    (pagemap, file): (&File, &File),
+    (pagemap, memory, file): (&File, Option<&File>, &File),
     end: &mut u64,
     extents: &mut Vec<Run>,
 ) -> Result<(), Refusal> {
@@ -73,9 +82,15 @@ fn write_region(
         return Ok(());
     }
     let words = entries.as_chunks::<8>().0;
+    let memory = memory.filter(|_| region.kind != Kind::File);
+    let is_zero = |place: usize| {
+        let mut page = [1; PAGE as usize];
+        let read = |memory: &File| memory.read_exact_at(&mut page, region.begin + place as u64 * PAGE);
+        memory.map(read).is_some_and(|read| read.is_ok()) && page == ZERO
+    };
     let own = |place: usize| {
         let entry = u64::from_ne_bytes(words[place]);
-        entry & SOMEWHERE != 0 && entry & OF_FILE == 0
+        entry & SOMEWHERE != 0 && entry & OF_FILE == 0 && !is_zero(place)
     };
     let mut place = 0;
     while place < count {
@@ -111,7 +126,14 @@ fn write_region(
 
 /// Name of the base that lies in a file.
 pub(crate) fn base_id(file: BorrowedFd<'_>) -> Result<BaseId, Refusal> {
-    Base::open(file.as_raw_fd()).map(|base| base.id())
+    Base::open(file.as_raw_fd(), Use::Some).map(|base| base.id())
+}
+
+/// How many of its pages will be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Most,
+    Some,
 }
 
 /// A base, mapped to be looked at.
@@ -124,14 +146,14 @@ pub(super) struct Base {
 
 impl Base {
     /// Of a whole file that no process changes any more.
-    pub(super) fn open(file: RawFd) -> Result<Self, Refusal> {
+    pub(super) fn open(file: RawFd, use_of_it: Use) -> Result<Self, Refusal> {
         // SAFETY: the number stays open while this is called.
         let borrowed = unsafe { BorrowedFd::borrow_raw(file) };
         let file = File::from(borrowed.try_clone_to_owned().map_err(Refusal::Read)?);
         let (contents, end): (Contents, u64) = format::read_end(&file, MAGIC)?;
         format::check_runs(&contents.extents, end)?;
         let length = usize::try_from(end).unwrap_or(0);
-        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        let flags = libc::MAP_SHARED | if use_of_it == Use::Most { libc::MAP_POPULATE } else { 0 };
         // SAFETY: new memory, which is only read; the file is at least as long.
         let memory = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
         if memory == libc::MAP_FAILED {
@@ -198,7 +220,7 @@ mod tests {
         // SAFETY: the child writes the file and ends; the C library makes its heap usable in it.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            let many = write_base(file.as_fd()).is_ok_and(|pages| pages > 16);
+            let many = write_base(file.as_fd(), Which::All).is_ok_and(|pages| pages > 16);
             // SAFETY: no preconditions; it does not return.
             unsafe { libc::_exit(i32::from(!many)) };
         }
@@ -206,7 +228,7 @@ mod tests {
         // SAFETY: a child of ours that no other code waits for.
         let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
         assert_eq!((waited, status), (child, 0), "written");
-        let base = Base::open(file.as_raw_fd()).expect("opened");
+        let base = Base::open(file.as_raw_fd(), Use::Most).expect("opened");
         let inside = (marked.as_ptr().addr() as u64).next_multiple_of(PAGE);
         let offset = base.offset_of(inside).expect("there");
         assert_eq!(base.page(offset), &[0x5a; PAGE as usize]);

@@ -10,6 +10,9 @@
 //! few instructions that need nothing of what they replace make the changes (`restorer`). The woken process goes on in
 //! `snapshot`, as if the clone had returned.
 //!
+//! An image may also be of a program that starts (the zygote): woken, it has the waker's surroundings (`state`), and shows the
+//! command line and the environment that it is given (`shown`).
+//!
 //! An image that was carried to another place is made to fit what is there (`elsewhere`), by a process that wakes none.
 //!
 //! What cannot be brought back exactly is refused, with the reason (`refusal`): when it is written, where that is known
@@ -24,6 +27,7 @@ mod layout;
 mod plan;
 mod refusal;
 mod restorer;
+mod shown;
 mod snapshot;
 mod state;
 mod ties;
@@ -31,10 +35,12 @@ mod wake;
 mod write;
 
 pub(crate) use self::{
-    base::{base_id, write_base},
+    base::{Which, base_id, write_base},
     elsewhere::{needs, settle_here},
     format::BaseId,
     refusal::Refusal,
+    shown::show,
+    state::Surroundings,
     wake::wake,
-    write::{Written, write},
+    write::{Written, here, write},
 };

@@ -16,13 +16,13 @@ use std::{
 };
 
 use super::{
-    base::Base,
+    base::{Base, Use},
     desk::{ASIDE, Desk, SCRATCH, arg, end_rseq, number, scratch},
     format::{Description, MappedFile, Run, Source},
     layout::{self, EXECUTE, Kind, PAGE, READ, Region, WRITE},
     refusal::Refusal,
     restorer::{Check, Step},
-    state::{Action, Place, SIGNALS},
+    state::{Action, Place, SIGNALS, Surroundings},
 };
 
 /// All that a program may map.
@@ -30,13 +30,16 @@ const LOWEST: u64 = 0x1_0000;
 const HIGHEST: u64 = 0x7fff_ffff_f000;
 /// One call reads so much.
 const READ_AT_ONCE: u64 = 1 << 30;
-const PR_SET_MM: u64 = 35;
-const PR_SET_MM_MAP: u64 = 14;
+pub(super) const PR_SET_MM: u64 = 35;
+pub(super) const PR_SET_MM_MAP: u64 = 14;
 #[cfg(target_arch = "x86_64")]
 const ARCH_SET_GS: u64 = 0x1001;
 #[cfg(target_arch = "x86_64")]
 const ARCH_SET_FS: u64 = 0x1002;
 const MAP_DROPPABLE: i32 = 0x08;
+const MADV_POPULATE_WRITE: i32 = 23;
+/// Pages for which a call more is worth while.
+const MANY: u64 = 8;
 
 pub(super) struct Planner<'a> {
     pub(super) described: &'a Description,
@@ -44,6 +47,7 @@ pub(super) struct Planner<'a> {
     pub(super) files: [RawFd; 2],
     pub(super) base: Base,
     pub(super) link: RawFd,
+    surroundings: Surroundings,
     now: Vec<Region>,
     place: Place,
     pub(super) scratch: u64,
@@ -56,11 +60,18 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(described: &'a Description, files: [RawFd; 2], link: RawFd) -> Result<Self, Refusal> {
+    pub(super) fn new(
+        described: &'a Description,
+        files: [RawFd; 2],
+        link: RawFd,
+        surroundings: Surroundings,
+    ) -> Result<Self, Refusal> {
         const NEVER: i32 = i32::MAX;
         // SAFETY: takes numbers. What is mapped is looked at once: from then on the allocator gives nothing back.
         unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER) };
-        let base = Base::open(files[1])?;
+        // A process that has just begun has nothing that could stay.
+        let use_of_base = if surroundings == Surroundings::Wakers { Use::Some } else { Use::Most };
+        let base = Base::open(files[1], use_of_base)?;
         let of_base = |run: &&Run| run.source == Source::Base;
         if base.id() != described.base || !described.runs.iter().filter(of_base).all(|run| base.has(run)) {
             return Err(Refusal::Damaged("what came along is not its base"));
@@ -71,7 +82,8 @@ impl<'a> Planner<'a> {
         let pagemap = File::open("/proc/self/pagemap").map_err(Refusal::Unreadable)?;
         let now = layout::own().map_err(|_| Refusal::Untold("its mappings"))?;
         let (kept, opened, steps) = Default::default();
-        let mut planner = Self { described, files, base, link, now, place, scratch, kept, opened, pagemap, steps };
+        let mut planner =
+            Self { described, files, base, link, surroundings, now, place, scratch, kept, opened, pagemap, steps };
         planner.open_mapped_files()?;
         planner.plan()?;
         Ok(planner)
@@ -369,6 +381,10 @@ impl<'a> Planner<'a> {
 
     fn fill(&mut self, runs: &[Run]) {
         for run in runs {
+            if self.surroundings == Surroundings::Wakers && run.pages >= MANY {
+                // All at once, and not each when it is written to. A kernel that does not know this (before 5.14) does the latter.
+                self.may(libc::SYS_madvise, &[run.begin, run.pages * PAGE, arg(MADV_POPULATE_WRITE)]);
+            }
             let file = self.files[usize::from(run.source == Source::Base)];
             let mut done = 0;
             while done < run.pages * PAGE {

@@ -19,6 +19,15 @@ const ARCH_GET_XCOMP_PERM: i32 = 0x1022;
 const PR_GET_TID_ADDRESS: i32 = 40;
 const PR_GET_MDWE: i32 = 66;
 
+/// Whose are the standard descriptors, the working directory, the limits, the umask and the priority of a woken process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Surroundings {
+    /// Those that the image has: it is of a session.
+    Images,
+    /// Those of the process that it is woken in: it is of a program that starts.
+    Wakers,
+}
+
 /// A signal's disposition as the kernel has it: handler, flags, restorer, mask.
 pub(super) type Action = [u64; 4];
 
@@ -98,6 +107,16 @@ impl KernelState {
             affinity: affinity(),
             nice: nice(),
         })
+    }
+}
+
+impl KernelState {
+    /// In the process that is woken: what is true of it is to stay so.
+    pub(super) fn keep_surroundings(&mut self) {
+        self.limits = (0..LIMITS).map(limit).collect();
+        self.file_mode_mask = file_mode_mask();
+        self.affinity = affinity();
+        self.nice = nice();
     }
 }
 

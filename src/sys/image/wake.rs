@@ -16,7 +16,7 @@ use super::{
     refusal::Refusal,
     restorer::{Plan, Step},
     snapshot::Arrival,
-    state::{self, SIGNALS},
+    state::{self, KernelState, SIGNALS, Surroundings},
     ties::Ties,
     write::vdso_digest,
 };
@@ -36,12 +36,17 @@ const STEPS: u64 = 12 << 20;
 ///
 /// # Safety
 /// This process has one thread and nothing in it is of use any more: its descriptors are closed, whatever comes of it.
-pub(crate) unsafe fn wake((image, base): (OwnedFd, OwnedFd), link: OwnedFd, failure: &[u8]) -> (Refusal, RawFd) {
+pub(crate) unsafe fn wake(
+    (image, base): (OwnedFd, OwnedFd),
+    link: OwnedFd,
+    failure: &[u8],
+    surroundings: Surroundings,
+) -> (Refusal, RawFd) {
     let mut at = link.as_raw_fd();
     let image = File::from(image);
-    let refusal = match prepare((&image, &base), &link, &mut at) {
+    let refusal = match prepare((&image, &base), &link, &mut at, surroundings) {
         Err(refusal) => refusal,
-        Ok((described, files)) => match Planner::new(&described, files, at) {
+        Ok((described, files)) => match Planner::new(&described, files, at, surroundings) {
             Err(refusal) => refusal,
             // SAFETY: the caller's promise; all that could be checked was.
             Ok(planner) => unsafe { planner.go(failure) },
@@ -58,8 +63,9 @@ fn prepare(
     (image, base): (&File, &OwnedFd),
     link: &OwnedFd,
     at: &mut RawFd,
+    surroundings: Surroundings,
 ) -> Result<(Description, [RawFd; 2]), Refusal> {
-    let described = Description::read(image)?;
+    let mut described = Description::read(image)?;
     if let Some(what) = described.ties.difference(&Ties::now()?) {
         return Err(Refusal::Tie { what });
     }
@@ -70,7 +76,14 @@ fn prepare(
         .map_err(|source| Refusal::System { what: "a feature of the processor", source })?;
     block_signals();
     let files = take_places(&described, [image.as_raw_fd(), base.as_raw_fd()], link, at)?;
-    let kept = &described.state;
+    match surroundings {
+        Surroundings::Images => take_surroundings(&described.state)?,
+        Surroundings::Wakers => described.state.keep_surroundings(),
+    }
+    Ok((described, files))
+}
+
+fn take_surroundings(kept: &KernelState) -> Result<(), Refusal> {
     if std::env::set_current_dir(&kept.directory).is_err() {
         return Err(Refusal::last("the working directory that it had"));
     }
@@ -87,7 +100,7 @@ fn prepare(
             return Err(Refusal::last("the processors that it had"));
         }
     }
-    Ok((described, files))
+    Ok(())
 }
 
 fn block_signals() {

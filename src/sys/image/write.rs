@@ -14,13 +14,13 @@ use std::{
 };
 
 use super::{
-    base::Base,
+    base::{Base, Use},
     files::{self, OpenFile},
     format::{BaseId, Description, MappedFile, Run, Source, digest},
     layout::{self, Kind, PAGE, Region, WRITE},
     refusal::Refusal,
     snapshot::{self, Arrival, Side},
-    state::{self, KernelState},
+    state::{self, KernelState, Surroundings},
     ties::Ties,
 };
 use crate::sys::lifeline;
@@ -55,14 +55,20 @@ pub(crate) enum Written {
 
 /// Writes this process to a file, but for the pages that `base` has at the same place. `link` is its socket, of which a waker
 /// gives it another; `output` and `base` are the files' own numbers.
-/// What is open under `renewed` is of no account: a woken process has something under these numbers, and closes it.
+/// What is open under `renewed` is of no account: a woken process has something under these numbers, and closes it. Where the
+/// surroundings are the waker's, so are the three standard descriptors.
 ///
 /// # Errors
 /// [`Refusal`]; the process is as it was, and what is in the file is no image.
 ///
 /// # Safety
 /// This process has one thread, and what is true of its memory when this is called is true of the woken one's.
-pub(crate) unsafe fn write((output, base): (RawFd, RawFd), link: RawFd, renewed: &[RawFd]) -> Result<Written, Refusal> {
+pub(crate) unsafe fn write(
+    (output, base): (RawFd, RawFd),
+    link: RawFd,
+    renewed: &[RawFd],
+    surroundings: Surroundings,
+) -> Result<Written, Refusal> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Refusal::Architecture);
     }
@@ -74,6 +80,9 @@ pub(crate) unsafe fn write((output, base): (RawFd, RawFd), link: RawFd, renewed:
     let mut own = vec![output, base, link];
     own.extend(lifeline::number());
     own.extend(renewed);
+    if surroundings == Surroundings::Wakers {
+        own.extend(0..=2);
+    }
     let mut open = files::of_this_process(&own)?;
     open.extend(renewed.iter().map(|number| OpenFile::placeholder(*number)));
     let ties = Ties::now()?;
@@ -102,7 +111,7 @@ pub(crate) unsafe fn write((output, base): (RawFd, RawFd), link: RawFd, renewed:
                     link,
                     lifeline: lifeline::number(),
                 };
-                write_all(&clone, description, &File::from(file), &Base::open(base)?)
+                write_all(&clone, description, &File::from(file), &Base::open(base, Use::Most)?)
             });
             drop(clone);
             written
@@ -231,6 +240,15 @@ pub(super) fn vdso_digest(regions: &[Region]) -> Result<u64, Refusal> {
     let length = usize::try_from(region.length()).unwrap_or(0);
     // SAFETY: the kernel has mapped it readable, in this process and in its clone.
     Ok(digest(unsafe { std::slice::from_raw_parts(region.begin as *const u8, length) }))
+}
+
+/// What images that are written here are tied to, as bytes: others here than there, and an image does not wake.
+///
+/// # Errors
+/// When the system does not tell.
+pub(crate) fn here() -> Result<Vec<u8>, Refusal> {
+    let vdso = vdso_digest(&layout::own().map_err(|_| Refusal::Untold("its mappings"))?)?;
+    postcard::to_stdvec(&(Ties::now()?, vdso)).map_err(|_| Refusal::Untold("what it is tied to"))
 }
 
 /// The clone's memory, and the file that it goes to.

@@ -15,6 +15,7 @@ pub(crate) mod outside;
 pub(crate) mod packed;
 mod sealed;
 mod shelf;
+pub(crate) mod zygotes;
 
 use std::{
     fs::{self, File},

@@ -20,7 +20,10 @@ use crate::{
             server::Server,
         },
         watch::in_force::name_layers,
-        workers::{imports::Auto, zygote::Stage},
+        workers::{
+            imports::Auto,
+            zygote::{Begun, Stage},
+        },
     },
     settings::secrets::Secret,
     sys::groups::{self, Controller},
@@ -62,6 +65,9 @@ pub(crate) struct WorkspaceInfo {
     /// Python's version, once Python has started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) python_version: Option<String>,
+    /// How Python has started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) python_start: Option<StartInfo>,
     /// What sessions find imported.
     pub(crate) preload: PreloadInfo,
     /// What sessions and scripts are kept from.
@@ -70,6 +76,24 @@ pub(crate) struct WorkspaceInfo {
     pub(crate) bounds: BoundsInfo,
     /// forkpy's version.
     pub(crate) server_version: &'static str,
+}
+
+/// How Python has started (`--zygote-image`).
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct StartInfo {
+    /// `image`: from what an earlier server has written. `start`.
+    pub(crate) from: &'static str,
+    pub(crate) milliseconds: f64,
+    /// Why not from an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
+impl StartInfo {
+    fn of(begun: Begun) -> Self {
+        let milliseconds = (begun.took.as_secs_f64() * 1e4).round() / 10.0;
+        Self { from: if begun.from_image { "image" } else { "start" }, milliseconds, why: begun.why }
+    }
 }
 
 /// What sessions find imported, without having waited for it.
@@ -236,11 +260,12 @@ pub(crate) async fn info(server: &Server, call: &Call, _: Nothing) -> Result<Rep
     let (own, place) = (place.environment(), &place.workspace);
     let (workspace, scripts) = (words(&place.root), words(&place.scripts()));
     let (outputs, uploads) = (words(&place.outputs()), words(&place.uploads()));
-    let (python, python_version, modules) = match server.around.zygote.stage() {
-        Stage::Warm { python, executable, modules, .. } => {
-            (Some(own.as_deref().map_or(executable, own::python)), Some(python), modules)
+    let (python, python_version, python_start, modules) = match server.around.zygote.stage() {
+        Stage::Warm { python, executable, modules, begun, .. } => {
+            let executable = own.as_deref().map_or(executable, own::python);
+            (Some(executable), Some(python), Some(StartInfo::of(begun)), modules)
         }
-        Stage::Starting | Stage::Failed(_) => (None, None, Vec::new()),
+        Stage::Starting | Stage::Failed(_) => (None, None, None, Vec::new()),
     };
     Ok(Reply::of(WorkspaceInfo {
         workspace_dir: workspace.clone(),
@@ -254,6 +279,7 @@ pub(crate) async fn info(server: &Server, call: &Call, _: Nothing) -> Result<Rep
         uploads,
         python,
         python_version,
+        python_start,
         preload: PreloadInfo::of(server, &modules),
         bounds: BoundsInfo::of(),
         server_version: env!("CARGO_PKG_VERSION"),

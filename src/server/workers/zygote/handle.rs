@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     births::{Ends, Lease, NewScript, NewWorker, Renewed, Request, ZygoteError},
     exits::Exits,
+    image::Store,
     owner::Owner,
     spawner::Spawner,
     stage::Stage,
@@ -63,14 +64,14 @@ impl Zygote {
     pub(crate) fn launch(
         settings: oneshot::Receiver<Result<ZygoteSettings, String>>,
         children: Children,
-        spawner: Spawner,
+        (spawner, store): (Spawner, Option<Arc<dyn Store>>),
         (rooms, reach): (Rooms, Reach),
     ) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (stage_sender, stage) = watch::channel(Stage::Starting);
         let exits = Arc::new(Exits::new(requests.downgrade()));
         let endings = Endings::new(Arc::clone(&exits), children.clone());
-        let starter = Starter { spawner, children, exits: Arc::clone(&exits) };
+        let starter = Starter { spawner, children, exits: Arc::clone(&exits), store };
         let owner = Owner {
             inbox,
             requests: requests.downgrade(),
@@ -81,6 +82,7 @@ impl Zygote {
             next: 1,
             settings: None,
             coming: None,
+            making: None,
         };
         tokio::spawn(owner.run(settings));
         Self { requests, stage, endings, rooms, reach: Arc::new(reach) }

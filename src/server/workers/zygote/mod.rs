@@ -7,15 +7,18 @@
 mod births;
 mod exits;
 mod handle;
+mod image;
 mod owner;
 mod spawner;
 mod stage;
 mod starting;
+mod waking;
 
 pub(in crate::server) use self::exits::Exits;
 pub(crate) use self::{
     births::{Ends, GreetError, NewScript, NewWorker, Renewed, ZygoteError},
     handle::{Reach, Zygote},
+    image::{Begun, Files, Name as ImageName, Store},
     spawner::Spawner,
     stage::Stage,
 };

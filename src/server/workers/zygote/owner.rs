@@ -10,7 +10,11 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     births::{FORK_LIMIT, Lease, Renewed, Request, ZygoteError},
@@ -45,6 +49,8 @@ pub(super) struct Owner {
     pub(super) settings: Option<ZygoteSettings>,
     /// The next generation, which is being made.
     pub(super) coming: Option<Coming>,
+    /// An image that is being made for the next start.
+    pub(super) making: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
 /// Why a zygote serves no more.
@@ -75,8 +81,16 @@ impl Owner {
                 Ok(Ready { mut process, stage, .. }) => {
                     failures = 0;
                     self.settings = Some(settings.clone());
+                    if matches!(&stage, Stage::Warm { begun, .. } if !begun.from_image) {
+                        self.begin_image(&settings).await;
+                    }
                     self.stage.send_replace(stage);
                     let end = self.serve(&mut process).await;
+                    // It has ended before it was of any use.
+                    if let Some(name) = process.unproven.filter(|_| matches!(end, End::Ended)) {
+                        self.starter.give_up(name).await;
+                        tracing::warn!("the zygote's image is given up: what was woken from it ended before it forked");
+                    }
                     self.starter.bury(process).await;
                     match end {
                         End::NobodyLeft => return,
@@ -98,6 +112,22 @@ impl Owner {
                     tokio::time::sleep(RESTART_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Makes an image for the next start, behind.
+    async fn begin_image(&mut self, settings: &ZygoteSettings) {
+        self.end_image().await;
+        let stop = CancellationToken::new();
+        let making = tokio::spawn(self.starter.clone().make_image(settings.clone(), stop.clone()));
+        self.making = Some((stop, making));
+    }
+
+    /// Ends the process that is written, if there is one.
+    async fn end_image(&mut self) {
+        if let Some((stop, making)) = self.making.take() {
+            stop.cancel();
+            let _ = making.await;
         }
     }
 
@@ -159,6 +189,7 @@ impl Owner {
         match message {
             FromZygote::Forked { worker, pid } => {
                 counters::forked(true);
+                process.unproven = None;
                 self.starter.children.add(pid);
                 answer(process, worker, Ok(Lease::new(pid, self.requests.clone())));
             }
@@ -172,6 +203,8 @@ impl Owner {
             FromZygote::Warm { .. }
             | FromZygote::Preloading { .. }
             | FromZygote::Unforkable { .. }
+            | FromZygote::Woken
+            | FromZygote::Written { .. }
             | FromZygote::Failed { .. } => {
                 tracing::warn!("zygote sent a start-up report twice");
             }
@@ -250,6 +283,7 @@ async fn made(coming: &mut Option<Coming>) -> Result<Ready, ZygoteError> {
 impl Owner {
     /// Ends it, and one that is being made, and waits for that.
     async fn end(&mut self, process: &Process) {
+        self.end_image().await;
         if let Some(Coming { making, reply }) = self.coming.take() {
             drop(making);
             let _ = reply.send(Err(ZygoteError::ShuttingDown));

@@ -2,6 +2,8 @@
 //!
 //! Runs in: server. Pure data.
 
+use super::image::Begun;
+
 /// What the zygote is doing, for those who wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -13,6 +15,7 @@ pub(crate) enum Stage {
         executable: String,
         /// What it has imported of its own accord, beside what `--preload` names.
         modules: Vec<String>,
+        begun: Begun,
     },
     /// It cannot start, and why.
     Failed(String),

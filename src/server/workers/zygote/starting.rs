@@ -5,11 +5,11 @@
 use std::{
     collections::VecDeque,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::net::UnixStream as StdStream,
     },
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -18,7 +18,8 @@ use tokio::{io::unix::AsyncFd, sync::oneshot};
 use super::{
     births::{Lease, ZygoteError},
     exits::Exits,
-    spawner::Spawner,
+    image::{Begun, Found, Name, Store},
+    spawner::{Environment, Spawner},
     stage::Stage,
 };
 use crate::{
@@ -47,9 +48,12 @@ pub(super) struct Process {
     pub(super) pending: VecDeque<(u64, oneshot::Sender<Result<Lease, ZygoteError>>)>,
     /// Since when the oldest of them waits.
     pub(super) oldest: Option<tokio::time::Instant>,
+    /// The image that it was woken from, until it has forked.
+    pub(super) unproven: Option<Name>,
 }
 
 /// How a start went.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Started {
     Warm(Process, Stage),
     /// A module has spoilt it.
@@ -76,13 +80,15 @@ pub(super) struct Starter {
     pub(super) spawner: Spawner,
     pub(super) children: Children,
     pub(super) exits: Arc<Exits>,
+    /// Where images of zygotes are, when they are wanted.
+    pub(super) store: Option<Arc<dyn Store>>,
 }
 
 impl Starter {
     /// Starts one that can fork: a module of `--preload` that stands in its way is left out, from now on.
     pub(super) async fn first(&self, settings: &mut ZygoteSettings) -> Result<Ready, ZygoteError> {
         loop {
-            match self.start(settings, &[], None).await? {
+            match self.start(settings, &[], None, self.store.is_some()).await? {
                 (Started::Warm(process, stage), _) => {
                     return Ok(Ready { process, stage, modules: Vec::new(), left_out: Vec::new() });
                 }
@@ -99,7 +105,7 @@ impl Starter {
         let (mut modules, mut left_out) = (modules, Vec::new());
         loop {
             let limit = tokio::time::Instant::now() + LONGEST;
-            let (started, rejected) = self.start(&settings, &modules, Some(limit)).await?;
+            let (started, rejected) = self.start(&settings, &modules, Some(limit), false).await?;
             modules.retain(|name| rejected.iter().all(|(rejected, _)| rejected != name));
             left_out.extend(rejected);
             match started {
@@ -115,43 +121,79 @@ impl Starter {
         }
     }
 
-    /// Starts one; with the modules that could not be imported.
+    /// Starts a process in that role, with the number of its socket there.
+    pub(super) async fn spawn(&self, environment: Option<Environment>) -> Result<(Process, RawFd), ZygoteError> {
+        let (socket, theirs) = StdStream::pair()?;
+        let number = theirs.as_raw_fd();
+        let pid = self.spawner.spawn(theirs, environment).await?;
+        let (pidfd, reader) = (watch_process(pid)?, FrameReader::alone(socket.try_clone()?, MAX_ZYGOTE)?);
+        let process = Process { pid, pidfd, reader, socket, pending: VecDeque::new(), oldest: None, unproven: None };
+        Ok((process, number))
+    }
+
+    /// Starts one; with the modules that could not be imported. From an image, if there is one that is of use.
     async fn start(
         &self,
         settings: &ZygoteSettings,
         more: &[String],
         limit: Option<tokio::time::Instant>,
+        by_image: bool,
+    ) -> Result<(Started, Vec<(String, String)>), ZygoteError> {
+        let began = Instant::now();
+        let (spawned, found) = tokio::join!(self.spawn(None), self.look(settings, by_image));
+        let (mut process, number) = spawned?;
+        let why = match found {
+            Found::None(why) => why,
+            Found::Files(name, files) => match self.wake(&mut process, &files, settings, number).await {
+                Ok((python, executable)) => {
+                    process.unproven = Some(name);
+                    let begun = Begun { from_image: true, took: began.elapsed(), why: None };
+                    let stage = warm(process.pid, (python, executable), Vec::new(), begun);
+                    return Ok((Started::Warm(process, stage), Vec::new()));
+                }
+                Err(why) => {
+                    self.bury(process).await;
+                    self.give_up(name).await;
+                    tracing::warn!("the zygote's image is given up: {why}");
+                    (process, _) = self.spawn(None).await?;
+                    Some(why)
+                }
+            },
+        };
+        self.start_ordinarily(process, (settings, more), limit, (began, why)).await
+    }
+
+    /// Has a new process start Python.
+    async fn start_ordinarily(
+        &self,
+        mut process: Process,
+        (settings, more): (&ZygoteSettings, &[String]),
+        limit: Option<tokio::time::Instant>,
+        (began, why): (Instant, Option<String>),
     ) -> Result<(Started, Vec<(String, String)>), ZygoteError> {
         let not_started = |error: &dyn std::fmt::Display| ZygoteError::NotStarted(error.to_string());
-        let (ours, theirs) = StdStream::pair()?;
-        let pid = self.spawner.spawn(theirs).await?;
-        let pidfd = watch_process(pid)?;
-        let mut reader = FrameReader::alone(ours.try_clone()?, MAX_ZYGOTE)?;
         let mut settings = settings.clone();
         settings.preload.extend_from_slice(more);
         let start = ToZygote::Start { version: PROTOCOL_VERSION, settings };
-        send(&ours, &start, &[self.spawner.lifeline.as_fd()]).map_err(|error| not_started(&error))?;
+        send(&process.socket, &start, &[self.spawner.lifeline.as_fd()]).map_err(|error| not_started(&error))?;
         let mut importing = None;
         let report = tokio::select! {
-            report = hear(&mut reader, &mut importing) => report,
+            report = hear(&mut process.reader, &mut importing) => report,
             () = sleep_until(limit) => {
-                let process = Process { pid, pidfd, reader, socket: ours, pending: VecDeque::new(), oldest: None };
                 self.bury(process).await;
                 let module = importing.ok_or_else(|| not_started(&"it took too long"))?;
                 let reason = format!("its import took longer than {} s", LONGEST.as_secs());
                 return Ok((Started::Spoilt { module, reason }, Vec::new()));
             }
         };
-        let process = Process { pid, pidfd, reader, socket: ours, pending: VecDeque::new(), oldest: None };
         let fault = match report {
-            Ok(FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, took_ms, rejected }) => {
+            Ok(FromZygote::Warm { version: PROTOCOL_VERSION, python, executable, rejected, .. }) => {
                 for (module, reason) in &rejected {
                     tracing::warn!(module, reason, "could not preload");
                 }
-                counters::zygote_started();
-                tracing::info!(pid, python, executable, took_ms, "zygote is warm");
                 let modules = more.iter().filter(|name| rejected.iter().all(|(rejected, _)| rejected != *name));
-                let stage = Stage::Warm { pid, python, executable, modules: modules.cloned().collect() };
+                let begun = Begun { from_image: false, took: began.elapsed(), why };
+                let stage = warm(process.pid, (python, executable), modules.cloned().collect(), begun);
                 return Ok((Started::Warm(process, stage), rejected));
             }
             Ok(FromZygote::Unforkable { module, threads }) => {
@@ -172,6 +214,13 @@ impl Starter {
         fault
     }
 
+    /// An image is of no use.
+    pub(super) async fn give_up(&self, name: Name) {
+        if let Some(store) = self.store.clone() {
+            let _ = tokio::task::spawn_blocking(move || store.discard(&name)).await;
+        }
+    }
+
     /// Ends a zygote for good and reaps it. Its workers, if any, become the server's children.
     pub(super) async fn bury(&self, mut process: Process) {
         for (_, reply) in process.pending.drain(..) {
@@ -183,6 +232,14 @@ impl Starter {
         self.children.remove(process.pid);
         self.exits.zygote_changed();
     }
+}
+
+/// It serves.
+fn warm(pid: i32, (python, executable): (String, String), modules: Vec<String>, begun: Begun) -> Stage {
+    counters::zygote_started();
+    let (from, why) = (if begun.from_image { "image" } else { "start" }, begun.why.as_deref().unwrap_or_default());
+    tracing::info!(pid, python, executable, took_ms = begun.took.as_millis(), from, why, "zygote is warm");
+    Stage::Warm { pid, python, executable, modules, begun }
 }
 
 /// Its first report that is more than the name of what it imports.
