@@ -136,6 +136,12 @@ pub(crate) const ROWS: &[Row] = &[
     time("initialize", 1, &[], "a new server, process started to `initialize` answered"),
     time("cold-start", 1, &["python"], "the same to the result of its first cell"),
     time(
+        "cold-start-anew",
+        1,
+        &["python", "cold-start"],
+        "the same where no earlier server has left an image of Python's start (--zygote-image off)",
+    ),
+    time(
         "describe",
         3,
         &[],

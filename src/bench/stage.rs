@@ -27,6 +27,8 @@ pub(crate) const FORKS: &str = "forks";
 pub(crate) const KEPT: &str = "kept";
 /// What a server does behind may take so long.
 const BEHIND: Duration = Duration::from_secs(60);
+/// An image of Python's start is there after so long, or never.
+const IMAGE: Duration = Duration::from_secs(10);
 /// What is preloaded for the rows that say so, as far as it is installed.
 const SCIENCE: [&str; 3] = ["numpy", "pandas", "matplotlib"];
 
@@ -81,6 +83,7 @@ pub(crate) struct Stage {
     kernel: Option<Kernel>,
     other: Option<Other>,
     behind: Option<Behind>,
+    has_image: bool,
     serial: u32,
     // Last: servers work in it until they end.
     workspace: tempfile::TempDir,
@@ -116,6 +119,7 @@ impl Stage {
             kernel: None,
             other: None,
             behind: None,
+            has_image: false,
             serial: 0,
             workspace,
         })
@@ -257,6 +261,30 @@ impl Stage {
             self.many = Some(client);
         }
         self.many.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
+    }
+
+    /// The next servers begin from an image of Python's start, where there can be one: the main server has made it by now, or this
+    /// one does.
+    pub(crate) fn leave_an_image(&mut self) -> Result<(), BenchError> {
+        if std::mem::replace(&mut self.has_image, true) {
+            return Ok(());
+        }
+        let mut first = self.server(&[])?;
+        first.run("1", SESSION)?;
+        let began = Instant::now();
+        while began.elapsed() < IMAGE {
+            let mut next = self.server(&[])?;
+            next.run("1", SESSION)?;
+            next.call("get_workspace_info", &json!({}))?;
+            let started = &next.reply()["python_start"];
+            // It says why there can be none.
+            let is_to_come = started["why"].as_str().is_some_and(|why| why.contains("no image yet"));
+            if started["from"] == "image" || !is_to_come {
+                break;
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     pub(crate) fn other(&mut self) -> Result<&mut Other, BenchError> {

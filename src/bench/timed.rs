@@ -111,8 +111,12 @@ pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError>
         "restore-again" => restore_again(stage),
         "fan-out" => fan_out(stage),
         "import-auto" => import_auto(stage),
-        "initialize" => begin(stage, false),
-        "cold-start" => begin(stage, true),
+        "initialize" => begin(stage, &[], false),
+        "cold-start" => {
+            stage.leave_an_image()?;
+            begin(stage, &[], true)
+        }
+        "cold-start-anew" => begin(stage, &["--zygote-image", "off"], true),
         "ipykernel" => stage.kernel()?.cell(),
         "ipykernel-start" => stage.kernel()?.another(),
         "other" => stage.other()?.cell(),
@@ -211,9 +215,9 @@ fn import_auto(stage: &mut Stage) -> Result<Duration, BenchError> {
 }
 
 /// A new server, to its first answer or to its first result.
-fn begin(stage: &mut Stage, to_result: bool) -> Result<Duration, BenchError> {
+fn begin(stage: &mut Stage, more: &[&str], to_result: bool) -> Result<Duration, BenchError> {
     let began = Instant::now();
-    let mut client = stage.server(&[])?;
+    let mut client = stage.server(more)?;
     if to_result {
         client.run("1+1", SESSION)?;
     }

@@ -124,6 +124,7 @@ def passed_on() -> dict[str, str]:
     }
     # They stop a worker's parent: no other zygote is to take its place because an import was slow.
     environment["FORKPY_PRELOAD"] = "none"
+    environment["FORKPY_ZYGOTE_IMAGE"] = "off"
     environment["VIRTUAL_ENV"] = os.environ.get("FORKPY_TEST_VENV", sys.prefix)
     return environment
 

@@ -13,6 +13,7 @@ mod chaos;
 mod checkpoints;
 mod clients;
 mod clock;
+mod cold_start;
 mod command_line;
 mod cookieless;
 mod copies;

@@ -101,6 +101,8 @@ impl Setup {
         command.env("TEST_MARK_OF_FORKPY", &mark).env_remove("VIRTUAL_ENV").env("HOME", directory.path());
         // Tests that stop or count processes know one zygote: none takes its place because an import was slow here.
         command.env("FORKPY_PRELOAD", "none");
+        // They know how it has started too (`cold_start.rs`).
+        command.env("FORKPY_ZYGOTE_IMAGE", "off");
         // One for all: what jedi keeps there takes seconds to make.
         command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
         Self {
