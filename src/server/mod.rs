@@ -19,6 +19,8 @@ mod run;
 pub(crate) mod scope;
 pub(crate) mod scripts;
 pub(crate) mod sessions;
+#[allow(dead_code, unused_imports, reason = "what uses it comes next")]
+pub(crate) mod store;
 pub(crate) mod tls;
 pub(crate) mod tools;
 pub(crate) mod traces;

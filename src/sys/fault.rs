@@ -21,6 +21,9 @@
 //! | `checkpoint.image` | number of the checkpoint: it is about to write its image |
 //! | `image.wake` | a process is about to become the one of an image; the number counts those of its zygote |
 //! | `image.woken` | the same, once it is a checkpoint again: number of the checkpoint in the image |
+//! | `store.uploaded` | number 0: a session's image is in the store, and its lease does not say so |
+//! | `store.away` | the same: the lease says so, and the session has not ended here |
+//! | `store.taken` | the same: the lease of a session is taken, and its image has not come |
 //! | `zygote.ending` | number 0: the server is gone |
 //! | `zygote.fork` | a fork was asked for and not done |
 //! | `zygote.image` | number 0: a zygote is about to write its image |
@@ -39,6 +42,20 @@ pub(crate) fn limit(usual: std::time::Duration) -> std::time::Duration {
     #[cfg(debug_assertions)]
     if let Some(limit) = std::env::var(ERRAND_LIMIT).ok().and_then(|text| text.parse().ok()) {
         return std::time::Duration::from_secs_f64(limit);
+    }
+    usual
+}
+
+/// Variable with the seconds between two signs of life that a server gives in `--store`.
+#[cfg(debug_assertions)]
+const BEAT: &str = "FORKPY_STORE_BEAT";
+
+/// Time between two signs of life in `--store`: as usual, or as a test says.
+#[must_use]
+pub(crate) fn beat(usual: std::time::Duration) -> std::time::Duration {
+    #[cfg(debug_assertions)]
+    if let Some(beat) = std::env::var(BEAT).ok().and_then(|text| text.parse().ok()) {
+        return std::time::Duration::from_secs_f64(beat);
     }
     usual
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Rooms and their heights. A file belongs to the longest prefix that fits; rooms of one height do not see each other.
-const ROOMS: [(&str, u32); 35] = [
+const ROOMS: [(&str, u32); 36] = [
     ("sys", 0),
     ("progress", 0),
     ("protocol", 1),
@@ -37,6 +37,7 @@ const ROOMS: [(&str, u32); 35] = [
     ("server/oauth", 7),
     ("server/output", 7),
     ("server/turns", 7),
+    ("server/store", 8),
     ("server/workers", 8),
     ("server/sessions", 9),
     ("server/moves", 10),
@@ -62,11 +63,12 @@ const WALLS: [(&str, &str); 5] = [
 ];
 
 /// Crates that only these rooms name.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("pyo3", &["worker", "zygote", "bundle"]),
     ("tokio", &["protocol", "server", "bench"]),
     ("rmcp", &["server/tools", "server/mcp"]),
     ("axum", &["server/mcp"]),
+    ("object_store", &["server/store"]),
     ("opentelemetry", &["server/traces"]),
     ("opentelemetry_sdk", &["server/traces"]),
     ("opentelemetry_otlp", &["server/traces"]),
