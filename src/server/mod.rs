@@ -19,7 +19,6 @@ mod run;
 pub(crate) mod scope;
 pub(crate) mod scripts;
 pub(crate) mod sessions;
-#[allow(dead_code, unused_imports, reason = "what uses it comes next")]
 pub(crate) mod store;
 pub(crate) mod tls;
 pub(crate) mod tools;

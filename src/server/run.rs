@@ -42,6 +42,7 @@ use crate::{
             resources::{self, Resources, workspace as files_as_resources},
             stdio,
         },
+        moves::away::Away,
         owner::Owner,
         restart::Packed,
         scripts::Scripts,
@@ -58,6 +59,7 @@ use crate::{
             registry::Registry,
             turnover::Turnover,
         },
+        store::Store as SharedStore,
         tools::{
             self,
             call::{asking::Waiting, audit::Audit, flights::Flights, server::Server, tasks::Tasks},
@@ -81,6 +83,7 @@ use crate::{
         options::Transport,
         resolve::{SessionSettings, Settings},
         sandbox::{Sandbox, list_gaps},
+        store::{StorePlace, StoreSettings},
     },
     sys::{
         descriptors, fault,
@@ -166,14 +169,15 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     tokio::spawn(drain_on_signal(
         Arc::clone(&registry),
         Arc::clone(&around),
-        signal(SignalKind::user_defined1())?,
+        (signal(SignalKind::user_defined1())?, settings.store.is_some()),
         stop.clone(),
     ));
+    let away = opened(settings.store.as_ref(), &registry, &around).await?;
     let metrics = Arc::new(Metrics::start()?);
     let readiness = Arc::new(Readiness::new(Arc::clone(&around)));
     let (serving, serves) = oneshot::channel();
     let watching = watch_over(&registry, &metrics, &readiness, &around, serves);
-    let (server, resources) = front_room(&settings, listed, &around, &registry, &metrics, filling)?;
+    let (server, resources) = front_room(&settings, listed, (&around, &away), &registry, &metrics, filling)?;
     if let Some(earlier) = &mut earlier {
         if earlier.drains() {
             around.drain.ask();
@@ -204,6 +208,10 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     service_manager::stopping().await;
     around.spares.renew();
     let leaving = time_to_leave(&around, hurries);
+    if let Some(away) = &away {
+        away.put_all_away(fault::limit(if hurries { LEAVING } else { PATIENT_LEAVING })).await;
+        away.leave().await;
+    }
     let until = Instant::now() + FAREWELL + leaving;
     let ended = futures::future::join3(registry.shut_down(leaving), scripts.shut_down(), packages.shut_down());
     let _ = tokio::time::timeout(FAREWELL + leaving, ended).await;
@@ -213,6 +221,22 @@ async fn run(settings: Settings, host: Option<Host>) -> Result<(), ServerError> 
     groups::end();
     traces::end(until.saturating_duration_since(Instant::now()).clamp(LAST_TRACES, FAREWELL));
     served
+}
+
+/// The store, if there is one; from now on it is watched, and what rests is put away.
+async fn opened(
+    settings: Option<&StoreSettings>,
+    registry: &Arc<Registry>,
+    around: &Arc<Surroundings>,
+) -> Result<Option<Arc<Away>>, ServerError> {
+    let Some(settings) = settings else { return Ok(None) };
+    let store = SharedStore::open(settings).await.map_err(|error| ServerError::Start(io::Error::other(error)))?;
+    // The first sign of life, before any session is this server's.
+    store.beat().await.map_err(|error| ServerError::Start(io::Error::other(error)))?;
+    let away = Arc::new(Away::new(store.clone(), Arc::clone(registry), Arc::clone(around)));
+    tokio::spawn(store.live());
+    tokio::spawn(Arc::clone(&away).watch(settings.after));
+    Ok(Some(away))
 }
 
 /// How long sessions may take to be left to the next server: a service manager waits longer than a client does.
@@ -316,7 +340,7 @@ fn watch_over(
 fn front_room(
     settings: &Settings,
     listed: tools::catalogue::Listed,
-    around: &Arc<Surroundings>,
+    (around, away): (&Arc<Surroundings>, &Option<Arc<Away>>),
     registry: &Arc<Registry>,
     metrics: &Arc<Metrics>,
     filling: Filling,
@@ -349,6 +373,7 @@ fn front_room(
         tasks: Tasks::default(),
         packages,
         around: Arc::clone(around),
+        away: away.clone(),
         metrics: Arc::clone(metrics),
         health: ward,
         listed,
@@ -408,7 +433,7 @@ fn stop_on_signals(hangup: bool) -> io::Result<CancellationToken> {
 async fn drain_on_signal(
     registry: Arc<Registry>,
     around: Arc<Surroundings>,
-    mut asked: Signal,
+    (mut asked, has_store): (Signal, bool),
     stop: CancellationToken,
 ) {
     tokio::select! {
@@ -418,7 +443,10 @@ async fn drain_on_signal(
     let limit = around.settings.drain_limit;
     around.drain.begin();
     tracing::info!(?limit, "drains: no new sessions are made here");
-    registry.tell_all(|| What::ServerDrains { limit });
+    registry.tell_all(|session| {
+        let is_put_away = has_store && Away::can_move(session);
+        What::ServerDrains { limit, is_put_away }
+    });
     if let Some(limit) = limit {
         tokio::time::sleep(limit).await;
         stop.cancel();
@@ -447,7 +475,7 @@ fn start_zygote(
     let callers = egress.map(|egress| Arc::clone(egress.callers()));
     let proxy = callers.as_ref().and_then(|callers| callers.proxy(Kind::Session));
     let reach = Reach { write, callers };
-    let spawner = Spawner::start(children.clone(), hidden_from_sessions(&settings.sessions.sandbox))?;
+    let spawner = Spawner::start(children.clone(), hidden_from_sessions(settings))?;
     let store = settings.zygote_images.clone().map(|folder| Arc::new(ZygoteImages::new(folder)) as Arc<dyn Store>);
     let zygote = Zygote::launch(wanted, children.clone(), (spawner, store), (rooms, reach));
     let wish = Wish {
@@ -504,9 +532,13 @@ fn start_zygote(
 }
 
 /// Names of variables that are the server's alone.
-fn hidden_from_sessions(sandbox: &Sandbox) -> Vec<String> {
-    let own = traces::SECRETS.into_iter().filter(|_| traces::is_on());
-    sandbox.secrets.iter().map(|secret| secret.name.clone()).chain(own.map(str::to_owned)).collect()
+fn hidden_from_sessions(settings: &Settings) -> Vec<String> {
+    let own = traces::SECRETS.into_iter().filter(|_| traces::is_on()).map(str::to_owned);
+    // With them a session could read and remove what is others' in the bucket.
+    let has_bucket = matches!(&settings.store, Some(StoreSettings { place: StorePlace::Bucket { .. }, .. }));
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let of_bucket = names.filter(|name| has_bucket && name.starts_with("AWS_"));
+    settings.sessions.sandbox.secrets.iter().map(|secret| secret.name.clone()).chain(own).chain(of_bucket).collect()
 }
 
 fn zygote_settings(settings: &Settings, environment: &Environment, confinement: ConfinementSettings) -> ZygoteSettings {

@@ -18,6 +18,5 @@ pub(crate) mod replies;
 pub(crate) mod resolve;
 pub(crate) mod sandbox;
 pub(crate) mod secrets;
-#[allow(dead_code, unused_imports, reason = "what uses it comes next")]
 pub(crate) mod store;
 pub(crate) mod tokens;

@@ -12,6 +12,7 @@ use crate::settings::{
     policy::{Automatic, RecoveryPolicy},
     replies::ReplyOptions,
     sandbox::SandboxArgs,
+    store::StoreOptions,
 };
 use clap::{Args, ValueEnum};
 use std::{
@@ -202,6 +203,10 @@ pub(crate) struct ServeOptions {
     /// One server among several.
     #[command(flatten)]
     pub hosting: HostingOptions,
+
+    /// Where sessions are put away for any server.
+    #[command(flatten)]
+    pub store: StoreOptions,
 
     /// How sessions are watched.
     #[command(flatten)]

@@ -28,6 +28,7 @@ use crate::{
         policy::{Bounds, HealthPolicy, SleepBounds},
         replies::ReplyOptions,
         sandbox::{Sandbox, SandboxError},
+        store::{StoreConfigError, StoreSettings},
         tokens::{Tokens, TokensError, Workspaces},
     },
     sys::guarded,
@@ -111,6 +112,9 @@ pub(crate) enum ConfigError {
          Add --sandbox workspace; or --sandbox off where something else confines the server, a container for example"
     )]
     Unconfined(IpAddr),
+    /// There can be no such store.
+    #[error(transparent)]
+    Store(#[from] StoreConfigError),
     /// There can be no such sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -212,6 +216,8 @@ pub(crate) struct Settings {
     pub replies: ReplyOptions,
     /// The file in which calls are written down, and whether their code is.
     pub audit: Option<(PathBuf, bool)>,
+    /// Where sessions are put away for any server.
+    pub store: Option<StoreSettings>,
 }
 
 impl Settings {
@@ -246,6 +252,10 @@ impl Settings {
         let zygote_images = (cli.zygote_image == ZygoteImage::On)
             .then(|| zygote_images(cli.checkpoints.state_dir.as_deref(), &changeable, &sandbox))
             .flatten();
+        let writable: Vec<&Path> =
+            sandbox.write.iter().chain(changeable.iter().copied().flatten()).map(PathBuf::as_path).collect();
+        let (server, state_dir) = (cli.hosting.server_name.as_deref(), cli.checkpoints.state_dir.as_deref());
+        let store = cli.store.resolve(server, state_dir, &writable)?;
         let env_dirs = cli.env_dir.map_or_else(default_env_dirs, |named| vec![named]);
         Ok(Self {
             workspace,
@@ -295,6 +305,7 @@ impl Settings {
             allow_install_options: cli.allow_install_options,
             replies: cli.replies,
             audit: cli.audit.map(|path| (path, cli.audit_code)),
+            store,
         })
     }
 }

@@ -81,6 +81,7 @@ mod sleeping;
 mod soak;
 mod sources;
 mod spares;
+mod store;
 mod strange_images;
 mod strangers;
 mod streams;

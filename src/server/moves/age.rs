@@ -16,7 +16,9 @@ const VERSION: &str = "age-encryption.org/v1";
 const KIND: &str = "age-encryption.org/";
 const LABEL: &[u8] = b"age-encryption.org/v1/scrypt";
 /// Logarithm of the work that a try of a passphrase takes: 128 MiB of memory, and some tenths of a second.
-const WORK: u8 = if cfg!(test) { 8 } else { 17 };
+pub(super) const WORK: u8 = if cfg!(test) { 8 } else { 17 };
+/// The same for a passphrase that is a key of 256 bits, which none can guess.
+pub(super) const FOR_KEYS: u8 = 10;
 /// A file that asks for more is refused: it would take gigabytes.
 const MOST_WORK: u8 = 21;
 const PIECE: usize = 64 << 10;
@@ -61,11 +63,15 @@ pub(super) struct Sealer<W: Write> {
 }
 
 impl<W: Write> Sealer<W> {
-    pub(super) fn begin(mut to: W, passphrase: &str, random: impl Fn() -> io::Result<[u8; 16]>) -> io::Result<Self> {
+    pub(super) fn begin(
+        mut to: W,
+        (passphrase, work): (&str, u8),
+        random: impl Fn() -> io::Result<[u8; 16]>,
+    ) -> io::Result<Self> {
         let (file_key, salt, nonce): ([u8; FILE_KEY], _, _) = (random()?, random()?, random()?);
-        let wrapped = ChaCha20Poly1305::new(&wrapping(passphrase, &salt, WORK)?);
+        let wrapped = ChaCha20Poly1305::new(&wrapping(passphrase, &salt, work)?);
         let wrapped = wrapped.encrypt(&Nonce::default(), file_key.as_slice()).map_err(io::Error::other)?;
-        let header = format!("{VERSION}\n-> scrypt {} {WORK}\n{}\n---", BASE64.encode(salt), BASE64.encode(wrapped));
+        let header = format!("{VERSION}\n-> scrypt {} {work}\n{}\n---", BASE64.encode(salt), BASE64.encode(wrapped));
         let seal = mac(&derived(&file_key, &[], b"header"), &[header.as_bytes()]);
         writeln!(to, "{header} {}", BASE64.encode(seal))?;
         to.write_all(&nonce)?;
@@ -234,7 +240,7 @@ mod tests {
     }
 
     fn sealed(text: &[u8]) -> Vec<u8> {
-        let mut sealer = Sealer::begin(Vec::new(), "a passphrase", counting()).expect("begun");
+        let mut sealer = Sealer::begin(Vec::new(), ("a passphrase", WORK), counting()).expect("begun");
         sealer.write_all(text).expect("written");
         sealer.finish().expect("finished")
     }

@@ -121,7 +121,7 @@ impl Tie {
         }
     }
 
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         match self {
             Self::Place(what) => format!("{what} is another than when its image was made"),
             Self::File { path, is_missing: true } => format!("{} is not there", path.display()),

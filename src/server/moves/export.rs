@@ -14,6 +14,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
+    age,
     error::{MoveError, Secret, Tie, Variables, folder},
     list::{Named, find},
     packed::{self, Manifest},
@@ -111,7 +112,7 @@ fn read(state: &StateFolder, stored: &Stored, about: &About, with_memory: bool) 
 }
 
 /// Digests of the files that its memory needs.
-fn needs(
+pub(super) fn needs(
     contents: &Contents,
     about: &About,
     instead: Option<Variables>,
@@ -161,7 +162,8 @@ fn write(
         Goal::Output => {
             // All of it, or nothing.
             let failed = |source| MoveError::Write { path: "-".into(), source };
-            let whole = packed::write(Vec::new(), passphrase, manifest, contents, random).map_err(failed)?;
+            let whole =
+                packed::write(Vec::new(), (passphrase, age::WORK), manifest, contents, random).map_err(failed)?;
             is_there()?;
             let mut output = io::stdout().lock();
             output.write_all(&whole).and_then(|()| output.flush()).map_err(failed)?;
@@ -178,7 +180,7 @@ fn write(
     let written = || -> Result<u64, MoveError> {
         let file = File::options().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
         let to = io::BufWriter::new(file);
-        let to = packed::write(to, passphrase, manifest, contents, random).map_err(failed)?;
+        let to = packed::write(to, (passphrase, age::WORK), manifest, contents, random).map_err(failed)?;
         let file = to.into_inner().map_err(|error| failed(error.into_error()))?;
         file.sync_all().map_err(failed)?;
         is_there()?;

@@ -192,7 +192,7 @@ fn by_value(about: &mut About, contents: Contents, wish: &Wish) -> Result<Conten
 }
 
 /// Bytes of memory that are free, as the kernel estimates it.
-fn free_memory() -> u64 {
+pub(super) fn free_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());

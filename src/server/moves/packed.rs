@@ -66,6 +66,23 @@ pub(super) enum Useless {
     Large(u64, u64),
 }
 
+impl Useless {
+    /// In words, and whether the file itself is to blame.
+    pub(super) fn told(self) -> (String, bool) {
+        match self {
+            Self::Closed(Closed::Read(error)) => (format!("it cannot be read: {error}"), false),
+            Self::Closed(Closed::Passphrase) => ("it was sealed with another key".to_owned(), true),
+            Self::Closed(closed) => (closed.to_string(), true),
+            Self::OtherForm(version) => {
+                (format!("it was written by forkpy {version}, in a form that this one does not know"), false)
+            }
+            Self::Large(size, free) => {
+                (format!("it holds {} MB, and {} MB of memory are free", size >> 20, free >> 20), false)
+            }
+        }
+    }
+}
+
 impl From<io::Error> for Useless {
     fn from(error: io::Error) -> Self {
         // What comes from a reader of ours has been wrapped once or more on its way.
@@ -94,12 +111,12 @@ impl From<io::Error> for Useless {
 /// Writes all of it.
 pub(super) fn write<W: Write>(
     to: W,
-    passphrase: &str,
+    sealing: (&str, u8),
     manifest: &Manifest,
     contents: Contents,
     random: impl Fn() -> io::Result<[u8; 16]>,
 ) -> io::Result<W> {
-    let packer = zstd::stream::write::Encoder::new(Sealer::begin(to, passphrase, random)?, LEVEL)?;
+    let packer = zstd::stream::write::Encoder::new(Sealer::begin(to, sealing, random)?, LEVEL)?;
     let mut archive = tar::Builder::new(packer);
     let form = Form { form: FORM, forkpy: env!("CARGO_PKG_VERSION").to_owned() };
     let about = serde_json::to_vec(&(form, manifest))?;

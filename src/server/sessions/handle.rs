@@ -14,7 +14,10 @@ use super::{
     death::DeathReason,
     history::History,
     life::Life,
-    orders::{Caller, Carry, CellOrder, CheckpointWish, Hold, Order, Packing, Restarted, SessionError, Slept, Urgent},
+    orders::{
+        Caller, Carry, CellOrder, CheckpointWish, Departing, Departure, Hold, Order, Packing, Restarted, SessionError,
+        Slept, Urgent,
+    },
     outcome::CellOutcome,
     quotas::Quotas,
     returned::PackedTask,
@@ -275,6 +278,23 @@ impl Session {
     #[must_use]
     pub(crate) fn fall_asleep(&self) -> bool {
         self.cells.try_send(Order::FallAsleep { asked: None, by_value: false }).is_ok()
+    }
+
+    /// Has it leave this server: what is to be put away comes, and it stands still until it is told that it is gone, or that is dropped.
+    pub(in crate::server) async fn depart(
+        &self,
+        insists: bool,
+    ) -> Result<(Departing, oneshot::Sender<()>), SessionError> {
+        let ((ready, made), (tell, gone)) = (oneshot::channel(), oneshot::channel());
+        let deleted = || SessionError::Deleted(self.id.to_string());
+        let order = Order::Depart(Departure { insists, ready, gone });
+        self.cells.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                SessionError::QueueFull { session: self.id.to_string(), waiting: self.shared.get().waiting }
+            }
+            mpsc::error::TrySendError::Closed(_) => deleted(),
+        })?;
+        Ok((made.await.map_err(|_| deleted())??, tell))
     }
 
     /// Has an image of it written while it rests, unless it is in use then.

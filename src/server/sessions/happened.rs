@@ -98,10 +98,12 @@ pub enum What {
     SleptByValue { by_value: Arc<KeptByValue> },
     /// It slept on disk while its server ended, and goes on in this one.
     Slept { since: Timestamp, cell: u64, lost: Option<(u64, u64)>, without: Without },
+    /// It had been put away into the store, and goes on here.
+    TakenUp(Arrival),
     /// Packages of its environment are others than when its image was written.
     OtherPackages { names: Vec<String> },
-    /// Its server takes no new sessions, and ends after this time.
-    ServerDrains { limit: Option<Duration> },
+    /// Its server takes no new sessions, and ends after this time; whether it is put away into the store then.
+    ServerDrains { limit: Option<Duration>, is_put_away: bool },
     /// So much that not all of it is remembered.
     Forgotten {
         count: u64,
@@ -119,6 +121,21 @@ pub struct Without {
     pub name: Option<String>,
     /// It comes by value: these variables, and not the others.
     pub by_value: Option<Arc<KeptByValue>>,
+}
+
+/// How a session came out of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// The server that put it away, and when by its clock (RFC 3339).
+    pub from: String,
+    pub at: String,
+    /// The last cell whose effects it has.
+    pub cell: u64,
+    /// A server that had it since, and has ended without putting it away: what it did is lost.
+    pub ended: Option<String>,
+    pub without: Without,
+    /// Why it does not come as a whole.
+    pub why: Option<String>,
 }
 
 /// Why a checkpoint is not there any more.
@@ -156,6 +173,10 @@ impl What {
                 true => Fate::Restored,
                 false => Fate::Kept,
             },
+            Self::TakenUp(Arrival { ended, without, .. }) => match ended.is_some() || without.by_value.is_some() {
+                true => Fate::Restored,
+                false => Fate::Kept,
+            },
             Self::Forgotten { fate, .. } => *fate,
         }
     }
@@ -169,6 +190,9 @@ impl What {
             Self::SleptByValue { by_value } => Some((Recovered { from: by_value.cell, lost: None }, 0)),
             Self::Slept { cell, lost, .. } if self.fate() == Fate::Restored => {
                 Some((Recovered { from: *cell, lost: *lost }, 0))
+            }
+            Self::TakenUp(Arrival { cell, .. }) if self.fate() == Fate::Restored => {
+                Some((Recovered { from: *cell, lost: None }, 0))
             }
             _ => None,
         }

@@ -14,7 +14,7 @@ pub(crate) fn is_name(id: &str) -> bool {
 }
 
 /// A name for a session that was given none.
-pub(super) fn made_up() -> String {
+pub(crate) fn made_up() -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("session-{}", &random[..8])
 }

@@ -17,6 +17,7 @@ use super::{
     checkpoints::{Checkpoint, StoreError},
     death::{DeathReason, Recovered},
     happened::{KeptByValue, Uncopied},
+    images::{Image, about::About},
     outcome::OnError,
     quotas::{QuotaError, Share},
     returned::PackedTask,
@@ -181,6 +182,8 @@ pub(super) enum Order {
     },
     /// Workers that are made from now on have more: one that holds nothing yet gives way to such a one.
     Freshen,
+    /// Has the session leave this server.
+    Depart(Departure),
     /// A copy was made and turned out to be of no use: what can be is kept by value.
     KeepByValue {
         why: Uncopied,
@@ -197,6 +200,7 @@ impl Order {
                 | Self::KeepByValue { .. }
                 | Self::FallAsleep { asked: None, .. }
                 | Self::WriteImage
+                | Self::Depart(_)
         )
     }
 }
@@ -311,6 +315,24 @@ pub(crate) struct Question {
     pub output: String,
     /// For the answer. Dropped without one, the client could not be asked.
     pub answer: oneshot::Sender<Answer>,
+}
+
+/// The session is to leave this server.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    /// Also while calls wait for it, and with its variables alone where it cannot go whole.
+    pub(crate) insists: bool,
+    /// What is to be put away. The session stands still then.
+    pub(crate) ready: oneshot::Sender<Result<Departing, SessionError>>,
+    /// Whether it is gone. Dropped, it stays.
+    pub(crate) gone: oneshot::Receiver<()>,
+}
+
+/// What a session that leaves has.
+#[derive(Debug)]
+pub(crate) struct Departing {
+    pub(crate) image: Arc<Image>,
+    pub(crate) about: About,
 }
 
 /// How a session fell asleep.

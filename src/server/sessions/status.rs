@@ -78,6 +78,8 @@ pub(crate) struct Status {
     pub imaged: Option<u64>,
     /// Why it was not put to sleep when it had been at rest for long.
     pub stays_awake: Option<String>,
+    /// Why it was not put away into the store when it had been at rest for long, and when that was tried.
+    pub stays: Option<(String, Instant)>,
     /// When the first of the workers began that have served it without a loss, where it has slept between.
     pub up_since: Option<Instant>,
     /// Where the kernel keeps some of its limits: only where it has such, and the system allows it.
@@ -135,6 +137,7 @@ impl Shared {
             at_rest: None,
             imaged: None,
             stays_awake: None,
+            stays: None,
             up_since: None,
             group: None,
         });

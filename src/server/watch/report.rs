@@ -189,7 +189,7 @@ impl Ward {
             restarts: status.restarts,
             last_exit: status.last_exit.as_ref().map(|(death, when)| shapes::exit(death, Some(when.to_string()))),
             trouble: status.trouble.clone(),
-            stays_awake: status.stays_awake.clone(),
+            stays_awake: status.stays_awake.clone().or(status.stays.as_ref().map(|(why, _)| why.clone())),
             proportional_memory: view.deep.map(|deep| deep.proportional),
             swapped_memory: view.deep.map(|deep| deep.swap),
             subprocesses: view.deep.map(|deep| deep.subprocesses),

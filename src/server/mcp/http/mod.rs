@@ -18,6 +18,7 @@ mod download;
 mod events;
 mod failures;
 mod keys;
+mod misdirected;
 pub(crate) mod operators;
 pub(super) mod protected;
 mod remembered;
@@ -230,13 +231,13 @@ fn router(
         // It is warm when the first call comes.
         let _ = server.registry.of(&owner);
     }
-    let shown = Arc::clone(&resources);
+    let looks = (Arc::clone(&resources), Arc::clone(&server));
     let handler = move || Ok(Handler::over_http(Arc::clone(&server), Arc::clone(&resources)));
     let service = StreamableHttpService::new(handler, Arc::clone(&clients), config);
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(end_without_content))
-        .layer(middleware::from_fn_with_state(shown, look_into))
+        .layer(middleware::from_fn_with_state(looks, look_into))
         .layer(middleware::from_fn_with_state(clients, clients::admit))
         .layer(middleware::from_fn_with_state(intake, bodies::receive))
         .layer(middleware::from_fn_with_state(policy, recognise))
@@ -279,9 +280,13 @@ fn allowed_origins(settings: &HttpSettings) -> Vec<String> {
     own.chain(settings.allow_origins.iter().cloned()).collect()
 }
 
-/// What is looked at in a body before rmcp reads it: what a token has to be for, the session that a header names too, and
+/// What is looked at in a body before rmcp reads it: what a token has to be for, the session that a header names too and where it lives, and
 /// parameters of a notebook, which are numbers of Python's, of any size. Only a body that says how long it is is looked into.
-async fn look_into(State(shown): State<Arc<Resources>>, request: Request, next: Next) -> Response {
+async fn look_into(
+    State((shown, server)): State<(Arc<Resources>, Arc<Server>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_none_or(|length: usize| length > MAX_REQUEST) {
         return next.run(request).await;
@@ -300,6 +305,9 @@ async fn look_into(State(shown): State<Arc<Resources>>, request: Request, next: 
     if keys::is_limited(&parts.extensions)
         && let Some(refusal) = keys::shortage(&parts.extensions, needs::of_body(&shown, &bytes))
     {
+        return refusal;
+    }
+    if let Some(refusal) = misdirected::refusal(&server, &bytes).await {
         return refusal;
     }
     let found = memchr::memmem::find(&bytes, b"run_notebook").and_then(|_| std::str::from_utf8(&bytes).ok());

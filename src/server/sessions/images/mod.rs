@@ -5,10 +5,11 @@
 //! locks a file in it while it lives, so that the next one can tell what was left to it (`adopt.rs`). `sealed.rs` is the
 //! format of the files, `shelf.rs` the folder, `base.rs` what images have in common, `about.rs` what the next server has to know of one,
 //! `packed.rs` how all of it stays where the server becomes another program. Beside an image may lie the session's variables by value, for
-//! the case that it does not wake (`beside.rs`). A program that is no server looks into the folder by `outside.rs`.
+//! the case that it does not wake (`beside.rs`). What comes from another server is `arriving.rs`. A program that is no server looks into the folder by `outside.rs`.
 
 pub(crate) mod about;
 pub(crate) mod adopt;
+mod arriving;
 pub(crate) mod base;
 mod beside;
 pub(crate) mod outside;

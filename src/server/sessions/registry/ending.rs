@@ -115,7 +115,7 @@ impl Registry {
 }
 
 /// Takes this session out, and none that has its name since. Whether it was there.
-fn take(sessions: &mut Table, owner: &Owner, session: &Session) -> bool {
+pub(super) fn take(sessions: &mut Table, owner: &Owner, session: &Session) -> bool {
     let Some(own) = sessions.get_mut(owner) else { return false };
     if own.get(&session.id).is_none_or(|found| found.life.number() != session.life.number()) {
         return false;

@@ -73,18 +73,23 @@ impl Registry {
         if let Some(session) = sessions.get(owner).and_then(|own| own.get(id)) {
             return Ok((session.clone(), false));
         }
-        if let Owner::Named(name) | Owner::Subject(name) = owner {
-            let own = sessions.get(owner).map_or(0, BTreeMap::len);
-            let fail = |why| RegistryError::Quota { owner: Arc::clone(name), why };
-            self.around.quotas.one_more(owner, own).map_err(fail)?;
-        }
-        self.make_room(&mut sessions, owner)?;
+        self.admit(&mut sessions, owner)?;
         let place = self.around.places.of(owner)?;
         let session = Session::start(beginning(self.life(owner, id, by)), Arc::clone(&self.around), place);
         sessions.entry(owner.clone()).or_default().insert(Arc::clone(&session.id), session.clone());
         drop(sessions);
         self.around.changes.sessions_changed(owner);
         Ok((session, true))
+    }
+
+    /// Whether one more of this owner may be there; sees to it that there is a place.
+    pub(super) fn admit(&self, sessions: &mut Table, owner: &Owner) -> Result<(), RegistryError> {
+        if let Owner::Named(name) | Owner::Subject(name) = owner {
+            let own = sessions.get(owner).map_or(0, BTreeMap::len);
+            let fail = |why| RegistryError::Quota { owner: Arc::clone(name), why };
+            self.around.quotas.one_more(owner, own).map_err(fail)?;
+        }
+        self.make_room(sessions, owner)
     }
 
     /// The life of a session that is made now: those who used an earlier one of its name are to learn it, but for its maker.

@@ -1,12 +1,13 @@
 //! All sessions by owner and name. Each owner has a `default`, made when it is first asked for, that stays.
 //!
 //! Runs in: server. Owns the table; a session itself is `handle.rs`. How sessions come into it is `making.rs` and
-//! `earlier.rs`, how they leave it `ending.rs`. The lock is held for look-ups only, never across an await, and no cell waits for it.
+//! `earlier.rs`, how they leave it `ending.rs`, how they go to other servers `moving.rs`. The lock is held for look-ups only, never across an await, and no cell waits for it.
 
 mod earlier;
 mod ending;
 mod error;
 pub(crate) mod making;
+mod moving;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -131,8 +132,8 @@ impl Registry {
     }
 
     /// Something that concerns the users of every session.
-    pub(in crate::server) fn tell_all(&self, what: impl Fn() -> What) {
-        self.all().iter().for_each(|session| session.life.happened(what(), None));
+    pub(in crate::server) fn tell_all(&self, what: impl Fn(&Session) -> What) {
+        self.all().iter().for_each(|session| session.life.happened(what(session), None));
     }
 
     /// All sessions of all owners, for those that look after them.

@@ -198,6 +198,7 @@ impl Task {
             status.phase = Phase::Busy { cell, since };
             status.executed += 1;
             status.stays_awake = None;
+            status.stays = None;
         });
         cell
     }

@@ -68,6 +68,11 @@ impl Task {
                 Event::Order(Order::KeepByValue { why }) => self.keep_by_value(why).await,
                 Event::Order(Order::FallAsleep { asked: None, .. }) => self.fall_asleep_at_rest().await,
                 Event::Order(Order::WriteImage) => self.write_image_at_rest().await,
+                Event::Order(Order::Depart(departure)) => {
+                    if self.depart(departure).await {
+                        return;
+                    }
+                }
                 Event::Order(order) => {
                     self.shared.update(Status::take);
                     self.serve(order).await;
@@ -243,6 +248,8 @@ impl Task {
             }
             Order::FallAsleep { asked: None, .. } => self.fall_asleep_at_rest().await,
             Order::WriteImage => self.write_image_at_rest().await,
+            // Its turn comes in the loop only.
+            Order::Depart(_) => {}
             Order::Rest { why } => self.rest(why).await,
             Order::Freshen => self.freshen().await,
             Order::KeepByValue { why } => self.keep_by_value(why).await,

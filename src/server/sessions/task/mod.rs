@@ -7,6 +7,7 @@ mod burial;
 mod by_value;
 mod cell;
 mod cpu_budget;
+mod departing;
 mod ending;
 mod errands;
 mod follow;

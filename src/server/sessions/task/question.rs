@@ -136,6 +136,7 @@ pub(super) fn turn_away(order: Order, words: String, fate: Fate, shared: &Shared
         | Order::Freshen
         | Order::KeepByValue { .. }
         | Order::FallAsleep { asked: None, .. }
-        | Order::WriteImage => {}
+        | Order::WriteImage
+        | Order::Depart(_) => {}
     }
 }

@@ -411,6 +411,7 @@ impl Task {
             }
             Order::Hold(hold) => self.hold(hold).await,
             Order::Cell { .. }
+            | Order::Depart(_)
             | Order::Variables { .. }
             | Order::State { .. }
             | Order::Rest { .. }

@@ -229,7 +229,7 @@ impl Task {
     }
 
     /// The state is safe: the worker goes, and all it has.
-    fn let_go_for(&mut self, image: Arc<Image>, began: Instant) -> Sleeping {
+    pub(super) fn let_go_for(&mut self, image: Arc<Image>, began: Instant) -> Sleeping {
         self.hear_last_words();
         let sleeping = Sleeping { bytes: image.bytes(), since: Timestamp::now(), cell: self.tip };
         let born = self.worker.as_ref().map(|worker| worker.born);

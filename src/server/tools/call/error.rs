@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::server::{
     environment::error::PackageError,
+    moves::away::AwayError,
     scripts::ScriptError,
     sessions::{checkpoints::CheckpointError, orders::SessionError, registry::RegistryError},
     tools::workspace::notebooks::document::NotebookError,
@@ -31,6 +32,9 @@ pub(crate) enum ToolError {
         ran.as_secs()
     )]
     Busy { session: String, cell: u64, ran: Duration },
+    /// It is not here, or does not come.
+    #[error(transparent)]
+    Away(#[from] AwayError),
     /// The session, and what has happened to it.
     #[error("{error}. {news}")]
     Told {

@@ -2,8 +2,10 @@
 //!
 //! Runs in: server. Pure: facts in (`sessions/life.rs`, `sessions/notice.rs`), sentences out, and nowhere else.
 
+use std::time::Duration;
+
 use crate::server::sessions::{
-    happened::{Event, Gone, KeptByValue, What, Without},
+    happened::{Arrival, Event, Gone, KeptByValue, What, Without},
     life::News,
     notice::{NextWorker, Notice},
     outcome::{Death, Fate, Recovered},
@@ -127,16 +129,9 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
             "Session {session:?}: forkpy keeps no copy of what it has now ({why}), so that a crash would cost its \
              variables; save_session writes them to a file."
         ),
-        What::ServerDrains { limit: None } => format!(
-            "Session {session:?}: its server drains, so it will be ended some time. The session goes on until then; \
-             save_session writes its variables to a file."
-        ),
-        What::ServerDrains { limit: Some(limit) } => format!(
-            "Session {session:?}: its server drains, and ends {:.0} s after that began. The session goes on until then; \
-             save_session writes its variables to a file.",
-            limit.as_secs_f64()
-        ),
+        What::ServerDrains { limit, is_put_away } => drains(session, *limit, *is_put_away),
         What::Slept { since, cell, lost, without } => slept(session, *since, *cell, (*lost, without)),
+        What::TakenUp(arrival) => taken_up(session, arrival),
         What::OtherPackages { names } => format!(
             "Packages of the environment have changed since it fell asleep: {}. Modules that it had imported are as they were \
              then; those that it imports from now on are as they are installed.",
@@ -155,6 +150,21 @@ fn meanwhile(session: &str, what: &What, next: NextWorker) -> String {
         }
         What::MadeAnew { .. } | What::Restarted { .. } => before(session, what, false),
     }
+}
+
+fn drains(session: &str, limit: Option<Duration>, is_put_away: bool) -> String {
+    let when = match limit {
+        Some(limit) => {
+            format!(", and ends {:.0} s after that began. The session goes on until then", limit.as_secs_f64())
+        }
+        None if is_put_away => ". The session goes on until it ends".to_owned(),
+        None => ", so it will be ended some time. The session goes on until then".to_owned(),
+    };
+    let then = match is_put_away {
+        true => ", and is put away into the store: the server that is asked for it next has it.",
+        false => "; save_session writes its variables to a file.",
+    };
+    format!("Session {session:?}: its server drains{when}{then}")
 }
 
 /// Names in a sentence's middle.
@@ -206,6 +216,35 @@ fn slept(session: &str, since: jiff::Timestamp, cell: u64, (lost, without): (Opt
     }
     if !without.checkpoints.is_empty() {
         text.push_str(&format!(" Its checkpoints ended with that server: {}.", list(without.checkpoints.iter())));
+    }
+    text.push_str(" Replies and history from before are not kept.");
+    text
+}
+
+fn taken_up(session: &str, arrival: &Arrival) -> String {
+    let Arrival { from, at, cell, ended, without, why } = arrival;
+    let mut text = format!(
+        "Session {session:?} comes out of the store, where server {from:?} put it away at {at} after cell {cell}."
+    );
+    if let Some(ended) = ended {
+        text.push_str(&format!(
+            " Server {ended:?} has had it since, and has ended without putting it away: what cells did there is lost."
+        ));
+    }
+    match &without.by_value {
+        Some(kept) => {
+            text.push_str(&format!(
+                " It does not come as a whole{}. It has, by value, {}{}; threads and open connections are gone.",
+                why.as_ref().map_or_else(String::new, |why| format!(" ({why})")),
+                list(kept.names.iter()),
+                missing("; not there are", &kept.left_out)
+            ));
+        }
+        None if ended.is_none() => text.push_str(" All its variables are there."),
+        None => {}
+    }
+    if !without.checkpoints.is_empty() {
+        text.push_str(&format!(" Its checkpoints ended there: {}.", list(without.checkpoints.iter())));
     }
     text.push_str(" Replies and history from before are not kept.");
     text

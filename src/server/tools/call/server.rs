@@ -2,16 +2,21 @@
 //!
 //! Runs in: server. Put together at the start by `server/mod.rs`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{asking::Waiting, audit::Audit, error::ToolError, flights::Flights, request::Call, tasks::Tasks};
 use crate::{
     server::{
         environment::packages::Packages,
+        moves::away::{Away, AwayError},
         owner::Owner,
         scripts::Scripts,
         sessions::{
-            active::ActiveSessions, context::Surroundings, handle::Session, names::DEFAULT, orders::SessionError,
+            active::{ActiveSessions, Choice, Client},
+            context::Surroundings,
+            handle::Session,
+            names::DEFAULT,
+            orders::SessionError,
             registry::Registry,
         },
         watch::{readings::Metrics, report::Ward},
@@ -22,6 +27,11 @@ use crate::{
     },
     settings::replies::Structured,
 };
+
+/// Tools that see to it by themselves, or that no session is needed for.
+const BY_THEMSELVES: [&str; 3] = ["create_session", "delete_session", "list_sessions"];
+/// Tools for which no session is brought out of the store.
+const ONLY_LOOK: [&str; 4] = ["get_kernel_health", "check_kernel_responsiveness", "list_checkpoints", "dump_stacks"];
 
 /// What all connections share.
 pub(crate) struct Server {
@@ -49,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) listed: Vec<&'static str>,
     /// Whether replies hold structured content.
     pub(crate) structured: Structured,
+    /// The store into which sessions are put away.
+    pub(crate) away: Option<Arc<Away>>,
     /// Where calls are written down.
     pub(crate) audit: Option<Audit>,
 }
@@ -69,6 +81,57 @@ impl Server {
         let owner = call.visitor.peek();
         self.around.quotas.may_write(owner).map_err(SessionError::from)?;
         Ok(self.place(owner)?.files.clone())
+    }
+
+    /// Sees to it that the session is here that a call means, if it lies in the store; of tools that only look, that it is told
+    /// where it lies.
+    ///
+    /// # Errors
+    /// [`AwayError`]: another server has it, or it cannot be brought.
+    pub(crate) async fn find(&self, call: &Call) -> Result<(), AwayError> {
+        let Some(away) = self.away.as_ref().filter(|_| !BY_THEMSELVES.contains(&call.tool)) else { return Ok(()) };
+        let owner = call.visitor.peek();
+        let named = call.arguments.as_ref().and_then(|arguments| arguments.get("session_id")?.as_str());
+        let choice = self.active.of(&call.client);
+        let chosen = choice.as_ref().map(|choice| choice.session.to_string());
+        let Some(id) = named.map(str::to_owned).or(chosen) else { return Ok(()) };
+        if ONLY_LOOK.contains(&call.tool) {
+            return away.look_for(owner, &id).await;
+        }
+        away.bring(owner, &id).await?;
+        if let Some(choice) = choice.filter(|choice| *choice.session == id && away.has_left(choice.life))
+            && let Ok(session) = self.registry.get(owner, &id)
+        {
+            let _ = self.active.switch(&call.client, Choice { life: session.life.number(), ..choice });
+        }
+        Ok(())
+    }
+
+    /// The same for a call that has not come in yet. Of tools that see to it by themselves it is only told where the session is.
+    ///
+    /// # Errors
+    /// [`AwayError`].
+    pub(crate) async fn find_at_the_door(
+        &self,
+        tool: &str,
+        named: Option<&str>,
+        (client, owner): (&Client, &Owner),
+    ) -> Result<(), AwayError> {
+        let Some(away) = &self.away else { return Ok(()) };
+        let chosen = self.active.of(client).map(|choice| choice.session.to_string());
+        let Some(id) = named.map(str::to_owned).or(chosen) else { return Ok(()) };
+        match BY_THEMSELVES.contains(&tool) || ONLY_LOOK.contains(&tool) {
+            true => away.look_for(owner, &id).await,
+            false => away.bring(owner, &id).await,
+        }
+    }
+
+    /// Sessions of a call's owner that are not here: in the store, or on another server.
+    pub(crate) async fn sessions_elsewhere(&self, call: &Call) -> Result<BTreeMap<String, String>, AwayError> {
+        match &self.away {
+            Some(away) => Ok(away.others_of(call.owner()).await?.into_iter().collect()),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     /// The session that a call means: the one it names among its owner's, else the client's active one.

@@ -130,6 +130,9 @@ impl Tool {
 
     /// Answers a call; a refusal is an answer too.
     pub(crate) async fn answer(&self, server: &Arc<Server>, call: Call) -> CallToolResponse {
+        if let Err(error) = server.find(&call).await {
+            return refusal(&error.into()).into();
+        }
         let answered = match self.way {
             Way::Within(work) => work(server, call).await,
             Way::Beyond(work) => jobs::answer(server, call, true, work).await,

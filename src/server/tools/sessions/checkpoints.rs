@@ -365,6 +365,11 @@ async fn forks(
     description: &str,
 ) -> Result<Vec<Session>, ToolError> {
     let mut waiting: Vec<BoxFuture<'_, Result<Session, RegistryError>>> = Vec::with_capacity(names.len());
+    if let Some(away) = &server.away {
+        for id in names {
+            away.claim(call.owner(), id).await?;
+        }
+    }
     for id in names {
         let fork = Fork { id, description: description.to_owned(), by: &call.client, source, from };
         waiting.push(server.registry.fork(fork).boxed());
@@ -385,6 +390,11 @@ async fn forks(
     drop(all);
     for session in made {
         let _ = server.registry.delete(call.owner(), &session.id).await;
+    }
+    if let Some(away) = &server.away {
+        for id in names {
+            away.ended(call.owner(), id).await;
+        }
     }
     Err(failed)
 }

@@ -17,7 +17,7 @@ use crate::{
             active::Choice,
             beginning::{Beginning, Origin},
             handle::Session,
-            names::DEFAULT,
+            names::{DEFAULT, made_up},
             orders::{Restarted, Slept},
             status::{Sleeping, Status},
         },
@@ -249,6 +249,9 @@ pub(crate) struct Sessions {
     /// What became of the active session, when it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
+    /// Those that are not here: in the store, or on another server.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) elsewhere: BTreeMap<String, String>,
     /// How many there are.
     pub(crate) total_sessions: u64,
     /// How many there may be.
@@ -317,7 +320,15 @@ pub(crate) async fn create(
     let limits = own.tightened(&wished).map_err(|error| refuse(&error))?;
     settings.sandbox.check(limits.confinement).map_err(|error| refuse(&error))?;
     let beginning = |life| Beginning { life, description, policy, limits, origin: Origin::Afresh };
-    let (session, created) = server.registry.create(call.owner(), asked.session_id, &call.client, beginning)?;
+    let id = asked.session_id.unwrap_or_else(made_up);
+    if let Some(away) = &server.away {
+        away.claim(call.owner(), &id).await?;
+    }
+    let made = server.registry.create(call.owner(), Some(id.clone()), &call.client, beginning);
+    if let (Err(_), Some(away)) = (&made, &server.away) {
+        away.ended(call.owner(), &id).await;
+    }
+    let (session, created) = made?;
     session.life.used_by(&call.client);
     let status = session.shared.get();
     Ok(Reply::of(CreatedSession {
@@ -362,6 +373,7 @@ pub(crate) async fn list(server: &Server, call: &Call, asked: ListSessions) -> R
     let whole = asked.detail.unwrap_or(false);
     let all = server.registry.of(call.owner());
     Ok(Reply::of(Sessions {
+        elsewhere: server.sessions_elsewhere(call).await?,
         total_sessions: all.len() as u64,
         max_sessions: server.registry.max_sessions() as u64,
         sessions: all.iter().map(|session| (session.id.to_string(), entry(server, session, active, whole))).collect(),
@@ -375,10 +387,21 @@ pub(crate) async fn delete(
     call: &Call,
     asked: NamedSession,
 ) -> Result<Reply<DeletedSession>, ToolError> {
-    let session = server.registry.get(call.owner(), &asked.session_id)?;
     let choice = server.active.of(&call.client);
-    let was_active = choice.is_some_and(|choice| choice.life == session.life.number());
-    server.registry.delete(call.owner(), &asked.session_id).await?;
+    let lay_in_store = match &server.away {
+        Some(away) => away.delete(call.owner(), &asked.session_id).await?,
+        None => false,
+    };
+    let was_active = if lay_in_store {
+        choice.is_some_and(|choice| *choice.session == asked.session_id)
+    } else {
+        let session = server.registry.get(call.owner(), &asked.session_id)?;
+        server.registry.delete(call.owner(), &asked.session_id).await?;
+        if let Some(away) = &server.away {
+            away.ended(call.owner(), &asked.session_id).await;
+        }
+        choice.is_some_and(|choice| choice.life == session.life.number())
+    };
     if was_active {
         server.active.leave(&call.client);
     }
