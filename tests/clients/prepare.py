@@ -4,10 +4,11 @@
     prepare.py TARGET_DIR
 
 makes TARGET_DIR/clients/venv (requirements.txt), TARGET_DIR/clients/libraries (libraries.txt),
-TARGET_DIR/clients/agents (agents.txt), TARGET_DIR/clients/recipes (recipes.txt) and TARGET_DIR/clients/node
-(package-lock.json), and prints where they are as one JSON object: {"python": ..., "libraries": ..., "agents": ...,
-"recipes": ..., "node": ..., "node_dir": ..., "haproxy": ..., "haproxy_libraries": ...}. Everything else goes to
-stderr. Node itself comes with the Python requirements, so a machine needs neither node nor npm.
+TARGET_DIR/clients/agents (agents.txt), TARGET_DIR/clients/recipes (recipes.txt), TARGET_DIR/clients/s3 (s3.txt) and
+TARGET_DIR/clients/node (package-lock.json), and prints where they are as one JSON object: {"python": ...,
+"libraries": ..., "agents": ..., "recipes": ..., "s3": ..., "node": ..., "node_dir": ..., "haproxy": ...,
+"haproxy_libraries": ...}. Everything else goes to stderr. Node itself comes with the Python requirements, so a machine
+needs neither node nor npm.
 
 A part whose stamp matches its requirement files is left alone; several runs at once wait for one another.
 
@@ -38,6 +39,7 @@ PYTHON_MODULES = "fastmcp, mcp, nbclient, prometheus_client, psutil, pytest"
 LIBRARY_FILES = ("libraries.txt",)
 AGENT_FILES = ("agents.txt",)
 RECIPE_FILES = ("recipes.txt",)
+S3_FILES = ("s3.txt",)
 # Importing the libraries themselves takes many seconds.
 AGENT_MODULES = "mcp, psutil"
 NODE_FILES = ("package.json", "package-lock.json", ".npmrc")
@@ -63,6 +65,7 @@ def main() -> int:
             # All that they need is named, and finding that out again takes pip minutes.
             agents = prepare_venv(root / "agents", AGENT_FILES, AGENT_MODULES, "--no-deps")
             recipes = prepare_venv(root / "recipes", RECIPE_FILES, "kubernetes_validate, yaml", "--no-deps")
+            s3 = prepare_s3(root / "s3")
             node = node_of(python)
             node_dir = prepare_node(root / "node", node)
             haproxy = prepare_haproxy(root / "haproxy")
@@ -71,6 +74,7 @@ def main() -> int:
         return 1
     found = {"python": str(python), "libraries": str(libraries.parent.parent), "agents": str(agents)}
     found["recipes"] = str(recipes)
+    found["s3"] = str(s3 or "")
     print(json.dumps({**found, "node": str(node), "node_dir": str(node_dir), **haproxy}))
     return 0
 
@@ -81,6 +85,15 @@ def alone(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def prepare_s3(directory: Path) -> Path | None:
+    """The server that speaks as S3 does; where it cannot be had, its test says so."""
+    try:
+        return prepare_venv(directory, S3_FILES, "moto.server", "--no-deps")
+    except PrepareError as error:
+        print(f"no server for S3: {error}", file=sys.stderr)
+        return None
 
 
 def prepare_venv(venv: Path, files: tuple[str, ...], modules: str, *options: str) -> Path:

@@ -15,6 +15,7 @@ struct Prepared {
     libraries: String,
     agents: String,
     recipes: String,
+    s3: String,
     node: String,
     node_directory: String,
     /// The program, and where its libraries are.
@@ -60,6 +61,7 @@ fn prepared() -> &'static Prepared {
             libraries: text("libraries"),
             agents: text("agents"),
             recipes: text("recipes"),
+            s3: text("s3"),
             node: text("node"),
             node_directory: text("node_dir"),
             haproxy: [text("haproxy"), text("haproxy_libraries")],
@@ -98,6 +100,11 @@ fn pytest_with(directory: &str, arguments: &[&str], environment: &str) {
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or_default();
     assert!(last.contains(" passed") && !last.contains("skipped"), "pytest ran no test or skipped some: {last}");
+}
+
+/// The Python of an environment with a server that speaks as S3 does, if that can be had.
+pub fn with_s3() -> Option<&'static str> {
+    Some(prepared().s3.as_str()).filter(|python| !python.is_empty())
 }
 
 /// What `forkpy deploy` prints; what could not be checked is said.

@@ -82,6 +82,7 @@ mod soak;
 mod sources;
 mod spares;
 mod store;
+mod store_s3;
 mod strange_images;
 mod strangers;
 mod streams;

@@ -65,6 +65,12 @@ impl Fleet {
         fleet
     }
 
+    /// One whose store is elsewhere.
+    pub fn at(store: &str, variables: &[(&str, &str)]) -> Self {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { store: store.to_owned(), variables, ..Self::new() }
+    }
+
     fn write_key(&self, name: &str, text: &str) {
         let mut file =
             fs::File::options().write(true).create_new(true).mode(0o600).open(self.path(name)).expect("a file");
