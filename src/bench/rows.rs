@@ -136,10 +136,10 @@ pub(crate) const ROWS: &[Row] = &[
     time("initialize", 1, &[], "a new server, process started to `initialize` answered"),
     time("cold-start", 1, &["python"], "the same to the result of its first cell"),
     time(
-        "cold-start-anew",
+        "cold-start-image",
         1,
         &["python", "cold-start"],
-        "the same where no earlier server has left an image of Python's start (--zygote-image off)",
+        "the same from an image of Python's start that an earlier server has left (--zygote-image on)",
     ),
     time(
         "describe",

@@ -27,6 +27,8 @@ pub(crate) const FORKS: &str = "forks";
 pub(crate) const KEPT: &str = "kept";
 /// What a server does behind may take so long.
 const BEHIND: Duration = Duration::from_secs(60);
+/// Servers that begin from an image of Python's start.
+pub(super) const WITH_IMAGE: &[&str] = &["--zygote-image", "on"];
 /// An image of Python's start is there after so long, or never.
 const IMAGE: Duration = Duration::from_secs(10);
 /// What is preloaded for the rows that say so, as far as it is installed.
@@ -263,17 +265,16 @@ impl Stage {
         self.many.as_mut().ok_or_else(|| BenchError::Option("no server".to_owned()))
     }
 
-    /// The next servers begin from an image of Python's start, where there can be one: the main server has made it by now, or this
-    /// one does.
+    /// The next servers begin from an image of Python's start, where there can be one.
     pub(crate) fn leave_an_image(&mut self) -> Result<(), BenchError> {
         if std::mem::replace(&mut self.has_image, true) {
             return Ok(());
         }
-        let mut first = self.server(&[])?;
+        let mut first = self.server(WITH_IMAGE)?;
         first.run("1", SESSION)?;
         let began = Instant::now();
         while began.elapsed() < IMAGE {
-            let mut next = self.server(&[])?;
+            let mut next = self.server(WITH_IMAGE)?;
             next.run("1", SESSION)?;
             next.call("get_workspace_info", &json!({}))?;
             let started = &next.reply()["python_start"];

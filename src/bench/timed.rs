@@ -15,7 +15,7 @@ use super::{
     client::Client,
     floors,
     rows::{self, Row},
-    stage::{KEPT, SESSION, Stage},
+    stage::{self, KEPT, SESSION, Stage},
 };
 
 /// After this the machine has gone to rest, and spare workers are ready.
@@ -112,11 +112,11 @@ pub(crate) fn turn(row: &Row, stage: &mut Stage) -> Result<Duration, BenchError>
         "fan-out" => fan_out(stage),
         "import-auto" => import_auto(stage),
         "initialize" => begin(stage, &[], false),
-        "cold-start" => {
+        "cold-start" => begin(stage, &[], true),
+        "cold-start-image" => {
             stage.leave_an_image()?;
-            begin(stage, &[], true)
+            begin(stage, stage::WITH_IMAGE, true)
         }
-        "cold-start-anew" => begin(stage, &["--zygote-image", "off"], true),
         "ipykernel" => stage.kernel()?.cell(),
         "ipykernel-start" => stage.kernel()?.another(),
         "other" => stage.other()?.cell(),

@@ -114,7 +114,7 @@ pub(crate) struct ServeOptions {
 
     /// Whether a server begins from what an earlier one has written of Python's start, where nothing of that has changed; and
     /// writes it for the next one, in --state-dir or else below the user's cache folder
-    #[arg(long, value_enum, env = "FORKPY_ZYGOTE_IMAGE", default_value = "on", help_heading = "Python")]
+    #[arg(long, value_enum, env = "FORKPY_ZYGOTE_IMAGE", default_value = "off", help_heading = "Python")]
     pub zygote_image: ZygoteImage,
 
     /// Where managed environments are kept
