@@ -13,10 +13,8 @@ mod client;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Child,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -25,8 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use client::{PYTHON, memory, row, say};
-use serde_json::{Value, json};
+use client::{
+    http::{Connection, Server},
+    memory, row, say,
+};
+use serde_json::json;
 
 const CLIENTS: usize = 10;
 
@@ -35,66 +36,47 @@ fn main() {
         |name: &str, usual: usize| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
     let (sessions, wakes) = (number("FORKPY_BENCH_ASLEEP", 1000), number("FORKPY_BENCH_WAKES", 2000));
     let folder = tempfile::tempdir().expect("a directory");
-    let (mut server, address) = start(folder.path(), sessions);
+    let most = (sessions + 10).to_string();
+    let args = ["--share-sessions", "--checkpoints", "off", "--state-disk", "100000", "--max-sessions", &most];
+    let server = Server::start(folder.path(), &args);
     let load = || fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or("?").to_owned();
     say(&format!("{sessions} sessions, {CLIENTS} clients, load {}", load()));
     say(&format!("{:<22} {:>10} {:>10} {:>10}", "microseconds", "p50", "p90", "p99"));
     let began = Instant::now();
-    row("made", by_all(sessions, |session| timed(|| make(&address, session))));
+    row("made", by_all(&server, sessions, |client, session| timed(|| make(client, session))));
     say(&format!("all of them in {:.1} s", began.elapsed().as_secs_f64()));
-    tell(&server, &folder.path().join("state"), sessions);
+    tell(&server.process, &folder.path().join("state"), sessions);
     // What each has told so far; a client that asks holds it.
     let told: Vec<Mutex<usize>> = (0..sessions).map(|_| Mutex::new(1)).collect();
     let slept = Mutex::new(Vec::new());
     let began = Instant::now();
-    let woken = by_all(wakes, |_| {
+    let woken = by_all(&server, wakes, |client, _| {
         let session = fastrand::usize(..sessions);
         let mut told = told[session].lock().expect("no panic");
-        let took = timed(|| wake(&address, session, *told));
+        let took = timed(|| wake(client, session, *told));
         *told += 1;
-        slept.lock().expect("no panic").push(timed(|| sleep(&address, session)));
+        slept.lock().expect("no panic").push(timed(|| sleep(client, session)));
         took
     });
     row("wake", woken);
     row("sleep", slept.into_inner().expect("no panic"));
     say(&format!("{wakes} of each in {:.1} s, load {}", began.elapsed().as_secs_f64(), load()));
-    tell(&server, &folder.path().join("state"), sessions);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
-        .expect("ours");
-    server.wait().expect("ours");
-}
-
-fn start(folder: &Path, sessions: usize) -> (Child, String) {
-    let mut server = Command::new(env!("CARGO_BIN_EXE_forkpy"))
-        .args(["--transport", "http", "--port", "0", "--share-sessions", "--python", PYTHON, "--checkpoints", "off"])
-        .args(["--state-disk", "100000", "--max-sessions", &(sessions + 10).to_string()])
-        .arg("--workspace")
-        .arg(folder.join("workspace"))
-        .arg("--state-dir")
-        .arg(folder.join("state"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    let mut log = BufReader::new(server.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    let found =
-        log.find_map(|line| Some(line.split_once("listening on http://")?.1.trim_end_matches("/mcp").to_owned()));
-    // It goes on to write there.
-    thread::spawn(move || log.for_each(drop));
-    (server, found.expect("it says where it listens"))
+    tell(&server.process, &folder.path().join("state"), sessions);
 }
 
 /// Does a piece of work so often, by all clients.
-fn by_all(count: usize, work: impl Fn(usize) -> Duration + Sync) -> Vec<Duration> {
+fn by_all(server: &Server, count: usize, work: impl Fn(&mut Connection, usize) -> Duration + Sync) -> Vec<Duration> {
     let (next, times) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(count)));
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
+                let mut client = Connection::open(server, None);
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     if place >= count {
                         return;
                     }
-                    let took = work(place);
+                    let took = work(&mut client, place);
                     times.lock().expect("no panic").push(took);
                 }
             });
@@ -109,45 +91,23 @@ fn timed(work: impl FnOnce()) -> Duration {
     began.elapsed()
 }
 
-fn make(address: &str, session: usize) {
+fn make(client: &mut Connection, session: usize) {
     let name = format!("s{session}");
-    call(address, "create_session", &json!({"session_id": name}));
+    client.call("create_session", &json!({"session_id": name}));
     let code = format!("value = 'of {session}'; rows = (n * {session} for n in range(10 ** 9)); next(rows)");
-    call(address, "run_python_code", &json!({"session_id": name, "code": code}));
-    sleep(address, session);
+    client.call("run_python_code", &json!({"session_id": name, "code": code}));
+    sleep(client, session);
 }
 
-fn wake(address: &str, session: usize, told: usize) {
+fn wake(client: &mut Connection, session: usize, told: usize) {
     let name = format!("s{session}");
-    let reply = call(address, "run_python_code", &json!({"session_id": name, "code": "value, next(rows)"}));
+    let reply = client.call("run_python_code", &json!({"session_id": name, "code": "value, next(rows)"}));
     assert_eq!(reply["results"], json!([format!("('of {session}', {})", told * session)]), "{reply}");
 }
 
-fn sleep(address: &str, session: usize) {
-    let reply = call(address, "sleep_session", &json!({"session_id": format!("s{session}")}));
+fn sleep(client: &mut Connection, session: usize) {
+    let reply = client.call("sleep_session", &json!({"session_id": format!("s{session}")}));
     assert_eq!(reply["status"], "asleep", "{reply}");
-}
-
-fn call(address: &str, tool: &str, arguments: &Value) -> Value {
-    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
-        "name": tool, "arguments": arguments,
-        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                  "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
-                  "io.modelcontextprotocol/clientCapabilities": {}}}})
-    .to_string();
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    let head = format!(
-        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n\
-         Mcp-Name: {tool}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
-    let mut reply: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {answer}"));
-    reply["result"]["structuredContent"].take()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "megabytes")]

@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
 
+pub mod http;
+
 use std::{
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -13,6 +15,11 @@ use serde_json::{Value, json};
 
 /// What sessions run on.
 pub const PYTHON: &str = env!("FORKPY_BUILD_PYTHON");
+
+/// The server that is measured: the one that was built with the bench, or the one that `FORKPY_BENCH_PROGRAM` names.
+pub fn program() -> PathBuf {
+    std::env::var_os("FORKPY_BENCH_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_forkpy").into(), PathBuf::from)
+}
 
 /// One server and the only client of it.
 pub struct Client {
@@ -28,7 +35,7 @@ pub struct Client {
 impl Client {
     /// With room for so many sessions.
     pub fn start(workspace: &Path, sessions: usize) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_forkpy"))
+        let mut process = Command::new(program())
             .arg("--workspace")
             .arg(workspace)
             .args(["--python", PYTHON, "--log", "error", "--max-sessions", &sessions.to_string()])
