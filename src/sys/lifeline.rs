@@ -4,7 +4,8 @@
 //! scripts. Those end themselves and what they started when the server is gone, which each hears on its own socket. One that is
 //! stopped (SIGSTOP) hears nothing. So each has asked the kernel to send it SIGCONT when the pipe ends: that starts a
 //! stopped process, and is nothing to one that runs. No process is needed for it, so none can die before it is done.
-//! One that leads a process group has asked for all of it: a fork that has just been made has had no time to ask for itself.
+//! One that leads a process group has asked for all of it: a fork that has just been made has had no time to ask for itself. It
+//! asks for itself before it leaves that group, and for its own group once it has one: at no moment is it forgotten.
 
 use std::{
     io,
@@ -84,31 +85,52 @@ pub(crate) fn end() -> Option<BorrowedFd<'static>> {
     number().map(|number| unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// In a fork: has the kernel start this process when the server ends. Does nothing where there is no lifeline.
+/// This process has asked for itself.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Held(Option<RawFd>);
+
+impl Held {
+    /// It leads a process group by now: the kernel is to start all of it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn lead(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), |own| set_owner(own, -nix::unistd::getpid().as_raw()))
+    }
+}
+
+/// In a fork, before it leaves the group of the process that it is a fork of: has the kernel start this process when the server
+/// ends. Does nothing where there is no lifeline.
 ///
 /// # Errors
 /// When the system refuses: the session may have taken all descriptors that it is allowed.
-pub(crate) fn hold() -> io::Result<()> {
-    let Some(number) = number() else { return Ok(()) };
+pub(crate) fn hold() -> io::Result<Held> {
+    let Some(number) = number() else { return Ok(Held(None)) };
     // Whom to signal belongs to the description, so each process needs one of its own.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let own = descriptors::move_high(open(format!("/proc/self/fd/{number}").as_str(), flags, Mode::empty())?)?;
-    let pid = nix::unistd::getpid();
-    let whom = if nix::unistd::getpgrp() == pid { -pid.as_raw() } else { pid.as_raw() };
-    // SAFETY: plain system calls on a descriptor of ours.
-    let done = unsafe {
-        libc::fcntl(own.as_raw_fd(), libc::F_SETOWN, whom) == 0
-            && libc::fcntl(own.as_raw_fd(), F_SETSIG, libc::SIGCONT) == 0
-    };
-    if !done {
+    set_owner(own.as_raw_fd(), nix::unistd::getpid().as_raw())?;
+    // SAFETY: a plain system call on a descriptor of ours.
+    if unsafe { libc::fcntl(own.as_raw_fd(), F_SETSIG, libc::SIGCONT) } != 0 {
         return Err(io::Error::last_os_error());
     }
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_ASYNC))?;
+    let held = Held(Some(own.as_raw_fd()));
     NUMBER.store(own.as_raw_fd(), Ordering::Relaxed);
     std::mem::forget(own);
     // SAFETY: the number was this module's own, and no other code knows it any more.
     unsafe { libc::close(number) };
-    Ok(())
+    Ok(held)
+}
+
+/// Whom the kernel signals: a process, or by a negative number a group.
+fn set_owner(descriptor: RawFd, whom: i32) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor of ours.
+    match unsafe { libc::fcntl(descriptor, libc::F_SETOWN, whom) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Which signal is sent, of `fcntl(2)`; libc has no name for it on every target.
@@ -139,7 +161,7 @@ mod tests {
         // SAFETY: the children make some system calls and end.
         match unsafe { fork() }.expect("a process") {
             ForkResult::Child => {
-                let led = nix::unistd::setsid().is_ok() && hold().is_ok();
+                let led = hold().is_ok_and(|held| nix::unistd::setsid().is_ok() && held.lead().is_ok());
                 // Our copies of the other end.
                 drop(lifeline);
                 HELD.lock().clear();
@@ -171,6 +193,7 @@ mod tests {
         }
     }
 
+    /// Stopped when it has just left the group that it was born in, and has not asked for its own yet.
     #[test]
     fn a_stopped_process_goes_on_when_the_pipe_ends() {
         let _alone = ALONE.lock();
@@ -180,6 +203,7 @@ mod tests {
         match unsafe { fork() }.expect("a process") {
             ForkResult::Child => {
                 let held = hold();
+                let _ = nix::unistd::setsid();
                 // The child's copy of the other end.
                 drop(lifeline);
                 HELD.lock().clear();

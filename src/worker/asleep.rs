@@ -59,8 +59,9 @@ pub(super) fn write(reader: &mut FrameReader, hazards: &Hazards, number: u64) ->
 /// In a woken checkpoint: what a process has to say of itself once.
 pub(super) fn settle(session: &str, number: u64) -> Result<(), FrameError> {
     let _ = fault::at("image.woken", number);
+    let held = lifeline::hold();
     nix::unistd::setsid().map_err(std::io::Error::from)?;
-    let _ = lifeline::hold();
+    let _ = held.and_then(lifeline::Held::lead);
     signals::prefer_as_oom_victim();
     signals::set_title(&format!("fp-ckpt:{session}"));
     Ok(())

@@ -159,9 +159,10 @@ fn be_silent() -> io::Result<()> {
 
 /// Lets go of all that is the worker's: its sockets, its terminal session.
 fn settle(bench: &Workbench<'_>) -> io::Result<()> {
-    nix::unistd::setsid()?;
     // One that is refused it, for want of a descriptor, still hears of the server's end unless it is stopped.
-    let _ = lifeline::hold();
+    let held = lifeline::hold();
+    nix::unistd::setsid()?;
+    let _ = held.and_then(lifeline::Held::lead);
     signals::prefer_as_oom_victim();
     signals::set_title(&format!("fp-ckpt:{}", bench.session));
     for descriptor in &bench.descriptors {

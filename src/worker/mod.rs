@@ -204,7 +204,13 @@ fn live(
 /// has none of its descriptors either; one of a checkpoint keeps those that the session's code has opened.
 fn settle(assignment: Assignment, from: &Origin<'_>) -> Result<(UnixStream, UnixStream, OwnedFd, Outputs), FrameError> {
     let of_zygote = matches!(from, Origin::Zygote(_));
+    // One of a checkpoint that is refused it, for want of a descriptor, still hears of the server's end unless it is stopped.
+    let held = lifeline::hold();
     nix::unistd::setsid().map_err(std::io::Error::from)?;
+    let led = held.and_then(lifeline::Held::lead);
+    if of_zygote {
+        led?;
+    }
     if of_zygote {
         signals::reset_after_fork();
     }
@@ -229,10 +235,6 @@ fn settle(assignment: Assignment, from: &Origin<'_>) -> Result<(UnixStream, Unix
         kept.extend(lifeline::end());
         // SAFETY: everything else belongs to values of the zygote's that this process never drops: `run` ends by `_exit`.
         unsafe { descriptors::close_all_but(&kept) };
-    }
-    let held = lifeline::hold();
-    if of_zygote {
-        held?;
     }
     Ok((cell, UnixStream::from(control), black_box, outputs))
 }

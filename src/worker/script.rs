@@ -84,7 +84,9 @@ fn settle(errand: Errand, entry: Option<Entry<'_>>) -> io::Result<Vec<u8>> {
     descriptors::redirect(stdout.as_fd(), 1)?;
     descriptors::redirect(stderr.as_fd(), 2)?;
     descriptors::unbuffer_c_output();
+    let held = crate::sys::lifeline::hold()?;
     nix::unistd::setsid()?;
+    held.lead()?;
     signals::reset_after_fork();
     signals::become_subreaper();
     signals::prefer_as_oom_victim();
@@ -101,7 +103,6 @@ fn settle(errand: Errand, entry: Option<Entry<'_>>) -> io::Result<Vec<u8>> {
     let kept: Vec<_> = [lifeline.as_fd()].into_iter().chain(crate::sys::lifeline::end()).collect();
     // SAFETY: everything else belongs to values of the zygote's that this process never drops, or was forgotten above.
     unsafe { descriptors::close_all_but(&kept) };
-    crate::sys::lifeline::hold()?;
     hold(lifeline)?;
     rlimits::apply(limits)?;
     Ok(text)

@@ -56,6 +56,8 @@ impl Link {
         };
         if !self.received.is_empty() {
             lifeline::adopt(self.received.remove(0));
+            // For its forks, until each has asked for itself.
+            lifeline::hold().and_then(lifeline::Held::lead)?;
         }
         Ok(first)
     }

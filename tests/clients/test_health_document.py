@@ -67,10 +67,17 @@ async def until_held(client: Client, **arguments: Any) -> None:
 
 
 async def kill_worker(client: Client, **arguments: Any) -> int:
-    pid = (await health(client, **arguments))["pid"]
-    sigkill(pid)
-    await until_status(client, "dead", **arguments)
-    return pid
+    """End the session's worker. One that is just copied is brought back at once from the copy before, and killed again."""
+    while True:
+        pid = (await health(client, **arguments))["pid"]
+        sigkill(pid)
+        seen = await eventually(
+            lambda: health(client, **arguments),
+            lambda seen, pid=pid: seen["status"] == "dead" or seen["pid"] not in (pid, None),
+            "the worker to be missed",
+        )
+        if seen["status"] == "dead":
+            return pid
 
 
 def start_cell(client: Client, code: str) -> asyncio.Task[Any]:

@@ -7,7 +7,7 @@ use crate::support::{
     Setup,
     browser::request,
     http::{Answer, HttpForkpy},
-    issuer::{AUDIENCE, Issuer, Signer, message, now, with_secret},
+    issuer::{AUDIENCE, AUTHORITY, Issuer, Signer, message, now, with_secret},
     wait_for,
 };
 
@@ -322,4 +322,20 @@ fn an_issuer_that_cannot_be_one_is_refused_at_the_start() {
         .expect("written");
     let log = start(&["--config", settings.path().to_str().expect("UTF-8")]);
     assert!(log.contains("http is for this machine alone"), "the settings file knows it: {log}");
+}
+
+#[test]
+fn keys_come_by_https_from_who_is_trusted_only() {
+    let (issuer, signer) = (Issuer::start_secure(), Signer::edwards("e"));
+    issuer.publish(&[&signer]);
+    let folder = tempfile::tempdir().expect("a directory");
+    let authority = folder.path().join("authority.pem");
+    std::fs::write(&authority, AUTHORITY).expect("written");
+    let token = issuer.token(&signer, "ann", ALL);
+    let trusting = server(&issuer, Setup::new().env("SSL_CERT_FILE", authority.to_str().expect("UTF-8")));
+    assert_eq!(run(&trusting, &token, "6 * 7"), json!(["42"]));
+    let stranger = server(&issuer, Setup::new());
+    let refused = call(&stranger, &token, "run_python_code", json!({"code": "1"}));
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.body.contains("the issuer's keys cannot be had now"), "{refused:?}");
 }

@@ -1,7 +1,7 @@
 //! An issuer of access tokens on loopback: publishes its metadata and keys, signs tokens, and can be down.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -21,7 +21,16 @@ use ring::{
     },
 };
 use serde_json::{Value, json};
+use tokio_rustls::rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
+/// Key and certificate of `localhost`, by [`AUTHORITY`].
+const CERTIFICATE: &str = include_str!("../egress/origin.pem");
+/// Whom a server has to trust that comes by https.
+pub const AUTHORITY: &str = include_str!("../egress/authority.pem");
 /// Of no other use.
 const RSA: &str = include_str!("issuer.pem");
 pub const AUDIENCE: &str = "http://127.0.0.1:1/mcp";
@@ -54,14 +63,42 @@ enum Pair {
 impl Issuer {
     /// On a free port; down, where it is to come up later.
     pub fn start(is_down: bool) -> Self {
+        Self::behind("http://127.0.0.1", is_down, answer)
+    }
+
+    /// By https.
+    pub fn start_secure() -> Self {
+        let chain = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes()).map(|part| part.expect("a certificate"));
+        let key = PrivateKeyDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain.collect(), key)
+            .expect("of one pair");
+        let config = Arc::new(config);
+        Self::behind("https://localhost", false, move |stream, own, shared| {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a configuration");
+            let mut stream = StreamOwned::new(connection, stream);
+            answer(&mut stream, own, shared)?;
+            stream.conn.send_close_notify();
+            stream.flush()
+        })
+    }
+
+    fn behind(
+        host: &str,
+        is_down: bool,
+        answer: impl Fn(TcpStream, &str, &Mutex<State>) -> std::io::Result<()> + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         // With a path, so that the places of documents differ.
-        let url = format!("http://{}/realm", listener.local_addr().expect("bound"));
+        let url = format!("{host}:{}/realm", listener.local_addr().expect("bound").port());
         let state = Arc::new(Mutex::new(State { is_down, ..State::default() }));
         let (own, shared) = (url.clone(), Arc::clone(&state));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ = answer(&stream, &own, &shared);
+                let _ = answer(stream, &own, &shared);
             }
         });
         Self { url, state }
@@ -103,9 +140,9 @@ pub fn now() -> i64 {
 }
 
 /// The metadata is only at the last of the places where it may be.
-fn answer(stream: &TcpStream, url: &str, state: &Mutex<State>) -> std::io::Result<()> {
+fn answer(mut stream: impl Read + Write, url: &str, state: &Mutex<State>) -> std::io::Result<()> {
     let mut head = String::new();
-    let mut reader = BufReader::new(stream);
+    let mut reader = BufReader::new(&mut stream);
     while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +164,7 @@ fn answer(stream: &TcpStream, url: &str, state: &Mutex<State>) -> std::io::Resul
     };
     let body = body.to_string();
     let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    (&*stream).write_all(format!("{head}{body}").as_bytes())
+    stream.write_all(format!("{head}{body}").as_bytes())
 }
 
 impl Signer {
