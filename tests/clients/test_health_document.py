@@ -67,7 +67,7 @@ async def until_held(client: Client, **arguments: Any) -> None:
 
 
 async def kill_worker(client: Client, **arguments: Any) -> int:
-    """End the session's worker. One that is just copied is brought back at once from the copy before, and killed again."""
+    """End the session's worker. One that is just copied is brought back at once, and killed again."""
     while True:
         pid = (await health(client, **arguments))["pid"]
         sigkill(pid)
