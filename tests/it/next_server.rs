@@ -101,6 +101,19 @@ fn a_server_that_ends_leaves_its_sessions_to_the_next() {
     assert_eq!(run(&mut third, "slept", "next(rows)")["results"], json!(["'c'"]));
 }
 
+/// Its worker was ended for it, and with no copy from before nothing of the session was left.
+#[test]
+fn a_session_that_is_just_copied_when_the_server_ends_is_left_as_a_whole() {
+    let place = Place::new();
+    let mut first = place.setup(&["--checkpoint-after", "50"]).start();
+    let slow = "import os, time\ndef slow():\n    open('begun', 'w').close()\n    time.sleep(0.5)\n\
+                os.register_at_fork(before=slow)\nkept = 7; rows = (n for n in 'abc')";
+    works(&mut first, slow);
+    wait_for("the copy to begin", || place.workspace().join("begun").exists());
+    drop(first);
+    assert_eq!(place.start().eval("kept, next(rows)"), "(7, 'a')");
+}
+
 #[test]
 fn a_server_that_is_killed_leaves_those_that_slept() {
     let place = Place::new();

@@ -57,7 +57,7 @@ fn a_server_that_is_killed_leaves_nothing_running_and_nothing_stopped() {
         let fault = if turn.is_multiple_of(2) { "" } else { "zygote.ending:0=kill" };
         // No other copy than the one that is asked for is just being made: a process that is stopped before it has a lifeline
         // of its own would stand.
-        let mut forkpy = Setup::new().args(&["--checkpoint-after", "60"]).env("FORKPY_FAULT", fault).start();
+        let mut forkpy = Setup::new().args(&["--checkpoint-after", "86400000"]).env("FORKPY_FAULT", fault).start();
         forkpy.run("1");
         forkpy.call("checkpoint_session", json!({"name": "a"}));
         forkpy.run(FAMILY);

@@ -29,6 +29,9 @@ use crate::{
 /// Interrupts sent before a worker is left at its errand.
 const INTERRUPTS: u32 = 3;
 
+/// How long the server's end waits for an errand: a copy that is just made is the session.
+const LEAVING: Duration = Duration::from_secs(1);
+
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 /// A number by which one errand is interrupted, and no cell.
@@ -167,6 +170,7 @@ impl Task {
         let mut next_step = limit.map(|limit| now() + limit);
         let mut why = None;
         let mut hung = false;
+        let mut leaves = None;
         let mut interrupts = 0;
         loop {
             tokio::select! {
@@ -187,6 +191,10 @@ impl Task {
                         why.get_or_insert(BrokenOff::Called);
                         next_step = Some(now());
                     }
+                    Some(urgent @ Urgent::Leave { .. }) if leaves.is_none() => {
+                        leaves = Some((now() + fault::limit(LEAVING), urgent.reason()));
+                        self.later.push_back(urgent);
+                    }
                     Some(urgent @ (Urgent::Restart { .. } | Urgent::Delete { .. } | Urgent::Leave { .. })) => {
                         let reason = urgent.reason();
                         if reason == DeathReason::Restart {
@@ -200,6 +208,9 @@ impl Task {
                 reason = &mut *gone, if why.is_none() => {
                     why = Some(reason);
                     next_step = Some(now());
+                }
+                () = sleep_until(leaves.map(|(until, _)| until)) => {
+                    return Waited::Ended(leaves.map_or(DeathReason::Delete, |(_, reason)| reason));
                 }
                 () = sleep_until(next_step) => {
                     if why.is_none() && !hung {
