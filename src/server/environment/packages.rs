@@ -1,7 +1,7 @@
 //! Packages of the session environment: what is there, and installing more, with every session told.
 //!
-//! Runs in: server. Owns the one install that may run at a time. Installs by a child process (`packages/tool.rs`) of what
-//! was checked (`packages/wanted.rs`). Sessions are told over their control sockets, beside a cell that runs. Who has an
+//! Runs in: server. Owns the one install that may run at a time. Installs by a child process (`installer.rs`) of what
+//! was checked (`wanted.rs`). Sessions are told over their control sockets, beside a cell that runs. Who has an
 //! environment of its own (`--workspaces`) installs there, and no other is told.
 
 use crate::server::environment::error::PackageError;
