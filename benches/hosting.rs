@@ -77,6 +77,9 @@ fn main() {
     // What was deleted ends behind its reply.
     thread::sleep(Duration::from_secs(10));
     tell("all deleted", &server);
+    // Replies are kept for a minute and a half, and memory is given back once a minute.
+    thread::sleep(Duration::from_secs(200));
+    tell("given back", &server);
 }
 
 /// A file of owners, and the token of each.

@@ -6,6 +6,7 @@
 //! "writable again" as soon as the peer has read it. A cell's way through the server would begin with a false alarm.
 
 use std::{
+    cell::RefCell,
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
     os::{
@@ -23,6 +24,11 @@ use crate::sys::descriptors;
 
 const CHUNK: usize = 16 << 10;
 
+thread_local! {
+    /// The thread's: what was read is put into its message's own place before anything else is read.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
+
 /// Sleeps until then; for ever without a time.
 pub(crate) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
@@ -36,7 +42,7 @@ pub(crate) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 pub(crate) struct FrameReader {
     socket: AsyncFd<Arc<UnixStream>>,
     assembler: Assembler,
-    chunk: Box<[u8]>,
+    cap: usize,
     /// A read has taken all that there was room for, so that one after it may have met what the reactor did not know of yet.
     ahead: bool,
 }
@@ -59,13 +65,7 @@ pub(crate) fn framed(stream: UnixStream, read_cap: usize, write_cap: usize) -> i
 
 fn reader(socket: Arc<UnixStream>, cap: usize) -> io::Result<FrameReader> {
     socket.set_nonblocking(true)?;
-    let chunk = vec![0; CHUNK.min(cap)].into_boxed_slice();
-    Ok(FrameReader {
-        socket: register(socket, Interest::READABLE)?,
-        assembler: Assembler::new(cap),
-        chunk,
-        ahead: false,
-    })
+    Ok(FrameReader { socket: register(socket, Interest::READABLE)?, assembler: Assembler::new(cap), cap, ahead: false })
 }
 
 #[expect(deprecated, reason = "the unsafe replacement asks for what holds here: the value owns its descriptor")]
@@ -97,12 +97,19 @@ impl FrameReader {
                 return Ok(message);
             }
             let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| socket.get_ref().as_ref().read(&mut self.chunk)) {
+            let most = CHUNK.min(self.cap);
+            let read = ready.try_io(|socket| {
+                BUFFER.with_borrow_mut(|buffer| {
+                    let count = socket.get_ref().as_ref().read(&mut buffer[..most])?;
+                    self.assembler.push(&buffer[..count]);
+                    Ok(count)
+                })
+            });
+            match read {
                 Ok(Ok(0)) if self.assembler.is_partial() => return Err(FrameError::Truncated),
                 Ok(Ok(0)) => return Err(FrameError::Closed),
                 Ok(Ok(count)) => {
-                    self.assembler.push(&self.chunk[..count]);
-                    if count == self.chunk.len() {
+                    if count == most {
                         self.ahead = true;
                     } else {
                         // The socket is empty: the next word on it comes from the reactor, and asking the kernel before is in vain.

@@ -236,6 +236,7 @@ async fn opened(
     let away = Arc::new(Away::new(store.clone(), Arc::clone(registry), Arc::clone(around)));
     tokio::spawn(store.live());
     tokio::spawn(Arc::clone(&away).watch(settings.after));
+    tokio::spawn(Arc::clone(&away).keep_to_leases());
     Ok(Some(away))
 }
 

@@ -1,6 +1,6 @@
 //! A process' own memory: the C library's heap, and whether what was written may become code.
 //!
-//! Runs in: worker, main thread; script; front; zygote (`leave_room`).
+//! Runs in: worker, main thread; script; front; zygote (`leave_room`); server (`return_freed`).
 
 /// Pieces below the size from which the C library maps memory of its own.
 #[cfg(target_env = "gnu")]

@@ -28,6 +28,7 @@ pub(crate) mod pidfd;
 pub(crate) mod private;
 pub(crate) mod processes;
 pub(crate) mod programs;
+pub(crate) mod random;
 pub(crate) mod rendezvous;
 pub(crate) mod reserve;
 pub(crate) mod room;

@@ -71,7 +71,12 @@ fn ok(reply: Reply) -> Value {
 /// How the zygote of a server has started, and why not from an image.
 fn start_of(server: &mut Forkpy) -> (String, String) {
     server.eval("1");
-    let started = ok(server.call("get_workspace_info", json!({})))["python_start"].clone();
+    let mut started = Value::Null;
+    // A spare worker of the zygote before may have served that.
+    wait_for("a warm zygote", || {
+        started = ok(server.call("get_workspace_info", json!({})))["python_start"].clone();
+        started["from"].is_string()
+    });
     let word = |name: &str| started[name].as_str().unwrap_or_default().to_owned();
     (word("from"), word("why"))
 }

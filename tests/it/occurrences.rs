@@ -1,5 +1,7 @@
 //! Events (SEP-3415): clients ask what has happened since they asked last.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -68,6 +70,37 @@ fn ends_deaths_and_alerts_are_told_once_to_each_who_asks() {
         told.extend(news(&mut forkpy, "health.alert", &mut alerts));
         told.iter().any(|alert| alert["kind"] == "unhealthy" && alert["cleared"] == true)
     });
+}
+
+/// Each of these workers was ended because a client wished it, and was looked at while it ended: 73 alerts came of 400 deletions.
+#[test]
+fn an_end_that_was_ordered_raises_no_alert() {
+    let mut forkpy = Setup::new().args(&["--health-interval", "0.2", "--max-spares", "0"]).start();
+    forkpy.run("1");
+    let mut alerts = begin(&mut forkpy, "health.alert");
+    for round in 0..2 {
+        for number in 0..20 {
+            let session = format!("s{number}");
+            forkpy.call("create_session", json!({"session_id": session}));
+            forkpy.call("run_python_code", json!({"code": "1", "session_id": session}));
+        }
+        for number in 0..20 {
+            forkpy.call("delete_session", json!({"session_id": format!("s{number}")}));
+        }
+        assert_eq!(news(&mut forkpy, "health.alert", &mut alerts), [Value::Null; 0], "round {round}");
+    }
+    // A zygote that stands still reaps no worker, so this one is a zombie for as long as it is looked at.
+    let zygote = forkpy.zygote_pid();
+    processes::signal(zygote, Signal::SIGSTOP);
+    let restart = forkpy.begin_call("restart_kernel", json!({}));
+    forkpy.until("its zombie", |seen| seen["status"] == "zombie");
+    // The supervisor looks once a second.
+    std::thread::sleep(Duration::from_millis(2200));
+    assert_eq!(forkpy.health()["status"], "zombie");
+    assert_eq!(news(&mut forkpy, "health.alert", &mut alerts), [Value::Null; 0], "a restart");
+    processes::signal(zygote, Signal::SIGCONT);
+    assert_eq!(forkpy.reply(restart).data["restarted"], true);
+    assert_eq!(forkpy.health()["alerts"], json!([]));
 }
 
 #[test]

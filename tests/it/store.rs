@@ -405,13 +405,26 @@ fn two_servers_that_believe_they_have_a_session_are_not_for_long() {
     value(&one, "n = 1");
     is_away(&two);
     assert_eq!(value(&two, "n += 1; n"), "2");
-    // It stands still for longer than its silence is borne, and then goes on as if nothing had been.
+    // It stands still for longer than its silence is borne, and then goes on as if nothing had been. A cell runs all the while.
     let pid = Pid::from_raw(two.server_pid());
-    kill(pid, Signal::SIGSTOP).expect("it runs");
-    let began = Instant::now();
-    wait_for("another has it", || !run(&three, "n").is_refused());
-    assert!(began.elapsed() > Duration::from_secs(1), "not at once");
-    kill(pid, Signal::SIGCONT).expect("it stands still");
+    let code = "import time\nwhile True:\n    open('alive', 'a').write('.')\n    time.sleep(0.05)";
+    let cell = std::thread::scope(|scope| {
+        let cell = scope.spawn(|| run(&two, code));
+        let alive = || fs::metadata(fleet.path("workspace/alive")).map_or(0, |file| file.len());
+        wait_for("the cell runs", || alive() > 0);
+        kill(pid, Signal::SIGSTOP).expect("it runs");
+        let began = Instant::now();
+        wait_for("another has it", || !run(&three, "n").is_refused());
+        assert!(began.elapsed() > Duration::from_secs(1), "not at once");
+        let before = alive();
+        wait_for("the cell runs on", || alive() > before);
+        kill(pid, Signal::SIGCONT).expect("it stands still");
+        cell.join().expect("answered")
+    });
+    assert!(
+        cell.is_refused() && cell.words().contains("another server has taken the session up"),
+        "nothing that is asked of it ends it: {cell:?}"
+    );
     let told = run(&two, "n += 1; n");
     assert!(
         told.is_refused() && told.words().contains("lives on server \"three\""),

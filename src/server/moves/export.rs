@@ -6,15 +6,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
-    age,
+    age, digests,
     error::{MoveError, Secret, Tie, Variables, folder},
     list::{Named, find},
     packed::{self, Manifest},
@@ -24,11 +22,8 @@ use crate::{
         about::About,
         outside::{Contents, Kind, StateFolder, Stored},
     },
-    sys::image,
+    sys::{image, random},
 };
-
-/// Bytes that are read at once.
-const PIECE: usize = 256 << 10;
 
 /// What was exported.
 #[derive(Debug)]
@@ -132,22 +127,8 @@ pub(super) fn needs(
 
 /// What a file holds, as a number.
 pub(super) fn digest(path: &Path) -> Result<String, Tie> {
-    let refused =
-        |source: io::Error| Tie::from(image::Refusal::Open { path: path.to_string_lossy().into_owned(), source });
-    let mut file = File::open(path).map_err(refused)?;
-    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece).map_err(refused)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            count => hash.update(&piece[..count]),
-        }
-    }
-}
-
-fn random() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
+    digests::of(path)
+        .map_err(|source| Tie::from(image::Refusal::Open { path: path.to_string_lossy().into_owned(), source }))
 }
 
 /// Writes the file, which has its name when it is whole.
@@ -162,8 +143,8 @@ fn write(
         Goal::Output => {
             // All of it, or nothing.
             let failed = |source| MoveError::Write { path: "-".into(), source };
-            let whole =
-                packed::write(Vec::new(), (passphrase, age::WORK), manifest, contents, random).map_err(failed)?;
+            let whole = packed::write(Vec::new(), (passphrase, age::WORK), manifest, contents, random::bytes)
+                .map_err(failed)?;
             is_there()?;
             let mut output = io::stdout().lock();
             output.write_all(&whole).and_then(|()| output.flush()).map_err(failed)?;
@@ -180,7 +161,7 @@ fn write(
     let written = || -> Result<u64, MoveError> {
         let file = File::options().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
         let to = io::BufWriter::new(file);
-        let to = packed::write(to, (passphrase, age::WORK), manifest, contents, random).map_err(failed)?;
+        let to = packed::write(to, (passphrase, age::WORK), manifest, contents, random::bytes).map_err(failed)?;
         let file = to.into_inner().map_err(|error| failed(error.into_error()))?;
         file.sync_all().map_err(failed)?;
         is_there()?;

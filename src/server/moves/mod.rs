@@ -11,10 +11,12 @@
 //! | `packed.rs` | what lies in a file, and in which order |
 //! | `away` | the store |
 //! | `age.rs` | how it is sealed |
+//! | `digests.rs` | what the files hold that a session's memory needs |
 //! | `error.rs` | why it was not done |
 
 mod age;
 pub(crate) mod away;
+mod digests;
 mod error;
 mod export;
 mod import;

@@ -130,30 +130,40 @@ impl Capture {
         self.live = Some((live, stream));
     }
 
-    /// Waits for output, reads some of it into `buffer` and adds it; waits first for a disk that is behind. Cancel-safe.
+    /// Waits until there is output to read; waits first for a disk that is behind. Cancel-safe.
     ///
     /// # Errors
     /// When the pipe fails, which a pipe does not.
-    pub(crate) async fn read(&mut self, output: &mut Output, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn ready(&self, output: &Output) -> io::Result<()> {
         if let Some(spill) = &self.kept.spill {
             spill.catch_up().await;
         }
-        let count = output.read(buffer).await?;
-        self.turn += count;
-        self.push(&buffer[..count]);
-        Ok(count)
+        output.readable().await
+    }
+
+    /// Reads some of what lies in the pipe and adds it; `seen` is shown the piece.
+    pub(crate) fn take(&mut self, output: &mut Output, mut seen: impl FnMut(&[u8])) {
+        output.take_known(|piece| {
+            self.turn += piece.len();
+            self.push(piece);
+            seen(piece);
+        });
     }
 
     /// Reads what lies in the pipe now and adds it; `seen` is shown each piece. With `known` only where the reactor knows of
     /// something.
-    pub(crate) fn drain(&mut self, output: &mut Output, buffer: &mut [u8], known: bool, mut seen: impl FnMut(&[u8])) {
+    pub(crate) fn drain(&mut self, output: &mut Output, known: bool, mut seen: impl FnMut(&[u8])) {
         let mut drained = 0;
-        while drained < MAX_DRAIN
-            && let Some(count) = if known { output.read_known(buffer) } else { output.read_now(buffer) }
-        {
-            self.push(&buffer[..count]);
-            seen(&buffer[..count]);
-            drained += count;
+        loop {
+            let taken = |piece: &[u8]| {
+                self.push(piece);
+                seen(piece);
+                drained += piece.len();
+            };
+            let more = if known { output.take_known(taken) } else { output.take_now(taken) };
+            if !more || drained >= MAX_DRAIN {
+                return;
+            }
         }
     }
 

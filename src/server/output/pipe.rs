@@ -1,6 +1,7 @@
 //! The read end of an output pipe of a worker or a script, on the reactor.
 //!
-//! Runs in: server.
+//! Runs in: server. Owns the thread's buffer: what was read is taken in before anything else is read, so that one serves all
+//! pipes, and a session at rest needs none.
 
 use nix::{
     errno::Errno,
@@ -8,10 +9,18 @@ use nix::{
     unistd::read,
 };
 use std::{
+    cell::RefCell,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 use tokio::net::unix::pipe;
+
+/// Room for what a pipe holds.
+const CHUNK: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
 
 /// Read end of an output pipe.
 #[derive(Debug)]
@@ -37,39 +46,52 @@ impl Output {
         self.pipe.as_fd()
     }
 
-    /// Waits for output and reads some of it; waits for ever once every writer is gone. Cancel-safe.
+    /// Waits until there is something to read; for ever once every writer is gone. Cancel-safe.
     ///
     /// # Errors
-    /// When the pipe fails, which a pipe does not.
-    pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while !self.ended {
-            self.pipe.readable().await?;
-            match self.pipe.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(0) => self.ended = true,
-                other => return other,
+    /// When the reactor is gone.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        if self.ended {
+            return std::future::pending().await;
+        }
+        self.pipe.readable().await
+    }
+
+    /// Reads some of what lies in the pipe, as far as the reactor knows that something does: it has told of all that was written
+    /// before anything that it told of. False when there is nothing.
+    pub(crate) fn take_known(&mut self, taken: impl FnOnce(&[u8])) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                match self.pipe.try_read(buffer) {
+                    Ok(0) => self.ended = true,
+                    Ok(count) => {
+                        taken(&buffer[..count]);
+                        return true;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // A pipe does not fail; one that did has nothing more to say.
+                    Err(_) => self.ended = true,
+                }
+                return false;
             }
-        }
-        std::future::pending().await
+        })
     }
 
-    /// Reads what lies in the pipe, as far as the reactor knows that something does: it has told of all that was written before
-    /// anything that it told of. `None` when there is nothing more.
-    pub(crate) fn read_known(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.pipe.try_read(buffer) {
-            Ok(count) if count > 0 => Some(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.read_known(buffer),
-            _ => None,
-        }
-    }
-
-    /// Reads what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
-    /// than the reply that made us look. `None` when there is nothing more.
-    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match read(self.pipe.as_fd(), buffer) {
-            Ok(count) if count > 0 => Some(count),
-            Err(Errno::EINTR) => self.read_now(buffer),
-            _ => None,
-        }
+    /// Reads some of what lies in the pipe now, asking the kernel rather than tokio, whose knowledge of readiness may be older
+    /// than the reply that made us look. False when there is nothing.
+    pub(crate) fn take_now(&mut self, taken: impl FnOnce(&[u8])) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                match read(self.pipe.as_fd(), buffer) {
+                    Ok(count) if count > 0 => {
+                        taken(&buffer[..count]);
+                        return true;
+                    }
+                    Err(Errno::EINTR) => {}
+                    _ => return false,
+                }
+            }
+        })
     }
 }

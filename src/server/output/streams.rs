@@ -23,8 +23,6 @@ use crate::{
     sys::pidfd::PidFd,
 };
 
-const CHUNK: usize = 64 << 10;
-
 /// Whose doing the end of a process was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Course {
@@ -62,7 +60,6 @@ pub(crate) struct Followed {
     pub pidfd: AsyncFd<PidFd>,
     outputs: [Output; 2],
     captures: [Capture; 2],
-    buffers: [Box<[u8]>; 2],
     looks: Option<Looks>,
 }
 
@@ -94,8 +91,7 @@ impl Followed {
             capture
         };
         let captures = [capture(Stream::Stdout, "stdout"), capture(Stream::Stderr, "stderr")];
-        let buffers = [vec![0; CHUNK].into(), vec![0; CHUNK].into()];
-        Ok(Self { pid, pidfd, outputs, captures, buffers, looks: keeping.audience.looks })
+        Ok(Self { pid, pidfd, outputs, captures, looks: keeping.audience.looks })
     }
 
     /// Reads its output until it has ended, and sees to that when its time is over or its call is cancelled.
@@ -106,7 +102,6 @@ impl Followed {
         loop {
             let [out, err] = &mut self.outputs;
             let [out_capture, err_capture] = &mut self.captures;
-            let [out_buffer, err_buffer] = &mut self.buffers;
             // What decides stands before what flows: a process that never stops printing must still meet its time-out.
             tokio::select! {
                 biased;
@@ -136,8 +131,8 @@ impl Followed {
                     let ((stdout, out), (stderr, err)) = (out_capture.since(from[0]), err_capture.since(from[1]));
                     let _ = reply.send(Look { stdout, stderr, up_to: [out, err] });
                 }
-                Ok(_) = out_capture.read(out, out_buffer) => {}
-                Ok(_) = err_capture.read(err, err_buffer) => {}
+                Ok(()) = out_capture.ready(out) => out_capture.take(out, |_| {}),
+                Ok(()) = err_capture.ready(err) => err_capture.take(err, |_| {}),
             }
             for capture in &mut self.captures {
                 capture.pause().await;
@@ -148,7 +143,7 @@ impl Followed {
     /// Reads what is left in the pipes after its end.
     pub(crate) fn drain(&mut self) {
         for (output, capture) in self.outputs.iter_mut().zip(&mut self.captures) {
-            capture.drain(output, &mut self.buffers[0], false, |_| {});
+            capture.drain(output, false, |_| {});
         }
     }
 

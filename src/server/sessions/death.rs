@@ -45,6 +45,8 @@ pub enum DeathReason {
     ProtocolBroken,
     Restart,
     Delete,
+    /// Another server had taken the session up, which had no sign of life of this one.
+    Elsewhere,
     /// All its processes together took more memory than its limit.
     MemoryLimit {
         /// Bytes.
@@ -119,6 +121,7 @@ impl DeathReason {
             Self::ProtocolBroken => "protocol_broken",
             Self::Restart => "restart",
             Self::Delete => "delete",
+            Self::Elsewhere => "elsewhere",
             Self::MemoryLimit { .. } => "memory_limit",
             Self::CpuLimit { .. } => "cpu_limit",
             Self::ProcessLimit { .. } => "process_limit",
@@ -134,7 +137,8 @@ impl DeathReason {
     /// Whether the session was told to end, and its code has no part in it.
     #[must_use]
     pub fn is_ordered(self) -> bool {
-        matches!(self, Self::Restart | Self::Delete | Self::Server { .. } | Self::Idle { .. } | Self::Age { .. })
+        let by_a_client = matches!(self, Self::Restart | Self::Delete);
+        by_a_client || self.is_rest() || matches!(self, Self::Elsewhere | Self::Server { .. })
     }
 
     /// Whether the session was only put to rest: that it has no worker is no reason for an alarm.
@@ -150,6 +154,9 @@ impl DeathReason {
             Self::Idle { limit } => format!("was cleaned up after {} without use (idle limit)", time(limit)),
             Self::Age { limit } => format!("was cleaned up at the age of {} (age limit)", time(limit)),
             Self::Delete => "was deleted by delete_session".to_owned(),
+            Self::Elsewhere => {
+                "was ended: another server has taken it up, which had no sign of life of this one".to_owned()
+            }
             Self::Server { end } => format!("ended with its server, which {}", server_ended(end)),
             _ => "was ended".to_owned(),
         }
@@ -268,6 +275,10 @@ impl Death {
                 used >> 20,
                 limit >> 20
             ),
+            (DeathReason::Elsewhere, _) => {
+                "was ended because another server has taken the session up, which had no sign of life of this one"
+                    .to_owned()
+            }
             (reason @ (DeathReason::Server { .. } | DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => {
                 reason.cleaned_up()
             }

@@ -62,6 +62,8 @@ pub(crate) struct Status {
     pub last_exit: Option<(Death, Timestamp)>,
     /// A worker that was killed for a limit, and which: the reason of the death that is about to be heard.
     pub condemned: Option<(i32, DeathReason)>,
+    /// A worker that ends because that was ordered: its end is no illness.
+    pub parting: Option<i32>,
     /// A worker that has ended and may not have been reaped yet: a zombie is told by it.
     pub ended: Option<i32>,
     /// Why the last attempt to make a worker failed.
@@ -129,6 +131,7 @@ impl Shared {
             restarts: 0,
             last_exit: None,
             condemned: None,
+            parting: None,
             ended: None,
             trouble: None,
             unkept: None,

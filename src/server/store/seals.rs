@@ -2,11 +2,7 @@
 //!
 //! Runs in: server. Pure, but for random numbers. A sealed object knows its name, so that none is taken for another.
 
-use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
-};
+use std::fmt;
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit, Nonce,
@@ -16,7 +12,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use super::error::StoreError;
-use crate::settings::store::StoreKey;
+use crate::{settings::store::StoreKey, sys::random};
 
 const NONCE: usize = 12;
 
@@ -51,8 +47,7 @@ impl Seals {
 
     pub(super) fn seal(&self, name: &str, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         let failed = |error: &dyn fmt::Display| StoreError::Failed(error.to_string());
-        let mut nonce = [0; NONCE];
-        random(&mut nonce).map_err(|error| failed(&error))?;
+        let nonce: [u8; NONCE] = random::bytes().map_err(|error| failed(&error))?;
         let payload = Payload { msg: plain, aad: name.as_bytes() };
         let sealed = self.objects.encrypt(&Nonce::from(nonce), payload).map_err(|error| failed(&error))?;
         Ok([nonce.as_slice(), &sealed].concat())
@@ -65,10 +60,6 @@ impl Seals {
         let payload = Payload { msg: sealed, aad: name.as_bytes() };
         self.objects.decrypt(&Nonce::from(nonce), payload).map_err(|_| damaged())
     }
-}
-
-fn random(bytes: &mut [u8]) -> io::Result<()> {
-    File::open("/dev/urandom")?.read_exact(bytes)
 }
 
 /// A number for these words, each with its length, so that no two lists of words are one.

@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod examine;
 pub(crate) mod exposition;
 pub(crate) mod generations;
+mod giving_back;
 pub(crate) mod guard;
 pub(crate) mod in_force;
 pub(crate) mod owners;

@@ -26,9 +26,10 @@ use crate::{
             recovery::{Step, plan},
         },
         sessions::{context::Surroundings, handle::Session, occurrences::Occurred, registry::Registry, status::Status},
-        watch::{examine, readings::Metrics},
+        watch::{examine, giving_back::GivingBack, readings::Metrics},
     },
     settings::policy::MB,
+    sys::memory,
 };
 
 /// Longest pause between two rounds.
@@ -51,13 +52,15 @@ struct Supervisor {
     metrics: Arc<Metrics>,
     around: Arc<Surroundings>,
     walked: Instant,
+    giving_back: GivingBack,
 }
 
 /// Runs until the task is dropped.
 pub(crate) async fn watch(registry: Arc<Registry>, metrics: Arc<Metrics>, around: Arc<Surroundings>) {
     let mut ticks = tokio::time::interval(around.health.interval.min(ROUND));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut supervisor = Supervisor { registry, metrics, around, walked: Instant::now() };
+    let now = Instant::now();
+    let mut supervisor = Supervisor { registry, metrics, around, walked: now, giving_back: GivingBack::new(now) };
     loop {
         ticks.tick().await;
         supervisor.round().await;
@@ -83,7 +86,11 @@ impl Supervisor {
         let now = Instant::now();
         let walk = now.duration_since(self.walked) >= DEEP_ROUND.min(self.around.health.interval);
         let (mut looks, mut unread, mut living) = (Vec::new(), Vec::new(), Vec::new());
-        for session in self.registry.all() {
+        let all = self.registry.all();
+        if self.giving_back.is_due(all.len(), now) {
+            tokio::task::spawn_blocking(memory::return_freed);
+        }
+        for session in all {
             let status = session.shared.get();
             let Some(worker) = &status.worker else {
                 unread.push(session);
@@ -149,6 +156,10 @@ impl Supervisor {
 
     /// One verdict on a session as it is now: remembered with what was seen, and what follows from it, alerts and wishes.
     fn judge(&self, session: &Session, seen: Option<Sample>) {
+        // It was deleted while its worker was looked at: that this ends is no news, and an alert would stay for ever.
+        if session.life.is_over() {
+            return;
+        }
         let status = session.shared.get();
         let policy = session.shared.record(|record| record.policy);
         let verdict = examine::verdict(&self.around.zygote, &self.metrics, session, &status, policy.hung_after);
@@ -234,7 +245,11 @@ fn measures(record: &Record, verdict: &Verdict, status: &Status, waited: Duratio
         above(Kind::MemoryCleanup, memory, as_f64(memory_cleanup), |value, limit| {
             format!("memory: {:.0} MB, above the clean-up threshold of {:.0} MB", value / MB, limit / MB)
         }),
-        so(Kind::Unhealthy, matches!(verdict.state, State::Dead | State::Zombie) && !rests(status), &verdict.reason),
+        so(
+            Kind::Unhealthy,
+            matches!(verdict.state, State::Dead | State::Zombie) && !was_ordered(status),
+            &verdict.reason,
+        ),
         so(Kind::Stopped, verdict.state == State::Stopped, &verdict.reason),
         so(Kind::Parked, record.ledger.parked().is_some(), record.ledger.parked().unwrap_or_default()),
     ];
@@ -283,9 +298,10 @@ fn of_limits(record: &Record, status: &Status) -> Vec<Measure> {
     measures
 }
 
-/// Its worker was let go because no client used it: no worker, and no illness.
-fn rests(status: &Status) -> bool {
-    status.worker.is_none() && status.last_exit.as_ref().is_some_and(|(death, _)| death.reason.is_rest())
+/// Its worker ends, or has ended, because a client wished so or no client used it: no worker, and no illness.
+fn was_ordered(status: &Status) -> bool {
+    let last = status.worker.as_ref().map_or(status.ended, |worker| Some(worker.pid));
+    last.is_some() && last == status.parting
 }
 
 fn above(kind: Kind, value: f64, threshold: f64, words: impl FnOnce(f64, f64) -> String) -> Measure {

@@ -7,7 +7,6 @@
 
 use std::{
     fs::File,
-    io::Read,
     os::{
         fd::{AsRawFd, BorrowedFd, RawFd},
         unix::fs::FileExt,
@@ -21,6 +20,7 @@ use super::{
     layout::{self, Kind, PAGE, READ, Region},
     refusal::Refusal,
 };
+use crate::sys::random;
 
 /// Begin of the file; the last byte is the format's version.
 const MAGIC: [u8; 8] = *b"fpbase\0\x01";
@@ -54,8 +54,7 @@ pub(crate) fn write_base(output: BorrowedFd<'_>, which: Which) -> Result<u64, Re
     let memory = File::open("/proc/self/mem").ok().filter(|_| which == Which::WithoutZero);
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let regions = layout::of(own).map_err(|_| Refusal::Untold("its mappings"))?;
-    let mut id = BaseId::default();
-    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).map_err(Refusal::Unreadable)?;
+    let id: BaseId = random::bytes().map_err(Refusal::Unreadable)?;
     let is_plain = |region: &&Region| {
         region.kind == Kind::Anonymous && !region.shared && !region.advice.droppable && region.strange.is_none()
     };

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek},
+    io::{self, Seek},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use crate::{
         health::evidence::Phase,
         moves::{age, export, packed},
         sessions::{
+            death::DeathReason,
             handle::Session,
             images::{Image, Images, about::About},
             names::DEFAULT,
@@ -26,7 +27,7 @@ use crate::{
         },
         store::{self, Kept, State, Whose},
     },
-    sys::fault,
+    sys::{fault, random},
 };
 
 /// Between two looks at what rests: a hundredth of the time that is set, within these.
@@ -151,7 +152,7 @@ impl Away {
             self.note_left(session);
             self.registry.is_elsewhere(session);
             let session = session.clone();
-            tokio::spawn(async move { session.delete().await });
+            tokio::spawn(async move { session.end(DeathReason::Elsewhere).await });
         }
     }
 
@@ -249,15 +250,9 @@ fn pack(file: File, image: &Image, about: About, passphrase: &str) -> Result<Fil
     };
     let manifest = packed::Manifest { about, needs, instead };
     let sealing = (passphrase, age::FOR_KEYS);
-    let written = packed::write(io::BufWriter::new(file), sealing, &manifest, contents, random);
+    let written = packed::write(io::BufWriter::new(file), sealing, &manifest, contents, random::bytes);
     let file = written.and_then(|to| to.into_inner().map_err(io::IntoInnerError::into_error));
     let mut file = file.map_err(|error| error.to_string())?;
     file.rewind().map_err(|error| error.to_string())?;
     Ok(file)
-}
-
-fn random() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
 }

@@ -3,7 +3,10 @@
 //! Runs in: server, before a call is answered that names a session. Where something fails after the lease, it is given back; where
 //! that fails too, the session stays this server's, and the next call goes on from there.
 
-use std::io::{BufReader, Seek};
+use std::{
+    io::{BufReader, Seek},
+    sync::Arc,
+};
 
 use super::{
     Away, AwayError, TRIES,
@@ -17,7 +20,7 @@ use crate::{
             happened::{Arrival, What, Without},
             images::adopt::Adopted,
         },
-        store::{Held, Kept, State, StoreError, Whose},
+        store::{self, Held, Kept, State, StoreError, Whose},
         workers::zygote::Stage,
     },
     sys::fault,
@@ -104,6 +107,28 @@ impl Away {
             self.lost_to_another(&session);
         }
         Err(self.elsewhere(held.as_ref(), whose))
+    }
+
+    /// After each silence of this server looks for all its sessions, until the task is dropped: one that another server has taken up
+    /// ends at once, with the cell that runs in it.
+    pub(crate) async fn keep_to_leases(self: Arc<Self>) {
+        let mut sure = 0;
+        loop {
+            tokio::time::sleep(store::beat()).await;
+            let silences = self.store.silences();
+            if silences == sure || self.store.in_doubt().is_some() {
+                continue;
+            }
+            let mut all_known = true;
+            for session in self.registry.all() {
+                if let Some(whose) = self.whose(session.life.owner(), &session.id) {
+                    all_known &= !matches!(self.is_sure_of(&whose).await, Err(AwayError::Store { .. }));
+                }
+            }
+            if all_known {
+                sure = silences;
+            }
+        }
     }
 
     /// Makes the session this server's, if it may be: its lease, none where there is no such session; and the server that had it and

@@ -39,7 +39,11 @@ use self::{
     sealed::Name,
     shelf::Shelf,
 };
-use crate::{server::workers::zygote::Zygote, settings::policy::SleepBounds, sys::descriptors};
+use crate::{
+    server::workers::zygote::Zygote,
+    settings::policy::SleepBounds,
+    sys::{descriptors, random},
+};
 
 /// The folder. Cheap to copy.
 #[derive(Debug, Clone)]
@@ -129,7 +133,7 @@ impl Images {
     }
 
     fn keep_with(&self, draft: OwnedFd, base: Option<&Arc<Base>>, about: &About) -> Result<Image, ImageError> {
-        let name = shelf::random::<16>().map_err(ImageError::Read)?;
+        let name = random::bytes::<16>().map_err(ImageError::Read)?;
         let path = self.0.shelf.path_of(&name, "image");
         let bytes = self.0.shelf.write_whole(&path, &name, &about.head(), &mut File::from(draft))?;
         Ok(Image::of(path, name, base.cloned(), (bytes, &self.0.shelf)))

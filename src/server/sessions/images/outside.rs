@@ -20,7 +20,10 @@ use super::{
     sealed::{self, Broken, Key},
     shelf::{self, LOCK, OWN, Shelf, bytes_of, hex, images_in, unhex},
 };
-use crate::sys::image::{self, BaseId};
+use crate::sys::{
+    image::{self, BaseId},
+    random,
+};
 
 /// A folder that was being made, and is left in part, is of no use after so long.
 const STALE: Duration = Duration::from_secs(3600);
@@ -203,7 +206,7 @@ impl StateFolder {
 
 fn put_into(arrivals: &Shelf, about: &About, contents: Contents) -> Result<(), ImageError> {
     let Contents { body, base, instead } = contents;
-    let name = shelf::random::<16>().map_err(ImageError::Read)?;
+    let name = random::bytes::<16>().map_err(ImageError::Read)?;
     let path = arrivals.path_of(&name, "image");
     if let Some(base) = base {
         let id: BaseId = image::base_id(base.as_fd()).map_err(|refusal| ImageError::Read(io::Error::other(refusal)))?;

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{
         fd::RawFd,
         unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
@@ -17,7 +17,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::sealed::{self, Broken, Key, Name};
-use crate::{settings::policy::SleepBounds, sys::parcel::Parcel};
+use crate::{
+    settings::policy::SleepBounds,
+    sys::{parcel::Parcel, random},
+};
 
 /// How servers' folders begin, and the file in each that is locked while its server lives.
 pub(super) const OWN: &str = "server-";
@@ -92,7 +95,7 @@ impl Shelf {
                 let made = own_folder(named).and_then(|(folder, lock)| Ok((folder, key_of(named)?, Some(lock))));
                 made.map_err(|error| io::Error::new(error.kind(), format!("--state-dir {}: {error}", named.display())))?
             }
-            None => (scratch.join("asleep"), random()?, None),
+            None => (scratch.join("asleep"), random::bytes()?, None),
         };
         Ok(Self::with(folder, bounds.folder.clone(), (lock, key), bounds.disk))
     }
@@ -307,7 +310,7 @@ pub(super) fn key_of(named: &Path) -> io::Result<Key> {
     let path = named.join(KEY);
     let drawn = named.join(format!(".{KEY}-{}", uuid::Uuid::new_v4().simple()));
     if !path.exists() {
-        File::options().write(true).create_new(true).mode(0o600).open(&drawn)?.write_all(&random::<32>()?)?;
+        File::options().write(true).create_new(true).mode(0o600).open(&drawn)?.write_all(&random::bytes::<32>()?)?;
         // Another server may have made one meanwhile: that stays.
         let linked = fs::hard_link(&drawn, &path);
         fs::remove_file(&drawn)?;
@@ -325,12 +328,6 @@ pub(super) fn key_of(named: &Path) -> io::Result<Key> {
         _ => error,
     })?;
     Ok(key)
-}
-
-pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
 }
 
 pub(super) fn hex(name: &Name) -> String {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     server::workers::zygote::{Files, ImageName as Name, Store},
-    sys::descriptors,
+    sys::{descriptors, random},
 };
 
 /// Ends of names.
@@ -243,7 +243,7 @@ impl Store for ZygoteImages {
         let files = [image, base].map(File::from);
         let length = |file: &File| file.metadata().map(|status| status.len());
         let lengths = [length(&files[0]).map_err(refused)?, length(&files[1]).map_err(refused)?];
-        let mut pages = Pages { id: shelf::random().map_err(refused)?, lengths, seals: Vec::new() };
+        let mut pages = Pages { id: random::bytes().map_err(refused)?, lengths, seals: Vec::new() };
         let pages_path = self.pages(name, &pages.id);
         let sealing = blake3::derive_key(PURPOSE, &key);
         self.write(&pages_path, |path| {

@@ -152,7 +152,7 @@ impl Task {
             let anchor = unsafe { Checkpoint::unpack(packed, self.life.incarnation(), &self.around.children) };
             anchor.inspect_err(|error| tracing::warn!(%error, "the state before a cell is lost")).ok()
         });
-        let running = Running::unpack(streams, &self.place.outputs, std::mem::take(&mut self.buffers));
+        let running = Running::unpack(streams, &self.place.outputs);
         let budget = self.worker.as_ref().zip(self.limits.cpu);
         let budget = budget.map(|(worker, limit)| CpuBudget::going_on(worker.pid, limit, used));
         let mark = self.place.watcher.mark();

@@ -79,8 +79,7 @@ impl Task {
         let Underway { cell, order, since, queued, before, background, mark, found, anchor, .. } = under;
         let (ran, wish) = (since.elapsed(), followed.wish);
         let Concluded { mut ending, report, death } = self.conclude(cell, followed, order.timeout).await;
-        let Running { stdout, stderr, buffers, .. } = running;
-        self.buffers = buffers;
+        let Running { stdout, stderr, .. } = running;
         let (stdout, stderr) = (stdout.finish().await, stderr.finish().await);
         let crash = self.file_report(Some((&order.code, ran, &stdout, &stderr))).await;
         if let Ending::Died(death) = &mut ending {

@@ -47,8 +47,6 @@ const CLOSING: Duration = Duration::from_millis(500);
 pub(super) struct Running {
     pub(super) stdout: Capture,
     pub(super) stderr: Capture,
-    /// The session's two read buffers, lent for the time of the cell.
-    pub(super) buffers: [Box<[u8]>; 2],
     /// The end of what was written, for the client when it is asked something.
     recent: Option<Vec<u8>>,
 }
@@ -108,7 +106,7 @@ enum Heard {
     BehindDue,
     Behind(Order),
     WorkerEnded,
-    Output(Stream, usize),
+    Output(Stream),
 }
 
 impl Running {
@@ -118,21 +116,25 @@ impl Running {
     }
 
     /// Goes on with it.
-    pub(super) fn unpack(streams: [PackedCapture; 2], outputs: &Path, buffers: [Box<[u8]>; 2]) -> Self {
+    pub(super) fn unpack(streams: [PackedCapture; 2], outputs: &Path) -> Self {
         let [stdout, stderr] = streams.map(|packed| Capture::unpack(packed, outputs));
-        Self { stdout, stderr, buffers, recent: None }
+        Self { stdout, stderr, recent: None }
     }
 
     /// Reads what lies in the pipes; with `known` only where the reactor knows of something.
     fn drain(&mut self, worker: &mut Worker, known: bool) {
-        let Self { stdout, stderr, buffers: [first, second], recent } = self;
-        stdout.drain(&mut worker.stdout, first, known, |bytes| recall(recent, bytes));
-        stderr.drain(&mut worker.stderr, second, known, |bytes| recall(recent, bytes));
+        let Self { stdout, stderr, recent } = self;
+        stdout.drain(&mut worker.stdout, known, |bytes| recall(recent, bytes));
+        stderr.drain(&mut worker.stderr, known, |bytes| recall(recent, bytes));
     }
 
-    /// Keeps the end of what was just read into the stream's buffer, if the client can be asked.
-    fn recall(&mut self, stream: Stream, count: usize) {
-        recall(&mut self.recent, &self.buffers[stream as usize][..count]);
+    /// Reads some of what lies in one of them.
+    fn take(&mut self, stream: Stream, worker: &mut Worker) {
+        let Self { stdout, stderr, recent } = self;
+        match stream {
+            Stream::Stdout => stdout.take(&mut worker.stdout, |bytes| recall(recent, bytes)),
+            Stream::Stderr => stderr.take(&mut worker.stderr, |bytes| recall(recent, bytes)),
+        }
     }
 
     /// What was written beyond these places.
@@ -169,7 +171,6 @@ impl Task {
         Running {
             stdout: capture(Stream::Stdout, "stdout"),
             stderr: capture(Stream::Stderr, "stderr"),
-            buffers: std::mem::take(&mut self.buffers),
             recent: order.questions.as_ref().map(|_| Vec::new()),
         }
     }
@@ -221,8 +222,8 @@ impl Task {
             let Some(worker) = &mut self.worker else { return Verdict::WorkerEnded };
             let heard = course.listen(worker, (&mut self.interventions, &mut self.orders), running).await;
             let decided = match heard {
-                Heard::Output(stream, count) => {
-                    running.recall(stream, count);
+                Heard::Output(stream) => {
+                    running.take(stream, worker);
                     running.stdout.pause().await;
                     running.stderr.pause().await;
                     None
@@ -304,8 +305,10 @@ impl Task {
 
     /// Kills the worker under its cell; its stacks are taken first, unless no report will show them.
     async fn kill_under(&mut self, reason: DeathReason) -> Verdict {
+        self.parts(reason);
         if let Some(worker) = &self.worker {
-            if !matches!(reason, DeathReason::Delete | DeathReason::ProtocolBroken) && !reason.is_rest() {
+            let untold = matches!(reason, DeathReason::Delete | DeathReason::Elsewhere | DeathReason::ProtocolBroken);
+            if !untold && !reason.is_rest() {
                 self.evidence = Some(stacks::take(&worker.view()).await);
             }
             worker.kill().await;
@@ -360,7 +363,6 @@ impl Course<'_> {
         (interventions, orders): (&mut mpsc::UnboundedReceiver<Urgent>, &mut mpsc::Receiver<Order>),
         running: &mut Running,
     ) -> Heard {
-        let [first, second] = &mut running.buffers;
         let idle = self.wish == Wish::None;
         let tell_at = Pending::tell_at(self.pending.as_ref());
         let turns_away = self.pending.as_ref().is_some_and(|pending| pending.turns_away);
@@ -375,8 +377,8 @@ impl Course<'_> {
             () = sleep_until(tell_at) => Heard::BehindDue,
             Some(behind) = orders.recv(), if turns_away => Heard::Behind(behind),
             _ = worker.pidfd.readable() => Heard::WorkerEnded,
-            Ok(count) = running.stdout.read(&mut worker.stdout, first) => Heard::Output(Stream::Stdout, count),
-            Ok(count) = running.stderr.read(&mut worker.stderr, second) => Heard::Output(Stream::Stderr, count),
+            Ok(()) = running.stdout.ready(&worker.stdout) => Heard::Output(Stream::Stdout),
+            Ok(()) = running.stderr.ready(&worker.stderr) => Heard::Output(Stream::Stderr),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
     server::{
         counters,
         health::errand::Errand,
+        output::pipe::Output,
         sessions::{
             active::Client,
             death::{DeathReason, Fate},
@@ -198,7 +199,6 @@ impl Task {
             };
         };
         let due = self.keeping.due.map(Into::into);
-        let [first, second] = &mut self.buffers;
         tokio::select! {
             biased;
             urgent = self.interventions.recv() => urgent.map_or(Event::NobodyLeft, Event::Urgent),
@@ -210,8 +210,8 @@ impl Task {
                 _ => Event::WorkerSpoke,
             },
             () = sleep_until(due) => Event::AtRest,
-            Ok(count) = worker.stdout.read(first) => { keep_tail(&mut self.background, &first[..count]); Event::Nothing }
-            Ok(count) = worker.stderr.read(second) => { keep_tail(&mut self.background, &second[..count]); Event::Nothing }
+            Ok(()) = worker.stdout.readable() => overheard(&mut worker.stdout, &mut self.background),
+            Ok(()) = worker.stderr.readable() => overheard(&mut worker.stderr, &mut self.background),
         }
     }
 
@@ -302,6 +302,7 @@ impl Task {
         if self.orders.is_empty() && self.worker.is_some() {
             // What it was is over: no later death brings it back.
             self.drop_copies();
+            self.parts(why);
             self.say_farewell().await;
             if let Some(death) = self.bury(why, None, None).await {
                 self.note_loss(death);
@@ -373,4 +374,10 @@ impl Task {
         }
         self.carry(carry, path, caller).await
     }
+}
+
+/// Keeps what the worker wrote between cells.
+fn overheard(output: &mut Output, background: &mut Vec<u8>) -> Event {
+    output.take_known(|bytes| keep_tail(background, bytes));
+    Event::Nothing
 }

@@ -132,6 +132,7 @@ impl Task {
     fn trouble(&self, words: String) {
         self.shared.update(|status| {
             status.phase = Phase::Dead;
+            status.parting = None;
             status.trouble = Some(words);
         });
     }

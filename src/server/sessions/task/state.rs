@@ -47,8 +47,6 @@ use crate::{
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// Bytes of output kept from between cells.
 const BACKGROUND_CAP: usize = 8 << 10;
-/// A cell's two read buffers: room for what a pipe holds.
-const CHUNK: usize = 64 << 10;
 
 /// What a session's task begins with.
 pub(in crate::server::sessions) struct Seat {
@@ -119,7 +117,6 @@ pub(in crate::server::sessions) struct Task {
     pub(super) background: Vec<u8>,
     /// Interventions that came in the middle of something and are still to be carried out.
     pub(super) later: VecDeque<Urgent>,
-    pub(super) buffers: [Box<[u8]>; 2],
 }
 
 /// What is known of the copies to come.
@@ -244,7 +241,6 @@ impl Task {
             keeping: Keeping::default(),
             background: Vec::new(),
             later: VecDeque::new(),
-            buffers: [vec![0; CHUNK].into(), vec![0; CHUNK].into()],
         }
     }
 
@@ -296,19 +292,25 @@ impl Task {
     /// Ends the worker, gracefully when it is idle, and answers those who still wait.
     pub(super) async fn end(&mut self, reason: DeathReason, fate: Fate) {
         self.refuse_waiting(reason, fate);
+        self.parts(reason);
         self.say_farewell().await;
         self.hear_last_words();
         self.bury(reason, None, None).await;
         self.file_report(None).await;
     }
 
+    /// The worker is to end now; where that was ordered, no alarm is raised about it.
+    pub(super) fn parts(&self, reason: DeathReason) {
+        if let Some(worker) = self.worker.as_ref().filter(|_| reason.is_ordered()) {
+            self.shared.update(|status| status.parting = Some(worker.pid));
+        }
+    }
+
     /// Keeps what the worker has written since its last cell for the next one.
     pub(super) fn hear_last_words(&mut self) {
         if let Some(worker) = &mut self.worker {
             for output in [&mut worker.stdout, &mut worker.stderr] {
-                if let Some(count) = output.read_now(&mut self.buffers[0]) {
-                    keep_tail(&mut self.background, &self.buffers[0][..count]);
-                }
+                output.take_now(|bytes| keep_tail(&mut self.background, bytes));
             }
         }
     }
