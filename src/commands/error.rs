@@ -38,6 +38,11 @@ pub(crate) enum SetupError {
     /// The client could not start forkpy so.
     #[error("nothing was written: forkpy could not be started with these options: {0}")]
     Options(String),
+    /// A balancer keeps no sessions.
+    #[error(
+        "nothing was printed: --store is the servers' and not the balancer's; name it for systemd, kubernetes or agent-sandbox"
+    )]
+    NoStore,
     /// Something that sessions need does not work.
     #[error("{0} of these checks failed: the remedies stand beside them")]
     Unwell(usize),

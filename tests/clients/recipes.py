@@ -39,6 +39,10 @@ def main() -> int:
         kubernetes(printed("kubernetes", "--servers", servers), servers)
         balancer(printed("haproxy", "--servers", servers))
     agent_sandbox(printed("agent-sandbox", "--owner", "ada"))
+    store = ("--store", "s3://bucket/forkpy")
+    kubernetes(printed("kubernetes", *store), "3")
+    with_store(printed("kubernetes", *store))
+    agent_sandbox(printed("agent-sandbox", "--owner", "ada", *store))
     print("NOT TESTED: the CRD of agent-sandbox as a whole; its fields, pod and claims were checked")
     if not os.environ["FORKPY_HAPROXY"]:
         print("NOT TESTED: the balancer's configuration, for there is no haproxy here")
@@ -69,6 +73,23 @@ def kubernetes(text: str, servers: str) -> None:
     wrong = copy.deepcopy(resources[0])
     wrong["spec"]["ports"] = "8000"
     refused(wrong)
+
+
+def with_store(text: str) -> None:
+    """The servers can read the key, have the account, and reach the bucket."""
+    resources = list(yaml.safe_load_all(text))
+    pod = next(resource for resource in resources if resource["kind"] == "StatefulSet")["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    words = server["args"]
+    key = words[words.index("--store-key") + 1]
+    assert words[words.index("--store") + 1] == "s3://bucket/forkpy", words
+    mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
+    assert key == f"{mounts['store']}/key", (key, mounts)
+    assert {"name": "store", "secret": {"secretName": "forkpy-store"}} in pod["volumes"], pod
+    assert server["envFrom"] == [{"secretRef": {"name": "forkpy-store-account"}}], server
+    (policy,) = (resource for resource in resources if resource["kind"] == "NetworkPolicy")
+    ports = {(rule["port"], rule.get("protocol", "TCP")) for rule in policy["spec"]["egress"][0]["ports"]}
+    assert ports == {(443, "TCP"), (53, "TCP"), (53, "UDP")}, ports
 
 
 def agent_sandbox(text: str) -> None:

@@ -91,7 +91,9 @@ fn a_flood_is_told_in_few_and_short_messages() {
     let most = began.elapsed().as_millis() / 200 + 1;
     assert!(messages.len() >= 3 && messages.len() as u128 <= most, "{} messages", messages.len());
     assert!(messages.iter().all(|message| message.len() < 9000));
-    let last: u64 = messages.last().and_then(|message| message.lines().last()?.parse().ok()).expect("a number");
+    // On a machine that has no time for it one comes last that says how long the cell has run.
+    let numbers = messages.iter().rev().find_map(|message| message.lines().last()?.parse::<u64>().ok());
+    let last = numbers.unwrap_or_else(|| panic!("a number: {messages:?}"));
     assert!(last > 1000 && messages[1].contains("bytes left out of this message"), "{reply}");
 }
 

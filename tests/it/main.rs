@@ -83,6 +83,7 @@ mod sources;
 mod spares;
 mod store;
 mod store_s3;
+mod store_trouble;
 mod strange_images;
 mod strangers;
 mod streams;

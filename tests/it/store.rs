@@ -112,7 +112,7 @@ impl Fleet {
     }
 
     /// Files in a folder of the store.
-    fn stored(&self, below: &str) -> Vec<PathBuf> {
+    pub fn stored(&self, below: &str) -> Vec<PathBuf> {
         fn files(folder: &Path) -> Vec<PathBuf> {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
             entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()

@@ -16,6 +16,11 @@ use crate::{
     support::{Forkpy, Setup, python, zygote},
 };
 
+/// A session that has a library of its own in its workspace.
+const OWN_LIBRARY: &str = "import ctypes, glob, shutil, sysconfig\n\
+    shutil.copy(glob.glob(sysconfig.get_path('platstdlib') + '/lib-dynload/*.so')[0], 'own.so')\n\
+    own = ctypes.CDLL('./own.so')";
+
 /// Where servers follow each other: a workspace, and a folder for their sessions.
 struct Place(tempfile::TempDir);
 
@@ -87,11 +92,7 @@ fn of_a_program_that_was_replaced() {
 #[test]
 fn with_a_library_that_was_replaced() {
     let place = Place::new();
-    place.leave(
-        "import ctypes, glob, shutil, sysconfig\n\
-         shutil.copy(glob.glob(sysconfig.get_path('platstdlib') + '/lib-dynload/*.so')[0], 'own.so')\n\
-         own = ctypes.CDLL('./own.so')",
-    );
+    place.leave(OWN_LIBRARY);
     let library = place.path("workspace/own.so");
     let bytes = fs::read(&library).expect("read");
     fs::remove_file(&library).expect("removed");
@@ -100,14 +101,36 @@ fn with_a_library_that_was_replaced() {
     is_refused(&mut next, &["own.so has been replaced or changed since the image was made"]);
 }
 
+/// Size, place and time are the old ones: its build id tells.
+#[test]
+fn with_a_library_that_was_changed_and_whose_time_was_set_back() {
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let place = Place::new();
+    place.leave(OWN_LIBRARY);
+    let library = place.path("workspace/own.so");
+    let whole = fs::read(&library).expect("read");
+    let note = whole.windows(NOTE.len()).position(|window| window == NOTE).expect("Debian's linkers write one");
+    let file = File::options().write(true).open(&library).expect("ours");
+    let time = file.metadata().and_then(|status| status.modified()).expect("a time");
+    file.write_all_at(b"another build of it!", (note + NOTE.len()) as u64).expect("written");
+    file.set_modified(time).expect("ours");
+    is_refused(&mut place.server().start(), &["own.so has been replaced or changed since the image was made"]);
+}
+
+/// uv links one file into many environments.
+#[test]
+fn a_library_that_has_got_another_link_is_the_same() {
+    let place = Place::new();
+    place.leave(OWN_LIBRARY);
+    fs::hard_link(place.path("workspace/own.so"), place.path("workspace/other.so")).expect("linked");
+    let mut next = place.server().start();
+    assert_eq!(next.eval("next(rows), own.__class__.__name__"), "('a', 'CDLL')");
+}
+
 #[test]
 fn with_a_library_that_is_gone() {
     let place = Place::new();
-    place.leave(
-        "import ctypes, glob, shutil, sysconfig\n\
-         shutil.copy(glob.glob(sysconfig.get_path('platstdlib') + '/lib-dynload/*.so')[0], 'own.so')\n\
-         own = ctypes.CDLL('./own.so')",
-    );
+    place.leave(OWN_LIBRARY);
     fs::remove_file(place.path("workspace/own.so")).expect("removed");
     is_refused(&mut place.server().start(), &["own.so could not be opened again"]);
 }

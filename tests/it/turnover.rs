@@ -119,32 +119,16 @@ fn replies_that_are_not_kept_any_more_are_remembered_as_such() {
     assert!(after.contains("not kept any more") && after.contains("was dropped at"), "{after}");
 }
 
-fn zygotes(server: &HttpForkpy) -> Vec<i32> {
-    let children = processes::children(server.server_pid()).into_iter();
-    children.filter(|pid| processes::name(*pid) == "forkpy:zygote").collect()
-}
-
-/// Has a server become another program, which serves.
-fn hang_up(server: &HttpForkpy) {
-    let before = server.zygote_pid();
-    processes::signal(server.server_pid(), Signal::SIGHUP);
-    wait_for("another program", || {
-        let now = zygotes(server);
-        !now.is_empty() && !now.contains(&before)
-    });
-    assert_eq!(server.get("/healthz").status, 200);
-}
-
 /// A hangup that comes before the other program listens for it would end that, and all sessions with it.
 #[test]
 fn hangups_one_after_the_other_end_nothing() {
     let server = HttpForkpy::start(Setup::new());
     let one = Legacy::new(&server, &[]);
     one.run("x = 1");
-    let (mut seen, mut changes) = (zygotes(&server), 0);
+    let (mut seen, mut changes) = (server.zygotes(), 0);
     wait_for("some restarts", || {
         processes::signal(server.server_pid(), Signal::SIGHUP);
-        let now = zygotes(&server);
+        let now = server.zygotes();
         changes += u32::from(now.len() == 1 && now != seen);
         seen = now;
         changes >= 5
@@ -166,7 +150,7 @@ fn subscriptions_of_earlier_protocols_go_on_over_http() {
     let done = one.request("resources/subscribe", json!({"uri": uri}));
     assert!(done["result"].is_object(), "{done}");
     for _ in 0..2 {
-        hang_up(&server);
+        server.hang_up();
     }
     let mut events = one.listen();
     let mut heard = |what: &str| {

@@ -7,6 +7,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 
 use super::error::SetupError;
+use crate::settings::store::StorePlace;
 
 const HAPROXY: &str = include_str!("haproxy.cfg");
 const SYSTEMD: &str = include_str!("forkpy@.service");
@@ -38,6 +39,10 @@ pub(crate) struct DeployArgs {
     /// The image that containers run (kubernetes, agent-sandbox)
     #[arg(long, default_value = "forkpy")]
     pub image: String,
+
+    /// The bucket that all servers share: each puts away what rests there, and has what is asked of it (systemd, kubernetes, agent-sandbox)
+    #[arg(long, value_name = "s3://BUCKET/PREFIX", value_parser = bucket)]
+    pub store: Option<String>,
 
     /// Whose server it is: letters, digits and '-' (agent-sandbox)
     #[arg(long, default_value = "someone", value_parser = owner)]
@@ -71,19 +76,32 @@ fn owner(text: &str) -> Result<String, String> {
     }
 }
 
+/// A bucket; its name stands in files of several kinds. A folder cannot be shared so: each server has a user or a disk of its own.
+fn bucket(text: &str) -> Result<String, String> {
+    let is_plain = text.chars().all(|letter| letter.is_ascii_alphanumeric() || ":/._-".contains(letter));
+    match StorePlace::read(text) {
+        Ok(StorePlace::Bucket { .. }) if is_plain => Ok(text.to_owned()),
+        _ => Err("s3://BUCKET/PREFIX, of letters, digits and '/._-'".into()),
+    }
+}
+
 /// Prints a recipe.
 ///
 /// # Errors
 /// When `out` takes no more.
 pub(crate) fn deploy(args: &DeployArgs, out: &mut dyn Write) -> Result<(), SetupError> {
     let text = match args.target {
+        Target::Haproxy if args.store.is_some() => return Err(SetupError::NoStore),
         Target::Haproxy => {
             let addresses = addresses(args);
             balancer(&addresses, &args.bind, "localhost", "")
         }
-        Target::Systemd => systemd(args.servers),
+        Target::Systemd => systemd(args),
         Target::Kubernetes => kubernetes(args),
-        Target::AgentSandbox => AGENT_SANDBOX.replace("{owner}", &args.owner).replace("{image}", &args.image),
+        Target::AgentSandbox => {
+            let text = with_store_in_a_pod(AGENT_SANDBOX, args.store.as_deref());
+            text.replace("{owner}", &args.owner).replace("{image}", &args.image)
+        }
     };
     Ok(out.write_all(text.as_bytes())?)
 }
@@ -116,9 +134,40 @@ fn balancer(addresses: &[String], bind: &str, host: &str, more: &str) -> String 
         .replace("{servers_with_cookies}\n", &lines(true))
 }
 
-fn systemd(count: u16) -> String {
-    let instances: Vec<String> = (0..count).map(|number| format!("forkpy@{}", FIRST_PORT + number)).collect();
-    SYSTEMD.replace("{instances}", &instances.join(" ")).replace("{program}", "/usr/local/bin/forkpy")
+/// Fills in what a server with a store needs, or takes the places out.
+fn with_store(text: &str, store: Option<&str>, parts: &[(&str, &str)]) -> String {
+    parts.iter().fold(text.to_owned(), |text, (place, part)| match store {
+        Some(store) => text.replace(place, &part.replace("{store}", store)),
+        // A line of its own, or a part of one.
+        None => text.replace(&format!("{place}\n"), "").replace(place, ""),
+    })
+}
+
+fn with_store_in_a_pod(text: &str, store: Option<&str>) -> String {
+    let steps = "#     kubectl create secret generic forkpy-store --from-file=key=KEY_FILE
+#     kubectl create secret generic forkpy-store-account --from-env-file=AWS_FILE";
+    let parts = [
+        ("{store_steps}", steps),
+        ("{store_args}", ", --store, \"{store}\", --store-key, /run/secrets/forkpy-store/key"),
+        ("{store_env}", "          envFrom: [{secretRef: {name: forkpy-store-account}}]"),
+        ("{store_mount}", "            - {name: store, mountPath: /run/secrets/forkpy-store, readOnly: true}"),
+        ("{store_volume}", "        - {name: store, secret: {secretName: forkpy-store}}"),
+        // The bucket by https, and its name.
+        ("{store_egress}", "{ports: [{port: 443}, {port: 53}, {port: 53, protocol: UDP}]}"),
+    ];
+    with_store(text, store, &parts)
+}
+
+fn systemd(args: &DeployArgs) -> String {
+    let instances: Vec<String> = (0..args.servers).map(|number| format!("forkpy@{}", FIRST_PORT + number)).collect();
+    let steps = "#     install -m 600 KEY_FILE /etc/forkpy/store.key && install -m 600 AWS_FILE /etc/forkpy/store.env";
+    let parts = [
+        ("{store_steps}", steps),
+        ("{store_args}", " --store {store} --store-key %d/store-key"),
+        ("{store_lines}", "LoadCredential=store-key:/etc/forkpy/store.key\nEnvironmentFile=/etc/forkpy/store.env"),
+    ];
+    let text = with_store(SYSTEMD, args.store.as_deref(), &parts);
+    text.replace("{instances}", &instances.join(" ")).replace("{program}", "/usr/local/bin/forkpy")
 }
 
 fn kubernetes(args: &DeployArgs) -> String {
@@ -126,7 +175,7 @@ fn kubernetes(args: &DeployArgs) -> String {
     let config = balancer(&pods, "*:8000", "forkpy", " resolvers cluster init-addr none");
     let within = |line: &str| if line.is_empty() { String::new() } else { format!("    {line}") };
     let config: Vec<String> = config.lines().map(within).collect();
-    KUBERNETES
+    with_store_in_a_pod(KUBERNETES, args.store.as_deref())
         .replace("{count}", &args.servers.to_string())
         .replace("{image}", &args.image)
         .replace("{haproxy}", &config.join("\n"))
@@ -138,9 +187,11 @@ mod tests {
 
     #[test]
     fn nothing_is_left_to_be_filled_in() {
-        for target in Target::value_variants() {
+        let all = Target::value_variants().iter().flat_map(|target| [(target, None), (target, Some("s3://b/p"))]);
+        for (target, store) in all.filter(|(target, store)| **target != Target::Haproxy || store.is_none()) {
             let args = DeployArgs {
                 target: *target,
+                store: store.map(str::to_owned),
                 servers: 2,
                 server: Vec::new(),
                 bind: "127.0.0.1:8000".to_owned(),
@@ -160,9 +211,20 @@ mod tests {
                 "{instances}",
                 "{program}",
                 "{haproxy}",
+                "{store",
             ] {
                 assert!(!text.contains(hole), "{target:?}: {hole}");
             }
+            assert_eq!(text.contains("s3://b/p"), store.is_some(), "{target:?}");
+            assert!(!text.contains("\n\n\n"), "{target:?}: what is taken out leaves no gap");
+        }
+    }
+
+    #[test]
+    fn a_store_of_several_users_is_a_bucket() {
+        assert!(bucket("s3://forkpy/a-b_c.d/e").is_ok());
+        for wrong in ["/var/store", "gs://b", "s3://", "s3://b/%d", "s3://b/\"", "s3://b/a b"] {
+            assert!(bucket(wrong).is_err(), "{wrong}");
         }
     }
 

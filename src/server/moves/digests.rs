@@ -25,7 +25,7 @@ const YOUNG: Duration = Duration::from_secs(2);
 
 static KNOWN: LazyLock<Mutex<HashMap<Same, String>>> = LazyLock::new(Mutex::default);
 
-/// By which a file is the same as before. Whoever writes into it changes its `ctime`, which no call sets back.
+/// By which a file is the same as before. A write changes its `ctime`, which no call sets back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Same {
     device: u64,

@@ -14,8 +14,9 @@ use std::{
 };
 
 use super::{
-    format::{BaseId, Description, MappedFile},
+    format::{BaseId, Description},
     layout::{self, Kind, PAGE},
+    mapped::MappedFile,
     refusal::Refusal,
     ties::Ties,
     write::vdso_digest,
@@ -37,7 +38,7 @@ pub(crate) struct Needs {
 pub(crate) fn needs(image: BorrowedFd<'_>) -> Result<Needs, Refusal> {
     let described = Description::read(&owned(image)?)?;
     for then in &described.mapped {
-        if looked_at(&then.path)? != *then {
+        if !then.is(&then.path, &status(&then.path)?) {
             return Err(Refusal::FileChanged { path: then.path.clone() });
         }
     }
@@ -78,7 +79,7 @@ pub(crate) fn settle_here(image: BorrowedFd<'_>, base: BaseId) -> Result<(), Ref
     }
     let mut listed = BTreeMap::new();
     for mapped in &mut described.mapped {
-        *mapped = looked_at(&mapped.path)?;
+        *mapped = MappedFile::of(&mapped.path, &status(&mapped.path)?);
         listed.insert(mapped.path.clone(), as_mapped(Path::new(&mapped.path))?);
     }
     for region in described.regions.iter_mut().filter(|region| region.kind == Kind::File) {
@@ -100,10 +101,6 @@ fn owned(file: BorrowedFd<'_>) -> Result<File, Refusal> {
 
 fn status(path: &str) -> Result<fs::Metadata, Refusal> {
     fs::metadata(path).map_err(|source| Refusal::Open { path: path.to_owned(), source })
-}
-
-fn looked_at(path: &str) -> Result<MappedFile, Refusal> {
-    Ok(MappedFile::of(path, &status(path)?))
 }
 
 /// Device and number of a file, as the kernel lists mappings of it: where file systems lie upon each other, others than `stat` tells.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     files::OpenFile,
     layout::{PAGE, Region},
+    mapped::MappedFile,
     refusal::Refusal,
     snapshot::Registers,
     state::KernelState,
@@ -17,7 +18,7 @@ use super::{
 };
 
 /// Begin of the file; written last, so that a file that was cut short has none. The last byte is the format's version.
-const MAGIC: [u8; 8] = *b"fpimage\x02";
+const MAGIC: [u8; 8] = *b"fpimage\x03";
 /// More than any description has.
 const LONGEST: u64 = 64 << 20;
 
@@ -60,7 +61,7 @@ pub(super) struct Description {
     /// What it was compared with.
     pub(super) base: BaseId,
     pub(super) files: Vec<OpenFile>,
-    /// Size and time of change of each mapped file, by path.
+    /// Each mapped file, by path.
     pub(super) mapped: Vec<MappedFile>,
     /// Digest of the kernel's own code in the process.
     pub(super) vdso: u64,
@@ -68,16 +69,6 @@ pub(super) struct Description {
     pub(super) link: i32,
     /// The number of the server's lifeline.
     pub(super) lifeline: Option<i32>,
-}
-
-/// A file as it was when it was mapped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct MappedFile {
-    pub(super) path: String,
-    pub(super) device: u64,
-    pub(super) inode: u64,
-    pub(super) size: u64,
-    pub(super) changed: (i64, i64),
 }
 
 impl Description {

@@ -4,7 +4,7 @@
 //! thread. Knows neither Python nor what the process is for.
 //!
 //! How it goes: the process saves its registers and is cloned (`snapshot`); the clone stands still while the original reads
-//! its memory and writes it (`write`), with what the kernel keeps of it (`state`, `files`) and what it is tied to (`ties`).
+//! its memory and writes it (`write`), with what the kernel keeps of it (`state`, `files`, `mapped`) and what it is tied to (`ties`).
 //! What the image has in common with the zygote that its process came from lies once in a file of its own (`base`).
 //! To wake it, a fresh process takes its descriptors (`wake`) and works out what has to change in its memory (`plan`), and a
 //! few instructions that need nothing of what they replace make the changes (`restorer`). The woken process goes on in
@@ -24,6 +24,7 @@ mod elsewhere;
 mod files;
 mod format;
 mod layout;
+mod mapped;
 mod plan;
 mod refusal;
 mod restorer;

@@ -18,7 +18,7 @@ use std::{
 use super::{
     base::{Base, Use},
     desk::{ASIDE, Desk, SCRATCH, arg, end_rseq, number, scratch},
-    format::{Description, MappedFile, Run, Source},
+    format::{Description, Run, Source},
     layout::{self, EXECUTE, Kind, PAGE, READ, Region, WRITE},
     refusal::Refusal,
     restorer::{Check, Step},
@@ -100,7 +100,7 @@ impl<'a> Planner<'a> {
             let file = File::open(&path).map_err(|source| Refusal::Open { path: path.clone(), source })?;
             let status = file.metadata().map_err(|source| Refusal::Open { path: path.clone(), source })?;
             let then = self.described.mapped.iter().find(|mapped| mapped.path == path);
-            if then != Some(&MappedFile::of(&path, &status)) {
+            if !then.is_some_and(|then| then.is(&path, &status)) {
                 return Err(Refusal::FileChanged { path });
             }
             self.opened.insert(path, std::os::fd::IntoRawFd::into_raw_fd(file));

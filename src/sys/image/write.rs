@@ -16,8 +16,9 @@ use std::{
 use super::{
     base::{Base, Use},
     files::{self, OpenFile},
-    format::{BaseId, Description, MappedFile, Run, Source, digest},
+    format::{BaseId, Description, Run, Source, digest},
     layout::{self, Kind, PAGE, Region, WRITE},
+    mapped::MappedFile,
     refusal::Refusal,
     snapshot::{self, Arrival, Side},
     state::{self, KernelState, Surroundings},
@@ -220,18 +221,6 @@ fn mapped_files(regions: &[Region]) -> Result<Vec<MappedFile>, Refusal> {
         found.insert(&region.path, MappedFile::of(&region.path, &status));
     }
     Ok(found.into_values().collect())
-}
-
-impl MappedFile {
-    pub(super) fn of(path: &str, status: &fs::Metadata) -> Self {
-        Self {
-            path: path.to_owned(),
-            device: status.dev(),
-            inode: status.ino(),
-            size: status.len(),
-            changed: (status.mtime(), status.mtime_nsec()),
-        }
-    }
 }
 
 /// Digest of this process' own copy of the kernel's code.

@@ -76,8 +76,23 @@ impl HttpForkpy {
     }
 
     pub fn zygote_pid(&self) -> i32 {
-        let is_zygote = |pid: &i32| super::processes::name(*pid) == "forkpy:zygote";
-        super::processes::children(self.server_pid()).into_iter().find(is_zygote).expect("a zygote")
+        self.zygotes().into_iter().next().expect("a zygote")
+    }
+
+    pub fn zygotes(&self) -> Vec<i32> {
+        let children = super::processes::children(self.server_pid()).into_iter();
+        children.filter(|pid| super::processes::name(*pid) == "forkpy:zygote").collect()
+    }
+
+    /// Has the server become another program, which serves.
+    pub fn hang_up(&self) {
+        let before = self.zygote_pid();
+        super::processes::signal(self.server_pid(), nix::sys::signal::Signal::SIGHUP);
+        super::wait_for("another program", || {
+            let now = self.zygotes();
+            !now.is_empty() && !now.contains(&before)
+        });
+        assert_eq!(self.get("/healthz").status, 200);
     }
 
     pub fn workspace(&self) -> &std::path::Path {

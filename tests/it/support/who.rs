@@ -79,11 +79,16 @@ impl Setup {
     }
 
     /// Its workspace is a disk of so many MiB, which only it sees. `None` where this machine allows no mounts.
-    pub fn on_disk_of(mut self, mebibytes: u32) -> Option<Self> {
-        std::fs::create_dir_all(&self.workspace).expect("made");
+    pub fn on_disk_of(self, mebibytes: u32) -> Option<Self> {
         let place = self.workspace.clone();
+        self.with_disk_of(mebibytes, 777, &place)
+    }
+
+    /// So is this folder, with this mode.
+    pub fn with_disk_of(mut self, mebibytes: u32, mode: u32, place: &Path) -> Option<Self> {
+        std::fs::create_dir_all(place).expect("made");
         // Before what is covered, if anything is.
-        self.before.insert(0, format!("mount -t tmpfs -o size={mebibytes}m,mode=777 none {place:?}"));
+        self.before.insert(0, format!("mount -t tmpfs -o size={mebibytes}m,mode={mode} none {place:?}"));
         allowed(&self.before[0]).then_some(self)
     }
 
