@@ -56,6 +56,8 @@ pub struct Connection {
     host: String,
     /// Lines of each head.
     more: String,
+    /// By which a server knows a client without a token.
+    has_cookie: bool,
 }
 
 impl Connection {
@@ -63,7 +65,7 @@ impl Connection {
         let stream = TcpStream::connect(&server.address).expect("it listens");
         stream.set_nodelay(true).expect("a socket");
         let more = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        Self { stream: BufReader::new(stream), host: server.address.clone(), more }
+        Self { stream: BufReader::new(stream), host: server.address.clone(), more, has_cookie: token.is_some() }
     }
 
     /// Calls, and gives the structured result; an answer that is none is shown, and ends the bench.
@@ -74,7 +76,7 @@ impl Connection {
                       "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
                       "io.modelcontextprotocol/clientCapabilities": {}}}})
         .to_string();
-        let Self { stream, host, more } = self;
+        let Self { stream, host, more, has_cookie } = self;
         let head = format!(
             "POST /mcp HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
              Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: {PROTOCOL}\r\nMcp-Method: tools/call\r\n\
@@ -82,7 +84,10 @@ impl Connection {
             body.len()
         );
         let sent = stream.get_mut().write_all((head + &body).as_bytes());
-        let answer = sent.and_then(|()| read(stream)).expect("it answers");
+        let (answer, cookie) = sent.and_then(|()| read(stream)).expect("it answers");
+        if let Some(cookie) = cookie.filter(|_| !*has_cookie) {
+            (*more, *has_cookie) = (format!("{more}Cookie: {cookie}\r\n"), true);
+        }
         let mut reply: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{tool}: {answer}"));
         let mut result = reply["result"].take();
         assert!(result["structuredContent"].is_object(), "{tool}: {answer}");
@@ -90,8 +95,8 @@ impl Connection {
     }
 }
 
-/// The body of an answer.
-fn read(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+/// The body of an answer, and the cookie that it gives.
+fn read(stream: &mut BufReader<TcpStream>) -> io::Result<(String, Option<String>)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read_until(b'\n', &mut head)? == 0 {
@@ -101,11 +106,15 @@ fn read(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     response.parse(&head).map_err(io::Error::other)?;
-    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let line = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.and_then(|header| std::str::from_utf8(header.value).ok())
+    };
+    let cookie = line("set-cookie").and_then(|line| line.split(';').next()).map(str::to_owned);
     let mut text = String::new();
-    if let Some(length) = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok()) {
+    if let Some(length) = line("content-length").and_then(|line| line.parse().ok()) {
         stream.take(length).read_to_string(&mut text)?;
-        return Ok(text);
+        return Ok((text, cookie));
     }
     loop {
         let mut line = Vec::new();
@@ -116,7 +125,7 @@ fn read(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
         stream.take(length).read_to_string(&mut text)?;
         stream.read_until(b'\n', &mut Vec::new())?;
         if length == 0 {
-            return Ok(text);
+            return Ok((text, cookie));
         }
     }
 }

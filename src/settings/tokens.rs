@@ -5,6 +5,7 @@
 //! gone, or that all users may read, lets in none of them. Tokens themselves are nowhere: neither in the file nor in memory.
 
 use std::{
+    collections::HashMap,
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -15,7 +16,6 @@ use std::{
 use parking_lot::RwLock;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::protocol::Confinement;
 
@@ -111,14 +111,14 @@ impl Quota {
 #[derive(Debug, Default)]
 struct Known {
     /// Hash of a token, and whose it is.
-    hashes: Vec<(Hash, Arc<str>)>,
-    rights: Vec<(Arc<str>, Rights)>,
+    hashes: HashMap<Hash, Arc<str>>,
+    rights: HashMap<Arc<str>, Rights>,
     subjects: Option<Rights>,
 }
 
 impl Known {
     fn all(&self) -> impl Iterator<Item = &Rights> {
-        self.rights.iter().map(|(_, rights)| rights).chain(&self.subjects)
+        self.rights.values().chain(&self.subjects)
     }
 }
 
@@ -190,24 +190,14 @@ impl Tokens {
     pub(crate) fn owner_of(&self, token: &str) -> Option<Arc<str>> {
         self.look();
         let hash: Hash = Sha256::digest(token.as_bytes()).into();
-        let state = self.state.read();
-        // All of them, however early one fits.
-        state.known.hashes.iter().fold(None, |found, (known, owner)| {
-            if bool::from(known.ct_eq(&hash)) { Some(Arc::clone(owner)) } else { found }
-        })
+        // How long this takes depends on the hash, which tells nothing of the token: a client cannot choose it.
+        self.state.read().known.hashes.get(&hash).map(Arc::clone)
     }
 
     /// What an owner may take; one that is not in the file any more has what all have.
     #[must_use]
     pub(crate) fn rights_of(&self, owner: &str) -> Rights {
-        let state = self.state.read();
-        state
-            .known
-            .rights
-            .iter()
-            .find(|(name, _)| **name == *owner)
-            .map(|(_, rights)| rights.clone())
-            .unwrap_or_default()
+        self.state.read().known.rights.get(owner).cloned().unwrap_or_default()
     }
 
     /// What each subject of an issuer may take.
@@ -284,7 +274,7 @@ fn known_in(text: &str) -> Result<Known, String> {
             return Err(TokensError::Name(owner).to_string());
         }
         let name: Arc<str> = owner.as_str().into();
-        if known.rights.iter().any(|(other, _)| *other == name) {
+        if known.rights.contains_key(&name) {
             return Err(format!(
                 "owner {owner:?} is there twice; an owner of several tokens has sha256 = [\"...\", \"...\"]"
             ));
@@ -295,13 +285,13 @@ fn known_in(text: &str) -> Result<Known, String> {
         };
         for hash in hashes {
             let hash = hash_in(&hash).ok_or_else(|| format!("the sha256 of {owner:?} is not 64 hexadecimal digits"))?;
-            if let Some((_, other)) = known.hashes.iter().find(|(other, _)| *other == hash) {
+            if let Some(other) = known.hashes.get(&hash) {
                 return Err(format!("{other:?} and {owner:?} have the same token"));
             }
-            known.hashes.push((hash, Arc::clone(&name)));
+            known.hashes.insert(hash, Arc::clone(&name));
         }
         let rights = quota.rights(&format!("{owner:?}"), sandbox, admin)?;
-        known.rights.push((name, rights));
+        known.rights.insert(name, rights);
     }
     let rights = text.subjects.map(|Subjects { sandbox, quota }| quota.rights("[subjects]", sandbox, false));
     known.subjects = rights.transpose()?;
@@ -361,7 +351,7 @@ impl New {
         let write = |source| TokensError::Write { path: path.to_owned(), source };
         if path.exists() {
             let (_, known) = load(path, Workspaces::Each)?;
-            if known.rights.iter().any(|(name, _)| **name == *owner) {
+            if known.rights.contains_key(owner) {
                 return Err(TokensError::Twice { owner: owner.to_owned(), path: path.to_owned() });
             }
         }
@@ -396,11 +386,11 @@ mod tests {
             admin: true,
         };
         assert_eq!(known.subjects.as_ref().map(|rights| (rights.disk, rights.sessions)), Some((Some(1 << 20), None)));
-        assert_eq!((known.hashes.len(), &known.rights[0].1), (1, &rights));
+        assert_eq!((known.hashes.len(), &known.rights["a"]), (1, &rights));
         let new = New::of("me@example.org").expect("a name");
         let known = known_in(&new.entry).expect("its own words");
         let hash: Hash = Sha256::digest(new.token.as_bytes()).into();
-        assert_eq!(known.hashes[0].0, hash);
+        assert!(known.hashes.contains_key(&hash));
         assert!(!new.entry.contains(&new.token));
     }
 

@@ -4,7 +4,13 @@
 //! twice, stays a descendant of its worker as long as the worker lives, and falls to the server when the worker dies.
 //! So "descendants of the worker", and after its death "children of the server that it did not make", is complete.
 
-use std::{collections::HashSet, fs, io::Read, sync::LazyLock, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    io::{self, Read},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
@@ -40,6 +46,34 @@ pub(crate) struct Process {
 pub(crate) fn table() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(look_up).collect()
+}
+
+/// What a process has started, and what that has, without the table of all processes, which takes milliseconds. `None` where the
+/// kernel does not list children (`CONFIG_PROC_CHILDREN`).
+#[must_use]
+pub(crate) fn descendants(pid: i32) -> Option<Vec<Process>> {
+    let (mut found, mut seen, mut next) = (Vec::new(), HashSet::from([pid]), vec![pid]);
+    while let Some(parent) = next.pop() {
+        // A number that is given out anew makes no circle.
+        let children: Vec<i32> = children(parent)?.into_iter().filter(|child| seen.insert(*child)).collect();
+        found.extend(children.iter().filter_map(|child| look_up(*child)));
+        next.extend(children);
+    }
+    Some(found)
+}
+
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut found = Vec::new();
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Some(found) };
+    for thread in threads.flatten() {
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && thread.path().exists() => return None,
+            // It has ended meanwhile.
+            Err(_) => {}
+        }
+    }
+    Some(found)
 }
 
 #[must_use]
@@ -276,6 +310,27 @@ mod tests {
             started: 100,
         };
         assert_eq!(process, expected);
+    }
+
+    #[test]
+    fn descendants_are_those_of_the_table() {
+        use std::process::{Command, Stdio};
+        let code = "sh -c 'sleep 60 & echo; wait' & sleep 60 & wait";
+        let mut shell = Command::new("sh").args(["-c", code]).stdout(Stdio::piped()).spawn().expect("there is a shell");
+        let mut line = [0];
+        shell.stdout.take().expect("piped").read_exact(&mut line).expect("all run");
+        let pid = i32::try_from(shell.id()).expect("a pid");
+        let of_table = || closure(&table(), |process| process.parent == pid);
+        while of_table().len() < 3 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let found = descendants(pid).expect("this kernel lists children");
+        assert_eq!(found.iter().map(|process| process.pid).collect::<HashSet<_>>(), of_table());
+        for process in found {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        shell.wait().expect("it ends");
+        assert_eq!(descendants(pid), Some(Vec::new()), "one that is gone has none");
     }
 
     #[test]

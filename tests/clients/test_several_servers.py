@@ -1,6 +1,7 @@
 """Several servers behind the real HAProxy, with the configuration that `forkpy deploy haproxy` prints.
 
-Each session is a counter: an answer from a server that has not got the session would be a wrong number or an error.
+Each session is a counter: an answer from a server that has not got the session, or of another owner's session, would be
+a wrong number or an error.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TOKEN = "a-token-of-some-length"
+OWNERS = 10
 BINARY = os.environ["FORKPY_BIN"]
 PATIENCE = 60
 COUNT = "n = globals().get('n', 0) + 1\nn"
+
+# Whose it is, and its name.
+Session = tuple[int, str]
 
 
 class Server:
@@ -38,7 +42,8 @@ class Server:
     def __init__(self, folder: Path, name: str, port: int = 0) -> None:
         self.name, self.log = name, folder / f"{name}.log"
         command = [BINARY, "--transport", "http", "--port", str(port), "--server-name", name, "--max-spares", "0"]
-        environment = {**os.environ, "FORKPY_TOKEN": TOKEN, "FORKPY_VENV": os.environ["FORKPY_TEST_VENV"]}
+        command += ["--max-sessions", "500", "--tokens", str(folder / "tokens.toml")]
+        environment = {**os.environ, "FORKPY_VENV": os.environ["FORKPY_TEST_VENV"]}
         workspace = folder / name
         workspace.mkdir(exist_ok=True)
         with self.log.open("w") as log:
@@ -87,15 +92,20 @@ def free_port() -> int:
 
 
 class House:
-    """Three servers and their balancer."""
+    """Three servers and their balancer; what they know of ten owners."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.servers: list[Server] = []
         self.balancer: subprocess.Popen[bytes] | None = None
         self.bind = ""
+        self.tokens: list[str] = []
 
     def begin(self) -> None:
+        for owner in range(OWNERS):
+            new = [BINARY, "token", "new", f"owner-{owner}", "--tokens", str(self.folder / "tokens.toml")]
+            made = subprocess.run(new, check=True, capture_output=True, text=True)
+            self.tokens.append(made.stdout.strip())
         for number in range(3):
             self.servers.append(Server(self.folder, f"s{number}"))
         self.bind = f"127.0.0.1:{free_port()}"
@@ -116,35 +126,36 @@ class House:
             return ask(self.bind, "/healthz")[0] == 200
         return False
 
-    def call(self, tool: str, session: str, **arguments: str) -> dict[str, object]:
+    def call(self, tool: str, session: Session, **arguments: str) -> dict[str, object]:
         """As a client of 2026-07-28 calls: the header names the session."""
+        owner, name = session
         meta = {
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientInfo": {"name": "several", "version": "1"},
             "io.modelcontextprotocol/clientCapabilities": {},
         }
-        params = {"name": tool, "arguments": {"session_id": session, **arguments}, "_meta": meta}
+        params = {"name": tool, "arguments": {"session_id": name, **arguments}, "_meta": meta}
         headers = {
-            "Authorization": f"Bearer {TOKEN}",
+            "Authorization": f"Bearer {self.tokens[owner]}",
             "Accept": "application/json, text/event-stream",
             "MCP-Protocol-Version": "2026-07-28",
             "Mcp-Method": "tools/call",
             "Mcp-Name": tool,
-            "Mcp-Param-Session-Id": session,
+            "Mcp-Param-Session-Id": name,
         }
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         status, text = ask(self.bind, "/mcp", headers, body)
         assert status == 200, text
         return dict(json.loads(text)["result"])
 
-    def create(self, session: str) -> str:
+    def create(self, session: Session) -> str:
         made = self.call("create_session", session)
         content = made["structuredContent"]
         assert isinstance(content, dict)
         assert content["status"] == "created", made
         return str(content["server"])
 
-    def count(self, session: str) -> str:
+    def count(self, session: Session) -> str:
         """Count one up, and give the number or what is wrong."""
         reply = self.call("run_python_code", session, code=COUNT)
         if reply.get("isError"):
@@ -176,7 +187,9 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def test_sessions_keep_their_server_while_others_drain_die_and_come(house: House) -> None:
-    sessions = [f"session-{number}" for number in range(24)]
+    # Each owner has one that is called as those of the others are.
+    names = ("mine", "a{}", "b{}", "c{}", "d{}", "e{}")
+    sessions = [(owner, name.format(owner)) for owner in range(OWNERS) for name in names]
     place = {session: house.create(session) for session in sessions}
     assert set(place.values()) == {"s0", "s1", "s2"}, place
     with ThreadPoolExecutor(4) as clients:
@@ -191,7 +204,7 @@ def test_sessions_keep_their_server_while_others_drain_die_and_come(house: House
         # The balancer asks each second; until it knows, a new session is refused and not put elsewhere silently.
         until(lambda: _stopping(house, drained), "the balancer's knowledge")
         assert set(clients.map(house.count, sessions)) == {"4"}
-        new = {house.create(f"new-{number}") for number in range(8)}
+        new = {house.create((number, f"new-{number}")) for number in range(8)}
         assert new == {"s1", "s2"}, new
 
         # One is killed: each of its sessions is told to be gone, and none begins anew unasked.
@@ -214,7 +227,7 @@ def test_sessions_keep_their_server_while_others_drain_die_and_come(house: House
 def _stopping(house: House, drained: Server) -> bool:
     """Whether many new sessions in a row went elsewhere."""
     for _ in range(12):
-        made = house.call("create_session", f"probe-{time.monotonic_ns()}")
+        made = house.call("create_session", (0, f"probe-{time.monotonic_ns()}"))
         if made.get("isError"):
             assert "drains" in str(made["content"]), made
             return False
@@ -227,19 +240,19 @@ def _stopping(house: House, drained: Server) -> bool:
 def _fails(house: House) -> bool:
     """Whether the balancer has no answer to give for the killed server any more."""
     with contextlib.suppress(AssertionError, OSError):
-        return all(house.create(f"after-{time.monotonic_ns()}") for _ in range(4))
+        return all(house.create((0, f"after-{time.monotonic_ns()}")) for _ in range(4))
     return False
 
 
 def _takes(house: House, name: str) -> bool:
     with contextlib.suppress(AssertionError, OSError):
-        return house.create(f"late-{time.monotonic_ns()}") == name
+        return house.create((0, f"late-{time.monotonic_ns()}")) == name
     return False
 
 
 def test_clients_with_a_connection_of_their_own_keep_its_server(house: House) -> None:
     async def one(number: int) -> str:
-        transport = StreamableHttpTransport(f"http://{house.bind}/mcp", auth=TOKEN)
+        transport = StreamableHttpTransport(f"http://{house.bind}/mcp", auth=house.tokens[number])
         async with Client(transport, timeout=PATIENCE) as client:
             # From the schemas it knows which argument goes into a header.
             await client.list_tools()
