@@ -6,6 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::Barrier,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -57,7 +58,12 @@ impl Bucket {
     }
 
     fn fleet(&self) -> Fleet {
-        let endpoint = format!("http://{}", self.address);
+        Self::fleet_by(&self.address)
+    }
+
+    /// Servers that reach the bucket by this address.
+    fn fleet_by(address: &str) -> Fleet {
+        let endpoint = format!("http://{address}");
         let variables = [
             ("AWS_ACCESS_KEY_ID", "one"),
             ("AWS_SECRET_ACCESS_KEY", "two"),
@@ -71,6 +77,34 @@ impl Bucket {
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.process.id()).expect("a pid")), signal).expect("it runs");
     }
+}
+
+/// A way to the bucket on which everything takes so long. Gives its address.
+fn slow_way(to: &str, delay: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (address, to) = (listener.local_addr().expect("a port").to_string(), to.to_owned());
+    // It ends with the test's process; a connection ends with one of its two ends.
+    std::thread::spawn(move || {
+        for here in listener.incoming().flatten() {
+            let Ok(there) = TcpStream::connect(&to) else { continue };
+            let (answers, back) = (there.try_clone().expect("a socket"), here.try_clone().expect("a socket"));
+            std::thread::spawn(move || carry(here, there, delay));
+            std::thread::spawn(move || carry(answers, back, Duration::ZERO));
+        }
+    });
+    address
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let mut piece = vec![0; 1 << 20];
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        std::thread::sleep(delay);
+        if to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = from.shutdown(std::net::Shutdown::Both);
 }
 
 impl Drop for Bucket {
@@ -142,4 +176,32 @@ fn client_s3_sessions_go_through_a_bucket_and_a_bucket_that_is_gone_costs_none()
     let listed = ask(&one, "list_sessions", &json!({}));
     assert!(listed.is_refused() && listed.words().contains("--store"), "{listed:?}");
     assert!(!fs::exists(fleet.path("store")).expect("told"));
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "what is not tested is said")]
+fn client_s3_a_bucket_that_is_slow_costs_time_and_no_session() {
+    let Some(python) = clients::with_s3() else {
+        println!("NOT TESTED: a store in a bucket that is slow, whose server (moto) cannot be had");
+        return;
+    };
+    let bucket = Bucket::start(python);
+    // A sign of life takes three requests: longer than this server is sure of itself, and not so long that it counts as ended.
+    let delay = Duration::from_millis(250);
+    let fleet = Bucket::fleet_by(&slow_way(&bucket.address, delay));
+    let (one, two) = (fleet.eager("one"), fleet.lazy("two"));
+    made(&one);
+    value(&one, "n = 1; rows = iter('abc'); next(rows)");
+    is_away(&two);
+    let began = Instant::now();
+    assert_eq!(value(&two, "n += 1; n, next(rows)"), "(2, 'b')");
+    assert!(began.elapsed() > delay * 3, "it was slow: {:?}", began.elapsed());
+    for round in 3..6 {
+        assert_eq!(value(&two, "n += 1; n"), round.to_string());
+        let refused = run(&one, "n");
+        assert_eq!((refused.status, &refused.body["error"]["data"]["server"]), (421, &json!("two")), "{refused:?}");
+    }
+    let deleted = ask(&two, "delete_session", &json!({"session_id": "work"}));
+    assert_eq!(deleted.data()["status"], "deleted", "{deleted:?}");
+    wait_for("nothing of it is left", || !bucket.listed().contains("some/prefix/images/"));
 }

@@ -73,6 +73,8 @@ impl Task {
                     cells.push(packed(cell, *number, share.is_some()));
                 }
                 order if order.is_own() => {}
+                // A greeting did not wait for so long.
+                Order::Variables { reply, .. } if reply.is_closed() => {}
                 _ => other = true,
             }
             orders.push(order);
