@@ -155,7 +155,8 @@ impl DeathReason {
             Self::Age { limit } => format!("was cleaned up at the age of {} (age limit)", time(limit)),
             Self::Delete => "was deleted by delete_session".to_owned(),
             Self::Elsewhere => {
-                "was ended: another server has taken it up, which had no sign of life of this one".to_owned()
+                "was ended because another server has taken the session up, which had no sign of life of this one"
+                    .to_owned()
             }
             Self::Server { end } => format!("ended with its server, which {}", server_ended(end)),
             _ => "was ended".to_owned(),
@@ -227,7 +228,6 @@ impl Recovered {
 impl Death {
     /// One sentence without its full stop, for people: `killed by SIGSEGV in cell 3`.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "an arm for each reason, which reads best in one piece")]
     pub fn describe(&self) -> String {
         let how = match (self.reason, self.exit) {
             (DeathReason::StackOverflow, _) => "overflowed its stack and was ended by SIGSEGV".to_owned(),
@@ -275,13 +275,8 @@ impl Death {
                 used >> 20,
                 limit >> 20
             ),
-            (DeathReason::Elsewhere, _) => {
-                "was ended because another server has taken the session up, which had no sign of life of this one"
-                    .to_owned()
-            }
-            (reason @ (DeathReason::Server { .. } | DeathReason::Idle { .. } | DeathReason::Age { .. }), _) => {
-                reason.cleaned_up()
-            }
+            (DeathReason::Elsewhere | DeathReason::Server { .. }, _) => self.reason.cleaned_up(),
+            (DeathReason::Idle { .. } | DeathReason::Age { .. }, _) => self.reason.cleaned_up(),
             (DeathReason::Itself, WorkerExit::Code(code)) => format!("exited with code {code}"),
             (DeathReason::Itself, WorkerExit::Signal(signal)) => {
                 format!("was ended by {}", signal_name(signal))
