@@ -441,6 +441,11 @@ impl Urgent {
             Self::Leave { .. } => DeathReason::Delete,
         }
     }
+
+    /// Whether the variables of the session go with it.
+    pub(super) fn throws_away(&self) -> bool {
+        matches!(self, Self::Restart { preserve: false, .. } | Self::Delete { .. })
+    }
 }
 
 /// A checkpoint to make.

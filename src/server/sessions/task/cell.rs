@@ -22,8 +22,9 @@ use crate::{
         sessions::{
             checkpoints::Checkpoint,
             crashes,
+            death::Fate,
             notice::Notice,
-            orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError},
+            orders::{BrokenOff, Caller, CellOrder, CheckpointWish, SessionError, Urgent},
             outcome::{CellOutcome, Ending, OnError, refusal},
             runs::Reply,
         },
@@ -163,6 +164,10 @@ impl Task {
             if let Err(SessionError::BrokenOff { why, .. }) = settled {
                 return Err(refusal(format!("session {:?} was held: {why}", self.id), queued));
             }
+            // What held it was ended by a restart or a deletion, which came after this cell and is carried out next.
+            if let Some(reason) = self.later.front().filter(|_| self.worker.is_none()).map(Urgent::reason) {
+                return Err(refusal(self.ended_meanwhile(reason), queued));
+            }
         }
         if let Err(error) = self.ensure_worker().await {
             let reason = format!("session {:?} has no worker: {error}", self.id);
@@ -209,6 +214,7 @@ impl Task {
             parent.not_run(&NotRun { session, asked: order.asked, queued: outcome.queued, status });
         }
         let Told { fate, recovered, notices, .. } = self.tell(&order.client, u64::MAX, None);
+        let fate = if self.later.iter().any(Urgent::throws_away) { Fate::Lost } else { fate };
         Done { outcome: CellOutcome { fate, recovered, notices, ..outcome }, told: 0 }
     }
 

@@ -330,10 +330,14 @@ impl Task {
 
     /// Cells that waited while the session was restarted or deleted were never run, and are told so.
     pub(super) fn refuse_waiting(&mut self, reason: DeathReason, fate: Fate) {
-        let words = format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word());
+        let words = self.ended_meanwhile(reason);
         while let Ok(order) = self.orders.try_recv() {
             turn_away(order, words.clone(), fate, &self.shared);
         }
+    }
+
+    pub(super) fn ended_meanwhile(&self, reason: DeathReason) -> String {
+        format!("session {:?} was ended by {} while this waited; it was not run", self.id, reason.word())
     }
 }
 
