@@ -18,6 +18,17 @@ use super::{BenchError, stage::Stage};
 /// Calls of one client.
 const CALLS: usize = 400;
 const PROTOCOL: &str = "2026-07-28";
+/// The last version whose clients open a session.
+const OPENED: &str = "2025-11-25";
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Each call for itself.
+    Alone,
+    /// In a session that `initialize` has opened: what most clients do.
+    Opened,
+}
 
 /// A server over HTTP.
 struct Server {
@@ -51,9 +62,9 @@ impl Drop for Server {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "some thousand cells")]
-pub(crate) fn throughput(stage: &mut Stage) -> Result<f64, BenchError> {
+pub(crate) fn throughput(stage: &mut Stage, manner: Manner) -> Result<f64, BenchError> {
     let server = Server::start(stage)?;
-    let open = |_| Connection::open(&server.address);
+    let open = |_| Connection::open(&server.address, manner);
     let mut connections = (0..SIDE_BY_SIDE).map(open).collect::<Result<Vec<_>, _>>()?;
     for (number, connection) in connections.iter_mut().enumerate() {
         create(connection, number)?;
@@ -76,39 +87,70 @@ struct Connection {
     stream: BufReader<TcpStream>,
     host: String,
     path: String,
+    /// Of a client that has opened one.
+    session: Option<String>,
 }
 
 impl Connection {
-    fn open(address: &str) -> Result<Self, BenchError> {
+    fn open(address: &str, manner: Manner) -> Result<Self, BenchError> {
         let (host, path) = address.strip_prefix("http://").and_then(|rest| rest.split_once('/')).ok_or_else(gone)?;
         let failed = BenchError::system("connect to a server over HTTP");
         let stream = TcpStream::connect(host).and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         let stream = BufReader::with_capacity(64 << 10, stream.map_err(failed)?);
-        Ok(Self { stream, host: host.to_owned(), path: format!("/{path}") })
+        let (host, path) = (host.to_owned(), format!("/{path}"));
+        let mut connection = Self { stream, host, path, session: None };
+        if manner == Manner::Opened {
+            connection.initialize().map_err(|error| refused("initialize", error.to_string()))?;
+        }
+        Ok(connection)
     }
 
-    /// Sends a call, and reads the status and the body of what comes back.
-    fn post(&mut self, tool: &str, body: &str) -> io::Result<(u16, String)> {
-        let Self { stream, host, path } = self;
+    fn initialize(&mut self) -> io::Result<()> {
+        let message = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+            "protocolVersion": OPENED, "capabilities": {},
+            "clientInfo": {"name": "forkpy bench", "version": env!("CARGO_PKG_VERSION")}}});
+        let (head, text) = self.post("", &message.to_string())?;
+        self.session = Some(head.session.ok_or_else(|| io::Error::other(text))?);
+        let headers = self.headers("");
+        self.post(&headers, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)?;
+        Ok(())
+    }
+
+    /// What a call of a tool says in its head.
+    fn headers(&self, tool: &str) -> String {
+        match &self.session {
+            None => format!("MCP-Protocol-Version: {PROTOCOL}\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n"),
+            Some(session) => format!("MCP-Protocol-Version: {OPENED}\r\nMcp-Session-Id: {session}\r\n"),
+        }
+    }
+
+    /// Sends a message, and reads the head and the body of what comes back.
+    fn post(&mut self, headers: &str, body: &str) -> io::Result<(Head, String)> {
+        let Self { stream, host, path, .. } = self;
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json, text/event-stream\r\n\
-             Content-Type: application/json\r\nMCP-Protocol-Version: {PROTOCOL}\r\nMcp-Method: tools/call\r\n\
-             Mcp-Name: {tool}\r\nContent-Length: {}\r\n\r\n{body}",
+             Content-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.get_mut().write_all(request.as_bytes())?;
-        let (status, length) = read_head(stream)?;
+        let head = read_head(stream)?;
         let mut text = String::new();
-        match length {
+        match head.length {
             Some(length) => stream.take(length).read_to_string(&mut text).map(drop)?,
             None => read_chunks(stream, &mut text)?,
         }
-        Ok((status, text))
+        Ok((head, text))
     }
 }
 
-/// The status, and the length of what follows; none where it comes in chunks.
-fn read_head(stream: &mut impl BufRead) -> io::Result<(u16, Option<u64>)> {
+struct Head {
+    status: u16,
+    /// Of what follows; none where it comes in chunks.
+    length: Option<u64>,
+    session: Option<String>,
+}
+
+fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read_until(b'\n', &mut head)? == 0 {
@@ -118,9 +160,13 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<(u16, Option<u64>)> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     response.parse(&head).map_err(io::Error::other)?;
-    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
-    Ok((response.code.unwrap_or(0), length))
+    let header = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.and_then(|header| std::str::from_utf8(header.value).ok())
+    };
+    let length = header("content-length").and_then(|length| length.parse().ok());
+    let session = header("mcp-session-id").map(ToOwned::to_owned);
+    Ok(Head { status: response.code.unwrap_or(0), length, session })
 }
 
 fn read_chunks(stream: &mut impl BufRead, text: &mut String) -> io::Result<()> {
@@ -151,18 +197,22 @@ fn cell(connection: &mut Connection, session: usize) -> Result<(), BenchError> {
 }
 
 fn call(connection: &mut Connection, tool: &str, arguments: &Value) -> Result<Value, BenchError> {
-    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
-        "name": tool, "arguments": arguments,
-        "_meta": {"io.modelcontextprotocol/protocolVersion": PROTOCOL,
+    let mut params = json!({"name": tool, "arguments": arguments});
+    if connection.session.is_none() {
+        params["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": PROTOCOL,
                   "io.modelcontextprotocol/clientInfo": {"name": "forkpy bench", "version": env!("CARGO_PKG_VERSION")},
-                  "io.modelcontextprotocol/clientCapabilities": {}}}});
-    let answer = connection.post(tool, &message.to_string()).map_err(|error| refused(tool, error.to_string()))?;
-    let (status, text) = answer;
-    if status != 200 {
-        return Err(refused(tool, format!("HTTP {status}: {text}")));
+                  "io.modelcontextprotocol/clientCapabilities": {}});
     }
-    let mut reply: Value = serde_json::from_str(&text).map_err(|_| refused(tool, text))?;
-    Ok(reply["result"]["structuredContent"].take())
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    let headers = connection.headers(tool);
+    let answer = connection.post(&headers, &message.to_string()).map_err(|error| refused(tool, error.to_string()))?;
+    let (Head { status, .. }, text) = answer;
+    // Of the events the reply is the one that says something.
+    let reply = text.lines().filter_map(|line| line.strip_prefix("data: ")).find(|data| !data.is_empty());
+    match serde_json::from_str::<Value>(reply.unwrap_or(&text)) {
+        Ok(mut reply) if status == 200 => Ok(reply["result"]["structuredContent"].take()),
+        _ => Err(refused(tool, format!("HTTP {status}: {text}"))),
+    }
 }
 
 fn refused(tool: &str, words: String) -> BenchError {

@@ -185,7 +185,13 @@ pub(crate) const ROWS: &[Row] = &[
         "throughput-http",
         Unit::CellsPerSecond,
         3,
-        "the same over HTTP: eight clients that keep their connection and wait for each reply",
+        "the same over HTTP: eight clients that keep their connection and wait for each reply (protocol 2026-07-28)",
+    ),
+    size(
+        "throughput-http-opened",
+        Unit::CellsPerSecond,
+        3,
+        "the same by clients that have opened a session with `initialize` (protocol 2025-11-25), as most do",
     ),
     size(
         "output",

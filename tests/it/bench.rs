@@ -60,8 +60,16 @@ fn the_chain_is_the_floor_of_a_call() {
 
 #[test]
 fn sizes_are_taken() {
-    let report = report(&[], &["--rounds", "1", "--only", "memory,throughput,throughput-http,output,output-memory"]);
-    for (name, unit) in [("throughput", "cells/s"), ("throughput-http", "cells/s"), ("output", "MB/s")] {
+    let report = report(
+        &[],
+        &["--rounds", "1", "--only", "memory,throughput,throughput-http,throughput-http-opened,output,output-memory"],
+    );
+    for (name, unit) in [
+        ("throughput", "cells/s"),
+        ("throughput-http", "cells/s"),
+        ("throughput-http-opened", "cells/s"),
+        ("output", "MB/s"),
+    ] {
         let row = row(&report, name);
         assert_eq!(row["unit"], unit);
         assert!(row["p50"].as_f64().expect("a figure") > 1.0, "{row}");

@@ -23,7 +23,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::support::Setup;
+use crate::support::{Setup, http::HttpForkpy, legacy::Legacy};
 
 const CELLS: u64 = 200;
 
@@ -164,38 +164,70 @@ void *calloc(size_t many, size_t size) { __atomic_fetch_add(count, 1, __ATOMIC_R
 void *realloc(void *old, size_t size) { __atomic_fetch_add(count, 1, __ATOMIC_RELAXED); return __libc_realloc(old, size); }
 "#;
 
+/// The library that counts, and where it writes to.
+struct Counting {
+    directory: tempfile::TempDir,
+}
+
+impl Counting {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (source, library) = (directory.path().join("count.c"), directory.path().join("count.so"));
+        std::fs::write(&source, ALLOCATIONS).expect("written");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
+        let built = built.expect("a C compiler, as Rust needs one");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        Self { directory }
+    }
+
+    fn prefix(&self) -> String {
+        self.directory.path().join("count").to_str().expect("UTF-8").to_owned()
+    }
+
+    fn setup(&self) -> Setup {
+        let setup = Setup::new().args(&["--max-spares", "0", "--checkpoints", "off"]);
+        let library = format!("{}.so", self.prefix());
+        setup.env("LD_PRELOAD", &library).env("TEST_ALLOCATIONS_OF_FORKPY", &self.prefix())
+    }
+
+    /// What a cell allocates in the server, in the best round.
+    fn of_a_cell(&self, server: i32, mut run: impl FnMut()) -> f64 {
+        (0..20).for_each(|_| run());
+        let file = File::open(format!("{}.{server}", self.prefix())).expect("the server counts");
+        let allocated = || {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, 0).expect("eight bytes");
+            u64::from_ne_bytes(bytes)
+        };
+        best_of(|| {
+            let before = allocated();
+            (0..CELLS).for_each(|_| run());
+            allocated() - before
+        })
+    }
+}
+
 /// A field that is made once a cell and could be made once is one allocation more.
 #[test]
 fn a_cell_allocates_little() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (source, library) = (directory.path().join("count.c"), directory.path().join("count.so"));
-    std::fs::write(&source, ALLOCATIONS).expect("written");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
-    let built = built.expect("a C compiler, as Rust needs one");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let prefix = directory.path().join("count");
-    let mut forkpy = Setup::new()
-        .args(&["--max-spares", "0", "--checkpoints", "off"])
-        .env("LD_PRELOAD", library.to_str().expect("UTF-8"))
-        .env("TEST_ALLOCATIONS_OF_FORKPY", prefix.to_str().expect("UTF-8"))
-        .start();
-    for _ in 0..20 {
-        forkpy.eval("1+1");
-    }
-    let file = File::open(format!("{}.{}", prefix.display(), forkpy.server_pid())).expect("the server counts");
-    let allocated = || {
-        let mut bytes = [0; 8];
-        file.read_exact_at(&mut bytes, 0).expect("eight bytes");
-        u64::from_ne_bytes(bytes)
-    };
-    let best = best_of(|| {
-        let before = allocated();
-        for _ in 0..CELLS {
-            forkpy.eval("1+1");
-        }
-        allocated() - before
-    });
+    let counting = Counting::new();
+    let mut forkpy = counting.setup().start();
+    let best = counting.of_a_cell(forkpy.server_pid(), || drop(forkpy.eval("1+1")));
     assert!((1.0..=MOST_ALLOCATIONS).contains(&best), "{best} allocations a cell in the server");
+}
+
+/// The same over HTTP: what came before the way past rmcp's was 365.
+#[test]
+fn a_cell_over_http_allocates_little() {
+    let counting = Counting::new();
+    let server = HttpForkpy::start(counting.setup());
+    let client = Legacy::new(&server, &[]);
+    let mut line = client.stays();
+    let best = counting.of_a_cell(server.server_pid(), || {
+        let (_, body, _) = line.run("1+1");
+        assert!(body.contains(r#""results":["2"]"#), "{body}");
+    });
+    assert!((1.0..=MOST_OVER_HTTP).contains(&best), "{best} allocations a cell in the server");
 }
 
 /// Each sleep on the way of a cell is a wake-up, which is what a cell's time mostly is.
@@ -229,6 +261,7 @@ fn best_of(mut round: impl FnMut() -> u64) -> f64 {
 
 /// 58 were counted; the rest is for what comes by the clock.
 const MOST_ALLOCATIONS: f64 = 70.0;
+const MOST_OVER_HTTP: f64 = 200.0;
 /// The server waits for the request and for the worker's report, the worker for the cell. Both together slept 2.9 to 3 times on a
 /// quiet machine, the worker alone 1.4 times beside builds.
 const SERVER_SLEEPS: f64 = 3.0;

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Setup, http::HttpForkpy, wait_for};
+use crate::support::{Setup, http::HttpForkpy, legacy::Legacy, wait_for};
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
 
@@ -72,7 +72,7 @@ impl Client {
         write!(
             stream,
             "{method} /mcp HTTP/1.1\r\nHost: {host}\r\nMcp-Session-Id: {session}\r\nContent-Type: application/json\r\n\
-             Accept: application/json, text/event-stream\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+             Accept: application/json, text/event-stream\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}"
         )
         .expect("sent");
         Events(BufReader::new(stream))
@@ -171,5 +171,70 @@ fn a_stream_that_nobody_reads_holds_up_no_other() {
     assert_eq!(reply(&client.call(2, "'read'").all(), 2)["results"], json!(["'read'"]));
     for (events, id) in unread.into_iter().zip(10..) {
         assert_eq!(reply(&events.all(), id)["status"], "ok");
+    }
+}
+
+/// A reply that is there at once comes in one piece, with the event before it, and can be had again as any other.
+#[test]
+fn a_quick_reply_comes_whole_and_a_slow_one_in_pieces() {
+    let server = HttpForkpy::start(Setup::new());
+    let legacy = Legacy::new(&server, &[]);
+    let mut line = legacy.stays();
+    // A busy machine may be slow.
+    let (mut head, mut body, mut is_whole) = line.run("6 * 7");
+    wait_for("a reply in one piece", || {
+        if !is_whole {
+            (head, body, is_whole) = line.run("6 * 7");
+        }
+        is_whole
+    });
+    assert!(head.contains("text/event-stream") && !head.contains("chunked"), "{head}");
+    let ids: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids.len(), 2, "{body}");
+    let client = Client { session: legacy.session().to_owned(), server };
+    let again = client.resume(ids[0]).all();
+    assert_eq!((again.len(), again[0].id.as_str()), (1, ids[1]));
+    assert_eq!(again[0].message["result"]["structuredContent"]["results"], json!(["42"]));
+    assert_eq!(again[0].message, reply_in(&body), "as it was");
+    let mut events = client.call(4, "import time; time.sleep(0.3); 'slow'");
+    assert!(events.next().is_some_and(|event| event.message.is_null()), "the head comes before the reply");
+    assert_eq!(reply(&events.all(), 4)["results"], json!(["'slow'"]));
+}
+
+fn reply_in(body: &str) -> Value {
+    let data = body.lines().filter_map(|line| line.strip_prefix("data: ")).find(|data| !data.is_empty());
+    serde_json::from_str(data.expect("a reply")).expect("JSON")
+}
+
+/// What is not plainly a call goes by rmcp; the client sees no difference.
+#[test]
+fn both_ways_to_a_tool_say_the_same() {
+    let client = Client::start();
+    let said = |headers: &[(&str, &str)], code: &str| {
+        let call = json!({"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {
+            "name": "run_python_code", "arguments": {"code": code}}});
+        let all = [&[("Mcp-Session-Id", client.session.as_str())], headers].concat();
+        let mut reply = reply_in(&client.server.post(&all, &call.to_string()).body);
+        let said = &mut reply["result"]["structuredContent"];
+        let cell = said["cell"].take();
+        said["execution_time"] = Value::Null;
+        reply.to_string().replace(&format!("<cell {cell}>"), "<cell>")
+    };
+    for code in ["1 + 1", "print('a')\n2", "1 / 0", "", "'\u{e4}\u{1f40d}'"] {
+        let quick = said(&[], code);
+        assert_eq!(said(&[("Mcp-Method", "tools/call")], code), quick, "{code}");
+        assert!(quick.contains(r#""id":"a""#), "{quick}");
+    }
+}
+
+#[test]
+fn a_session_that_ended_is_unknown_by_both_ways() {
+    let client = Client::start();
+    assert_eq!(reply(&client.call(2, "1").all(), 2)["status"], "ok");
+    let session = [("Mcp-Session-Id", client.session.as_str())];
+    assert_eq!(client.server.exchange("DELETE", "/mcp", &session, b"").status, 204);
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"ping","arguments":{}}}"#;
+    for more in [&[][..], &[("Mcp-Method", "tools/call")]] {
+        assert_eq!(client.server.post(&[&session, more].concat(), call).status, 404, "{more:?}");
     }
 }

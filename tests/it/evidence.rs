@@ -187,8 +187,12 @@ os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])";
     assert_eq!(forkpy.eval(code), "-11");
     processes::signal(forkpy.pid(), Signal::SIGKILL);
     forkpy.until_state("dead");
-    let report = forkpy.call("list_crashes", json!({})).data["crashes"][0].clone();
-    let report = forkpy.call("list_crashes", json!({"id": report["id"]})).data["report"].clone();
+    let mut id = Value::Null;
+    wait_for("the report", || {
+        id = forkpy.call("list_crashes", json!({})).data["crashes"][0]["id"].take();
+        id.is_string()
+    });
+    let report = forkpy.call("list_crashes", json!({"id": id})).data["report"].clone();
     assert_eq!((&report["signal"], &report["stacks"]), (&json!("SIGKILL"), &Value::Null));
 }
 

@@ -333,7 +333,12 @@ fn health_is_a_resource_that_can_be_listened_to() {
     // For a moment it is a zombie.
     wait_for("its burial", || text(&mut forkpy, all[2])["status"] == "dead");
     assert_eq!(text(&mut forkpy, all[2])["last_exit"]["signal"], "SIGKILL");
-    let id = forkpy.call("list_crashes", json!({})).data["crashes"][0]["id"].as_str().expect("an id").to_owned();
+    let mut id = String::new();
+    wait_for("the report", || {
+        let listed = forkpy.call("list_crashes", json!({})).data;
+        id = listed["crashes"][0]["id"].as_str().unwrap_or_default().to_owned();
+        !id.is_empty()
+    });
     let crash = format!("health://crashes/{id}");
     assert_eq!(text(&mut forkpy, &crash)["signal"], "SIGKILL");
     for (uri, method) in [

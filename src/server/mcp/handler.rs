@@ -138,6 +138,11 @@ impl Handler {
         needs::met(who.scopes, needed).map(|()| who)
     }
 
+    /// Where a call may write its reply: on its connection, or the way that the door has found.
+    fn lane_of(&self, extensions: &Extensions) -> Option<Lane> {
+        self.lane.clone().or_else(|| extensions.get::<Parts>()?.extensions.get().cloned())
+    }
+
     /// A call of a tool, without arguments.
     fn call(&self, tool: &'static Tool, context: RequestContext<RoleServer>) -> Call {
         let Who { client, visitor, .. } = self.who(&context.extensions).clone();
@@ -310,13 +315,13 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         #[cfg(feature = "conformance")]
-        if let Some(answer) = conformance::call(&request, &context).await {
+        if let Some(answer) = Box::pin(conformance::call(&request, &context)).await {
             return answer;
         }
         #[cfg(feature = "conformance")]
         let make = |tool| self.call(tool, context.clone());
         #[cfg(feature = "conformance")]
-        if let Some(answer) = conformance::tasks::call(&self.server, &request, &context, make).await {
+        if let Some(answer) = Box::pin(conformance::tasks::call(&self.server, &request, &context, make)).await {
             return answer;
         }
         let Some(tool) = tools::find(&request.name) else {
@@ -331,7 +336,8 @@ impl ServerHandler for Handler {
         let span = traced::begin(tool.name, request.arguments.as_ref(), &context, visitor.peek());
         let trace = span.as_ref().and_then(CallSpan::parent);
         // A reply that gets words added is not to be out before, nor one that is to be written down.
-        let lane = self.lane.clone().filter(|_| self.greeting.is_said() && audit.is_none() && span.is_none());
+        let lane =
+            self.lane_of(&context.extensions).filter(|_| self.greeting.is_said() && audit.is_none() && span.is_none());
         let call = Call { arguments: request.arguments, again, lane, trace, ..self.call(tool, context) };
         let mut answer = tool.answer(&self.server, call).await;
         if let Some(began) = began {
@@ -357,7 +363,7 @@ impl ServerHandler for Handler {
         if let Some(answer) = conformance::tasks::get(&request.task_id) {
             return answer;
         }
-        tasks::get(&self.server, self.look(context)?, &request.task_id).await
+        Box::pin(tasks::get(&self.server, self.look(context)?, &request.task_id)).await
     }
 
     async fn update_task(
@@ -391,7 +397,7 @@ impl ServerHandler for Handler {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let who = self.allowed(&context.extensions, self.resources.needs(&request.uri))?;
         let owner = who.visitor.owner().clone();
-        let contents = self.resources.read(owner, &request.uri, context.ct).await;
+        let contents = Box::pin(self.resources.read(owner, &request.uri, context.ct)).await;
         let contents = contents.map_err(|error| error.to_protocol(Some(&request.uri)))?;
         let result = ReadResourceResult::new(contents);
         Ok(if knowledge::stays(&request.uri) { result.with_ttl_ms(STAYS) } else { result }.into())
@@ -404,7 +410,8 @@ impl ServerHandler for Handler {
     ) -> Result<ListResourcesResult, ErrorData> {
         let cursor = request.and_then(|request| request.cursor);
         let Who { visitor, scopes, .. } = self.who(&context.extensions);
-        let listed = self.resources.list((visitor.owner().clone(), *scopes), cursor.as_deref(), context.ct).await;
+        let list = self.resources.list((visitor.owner().clone(), *scopes), cursor.as_deref(), context.ct);
+        let listed = Box::pin(list).await;
         let (resources, next_cursor) = listed.map_err(|error| error.to_protocol(None))?;
         Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(resources) })
     }
@@ -470,7 +477,7 @@ impl ServerHandler for Handler {
             Some((_, subscriber)) => subscriber,
             None => self.resources.prepare((self.who.visitor.owner(), self.who.scopes), context.requested()).1,
         };
-        self.resources.listen(&context, subscriber).await;
+        Box::pin(self.resources.listen(&context, subscriber)).await;
         Ok(())
     }
 

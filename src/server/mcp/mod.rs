@@ -4,6 +4,7 @@
 
 #[cfg(feature = "conformance")]
 pub(crate) mod conformance;
+mod envelope;
 pub(crate) mod error;
 mod events;
 pub(in crate::server) mod fronts;

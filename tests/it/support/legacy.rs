@@ -1,7 +1,7 @@
 //! A client of protocols with `initialize` over HTTP, told from others by its `Mcp-Session-Id`.
 
 use std::{
-    io::{BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
 };
 
@@ -60,6 +60,19 @@ impl<'a> Legacy<'a> {
         self.call("run_python_code", json!({"code": code}))
     }
 
+    /// A connection of it that stays.
+    pub fn stays(&self) -> Staying {
+        let mut head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Accept: application/json, text/event-stream\r\n",
+            self.server.address
+        );
+        for (name, value) in self.headers() {
+            head += &format!("{name}: {value}\r\n");
+        }
+        Staying { stream: BufReader::new(self.server.connect()), head }
+    }
+
     /// Its stream of events, line by line.
     pub fn listen(&self) -> BufReader<TcpStream> {
         let mut stream = self.server.connect();
@@ -74,5 +87,52 @@ impl<'a> Legacy<'a> {
     /// Says that it will not come again.
     pub fn leave(&self) -> u16 {
         self.server.exchange("DELETE", "/mcp", &self.headers(), b"").status
+    }
+}
+
+/// A connection on which one request comes after the other.
+pub struct Staying {
+    stream: BufReader<TcpStream>,
+    head: String,
+}
+
+impl Staying {
+    /// Runs a cell. The reply: its head, its body, and whether that came in one piece.
+    pub fn run(&mut self, code: &str) -> (String, String, bool) {
+        let body = json!({"jsonrpc": "2.0", "id": 3, "method": "tools/call",
+                          "params": {"name": "run_python_code", "arguments": {"code": code}}});
+        let body = body.to_string();
+        let request = format!("{}Content-Length: {}\r\n\r\n{body}", self.head, body.len());
+        self.stream.get_mut().write_all(request.as_bytes()).expect("sent");
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head += &self.line();
+        }
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        if let Some(length) = length {
+            return (head, self.piece(length), true);
+        }
+        let mut body = String::new();
+        loop {
+            let length = usize::from_str_radix(self.line().trim_end(), 16).expect("a length");
+            body += &self.piece(length);
+            assert_eq!(self.line(), "\r\n");
+            if length == 0 {
+                return (head, body, false);
+            }
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.stream.read_line(&mut line).expect("it reads"), 0, "the connection was closed");
+        line
+    }
+
+    fn piece(&mut self, length: usize) -> String {
+        let mut piece = vec![0; length];
+        self.stream.read_exact(&mut piece).expect("the body");
+        String::from_utf8(piece).expect("UTF-8")
     }
 }

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc, task::Poll, time::Duration};
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{Method, StatusCode, header},
+    http::{StatusCode, header, request::Parts},
     middleware::Next,
     response::Response,
 };
@@ -62,8 +62,8 @@ impl Refused {
 }
 
 /// A body, and what it has been counted with.
-struct Taken {
-    bytes: Bytes,
+pub(super) struct Taken {
+    pub(super) bytes: Bytes,
     _counted: Vec<OwnedSemaphorePermit>,
 }
 
@@ -123,20 +123,20 @@ impl Intake {
     }
 }
 
-/// Takes the whole body of a POST, then hands it on; what is no message is answered in JSON-RPC's words.
-pub(crate) async fn receive(State(intake): State<Arc<Intake>>, request: Request, next: Next) -> Response {
-    if request.method() != Method::POST {
-        return next.run(request).await;
-    }
+/// The head of a POST and the whole of its body, or the refusal in JSON-RPC's words.
+pub(super) async fn receive(intake: &Intake, request: Request) -> Result<(Parts, Taken), Response> {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let declared = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let (head, body) = request.into_parts();
-    let taken = match intake.take(body, declared).await {
-        Ok(taken) => taken,
-        Err(refused) => return words::refusal(refused.status(), &refused.to_string()),
-    };
-    let bytes = taken.bytes.clone();
-    let mut answering = Box::pin(next.run(Request::from_parts(head, Body::from(bytes.clone()))));
+    match intake.take(body, declared).await {
+        Ok(taken) => Ok((head, taken)),
+        Err(refused) => Err(words::refusal(refused.status(), &refused.to_string())),
+    }
+}
+
+/// The answer to a body; what is no message is answered in JSON-RPC's words.
+pub(super) async fn answered(bytes: Bytes, answering: impl Future<Output = Response>) -> Response {
+    let mut answering = Box::pin(answering);
     // rmcp parses a body that is all there when it is first polled: after that this copy of it is not needed.
     let first = std::future::poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await;
     match first {

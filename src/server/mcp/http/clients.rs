@@ -1,9 +1,9 @@
 //! Clients of protocols up to 2025-11-25, each with a session of its own in rmcp's words: how many there are, and who is
 //! forgotten when.
 //!
-//! Runs in: server. Around rmcp's own manager of such sessions, which never forgets one. Not `sessions/active.rs`, which
-//! knows who has which Python session active. A client that is forgotten here, or says that it is done, never comes again under
-//! that name: the Python sessions that only it could reach end with it.
+//! Runs in: server. In the place of rmcp's own manager of such sessions, which never forgets one. Not `sessions/active.rs`, which
+//! knows who has which Python session active. How an answer finds its way is `post.rs`. A client that is forgotten here, or says
+//! that it is done, never comes again under that name: the Python sessions that only it could reach end with it.
 //!
 //! Where clients have tokens, such a session is of the token's owner, and there is none of its name for others.
 //!
@@ -13,32 +13,28 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use axum::{
-    extract::{Request, State},
+    body::Bytes,
+    extract::Request,
     http::{Method, StatusCode},
-    middleware::Next,
     response::Response,
 };
 use futures::{Stream, StreamExt, future::Either, stream};
 use parking_lot::Mutex;
 use rmcp::{
     model::{ClientJsonRpcMessage, ClientNotification, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
-    transport::streamable_http_server::{
-        RestoreOutcome, SessionId, SessionManager,
-        session::{
-            ServerSseMessage,
-            local::{LocalSessionManager, LocalSessionManagerError},
-        },
-    },
+    transport::streamable_http_server::{RestoreOutcome, SessionId, SessionManager, session::ServerSseMessage},
 };
+use tokio::sync::mpsc;
 
 use super::{
-    events::{Events, Place},
+    events::{Event, Events, Place},
+    post::{Connection, Post, Quick},
     remembered::Remembered,
     words,
 };
@@ -47,14 +43,15 @@ use crate::{
         mcp::identity::{SESSION_HEADER, STATELESS, WHO, Who},
         owner::Owner,
         sessions::{death::DeathReason, registry::Registry},
+        tools::call::lane::Lane,
     },
     settings::http_bounds::Bounds,
 };
 
-/// Requests of one client that are remembered for their cancellation.
-const MOST_REQUESTS: usize = 4096;
 /// The id that rmcp gives to the hint at the head of a common stream.
 const HEAD: &str = "0";
+/// How long the head of a reply waits for the rest of it, so that both go out at once.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +65,9 @@ pub(crate) enum ClientsError {
     /// What it missed is not kept any more, or was never its own.
     #[error("nothing is kept after event {0:?}")]
     NoEvent(String),
-    #[error(transparent)]
-    Local(#[from] LocalSessionManagerError),
 }
 
 pub(crate) struct Clients {
-    inner: LocalSessionManager,
     events: Arc<Events>,
     known: Mutex<HashMap<SessionId, Arc<Known>>>,
     bounds: Bounds,
@@ -88,9 +82,11 @@ struct Known {
     seen: Mutex<Instant>,
     /// It has asked for something after it was made.
     worked: Mutex<bool>,
-    /// The streams of its requests.
-    requests: Mutex<HashMap<RequestId, u64>>,
-    common: u64,
+    post: Arc<Post>,
+    /// To its connection, as long as there is one.
+    way: Mutex<Option<mpsc::UnboundedSender<ClientJsonRpcMessage>>>,
+    /// The connection has been opened by `initialize`.
+    opened: AtomicBool,
     /// It comes from the program in whose place this one is, with whose events it goes on.
     returned: bool,
     /// Whose token has opened it; of one that has returned, whose token comes first.
@@ -108,13 +104,14 @@ impl Drop for Open {
 }
 
 impl Known {
-    fn of(id: &SessionId, events: &Events, returned: bool) -> Self {
+    fn of(id: &SessionId, events: &Arc<Events>, returned: bool) -> Self {
         Self {
             open: AtomicUsize::new(0),
             seen: Mutex::new(Instant::now()),
             worked: Mutex::new(returned),
-            requests: Mutex::default(),
-            common: events.begin_common(id),
+            post: Post::new(id, events),
+            way: Mutex::default(),
+            opened: AtomicBool::new(false),
             returned,
             opener: Mutex::default(),
         }
@@ -133,6 +130,22 @@ impl Known {
         self.open.fetch_add(1, Ordering::Relaxed);
         Open(Arc::clone(self))
     }
+
+    fn connect(&self) -> Connection {
+        let (way, connection) = self.post.connect();
+        *self.way.lock() = Some(way);
+        connection
+    }
+
+    /// Hands a message on to its connection.
+    fn pass(&self, message: ClientJsonRpcMessage) -> Result<(), ClientsError> {
+        let way = self.way.lock();
+        way.as_ref().and_then(|way| way.send(message).ok()).ok_or(ClientsError::Unknown)
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0 || self.post.is_waited_for()
+    }
 }
 
 impl Clients {
@@ -140,15 +153,12 @@ impl Clients {
     #[must_use]
     pub(super) fn new(bounds: Bounds, registry: Arc<Registry>, remembered: Arc<Remembered>) -> Arc<Self> {
         let events = Arc::new(Events::default());
-        let mut inner = LocalSessionManager::default().with_event_store(Arc::clone(&events) as _);
-        // Who is away for too long is decided here.
-        inner.session_config.keep_alive = None;
         let known = remembered.ids().into_iter().map(|id| {
             let id: SessionId = Arc::from(id);
             (Arc::clone(&id), Arc::new(Known::of(&id, &events, true)))
         });
         let known = Mutex::new(known.collect());
-        let clients = Arc::new(Self { inner, events, known, bounds, registry, remembered });
+        let clients = Arc::new(Self { events, known, bounds, registry, remembered });
         tokio::spawn(forget_the_absent(Arc::downgrade(&clients), bounds.client_idle));
         clients
     }
@@ -166,23 +176,18 @@ impl Clients {
     /// The one to forget first: of those not in use, one that never did anything, and was seen longest ago.
     fn most_absent(&self) -> Option<SessionId> {
         let known = self.known.lock();
-        let absent = known.iter().filter(|(id, known)| !self.is_in_use(id, known));
+        let absent = known.iter().filter(|(_, known)| !known.is_in_use());
         absent.min_by_key(|(_, known)| (*known.worked.lock(), *known.seen.lock())).map(|(id, _)| Arc::clone(id))
-    }
-
-    fn is_in_use(&self, id: &SessionId, known: &Known) -> bool {
-        known.open.load(Ordering::Relaxed) > 0 || self.events.is_waited_for(id)
     }
 
     fn absent_since(&self, idle: Duration) -> Vec<SessionId> {
         let known = self.known.lock();
-        let absent =
-            known.iter().filter(|(id, known)| known.seen.lock().elapsed() >= idle && !self.is_in_use(id, known));
+        let absent = known.iter().filter(|(_, known)| known.seen.lock().elapsed() >= idle && !known.is_in_use());
         absent.map(|(id, _)| Arc::clone(id)).collect()
     }
 
     /// Reads a stream of a client's; it is in use as long as that is open.
-    fn read(&self, known: &Arc<Known>, place: Place) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
+    fn read(&self, known: &Arc<Known>, place: Place) -> impl Stream<Item = Event> + Send + Sync + use<> {
         let open = known.open();
         self.events.read(place).map(move |event| {
             let _ = &open;
@@ -190,34 +195,72 @@ impl Clients {
         })
     }
 
-    /// The stream of a request that was cancelled ends: no reply will come.
-    fn note_cancellation(&self, known: &Known, message: &ClientJsonRpcMessage) {
-        if let JsonRpcMessage::Notification(notification) = message
-            && let ClientNotification::CancelledNotification(cancelled) = &notification.notification
-            && let Some(id) = &cancelled.params.request_id
-            && let Some(stream) = known.requests.lock().remove(id)
-        {
-            self.events.end(stream);
-        }
+    fn read_for_rmcp(
+        &self,
+        known: &Arc<Known>,
+        place: Place,
+    ) -> impl Stream<Item = ServerSseMessage> + Send + Sync + use<> {
+        self.read(known, place).map(Event::for_rmcp)
+    }
+
+    /// Whether a client has a connection that is open.
+    pub(super) fn is_open(&self, id: &str) -> bool {
+        self.known.lock().get(id).is_some_and(|known| known.opened.load(Ordering::Relaxed))
+    }
+
+    /// For the reply to a request of a client's that its call writes itself.
+    pub(super) fn lane(&self, id: &str, request: RequestId) -> Option<Lane> {
+        let post = Arc::clone(&self.known.lock().get(id)?.post);
+        Some(Lane::new(Quick { post, id: request }))
+    }
+
+    /// Sends a request on its way, and waits a moment for the reply.
+    ///
+    /// # Errors
+    /// When the client is none any more.
+    pub(super) async fn ask(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<Either<Bytes, impl Stream<Item = Event> + Send + Sync + use<>>, ClientsError> {
+        let (known, stream) = self.begin(id, message)?;
+        // Not forgotten while it waits.
+        let _open = known.open();
+        self.events.ended_within(stream, HOLD).await;
+        Ok(match self.events.whole(stream) {
+            Some(all) => Either::Left(all),
+            None => Either::Right(self.read(&known, Place { stream, from: 0 })),
+        })
+    }
+
+    /// Begins the stream of a request, and sends that on its way.
+    fn begin(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(Arc<Known>, u64), ClientsError> {
+        let known = self.known(id)?;
+        *known.worked.lock() = true;
+        let JsonRpcMessage::Request(request) = &message else { return Err(ClientsError::Unknown) };
+        let (request, stream) = (request.id.clone(), known.post.begin(request));
+        known.pass(message).inspect_err(|_| known.post.end(&request))?;
+        Ok((known, stream))
     }
 }
 
-/// Turns away who would need a place of his own, when all are taken by clients that are in use.
-pub(crate) async fn admit(State(clients): State<Arc<Clients>>, request: Request, next: Next) -> Response {
+/// The refusal of a client of another owner's, and of one that would need a place of its own when all are taken by clients that are
+/// in use.
+pub(super) fn refusal(clients: &Clients, request: &Request) -> Option<Response> {
     let headers = request.headers();
     let is_stateless = headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= STATELESS);
     let session = headers.get(SESSION_HEADER).filter(|_| !is_stateless).and_then(|value| value.to_str().ok());
     if let (Some(session), Some(who)) = (session, request.extensions().get::<Who>())
         && clients.known.lock().get(session).is_some_and(|known| !known.is_for(who.visitor.peek()))
     {
-        return words::refusal(StatusCode::NOT_FOUND, "Not Found: Session not found");
+        return Some(words::refusal(StatusCode::NOT_FOUND, "Not Found: Session not found"));
     }
     let is_known = headers.contains_key(SESSION_HEADER);
     if request.method() == Method::POST && !is_known && !is_stateless && !clients.has_room() {
         let full = ClientsError::Full(clients.bounds.clients);
-        return words::refusal(StatusCode::SERVICE_UNAVAILABLE, &full.to_string());
+        return Some(words::refusal(StatusCode::SERVICE_UNAVAILABLE, &full.to_string()));
     }
-    next.run(request).await
+    None
 }
 
 async fn forget_the_absent(clients: Weak<Clients>, idle: Duration) {
@@ -234,19 +277,20 @@ async fn forget_the_absent(clients: Weak<Clients>, idle: Duration) {
 
 impl SessionManager for Clients {
     type Error = ClientsError;
-    type Transport = <LocalSessionManager as SessionManager>::Transport;
+    type Transport = Connection;
 
-    async fn create_session(&self) -> Result<(SessionId, Self::Transport), ClientsError> {
+    async fn create_session(&self) -> Result<(SessionId, Connection), ClientsError> {
         while self.known.lock().len() >= self.bounds.clients {
             let id = self.most_absent().ok_or(ClientsError::Full(self.bounds.clients))?;
             tracing::info!("a client that is away is forgotten, because a new one came (--max-clients)");
             self.close_session(&id).await?;
         }
-        let (id, transport) = self.inner.create_session().await?;
+        let id: SessionId = uuid::Uuid::new_v4().to_string().into();
         let known = Known::of(&id, &self.events, false);
         let _ = WHO.try_with(|who| known.is_for(who.visitor.peek()));
+        let connection = known.connect();
         self.known.lock().insert(Arc::clone(&id), Arc::new(known));
-        Ok((id, transport))
+        Ok((id, connection))
     }
 
     async fn initialize_session(
@@ -254,61 +298,67 @@ impl SessionManager for Clients {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, ClientsError> {
+        let known = self.known(id)?;
         // Not forgotten while it is being made.
-        let _open = self.known(id)?.open();
-        Ok(self.inner.initialize_session(id, message).await?)
+        let _open = known.open();
+        let answer = known.post.opens();
+        known.pass(message)?;
+        let answer = answer.await.map_err(|_| ClientsError::Unknown)?;
+        known.opened.store(true, Ordering::Relaxed);
+        Ok(answer)
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, ClientsError> {
         // One that has come back and is not open yet is opened by rmcp.
-        Ok(self.known(id).is_ok() && self.inner.has_session(id).await?)
+        Ok(self.known(id).is_ok_and(|known| known.opened.load(Ordering::Relaxed)))
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), ClientsError> {
-        self.known.lock().remove(id);
+        if let Some(known) = self.known.lock().remove(id) {
+            // Its connection ends; streams that are still read do not hold it.
+            *known.way.lock() = None;
+        }
         self.remembered.forget(id);
         self.events.forget(id);
         self.registry.end_owner(&Owner::HttpSession(Arc::clone(id)), DeathReason::Delete);
-        Ok(self.inner.close_session(id).await?)
+        Ok(())
     }
 
-    /// rmcp's own stream is dropped as soon as its first event has told which one it is: the client is served from what is
-    /// kept, so that one that does not read holds up nothing.
     async fn create_stream(
         &self,
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, ClientsError> {
-        let known = self.known(id)?;
-        *known.worked.lock() = true;
-        let request = match &message {
-            JsonRpcMessage::Request(request) => Some(request.id.clone()),
-            _ => None,
-        };
+        let (known, stream) = self.begin(id, message)?;
         let open = known.open();
-        let first = Box::pin(self.inner.create_stream(id, message).await?).next().await;
-        let place = first.and_then(|event| Place::after(&event.event_id?)).ok_or(ClientsError::Unknown)?;
-        self.events.own(place.stream, id);
-        if let Some(request) = request {
-            let mut requests = known.requests.lock();
-            if requests.len() >= MOST_REQUESTS {
-                requests.retain(|_, stream| self.events.is_of(*stream, id));
-            }
-            requests.insert(request, place.stream);
-        }
+        self.events.ended_within(stream, HOLD).await;
         drop(open);
-        Ok(self.read(&known, Place { from: 0, ..place }))
+        Ok(self.read_for_rmcp(&known, Place { stream, from: 0 }))
     }
 
-    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, ClientsError> {
-        self.known(&id)?;
-        Ok(self.inner.restore_session(id).await?)
+    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Connection>, ClientsError> {
+        let known = self.known(&id)?;
+        if known.way.lock().is_some() {
+            return Ok(RestoreOutcome::AlreadyPresent);
+        }
+        Ok(RestoreOutcome::Restored(known.connect()))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), ClientsError> {
         let known = self.known(id)?;
-        self.note_cancellation(&known, &message);
-        Ok(self.inner.accept_message(id, message).await?)
+        let taken_back = match &message {
+            JsonRpcMessage::Notification(notification) => match &notification.notification {
+                ClientNotification::CancelledNotification(cancelled) => cancelled.params.request_id.clone(),
+                _ => None,
+            },
+            _ => None,
+        };
+        known.pass(message)?;
+        // No reply will come.
+        if let Some(request) = taken_back {
+            known.post.end(&request);
+        }
+        Ok(())
     }
 
     /// One of them is served at a time. A further one, which says nothing of where it broke off, stays open and empty, or
@@ -318,10 +368,10 @@ impl SessionManager for Clients {
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, ClientsError> {
         let known = self.known(id)?;
-        if self.events.is_read(known.common) {
+        if self.events.is_read(known.post.common) {
             return Ok(Either::Left(stream::pending()));
         }
-        Ok(Either::Right(self.read(&known, self.events.unread(known.common))))
+        Ok(Either::Right(self.read_for_rmcp(&known, self.events.unread(known.post.common))))
     }
 
     async fn resume(
@@ -331,12 +381,12 @@ impl SessionManager for Clients {
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, ClientsError> {
         let known = self.known(id)?;
         let place = match &*last_event_id {
-            HEAD => Some(self.events.unread(known.common)),
+            HEAD => Some(self.events.unread(known.post.common)),
             id => Place::after(id),
         };
         let place = place.filter(|place| self.events.is_of(place.stream, id));
         // What it had before was of the program in whose place this one is, which had nothing open when it went.
-        let place = place.or_else(|| known.returned.then(|| self.events.unread(known.common)));
-        Ok(self.read(&known, place.ok_or(ClientsError::NoEvent(last_event_id))?))
+        let place = place.or_else(|| known.returned.then(|| self.events.unread(known.post.common)));
+        Ok(self.read_for_rmcp(&known, place.ok_or(ClientsError::NoEvent(last_event_id))?))
     }
 }

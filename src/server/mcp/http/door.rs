@@ -37,6 +37,12 @@ impl Door {
         }
     }
 
+    /// The refusal of a request that is not let in.
+    pub(super) fn turns_away(&self, request: &Request) -> Option<Response> {
+        let (status, words) = self.refusal(request.uri(), request.headers())?;
+        Some((status, format!("{words}\n")).into_response())
+    }
+
     /// Why a request is turned away, if it is.
     fn refusal(&self, uri: &Uri, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
         let said = match headers.get(header::HOST) {
@@ -65,11 +71,12 @@ impl Door {
 /// Headers that must not be there twice: a program that reads the other one of the two would be told something else.
 const SINGLE: [header::HeaderName; 3] = [header::HOST, header::ORIGIN, header::AUTHORIZATION];
 
-/// Turns away requests that say one thing twice, and marks what must not be shown.
-pub(crate) async fn one_of_each(mut request: Request, next: Next) -> Response {
+/// The refusal of a request that says one thing twice; of another one what must not be shown is marked.
+pub(crate) fn one_of_each(request: &mut Request) -> Option<Response> {
     for name in SINGLE {
         if request.headers().get_all(&name).iter().nth(1).is_some() {
-            return (StatusCode::BAD_REQUEST, format!("the request has more than one {name} header\n")).into_response();
+            let words = format!("the request has more than one {name} header\n");
+            return Some((StatusCode::BAD_REQUEST, words).into_response());
         }
     }
     for name in [header::AUTHORIZATION, header::COOKIE, crate::server::mcp::identity::SESSION_HEADER] {
@@ -77,13 +84,13 @@ pub(crate) async fn one_of_each(mut request: Request, next: Next) -> Response {
             values.iter_mut().for_each(|value| value.set_sensitive(true));
         }
     }
-    next.run(request).await
+    None
 }
 
 /// Lets in whom the door lets in.
 pub(crate) async fn guard(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    match door.refusal(request.uri(), request.headers()) {
-        Some((status, words)) => (status, format!("{words}\n")).into_response(),
+    match door.turns_away(&request) {
+        Some(refusal) => refusal,
         None => next.run(request).await,
     }
 }

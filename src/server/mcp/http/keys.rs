@@ -58,6 +58,35 @@ impl Keys {
         self.token.is_none() && self.tokens.is_none() && self.issuer.is_none()
     }
 
+    /// Notes whose token a request shows, or gives its refusal.
+    pub(super) async fn admit(&self, request: &mut Request) -> Result<(), Response> {
+        if self.are_none() {
+            return Ok(());
+        }
+        let protected = self.issuer.as_ref().map(|(_, protected)| protected);
+        let refuse = |fault: Fault<'_>| protected::refusal(protected.map(|protected| &**protected), &fault);
+        let Some(given) = bearer(request.headers()) else { return Err(refuse(Fault::Missing)) };
+        let known = match (self.own(given), &self.issuer) {
+            (Some(known), _) => known,
+            (None, None) => return Err(refuse(Fault::Missing)),
+            (None, Some((issuer, protected))) => match issuer.check(given).await {
+                Ok(granted) => {
+                    let vouched = Vouched(Arc::clone(protected));
+                    request.extensions_mut().insert(vouched);
+                    Known { owner: Owner::Subject(granted.subject), scopes: granted.scopes }
+                }
+                Err(error @ Denied::Unreachable(_)) => {
+                    let words = format!("{error}; try again later\n");
+                    let wait = [(header::RETRY_AFTER, "5")];
+                    return Err((StatusCode::SERVICE_UNAVAILABLE, wait, words).into_response());
+                }
+                Err(error) => return Err(refuse(Fault::Invalid(&error.to_string()))),
+            },
+        };
+        request.extensions_mut().insert(known);
+        Ok(())
+    }
+
     /// Whose token it is, if this server has given it out.
     fn own(&self, given: &str) -> Option<Known> {
         let is_the_one = self.token.as_ref().is_some_and(|token| given.as_bytes().ct_eq(token.as_bytes()).into());
@@ -73,30 +102,10 @@ impl Keys {
 
 /// Lets in whom a token lets in.
 pub(super) async fn demand_token(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
-    if keys.are_none() {
-        return next.run(request).await;
+    match keys.admit(&mut request).await {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal,
     }
-    let protected = keys.issuer.as_ref().map(|(_, protected)| protected);
-    let refuse = |fault: Fault<'_>| protected::refusal(protected.map(|protected| &**protected), &fault);
-    let Some(given) = bearer(request.headers()) else { return refuse(Fault::Missing) };
-    let known = match (keys.own(given), &keys.issuer) {
-        (Some(known), _) => known,
-        (None, None) => return refuse(Fault::Missing),
-        (None, Some((issuer, protected))) => match issuer.check(given).await {
-            Ok(granted) => {
-                let vouched = Vouched(Arc::clone(protected));
-                request.extensions_mut().insert(vouched);
-                Known { owner: Owner::Subject(granted.subject), scopes: granted.scopes }
-            }
-            Err(error @ Denied::Unreachable(_)) => {
-                let words = format!("{error}; try again later\n");
-                return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], words).into_response();
-            }
-            Err(error) => return refuse(Fault::Invalid(&error.to_string())),
-        },
-    };
-    request.extensions_mut().insert(known);
-    next.run(request).await
 }
 
 /// Orders to the server are nothing that all programs of this machine may give.

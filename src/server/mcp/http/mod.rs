@@ -20,7 +20,10 @@ mod failures;
 mod keys;
 mod misdirected;
 pub(crate) mod operators;
+mod passage;
+mod post;
 pub(super) mod protected;
+mod quick;
 mod remembered;
 mod routing;
 mod upload;
@@ -30,11 +33,9 @@ use std::{ffi::OsString, net::IpAddr, os::fd::OwnedFd, pin::pin, sync::Arc};
 
 use axum::{
     Extension, Router,
-    body::Body,
-    extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderValue, Method, StatusCode, header},
+    extract::{DefaultBodyLimit, Request},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
@@ -50,6 +51,7 @@ use self::{
     clients::Clients,
     connections::Connections,
     keys::{Keys, demand_scope, demand_token, with_a_token_alone},
+    passage::Passage,
     remembered::Remembered,
 };
 use crate::{
@@ -59,12 +61,10 @@ use crate::{
             fronts,
             handler::Handler,
             http::operators::{Probed, drain, healthz, metrics, readyz},
-            identity::{COOKIE, Known, Policy, WHO, cookie_in, new_cookie},
-            needs,
+            identity::{Known, Policy},
             resources::Resources,
         },
         oauth::issuer::Issuer,
-        output::numbers,
         owner::Owner,
         restart::{self, Door, Http, Program, Refused},
         scope::Scope,
@@ -73,7 +73,7 @@ use crate::{
         watch::{exposition::Exposition, readiness::Readiness},
         workspace::handle::{FileError, Files},
     },
-    settings::{bounds::MAX_REQUEST, resolve::HttpSettings},
+    settings::resolve::HttpSettings,
     sys::scratch::Scratch,
 };
 
@@ -211,7 +211,7 @@ fn router(
         .with_max_request_body_bytes(usize::MAX)
         .disable_allowed_hosts()
         .disable_allowed_origins()
-        .with_cancellation_token(stop);
+        .with_cancellation_token(stop.clone());
     config.session_store = Some(Arc::clone(&remembered) as _);
     let intake = Arc::new(Intake::new(settings.bounds));
     let door = Arc::new(door::Door::new(&allowed_hosts(settings), &allowed_origins(settings)));
@@ -231,25 +231,30 @@ fn router(
         // It is warm when the first call comes.
         let _ = server.registry.of(&owner);
     }
-    let looks = (Arc::clone(&resources), Arc::clone(&server));
+    let passage = Passage {
+        door: Arc::clone(&door),
+        keys: keys.clone(),
+        policy,
+        intake: Arc::clone(&intake),
+        shown: Arc::clone(&resources),
+        server: Arc::clone(&server),
+        clients: Arc::clone(&clients),
+        stop: stop.clone(),
+    };
     let handler = move || Ok(Handler::over_http(Arc::clone(&server), Arc::clone(&resources)));
-    let service = StreamableHttpService::new(handler, Arc::clone(&clients), config);
-    Router::new()
-        .route_service("/mcp", service)
-        .layer(middleware::from_fn(end_without_content))
-        .layer(middleware::from_fn_with_state(looks, look_into))
-        .layer(middleware::from_fn_with_state(clients, clients::admit))
-        .layer(middleware::from_fn_with_state(intake, bodies::receive))
-        .layer(middleware::from_fn_with_state(policy, recognise))
-        .merge(for_admins)
+    let service = StreamableHttpService::new(handler, clients, config);
+    // One layer: each costs every request a copy of all that lies within it.
+    let passage = middleware::from_fn_with_state(Arc::new(passage), passage::through);
+    let mcp = Router::new().route_service("/mcp", service).layer(passage);
+    for_admins
         .merge(files)
         .layer(middleware::from_fn_with_state(keys, demand_token))
         .merge(published)
         .merge(Router::new().route("/readyz", get(readyz)).with_state(Arc::new(probed)))
         .layer(middleware::from_fn_with_state(door, door::guard))
+        .merge(mcp)
         .merge(Router::new().route("/healthz", get(healthz)))
-        .layer(middleware::from_fn(door::one_of_each))
-        .layer(middleware::from_fn(words::speak_json_rpc))
+        .layer(middleware::from_fn(outside))
 }
 
 fn files(shelf: Shelf, intake: Arc<Intake>) -> Router {
@@ -280,76 +285,12 @@ fn allowed_origins(settings: &HttpSettings) -> Vec<String> {
     own.chain(settings.allow_origins.iter().cloned()).collect()
 }
 
-/// What is looked at in a body before rmcp reads it: what a token has to be for, the session that a header names too and where it lives, and
-/// parameters of a notebook, which are numbers of Python's, of any size. Only a body that says how long it is is looked into.
-async fn look_into(
-    State((shown, server)): State<(Arc<Resources>, Arc<Server>)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if length.is_none_or(|length: usize| length > MAX_REQUEST) {
-        return next.run(request).await;
-    }
-    let (mut parts, body) = request.into_parts();
-    let bytes = match axum::body::to_bytes(body, MAX_REQUEST).await {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            return (StatusCode::BAD_REQUEST, format!("the body could not be read: {error}\n")).into_response();
-        }
+/// What holds for every request, and for every refusal.
+async fn outside(mut request: Request, next: Next) -> Response {
+    let is_for_programs = request.uri().path() == "/mcp";
+    let response = match door::one_of_each(&mut request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
     };
-    if let Some(refusal) = routing::refusal(&parts.headers, &bytes) {
-        return refusal;
-    }
-    // The handler looks too, and sees what rmcp has read. Here it is told as OAuth has it, with which a client gets more.
-    if keys::is_limited(&parts.extensions)
-        && let Some(refusal) = keys::shortage(&parts.extensions, needs::of_body(&shown, &bytes))
-    {
-        return refusal;
-    }
-    if let Some(refusal) = misdirected::refusal(&server, &bytes).await {
-        return refusal;
-    }
-    let found = memchr::memmem::find(&bytes, b"run_notebook").and_then(|_| std::str::from_utf8(&bytes).ok());
-    let marked = found.map(|text| numbers::mark(text, numbers::Keep::Impossible).into_owned());
-    let body = match marked {
-        Some(text) => {
-            parts.headers.insert(header::CONTENT_LENGTH, text.len().into());
-            Body::from(text)
-        }
-        None => Body::from(bytes),
-    };
-    next.run(Request::from_parts(parts, body)).await
-}
-
-/// The end of a session is answered with 204. rmcp says 202, "accepted", and every Python client takes that for a failure and
-/// logs "Session termination failed: 202": they know 200 and 204 only. The specification names neither; to be removed when
-/// rmcp answers so itself.
-async fn end_without_content(request: Request, next: Next) -> Response {
-    let ends = request.method() == Method::DELETE;
-    let mut response = next.run(request).await;
-    if ends && response.status() == StatusCode::ACCEPTED {
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        *response.body_mut() = Body::empty();
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-        response.headers_mut().remove(header::CONTENT_TYPE);
-    }
-    response
-}
-
-/// Says who it is, and gives a cookie to a client that has none.
-async fn recognise(State(policy): State<Policy>, mut request: Request, next: Next) -> Response<Body> {
-    let known = cookie_in(request.headers()).is_some();
-    let who = policy.who(request.headers(), request.extensions());
-    request.extensions_mut().insert(who.clone());
-    let visitor = who.visitor.clone();
-    let mut response = WHO.scope(who, next.run(request)).await;
-    if !known && response.status() != StatusCode::FORBIDDEN {
-        let value = new_cookie(&visitor);
-        let cookie = format!("{COOKIE}={value}; Path=/mcp; HttpOnly; SameSite=Strict");
-        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-            response.headers_mut().append(header::SET_COOKIE, cookie);
-        }
-    }
-    response
+    if is_for_programs { words::as_json_rpc(response).await } else { response }
 }

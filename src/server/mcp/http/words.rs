@@ -4,9 +4,7 @@
 
 use axum::{
     body::{Body, to_bytes},
-    extract::Request,
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -15,13 +13,11 @@ const LONGEST: usize = 64 << 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Says what was refused in words as a JSON-RPC error without an id, which is what clients of `/mcp` read.
-pub(crate) async fn speak_json_rpc(request: Request, next: Next) -> Response {
-    let is_for_programs = request.uri().path() == "/mcp";
-    let response = next.run(request).await;
+pub(crate) async fn as_json_rpc(response: Response) -> Response {
     let is_refusal = response.status().is_client_error() || response.status().is_server_error();
     let is_json =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON.as_bytes()));
-    if !is_for_programs || !is_refusal || is_json {
+    if !is_refusal || is_json {
         return response;
     }
     let (mut head, body) = response.into_parts();

@@ -6,7 +6,6 @@
 //! Ours rather than rmcp's, because rmcp's drops what it cannot parse without a word, so that the client waits for ever,
 //! and because rmcp's service ends when the first message is one that it does not expect.
 
-mod envelope;
 mod held;
 mod lines;
 mod opening;

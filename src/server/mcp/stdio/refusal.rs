@@ -5,8 +5,10 @@
 use rmcp::model::{ClientJsonRpcMessage, ErrorCode, RequestId};
 use serde::de::IgnoredAny;
 
-use super::envelope;
-use crate::{protocol::outline::Outline, server::output::numbers};
+use crate::{
+    protocol::outline::Outline,
+    server::{mcp::envelope, output::numbers},
+};
 
 /// The message, or else the reply that says why the line is none; no reply where JSON-RPC wants none.
 pub(super) type Reading = Result<ClientJsonRpcMessage, Option<Refusal>>;

@@ -130,13 +130,16 @@ impl Tool {
 
     /// Answers a call; a refusal is an answer too.
     pub(crate) async fn answer(&self, server: &Arc<Server>, call: Call) -> CallToolResponse {
-        if let Err(error) = server.find(&call).await {
+        // Boxed is what a cell does not need: each call has room for the largest part, which is moved about with it.
+        if server.away.is_some()
+            && let Err(error) = Box::pin(server.find(&call)).await
+        {
             return refusal(&error.into()).into();
         }
         let answered = match self.way {
             Way::Within(work) => work(server, call).await,
-            Way::Beyond(work) => jobs::answer(server, call, true, work).await,
-            Way::Outlasting(work) => jobs::answer(server, call, false, work).await,
+            Way::Beyond(work) => Box::pin(jobs::answer(server, call, true, work)).await,
+            Way::Outlasting(work) => Box::pin(jobs::answer(server, call, false, work)).await,
         };
         answered.unwrap_or_else(|error| refusal(&error).into())
     }
