@@ -1,5 +1,6 @@
 //! Integration tests: one binary, which touches only the forkpy binary and the protocol it publishes.
 
+mod alone;
 mod asleep_often;
 mod attach;
 mod audit;

@@ -5,7 +5,7 @@
 use axum::http::{HeaderMap, request::Parts};
 use rmcp::{
     RoleServer,
-    model::{CallToolResponse, JsonObject},
+    model::{CallToolResponse, JsonObject, RequestId},
     service::RequestContext,
 };
 use serde_json::Value;
@@ -16,6 +16,10 @@ use crate::server::{
     tools::call::audit,
     traces::{self, Asked, CallSpan, Carrier},
 };
+
+/// Beside a request: the number that its client knows it by, where it has another one on its way.
+#[derive(Debug, Clone)]
+pub(super) struct Numbered(pub(super) RequestId);
 
 /// A call begins; none where it is not traced.
 #[must_use]
@@ -29,11 +33,12 @@ pub(super) fn begin(
         return None;
     }
     let meta = &context.meta.0;
-    let headers = context.extensions.get::<Parts>().map(|parts| &parts.headers);
+    let parts = context.extensions.get::<Parts>();
+    let headers = parts.map(|parts| &parts.headers);
     let header = |name: &str| headers.and_then(|all: &HeaderMap| all.get(name)).and_then(|value| value.to_str().ok());
     traces::call(&Asked {
         tool,
-        request: context.id.to_string(),
+        request: parts.and_then(|parts| parts.extensions.get()).map_or(&context.id, |Numbered(id)| id).to_string(),
         session: arguments.and_then(|all| all.get("session_id")).and_then(Value::as_str),
         owner: owner.mark(),
         mcp_session: header(SESSION_HEADER.as_str()),

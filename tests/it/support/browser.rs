@@ -18,6 +18,11 @@ impl<'a> Browser<'a> {
         Self { server, cookie }
     }
 
+    /// The header that it sends.
+    pub fn cookie(&self) -> &str {
+        &self.cookie
+    }
+
     /// Any request; its whole answer.
     pub fn request(&self, method: &str, name: Option<&str>, params: Value) -> Value {
         request(self.server, &[("Cookie", &self.cookie)], method, name, params).json()

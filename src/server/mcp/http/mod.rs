@@ -10,6 +10,7 @@
 //!   `mcp/identity.rs`.
 //! - What strangers can take is bounded (`settings/http_bounds.rs`): connections, time, memory, and state kept for clients.
 
+mod alone;
 mod bodies;
 mod clients;
 mod connections;
@@ -47,6 +48,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    alone::Alone,
     bodies::Intake,
     clients::Clients,
     connections::Connections,
@@ -239,6 +241,7 @@ fn router(
         shown: Arc::clone(&resources),
         server: Arc::clone(&server),
         clients: Arc::clone(&clients),
+        alone: Alone::new(Handler::over_http(Arc::clone(&server), Arc::clone(&resources)), stop.child_token()),
         stop: stop.clone(),
     };
     let handler = move || Ok(Handler::over_http(Arc::clone(&server), Arc::clone(&resources)));

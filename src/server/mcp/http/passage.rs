@@ -16,6 +16,7 @@ use axum::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    alone::Alone,
     bodies::{self, Intake},
     clients::{self, Clients},
     door::Door,
@@ -40,6 +41,7 @@ pub(super) struct Passage {
     pub(super) shown: Arc<Resources>,
     pub(super) server: Arc<Server>,
     pub(super) clients: Arc<Clients>,
+    pub(super) alone: Alone,
     pub(super) stop: CancellationToken,
 }
 
@@ -81,8 +83,8 @@ async fn inside(passage: &Passage, request: Request, next: Next) -> Response {
     if let Some(refusal) = passage.refusal(&parts, &taken.bytes).await {
         return refusal;
     }
-    let Passage { clients, stop, .. } = passage;
-    match quick::answer(clients, parts, &taken.bytes, stop).await {
+    let Passage { clients, alone, stop, .. } = passage;
+    match quick::answer((clients, alone), parts, &taken.bytes, stop).await {
         Ok(response) => response,
         Err(parts) => {
             let request = to_rmcp(*parts, &taken.bytes);

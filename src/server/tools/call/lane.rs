@@ -21,6 +21,11 @@ const TOLD: &str = "forkpy/told";
 pub(crate) trait Line: Send + Sync {
     /// Has `write` add a line, without its newline, and sends it. False when it cannot be written now; nothing is sent then.
     fn put(&self, write: &mut dyn FnMut(&mut Vec<u8>) -> serde_json::Result<()>) -> bool;
+
+    /// The number that the client knows a request by.
+    fn number<'a>(&'a self, id: &'a RequestId) -> &'a RequestId {
+        id
+    }
 }
 
 /// A client's connection, as a call sees it.
@@ -63,7 +68,7 @@ impl Lane {
         if context.ct.is_cancelled() {
             return false;
         }
-        let response = Response { jsonrpc: "2.0", id: &context.id, result: told };
+        let response = Response { jsonrpc: "2.0", id: self.0.number(&context.id), result: told };
         self.0.put(&mut |line| serde_json::to_writer(line, &response))
     }
 }
