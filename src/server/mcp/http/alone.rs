@@ -81,10 +81,10 @@ impl Alone {
         let (way, incoming) = mpsc::unbounded_channel();
         let open = Arc::<Open>::default();
         // Who calls, and with what version, each call says itself.
-        let mut nobody = InitializeRequestParams::new(ClientCapabilities::default(), Implementation::default());
-        nobody.protocol_version = ProtocolVersion::V_2026_07_28;
+        let mut peer = InitializeRequestParams::new(ClientCapabilities::default(), Implementation::default());
+        peer.protocol_version = ProtocolVersion::V_2026_07_28;
         let connection = Connection { open: Arc::clone(&open), incoming };
-        let service = serve_directly_with_ct(handler, connection, Some(nobody), stop);
+        let service = serve_directly_with_ct(handler, connection, Some(peer), stop);
         tokio::spawn(service.waiting());
         Self { open, way }
     }
