@@ -75,7 +75,8 @@ pub(crate) struct Clients {
     remembered: Arc<Remembered>,
 }
 
-struct Known {
+/// A client.
+pub(super) struct Known {
     /// Its streams that are open.
     open: AtomicUsize,
     /// When it last asked for something, or a stream of it ended.
@@ -143,6 +144,20 @@ impl Known {
         way.as_ref().and_then(|way| way.send(message).ok()).ok_or(ClientsError::Unknown)
     }
 
+    /// Begins the stream of a request, and sends that on its way.
+    fn begin(&self, message: ClientJsonRpcMessage) -> Result<u64, ClientsError> {
+        *self.worked.lock() = true;
+        let JsonRpcMessage::Request(request) = &message else { return Err(ClientsError::Unknown) };
+        let (request, stream) = (request.id.clone(), self.post.begin(request));
+        self.pass(message).inspect_err(|_| self.post.end(&request))?;
+        Ok(stream)
+    }
+
+    /// For the reply to a request that its call writes itself.
+    pub(super) fn lane(&self, request: RequestId) -> Lane {
+        Lane::new(Quick { post: Arc::clone(&self.post), id: request })
+    }
+
     fn is_in_use(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0 || self.post.is_waited_for()
     }
@@ -203,15 +218,11 @@ impl Clients {
         self.read(known, place).map(Event::for_rmcp)
     }
 
-    /// Whether a client has a connection that is open.
-    pub(super) fn is_open(&self, id: &str) -> bool {
-        self.known.lock().get(id).is_some_and(|known| known.opened.load(Ordering::Relaxed))
-    }
-
-    /// For the reply to a request of a client's that its call writes itself.
-    pub(super) fn lane(&self, id: &str, request: RequestId) -> Option<Lane> {
-        let post = Arc::clone(&self.known.lock().get(id)?.post);
-        Some(Lane::new(Quick { post, id: request }))
+    /// A client that has a connection which is open.
+    pub(super) fn connected(&self, id: &str) -> Option<Arc<Known>> {
+        let known = self.known.lock().get(id).filter(|known| known.opened.load(Ordering::Relaxed)).map(Arc::clone)?;
+        *known.seen.lock() = Instant::now();
+        Some(known)
     }
 
     /// Sends a request on its way, and waits a moment for the reply.
@@ -220,27 +231,17 @@ impl Clients {
     /// When the client is none any more.
     pub(super) async fn ask(
         &self,
-        id: &SessionId,
+        known: &Arc<Known>,
         message: ClientJsonRpcMessage,
     ) -> Result<Either<Bytes, impl Stream<Item = Event> + Send + Sync + use<>>, ClientsError> {
-        let (known, stream) = self.begin(id, message)?;
+        let stream = known.begin(message)?;
         // Not forgotten while it waits.
         let _open = known.open();
         self.events.ended_within(stream, HOLD).await;
         Ok(match self.events.whole(stream) {
             Some(all) => Either::Left(all),
-            None => Either::Right(self.read(&known, Place { stream, from: 0 })),
+            None => Either::Right(self.read(known, Place { stream, from: 0 })),
         })
-    }
-
-    /// Begins the stream of a request, and sends that on its way.
-    fn begin(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(Arc<Known>, u64), ClientsError> {
-        let known = self.known(id)?;
-        *known.worked.lock() = true;
-        let JsonRpcMessage::Request(request) = &message else { return Err(ClientsError::Unknown) };
-        let (request, stream) = (request.id.clone(), known.post.begin(request));
-        known.pass(message).inspect_err(|_| known.post.end(&request))?;
-        Ok((known, stream))
     }
 }
 
@@ -329,7 +330,8 @@ impl SessionManager for Clients {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, ClientsError> {
-        let (known, stream) = self.begin(id, message)?;
+        let known = self.known(id)?;
+        let stream = known.begin(message)?;
         let open = known.open();
         self.events.ended_within(stream, HOLD).await;
         drop(open);

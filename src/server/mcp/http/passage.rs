@@ -30,6 +30,7 @@ use crate::server::{
         resources::Resources,
     },
     output::numbers,
+    sessions::active::Client,
     tools::call::server::Server,
 };
 
@@ -52,9 +53,9 @@ pub(super) async fn through(State(passage): State<Arc<Passage>>, mut request: Re
     if let Err(refusal) = passage.keys.admit(&mut request).await {
         return refusal;
     }
-    // Says who it is, and gives a cookie to a client that has none.
-    let known = cookie_in(request.headers()).is_some();
+    // Says who it is, and gives a cookie to a client that has none and is known by nothing else.
     let who = passage.policy.who(request.headers(), request.extensions());
+    let known = matches!(who.client, Client::HttpSession(_)) || cookie_in(request.headers()).is_some();
     request.extensions_mut().insert(who.clone());
     let visitor = who.visitor.clone();
     let mut response = WHO.scope(who, inside(&passage, request, next)).await;

@@ -7,7 +7,7 @@
 //! is there within a moment goes out in one piece, with the event that would have come before it. One of 2026-07-28 is answered by
 //! JSON, or by events where something comes before the reply (`alone.rs`).
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -15,18 +15,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{Stream, StreamExt, future::Either, stream};
-use rmcp::{
-    model::{
-        ClientJsonRpcMessage, ClientRequest, ErrorCode, GetExtensions, GetMeta, JsonRpcMessage, JsonRpcRequest,
-        ProtocolVersion, ServerJsonRpcMessage,
-    },
-    transport::streamable_http_server::SessionId,
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientRequest, ErrorCode, GetExtensions, GetMeta, JsonRpcMessage, JsonRpcRequest,
+    ProtocolVersion, ServerJsonRpcMessage,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     alone::{Alone, Told},
-    clients::Clients,
+    clients::{Clients, Known},
     words,
 };
 use crate::server::{
@@ -58,9 +55,9 @@ pub(super) async fn answer(
     if let Some(request) = plain_alone(&parts, body) {
         return Ok(answer_alone(alone, parts, request, stop).await);
     }
-    let Some((id, message)) = plain(clients, &parts, body) else { return Err(Box::new(parts)) };
-    let message = addressed(clients, &id, parts, message);
-    Ok(match clients.ask(&id, message).await {
+    let Some((client, message)) = plain(clients, &parts, body) else { return Err(Box::new(parts)) };
+    let message = addressed(&client, parts, message);
+    Ok(match clients.ask(&client, message).await {
         Ok(Either::Left(all)) => (head(), all).into_response(),
         Ok(Either::Right(events)) => {
             let stop = stop.clone().cancelled_owned();
@@ -76,19 +73,20 @@ pub(super) async fn answer(
 }
 
 /// Whose call it is, and the call, if it is a plain one.
-fn plain(clients: &Clients, parts: &Parts, body: &[u8]) -> Option<(SessionId, ClientJsonRpcMessage)> {
+fn plain(clients: &Clients, parts: &Parts, body: &[u8]) -> Option<(Arc<Known>, ClientJsonRpcMessage)> {
     let id = parts.headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok())?;
-    if parts.method != Method::POST || !has_usual_headers(&parts.headers) || !clients.is_open(id) {
+    if parts.method != Method::POST || !has_usual_headers(&parts.headers) {
         return None;
     }
     // Its parameters are numbers of Python's, which are marked before they are read.
     if memchr::memmem::find(body, b"run_notebook").is_some() {
         return None;
     }
+    let client = clients.connected(id)?;
     let message = envelope::call(body)?;
     let JsonRpcMessage::Request(request) = &message else { return None };
     let says_its_version = request.request.get_meta().protocol_version().is_some();
-    (!says_its_version).then(|| (id.into(), message))
+    (!says_its_version).then_some((client, message))
 }
 
 /// The call, if it is a plain one that stands for itself.
@@ -193,16 +191,9 @@ fn has_usual_headers(headers: &HeaderMap) -> bool {
 }
 
 /// The call with what its handler looks for beside it: the request's head, in which is the way for the reply.
-fn addressed(
-    clients: &Clients,
-    id: &SessionId,
-    mut parts: Parts,
-    mut message: ClientJsonRpcMessage,
-) -> ClientJsonRpcMessage {
+fn addressed(client: &Known, mut parts: Parts, mut message: ClientJsonRpcMessage) -> ClientJsonRpcMessage {
     if let JsonRpcMessage::Request(request) = &mut message {
-        if let Some(lane) = clients.lane(id, request.id.clone()) {
-            parts.extensions.insert(lane);
-        }
+        parts.extensions.insert(client.lane(request.id.clone()));
         request.request.extensions_mut().insert(parts);
     }
     message
