@@ -74,6 +74,8 @@ pub(super) struct Server {
     pub(super) pid: i32,
     /// The number by which it knows us.
     pub(super) client: Option<u64>,
+    /// What it has said behind its welcome.
+    pub(super) said: Vec<u8>,
 }
 
 /// Where the server is met, and how it is started.
@@ -178,7 +180,8 @@ impl Meeting {
             return Ok(Welcomed::Gone);
         }
         let mut line = Vec::new();
-        match BufReader::new((&stream).take(MAX_LINE as u64)).read_until(b'\n', &mut line) {
+        let mut reader = BufReader::new((&stream).take(MAX_LINE as u64));
+        match reader.read_until(b'\n', &mut line) {
             Ok(0) => return Ok(Welcomed::Gone),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
@@ -186,12 +189,13 @@ impl Meeting {
             }
             Err(_) => return Ok(Welcomed::Gone),
         }
+        let said = reader.buffer().to_vec();
         let welcome: Welcome = serde_json::from_slice(&line).map_err(|error| AttachError::Speak(error.into()))?;
         if client.is_none() {
             self.remark(&welcome, place);
         }
         stream.set_nonblocking(true).map_err(AttachError::Speak)?;
-        Ok(Welcomed::Yes(Server { stream, pid: welcome.pid, client: welcome.client }))
+        Ok(Welcomed::Yes(Server { stream, pid: welcome.pid, client: welcome.client, said }))
     }
 
     /// What a person should know of a server that others have started.
@@ -237,11 +241,13 @@ impl Meeting {
     }
 }
 
-/// Introduces the client to a server that it does not know of. Notifications go on to the client.
-pub(super) fn introduce(server: &mut Server, opening: &Opening, to_client: &mut Vec<u8>) -> Result<(), AttachError> {
+/// Introduces the client to a server that it does not know of. Gives what the server has said beside its answer: notifications, and
+/// words for us, of which the last line may lack its end.
+pub(super) fn introduce(server: &mut Server, opening: &Opening) -> Result<Vec<u8>, AttachError> {
     let fail = AttachError::Speak;
     server.stream.set_nonblocking(false).map_err(fail)?;
     server.stream.write_all(&opening.initialize).map_err(fail)?;
+    let mut said = std::mem::take(&mut server.said);
     let mut reader = BufReader::new(&server.stream);
     loop {
         let mut line = Vec::new();
@@ -253,17 +259,46 @@ pub(super) fn introduce(server: &mut Server, opening: &Opening, to_client: &mut 
         if outline.is_answer() && outline.id() == Some(&opening.id) {
             break;
         }
-        to_client.extend_from_slice(&line);
+        said.extend_from_slice(&line);
     }
-    to_client.extend_from_slice(reader.buffer());
+    said.extend_from_slice(reader.buffer());
     if let Some(initialized) = &opening.initialized {
         server.stream.write_all(initialized).map_err(fail)?;
     }
-    server.stream.set_nonblocking(true).map_err(fail)
+    server.stream.set_nonblocking(true).map_err(fail)?;
+    Ok(said)
 }
 
 /// For the person who reads the client's log.
 #[expect(clippy::print_stderr, reason = "standard error is the only way to a person")]
 pub(super) fn tell(words: &str) {
     eprintln!("{words}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        front::lines::{Down, Up},
+        protocol::attach::HOLD,
+    };
+
+    /// A server that is to be replaced says so as soon as it can: before it answers, and behind that in the same breath. Once a client was
+    /// told of it.
+    #[test]
+    fn words_for_us_between_the_lines_of_an_introduction_do_not_reach_the_client() {
+        let (stream, mut theirs) = UnixStream::pair().expect("a pair");
+        let news = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n";
+        let answer = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n";
+        theirs.write_all(&[HOLD, news, answer, HOLD, &news[..20]].concat()).expect("written");
+        let mut server = Server { stream, pid: 1, client: None, said: HOLD.to_vec() };
+        let opening = Opening { id: b"1".to_vec(), initialize: b"{}\n".to_vec(), initialized: None };
+        let said = introduce(&mut server, &opening).expect("introduced");
+        let (mut down, mut up, mut out) = (Down::default(), Up::default(), Vec::new());
+        down.add(&said, &mut up, &mut out);
+        assert_eq!((down.take_hold(), out.as_slice()), (Some(true), news.as_slice()));
+        assert!(!down.is_at_a_beginning(), "a line has begun");
+        down.add(&news[20..], &mut up, &mut out);
+        assert_eq!(out, [news.as_slice(), news].concat());
+    }
 }

@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`AttachError`] when no server can be had at the start.
 pub(crate) fn run(meeting: &Meeting) -> Result<(), AttachError> {
-    let server = meeting.server(None, None)?;
+    let mut server = meeting.server(None, None)?;
+    let said = std::mem::take(&mut server.said);
     let mut front = Front {
         meeting,
         client: Client::new().map_err(AttachError::Streams)?,
@@ -45,6 +46,7 @@ pub(crate) fn run(meeting: &Meeting) -> Result<(), AttachError> {
     };
     // What reading the command line took: the C library keeps it otherwise.
     crate::sys::memory::return_freed();
+    front.hear(&said);
     front.pass_on();
     Ok(())
 }
@@ -81,6 +83,10 @@ impl Front<'_> {
         loop {
             if self.is_done() {
                 return;
+            }
+            // A server that has just taken another one's place may be replaced itself.
+            while self.holds && self.is_at_rest() {
+                self.change_over();
             }
             let Ok(ready) = self.wait() else { return };
             if ready.to_client && self.client.write(&mut self.to_client).is_err() {
@@ -218,8 +224,7 @@ impl Front<'_> {
         match server.stream.read(buffer) {
             Ok(0) => self.bury(),
             Ok(count) => {
-                self.down.add(&buffer[..count], &mut self.up, &mut self.to_client);
-                self.holds = self.down.take_hold().unwrap_or(self.holds);
+                self.hear(&buffer[..count]);
                 if self.client.write(&mut self.to_client).is_err() {
                     self.input_ended.get_or_insert_with(Instant::now);
                 }
@@ -288,9 +293,17 @@ impl Front<'_> {
 
     fn introduced(&mut self, after: Option<i32>, client: Option<u64>) -> Result<Server, AttachError> {
         let mut server = self.meeting.server(after, client)?;
-        if let Some(opening) = self.up.opening() {
-            meet::introduce(&mut server, &opening, &mut self.to_client)?;
-        }
+        let said = match self.up.opening() {
+            Some(opening) => meet::introduce(&mut server, &opening)?,
+            None => std::mem::take(&mut server.said),
+        };
+        self.hear(&said);
         Ok(server)
+    }
+
+    /// Bytes from the server.
+    fn hear(&mut self, bytes: &[u8]) {
+        self.down.add(bytes, &mut self.up, &mut self.to_client);
+        self.holds = self.down.take_hold().unwrap_or(self.holds);
     }
 }

@@ -222,7 +222,12 @@ fn forms_that_are_wrong_are_refused_in_words_and_save_nothing() {
 fn a_sender_that_goes_away_leaves_nothing_and_the_old_file() {
     let server = start();
     upload(&server, &file("kept", b"old"));
-    let open = processes::open_files(server.server_pid());
+    let inside = fs::canonicalize(server.workspace()).expect("it is there");
+    let writes = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", server.server_pid())).expect("it lives").flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok())
+            .any(|path| path.starts_with(&inside) && path != inside)
+    };
     let mut stream = server.connect();
     let body = file("kept", &vec![b'x'; 5_000_000]);
     let head = format!(
@@ -234,8 +239,9 @@ fn a_sender_that_goes_away_leaves_nothing_and_the_old_file() {
     );
     stream.write_all(head.as_bytes()).expect("it reads");
     stream.write_all(&body[..2_000_000]).expect("it reads");
+    wait_for("the writer to begin", &writes);
     drop(stream);
-    wait_for("the writer to give up", || processes::open_files(server.server_pid()) <= open);
+    wait_for("the writer to give up", || !writes());
     assert_eq!(uploads(&server), ["kept"]);
     assert_eq!(download(&server, "uploads/kept", &[]).body, "old");
 }
