@@ -21,7 +21,7 @@ use rmcp::{
     model::{
         CancelledNotification, CancelledNotificationParam, ClientCapabilities, ClientJsonRpcMessage, ClientRequest,
         GetMeta, Implementation, InitializeRequestParams, JsonRpcMessage, JsonRpcRequest, ProgressToken,
-        ProtocolVersion, RequestId, ServerJsonRpcMessage, ServerNotification, ServerResult,
+        ProtocolVersion, RequestId, ServerJsonRpcMessage, ServerNotification,
     },
     service::serve_directly_with_ct,
     transport::Transport,
@@ -133,12 +133,7 @@ impl Drop for Answers {
 impl Open {
     /// Brings a message to the client that it is for, under the numbers that this one knows.
     fn bring(&self, mut message: ServerJsonRpcMessage) {
-        let is_out = matches!(
-            &message,
-            JsonRpcMessage::Response(response)
-                if matches!(&response.result, ServerResult::CallToolResult(result) if lane::is_told(result))
-        );
-        if is_out {
+        if lane::is_out(&message) {
             return;
         }
         let mut calls = self.calls.lock();

@@ -13,7 +13,7 @@ use rmcp::{
     RoleServer,
     model::{
         ClientJsonRpcMessage, ClientRequest, GetExtensions, GetMeta, JsonRpcMessage, JsonRpcRequest, ProgressToken,
-        RequestId, ServerJsonRpcMessage, ServerNotification, ServerResult,
+        RequestId, ServerJsonRpcMessage, ServerNotification,
     },
     service::OriginatingRequestId,
     transport::Transport,
@@ -133,12 +133,7 @@ impl Post {
             let _ = opening.send(message);
             return;
         }
-        let is_out = matches!(
-            &message,
-            JsonRpcMessage::Response(response)
-                if matches!(&response.result, ServerResult::CallToolResult(result) if lane::is_told(result))
-        );
-        if !is_out {
+        if !lane::is_out(&message) {
             let (stream, is_reply) = self.stream_of(&message);
             self.events.add(stream, Said::Message(Arc::new(message)), is_reply);
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use rmcp::model::{JsonRpcMessage, ServerJsonRpcMessage, ServerResult};
+use rmcp::model::{JsonRpcMessage, ServerJsonRpcMessage};
 use serde::Serialize;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
@@ -112,7 +112,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
         if matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_)) {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }
-        if is_out(message) {
+        if lane::is_out(message) {
             return Ok(());
         }
         // No other task writes, as a rule.
@@ -150,12 +150,6 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
             StdioError::Write(error)
         })
     }
-}
-
-/// Whether it stands in the place of a reply that its call has written.
-fn is_out(message: &ServerJsonRpcMessage) -> bool {
-    let JsonRpcMessage::Response(response) = message else { return false };
-    matches!(&response.result, ServerResult::CallToolResult(result) if lane::is_told(result))
 }
 
 /// The way out, for calls that write their replies themselves.

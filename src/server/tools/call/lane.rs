@@ -8,7 +8,10 @@ use std::{fmt, sync::Arc};
 
 use rmcp::{
     RoleServer,
-    model::{CallToolResult, ContentBlock, JsonObject, MetaObject, ProtocolVersion, RequestId},
+    model::{
+        CallToolResult, ContentBlock, JsonObject, JsonRpcMessage, MetaObject, ProtocolVersion, RequestId,
+        ServerJsonRpcMessage, ServerResult,
+    },
     service::RequestContext,
 };
 use serde::Serialize;
@@ -88,7 +91,9 @@ pub(super) fn told() -> CallToolResult {
     result
 }
 
-/// Whether it stands in the place of a reply that is out.
-pub(crate) fn is_told(result: &CallToolResult) -> bool {
+/// Whether a message stands in the place of a reply that is out.
+pub(crate) fn is_out(message: &ServerJsonRpcMessage) -> bool {
+    let JsonRpcMessage::Response(response) = message else { return false };
+    let ServerResult::CallToolResult(result) = &response.result else { return false };
     result.meta.as_ref().is_some_and(|meta| meta.0.contains_key(TOLD))
 }
