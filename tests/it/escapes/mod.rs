@@ -131,7 +131,12 @@ fn tried(
         "import attempts\nfound = attempts.run({:?})\nopen('found.json', 'w').write(found)",
         world.facts.to_string()
     );
-    let reply = forkpy.call("run_python_code", json!({"session_id": id, "code": code, "timeout": 100}));
+    let mut reply = forkpy.call("run_python_code", json!({"session_id": id, "code": code, "timeout": 100}));
+    // A busy machine takes longer than a client waits.
+    while reply.data["status"] == "running" {
+        let cell = reply.data["cell"].clone();
+        reply = forkpy.call("wait_for_cell", json!({"session_id": id, "cell": cell}));
+    }
     let text = std::fs::read_to_string(forkpy.file("found.json")).unwrap_or_default();
     let found: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {reply:?}"));
     let found = found.as_object().expect("an object");
