@@ -216,7 +216,7 @@ fn a_cell_allocates_little() {
     assert!((1.0..=MOST_ALLOCATIONS).contains(&best), "{best} allocations a cell in the server");
 }
 
-/// The same over HTTP: what came before the way past rmcp's was 365.
+/// The same over HTTP. By rmcp alone it was 365.
 #[test]
 fn a_cell_over_http_allocates_little() {
     let counting = Counting::new();
