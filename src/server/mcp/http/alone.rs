@@ -6,8 +6,6 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
-    future::ready,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -17,18 +15,17 @@ use std::{
 use axum::body::Bytes;
 use parking_lot::Mutex;
 use rmcp::{
-    RoleServer,
     model::{
         CancelledNotification, CancelledNotificationParam, ClientCapabilities, ClientJsonRpcMessage, ClientRequest,
         GetMeta, Implementation, InitializeRequestParams, JsonRpcMessage, JsonRpcRequest, ProgressToken,
         ProtocolVersion, RequestId, ServerJsonRpcMessage, ServerNotification,
     },
     service::serve_directly_with_ct,
-    transport::Transport,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::post::{Bring, Connection};
 use crate::server::{
     mcp::handler::Handler,
     tools::call::lane::{self, Lane, Line},
@@ -61,12 +58,6 @@ pub(super) struct Alone {
     way: mpsc::UnboundedSender<ClientJsonRpcMessage>,
 }
 
-/// rmcp's side.
-struct Connection {
-    open: Arc<Open>,
-    incoming: mpsc::UnboundedReceiver<ClientJsonRpcMessage>,
-}
-
 /// What comes of a call. Dropped before its end, the call is taken back.
 pub(super) struct Answers {
     number: i64,
@@ -83,7 +74,7 @@ impl Alone {
         // Who calls, and with what version, each call says itself.
         let mut peer = InitializeRequestParams::new(ClientCapabilities::default(), Implementation::default());
         peer.protocol_version = ProtocolVersion::V_2026_07_28;
-        let connection = Connection { open: Arc::clone(&open), incoming };
+        let connection = Connection { post: Arc::clone(&open), incoming };
         let service = serve_directly_with_ct(handler, connection, Some(peer), stop);
         tokio::spawn(service.waiting());
         Self { open, way }
@@ -130,7 +121,7 @@ impl Drop for Answers {
     }
 }
 
-impl Open {
+impl Bring for Open {
     /// Brings a message to the client that it is for, under the numbers that this one knows.
     fn bring(&self, mut message: ServerJsonRpcMessage) {
         if lane::is_out(&message) {
@@ -158,30 +149,17 @@ impl Open {
         }
     }
 
+    fn end_all(&self) {
+        self.calls.lock().clear();
+    }
+}
+
+impl Open {
     fn end(calls: &mut HashMap<i64, Asked>, id: &mut RequestId) -> Option<Asked> {
         let RequestId::Number(number) = id else { return None };
         let asked = calls.remove(number)?;
         *id = asked.id.clone();
         Some(asked)
-    }
-}
-
-impl Transport<RoleServer> for Connection {
-    type Error = Infallible;
-
-    fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
-        self.open.bring(item);
-        ready(Ok(()))
-    }
-
-    async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
-        self.incoming.recv().await
-    }
-
-    async fn close(&mut self) -> Result<(), Infallible> {
-        self.incoming.close();
-        self.open.calls.lock().clear();
-        Ok(())
     }
 }
 

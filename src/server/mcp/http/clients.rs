@@ -132,7 +132,7 @@ impl Known {
         Open(Arc::clone(self))
     }
 
-    fn connect(&self) -> Connection {
+    fn connect(&self) -> Connection<Post> {
         let (way, connection) = self.post.connect();
         *self.way.lock() = Some(way);
         connection
@@ -278,9 +278,9 @@ async fn forget_the_absent(clients: Weak<Clients>, idle: Duration) {
 
 impl SessionManager for Clients {
     type Error = ClientsError;
-    type Transport = Connection;
+    type Transport = Connection<Post>;
 
-    async fn create_session(&self) -> Result<(SessionId, Connection), ClientsError> {
+    async fn create_session(&self) -> Result<(SessionId, Connection<Post>), ClientsError> {
         while self.known.lock().len() >= self.bounds.clients {
             let id = self.most_absent().ok_or(ClientsError::Full(self.bounds.clients))?;
             tracing::info!("a client that is away is forgotten, because a new one came (--max-clients)");
@@ -338,7 +338,7 @@ impl SessionManager for Clients {
         Ok(self.read_for_rmcp(&known, Place { stream, from: 0 }))
     }
 
-    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Connection>, ClientsError> {
+    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Connection<Post>>, ClientsError> {
         let known = self.known(&id)?;
         if known.way.lock().is_some() {
             return Ok(RestoreOutcome::AlreadyPresent);

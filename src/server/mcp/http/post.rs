@@ -24,7 +24,7 @@ use super::events::{Events, Said};
 use crate::server::tools::call::lane::{self, Line};
 
 /// What has to be known of a client to bring it its answers.
-pub(super) struct Post {
+pub(crate) struct Post {
     client: Arc<str>,
     events: Arc<Events>,
     /// The stream of what belongs to no request.
@@ -63,7 +63,7 @@ impl Post {
     }
 
     /// The client's side of a new connection, and rmcp's.
-    pub(super) fn connect(self: &Arc<Self>) -> (mpsc::UnboundedSender<ClientJsonRpcMessage>, Connection) {
+    pub(super) fn connect(self: &Arc<Self>) -> (mpsc::UnboundedSender<ClientJsonRpcMessage>, Connection<Self>) {
         let (sender, incoming) = mpsc::unbounded_channel();
         (sender, Connection { post: Arc::clone(self), incoming })
     }
@@ -125,7 +125,9 @@ impl Post {
         };
         (found.unwrap_or(self.common), is_reply)
     }
+}
 
+impl Bring for Post {
     fn bring(&self, message: ServerJsonRpcMessage) {
         let opening = self.open.lock().opening.take();
         if let Some(opening) = opening {
@@ -140,13 +142,21 @@ impl Post {
     }
 }
 
-/// rmcp's side. When the client's is dropped, nothing more comes.
-pub(crate) struct Connection {
-    post: Arc<Post>,
-    incoming: mpsc::UnboundedReceiver<ClientJsonRpcMessage>,
+/// Who brings what a service says to its clients.
+pub(crate) trait Bring: Send + Sync + 'static {
+    fn bring(&self, message: ServerJsonRpcMessage);
+
+    /// The service has ended.
+    fn end_all(&self) {}
 }
 
-impl Transport<RoleServer> for Connection {
+/// rmcp's side. When the clients' is dropped, nothing more comes.
+pub(crate) struct Connection<P> {
+    pub(super) post: Arc<P>,
+    pub(super) incoming: mpsc::UnboundedReceiver<ClientJsonRpcMessage>,
+}
+
+impl<P: Bring> Transport<RoleServer> for Connection<P> {
     type Error = Infallible;
 
     fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
@@ -160,6 +170,7 @@ impl Transport<RoleServer> for Connection {
 
     async fn close(&mut self) -> Result<(), Infallible> {
         self.incoming.close();
+        self.post.end_all();
         Ok(())
     }
 }
