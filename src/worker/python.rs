@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use pyo3::{
     Py, PyAny, PyErr, PyResult, Python,
-    exceptions::{PyKeyboardInterrupt, PyMemoryError},
+    exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError},
     types::{PyAnyMethods, PyBytes, PyTracebackMethods, PyTypeMethods},
 };
 
@@ -332,9 +332,13 @@ impl Functions {
 /// An exception that left the package itself: a KeyboardInterrupt at its edge, or its own fault.
 pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
     let interrupted = error.is_instance_of::<PyKeyboardInterrupt>(py);
-    let kind = error.get_type(py).name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
+    let full = is_want_of_memory(py, error);
+    let kind = match error.get_type(py).name() {
+        Ok(_) if full => "MemoryError".to_owned(),
+        Ok(name) => name.to_string(),
+        Err(_) => "Exception".to_owned(),
+    };
     let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok()).unwrap_or_default();
-    let full = error.is_instance_of::<PyMemoryError>(py);
     let hint = (!interrupted && !full).then(|| BROKEN.to_owned());
     let report = CellError { kind, message: error.value(py).to_string(), line: None, traceback, hint };
     CellReport {
@@ -346,6 +350,13 @@ pub(super) fn report_of(py: Python<'_>, error: &PyErr) -> CellReport {
         interrupted: false,
         imported: Vec::new(),
     }
+}
+
+/// Python has no memory, or the system has none for it: an import reads a folder.
+fn is_want_of_memory(py: Python<'_>, error: &PyErr) -> bool {
+    let number = || error.value(py).getattr("errno")?.extract::<i32>();
+    error.is_instance_of::<PyMemoryError>(py)
+        || (error.is_instance_of::<PyOSError>(py) && number().is_ok_and(|number| number == libc::ENOMEM))
 }
 
 /// Completion, inspection and the list of variables, in threads of their own.

@@ -42,6 +42,9 @@ NO_DEBUGGER = (
     "variables after the cell."
 )
 
+# Asked before the forks: each would write to many pages for it.
+_HAS_DEBUGGER = bool(os.environ.get("PYTHONBREAKPOINT"))
+
 _ask: Callable[..., Any] | None = None
 _main = 0
 _pid = 0
@@ -160,7 +163,7 @@ class Stream(TextIOWrapper):
 
 def install_debugger() -> None:
     """Let `breakpoint()` refuse before it stops where the client cannot let it go on."""
-    if not os.environ.get("PYTHONBREAKPOINT"):
+    if not _HAS_DEBUGGER:
         sys.breakpointhook = _breakpoint
 
 

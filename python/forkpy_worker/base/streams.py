@@ -3,7 +3,7 @@
 Owns: `sys.stdin`, `sys.stdout`, `sys.stderr` and their `__x__` twins, `builtins.print` and `input`.
 What `input()` and `sys.stdin` ask with is in `asking.py`.
 May not close or duplicate descriptors 0, 1, 2; Rust set them up, and cells' children share them.
-Runs in: worker main thread (`install`), any thread of a cell (the rest).
+Runs in: zygote (`prepare`), worker main thread (`install`), any thread of a cell (the rest).
 
 Writing through is what keeps print, os.write, C's stdio and child processes in order: nothing waits
 in a Python buffer while other code writes. Its price would be two system calls for each
@@ -49,6 +49,10 @@ class Descriptor(FileIO):
 
     def close(self) -> None:
         """Do nothing: nothing waits here, and the descriptor is not ours to close."""
+
+    def seekable(self) -> bool:
+        """Say no: there is a pipe, or will be in the fork that this is made for."""
+        return False
 
     @property
     def raw(self) -> Descriptor:
@@ -101,25 +105,53 @@ def mark(kind: str, serial: int) -> None:
             continue
 
 
+# Standard input that asks, output and error, made before there is a session. They know descriptors 1
+# and 2 by number.
+_prepared: tuple[Any, Any, Any] | None = None
+# Those that they replace: what a session does not free, it does not write to.
+_replaced: list[Any] = []
+
+
+def prepare() -> None:
+    """Make the streams of sessions to come: each would write to many pages for it."""
+    global _prepared
+    # What imports have printed so far is no session's.
+    flush()
+    _replaced[:] = sys.stdin, sys.stdout, sys.stderr, builtins.input, builtins.print
+    try:
+        _prepared = asking.stream(), _writer(1, "<stdout>"), _writer(2, "<stderr>")
+    except OSError:
+        # One of the descriptors is closed.
+        _prepared = None
+    _replace_functions()
+
+
 def install(ask: Callable[..., Any] | None = None) -> None:
     """Put fresh streams on descriptors 0, 1, 2 in the places where Python keeps them.
 
     With `ask`, standard input is what the client answers; without, it is descriptor 0.
     """
-    global _stdin, _stdout, _stderr
+    global _stdin, _stdout, _stderr, _prepared
     know_pipes()
+    asking_one, _stdout, _stderr = _prepared or (None, None, None)
+    _prepared = None
     if ask is None:
         reader = asking.Reader(_named(FileIO(0, "r", closefd=False), "<stdin>"))
         _stdin = TextIOWrapper(reader, "utf-8", "surrogateescape")
     else:
         asking.install(ask)
-        _stdin = asking.stream()
-    _stdout = _writer(1, "<stdout>")
-    _stderr = _writer(2, "<stderr>")
+        _stdin = asking_one or asking.stream()
+    _stdout = _stdout or _writer(1, "<stdout>")
+    _stderr = _stderr or _writer(2, "<stderr>")
     places: Any = sys
     places.stdin = places.__stdin__ = _stdin
     places.stdout = places.__stdout__ = _stdout
     places.stderr = places.__stderr__ = _stderr
+    if builtins.print is not print:
+        _replace_functions()
+
+
+def _replace_functions() -> None:
     builtins.print = print
     builtins.input = input
 

@@ -114,6 +114,20 @@ def rehearse() -> None:
         return
 
 
+def rehearse_before_forks() -> None:
+    """Do what a first cell does: what CPython learns by it, each session would learn, and write, by itself."""
+    filename = "<rehearsal>"
+    for code in ("1", "x = 1", "x = 1\nx"):
+        rehearse()
+        try:
+            sources.remember(filename, code)
+            _awaits(_compile(code, filename)[0])
+            sources.forget(filename)
+            streams.are_ours()
+        except BaseException:
+            return
+
+
 def _prepare(cell: int, filename: str, code: str) -> None:
     if getsignal(SIGINT) is not default_int_handler:
         # An earlier cell changed it; without it no interrupt reaches this one.

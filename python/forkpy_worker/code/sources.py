@@ -37,6 +37,15 @@ def remember(filename: str, text: str) -> None:
         _forget_oldest(linecache)
 
 
+def forget(filename: str) -> None:
+    """Keep a cell's text no longer."""
+    global _characters
+    _characters -= len(_texts.pop(filename, ""))
+    linecache = sys.modules.get("linecache")
+    if linecache is not None:
+        linecache.cache.pop(filename, None)
+
+
 def text_of(filename: str) -> str:
     """Give a cell's text, empty when it is not kept."""
     return _texts.get(filename, "")

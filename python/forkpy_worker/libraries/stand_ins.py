@@ -2,12 +2,13 @@
 
 Owns: `display`, `get_ipython` and `__IPYTHON__` in `builtins`, the last entry of
 `sys.meta_path`. May not import what a cell that displays nothing does not need.
-Runs in: worker.
+Runs in: zygote (`prepare`), worker.
 """
 
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import PathFinder
@@ -16,7 +17,7 @@ from forkpy_worker.base import place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import ModuleType
     from typing import Any
 
@@ -119,10 +120,39 @@ def install() -> None:
     """Make all of it available."""
     builtins.display = display  # type: ignore[attr-defined]
     builtins.get_ipython = get_ipython  # type: ignore[attr-defined]
-    if PathFinder.find_spec("IPython") is not None:
+    is_as_before = _folders is not None and _folders == _state(_folders)
+    if _has_ipython if is_as_before else _look():
         # What code asks that wants to know whether it runs in IPython.
         builtins.__IPYTHON__ = True  # type: ignore[attr-defined]
     sys.meta_path.append(_StandIn())
+
+
+# Where packages are, when each folder was changed last, and whether IPython is among them.
+_folders: dict[str, int] | None = None
+_has_ipython = False
+
+
+def prepare() -> None:
+    """Look for IPython before there is a session: what is found holds as long as no folder changes."""
+    global _folders, _has_ipython
+    _folders = _state(sys.path)
+    _has_ipython = _look()
+
+
+def _look() -> bool:
+    # Not in the workspace: all that lies there would be read, for each session.
+    installed = [folder for folder in sys.path if folder not in ("", place.workspace)]
+    return PathFinder.find_spec("IPython", installed) is not None
+
+
+def _state(folders: Iterable[str]) -> dict[str, int]:
+    state = {}
+    for folder in folders:
+        try:
+            state[folder] = os.stat(folder).st_mtime_ns
+        except OSError:  # noqa: PERF203
+            continue
+    return state
 
 
 class _StandIn:

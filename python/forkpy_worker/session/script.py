@@ -12,7 +12,7 @@ import builtins
 import os
 import sys
 
-from forkpy_worker.base import place, streams
+from forkpy_worker.base import forks, place, streams
 from forkpy_worker.session import session
 
 TYPE_CHECKING = False
@@ -45,6 +45,7 @@ def _start(file: str, directory: str, argv: list[str], workspace: str) -> None:
     if hasattr(sys, "orig_argv"):
         sys.orig_argv = [sys.executable, *argv]
     sys.path[:] = [directory, *(entry for entry in sys.path if entry not in ("", directory))]
+    forks.born()
     streams.NO_INPUT = NO_INPUT
     streams.install()
     session.reseed()

@@ -14,7 +14,7 @@ import os
 import sys
 from _thread import get_ident
 
-from forkpy_worker.base import asking, place, streams
+from forkpy_worker.base import asking, forks, place, streams
 from forkpy_worker.cell import arrivals
 from forkpy_worker.code import history, sources
 from forkpy_worker.libraries import stand_ins
@@ -40,7 +40,8 @@ def start(
     place.outputs = outputs
     place.workspace = workspace
     place.keep_html = keep_html
-    _fresh_main()
+    if sys.modules.get("__main__") is not place.main or len(place.namespace) != len(_FRESH):
+        fresh_main()
     os.chdir(workspace)
     sys.argv = [""]
     sys.path[:] = [workspace, *(entry for entry in sys.path if entry not in ("", workspace))]
@@ -59,6 +60,7 @@ def begin(interrupts: Callable[[], int]) -> None:
     place.pid = os.getpid()
     place.thread = get_ident()
     place.interrupts = interrupts
+    forks.born()
 
 
 def become(session_id: str) -> None:
@@ -66,21 +68,27 @@ def become(session_id: str) -> None:
     place.session_id = session_id
 
 
-def _fresh_main() -> None:
+# What a session's `__main__` begins with.
+_FRESH: dict[str, Any] = {
+    "__name__": "__main__",
+    "__doc__": None,
+    "__package__": None,
+    "__loader__": None,
+    "__spec__": None,
+    "__builtins__": builtins,
+}
+
+
+def fresh_main() -> None:
+    """Put `__main__` in its place, with nothing of its own. The zygote does it for all sessions."""
     sys.modules["__main__"] = place.main
-    namespace = place.namespace
-    namespace.clear()
-    namespace["__name__"] = "__main__"
-    namespace["__doc__"] = None
-    namespace["__package__"] = None
-    namespace["__loader__"] = None
-    namespace["__spec__"] = None
-    namespace["__builtins__"] = builtins
+    place.namespace.clear()
+    place.namespace.update(_FRESH)
 
 
 def reseed() -> None:
     """Two forks of one zygote must not draw the same numbers."""
-    # CPython's fork hook does it for `random`, unless the fork was made without the hooks.
+    # The fork hook of `random` rests at births, and in a fork that was made without hooks none has run.
     for name in ("random", "numpy.random"):
         module = sys.modules.get(name)
         if module is not None:

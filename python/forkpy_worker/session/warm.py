@@ -63,14 +63,19 @@ COMMON = (
 def stage_one() -> None:
     """Import what the first plain cell needs, and no more: a client waits for this."""
     _check_library()
-    from forkpy_worker.base import forks
+    from forkpy_worker.base import forks, streams
     from forkpy_worker.cell import run  # noqa: F401
     from forkpy_worker.lookup import answers  # noqa: F401
-    from forkpy_worker.session import probe, session  # noqa: F401
+    from forkpy_worker.session import (
+        probe,  # noqa: F401
+        session,
+    )
     from forkpy_worker.variables import state, variables  # noqa: F401
 
-    forks.watch()
     watch()
+    streams.prepare()
+    session.fresh_main()
+    forks.rest_at_births()
 
     settle()
 
@@ -106,8 +111,10 @@ def preload(module: str) -> str | None:
 
 def watch() -> None:
     """Fit libraries to sessions from now on."""
+    from forkpy_worker.base import forks
     from forkpy_worker.libraries import watches
 
+    forks.watch()
     for part in ("process", "reduction", "spawn"):
         watches.FITTED[f"multiprocessing.{part}"] = "forkpy_worker.variables.spawning"
     watches.install()
@@ -115,6 +122,11 @@ def watch() -> None:
 
 def settle() -> None:
     """Tell the collector that all this is here to stay, so that it dirties no shared page."""
+    from forkpy_worker.cell import run
+    from forkpy_worker.libraries import stand_ins
+
+    stand_ins.prepare()
+    run.rehearse_before_forks()
     gc.collect()
     gc.freeze()
 
