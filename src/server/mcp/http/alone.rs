@@ -80,6 +80,11 @@ impl Alone {
         Self { open, way }
     }
 
+    /// Whether calls are read.
+    pub(super) fn is_served(&self) -> bool {
+        !self.way.is_closed()
+    }
+
     /// Sends a call on its way; `along` puts beside it what its handler looks for.
     pub(super) fn ask(
         &self,

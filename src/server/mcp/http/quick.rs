@@ -52,7 +52,8 @@ pub(super) async fn answer(
     body: &[u8],
     stop: &CancellationToken,
 ) -> Result<Response, Box<Parts>> {
-    if let Some(request) = plain_alone(&parts, body) {
+    // Should what they have in common have ended by a fault, rmcp has a service for each.
+    if let Some(request) = plain_alone(&parts, body).filter(|_| alone.is_served()) {
         return Ok(answer_alone(alone, parts, request, stop).await);
     }
     let Some((client, message)) = plain(clients, &parts, body) else { return Err(Box::new(parts)) };
