@@ -1,4 +1,7 @@
-"""A root directory with libc's family and nothing else, and how to start a program in it as an ordinary user."""
+"""A root directory with libc's family and nothing else, and how to start a program in it as an ordinary user.
+
+FORKPY_OLD_LIBRARIES names a folder with an older system's C library, to be used instead of this machine's.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ def make(root: Path, program: Path) -> None:
         (root / name).mkdir(parents=True)
     for device in ("null", "zero", "random", "urandom"):
         (root / "dev" / device).touch()
-    places = (Path("/lib/x86_64-linux-gnu"), Path("/lib64"), Path("/usr/lib64"))
+    old = os.environ.get("FORKPY_OLD_LIBRARIES")
+    places = (Path(old),) if old else (Path("/lib/x86_64-linux-gnu"), Path("/lib64"), Path("/usr/lib64"))
     for library in (*LIBC_FAMILY, *OLD_NAMES):
         found = next(place / library for place in places if (place / library).exists())
         shutil.copy(found, root / "lib64" / library)
