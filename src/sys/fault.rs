@@ -26,6 +26,7 @@
 //! | `store.taken` | the same: the lease of a session is taken, and its image has not come |
 //! | `zygote.ending` | number 0: the server is gone |
 //! | `zygote.fork` | a fork was asked for and not done |
+//! | `zygote.born` | the same: it is done, and the fork has asked for nothing yet |
 //! | `zygote.image` | number 0: a zygote is about to write its image |
 //! | `zygote.wake` | number 0: a process is about to become the zygote of an image |
 //! | `zygote.woken` | number 0: it has become it, and has not said that it is warm |

@@ -91,11 +91,13 @@ pub(crate) fn end() -> Option<BorrowedFd<'static>> {
 pub(crate) struct Held(Option<RawFd>);
 
 impl Held {
-    /// It leads a process group by now: the kernel is to start all of it.
+    /// It leads a process group by now: the kernel is to start all of it. Of one that leads none the kernel would take it too, and
+    /// start no process.
     ///
     /// # Errors
     /// When the system refuses.
     pub(crate) fn lead(self) -> io::Result<()> {
+        debug_assert_eq!(nix::unistd::getpgrp(), nix::unistd::getpid());
         self.0.map_or(Ok(()), |own| set_owner(own, -nix::unistd::getpid().as_raw()))
     }
 }

@@ -8,6 +8,7 @@ use std::{
     collections::HashSet,
     fs,
     io::{self, Read},
+    path::Path,
     sync::LazyLock,
     time::Duration,
 };
@@ -62,18 +63,31 @@ pub(crate) fn descendants(pid: i32) -> Option<Vec<Process>> {
     Some(found)
 }
 
-fn children(pid: i32) -> Option<Vec<i32>> {
+/// What a process has started itself, or got as a subreaper; nothing of one that is gone. `None` as above. The kernel lists them
+/// one after the other: where one is reaped meanwhile, another may be left out.
+#[must_use]
+pub(crate) fn children(pid: i32) -> Option<Vec<i32>> {
     let mut found = Vec::new();
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Some(found) };
     for thread in threads.flatten() {
-        match fs::read_to_string(thread.path().join("children")) {
-            Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && thread.path().exists() => return None,
-            // It has ended meanwhile.
-            Err(_) => {}
-        }
+        found.extend(children_of_thread(&thread.path())?);
     }
     Some(found)
+}
+
+/// Those among them that have lost their parent: the kernel gives them to the first thread. `None` as above.
+#[must_use]
+pub(crate) fn orphans(subreaper: i32) -> Option<Vec<i32>> {
+    children_of_thread(Path::new(&format!("/proc/{subreaper}/task/{subreaper}")))
+}
+
+fn children_of_thread(thread: &Path) -> Option<Vec<i32>> {
+    match fs::read_to_string(thread.join("children")) {
+        Ok(text) => Some(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && thread.exists() => None,
+        // It has ended meanwhile.
+        Err(_) => Some(Vec::new()),
+    }
 }
 
 #[must_use]
@@ -223,28 +237,38 @@ pub(crate) fn kill_children_but(spare: &HashSet<i32>) {
 }
 
 /// Kills what `roots` selects and all that descends from it, except `spare`, until no new one shows up.
+pub(crate) fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i32>) {
+    let look = || {
+        let mut table = table();
+        let family = closure(&table, &roots);
+        table.retain(|process| family.contains(&process.pid));
+        table
+    };
+    kill_seen(look, spare);
+}
+
+/// Kills what `look` finds, except `spare`, until it finds no new one.
 ///
 /// Nothing is stopped first: the killing process may be killed itself at any moment, and what it had stopped would then stand for
 /// ever. Descendants go before those they descend from: a worker that is still there, when we are not any more, ends the
 /// rest of its own. What a process forks before its end falls to a subreaper among those we look at, and is met in the
 /// next round.
-pub(crate) fn kill_families(roots: impl Fn(&Process) -> bool, spare: &HashSet<i32>) {
+pub(crate) fn kill_seen(look: impl Fn() -> Vec<Process>, spare: &HashSet<i32>) {
     const ROUNDS: u32 = 64;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut done = HashSet::new();
     for _ in 0..ROUNDS {
-        let table = table();
-        let family = closure(&table, &roots);
-        let mut living: Vec<&Process> = table
+        let family = look();
+        let mut living: Vec<&Process> = family
             .iter()
             .filter(|process| process.state != 'Z' && process.state != 'X')
-            .filter(|process| family.contains(&process.pid) && process.pid != own && !spare.contains(&process.pid))
+            .filter(|process| process.pid != own && !spare.contains(&process.pid))
             .filter(|process| !done.contains(&(process.pid, process.started)))
             .collect();
         if living.is_empty() {
             break;
         }
-        living.sort_by_cached_key(|process| std::cmp::Reverse(depth(&table, process.pid)));
+        living.sort_by_cached_key(|process| std::cmp::Reverse(depth(&family, process.pid)));
         for process in living {
             done.insert((process.pid, process.started));
             kill_exactly(process);
@@ -326,9 +350,7 @@ mod tests {
         }
         let found = descendants(pid).expect("this kernel lists children");
         assert_eq!(found.iter().map(|process| process.pid).collect::<HashSet<_>>(), of_table());
-        for process in found {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), Signal::SIGKILL);
-        }
+        kill_seen(|| look_up(pid).into_iter().chain(descendants(pid).unwrap_or_default()).collect(), &HashSet::new());
         shell.wait().expect("it ends");
         assert_eq!(descendants(pid), Some(Vec::new()), "one that is gone has none");
     }

@@ -4,6 +4,8 @@
 
 use std::os::{fd::OwnedFd, unix::net::UnixStream};
 
+use nix::unistd::{Pid, setpgid};
+
 use super::error::ZygoteError;
 use crate::{
     protocol::{
@@ -56,7 +58,8 @@ impl Link {
         };
         if !self.received.is_empty() {
             lifeline::adopt(self.received.remove(0));
-            // For its forks, until each has asked for itself.
+            // For its forks, until each has asked for itself: they are born into this group.
+            setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(std::io::Error::from)?;
             lifeline::hold().and_then(lifeline::Held::lead)?;
         }
         Ok(first)

@@ -11,6 +11,7 @@ mod image;
 mod interpreter;
 mod link;
 mod preload;
+pub(crate) mod pythons;
 mod readers;
 
 use std::{
@@ -318,7 +319,10 @@ impl Zygote {
         let answer = match Birth::new(purpose, limits, passed) {
             None => FromZygote::ForkFailed { worker, message: "descriptors did not arrive".to_owned() },
             Some(birth) => match fork::fork(py, &mut self.bystanders) {
-                Ok(fork::Side::Child) => birth.live(py, &self.functions, settings, entry),
+                Ok(fork::Side::Child) => {
+                    let _ = fault::at("zygote.born", self.forks);
+                    birth.live(py, &self.functions, settings, entry)
+                }
                 Ok(fork::Side::Parent { child }) => {
                     self.children.insert(child, Child::Running);
                     FromZygote::Forked { worker, pid: child }
@@ -382,7 +386,20 @@ impl Zygote {
             *child = Child::Reported;
             self.link.send(&FromZygote::Exited { pid: *pid, exit })?;
         }
+        self.reap_strangers();
         Ok(())
+    }
+
+    /// What code of a session has made a child of this process is no other's to reap. What Python's imports have started here
+    /// they may wait for themselves.
+    fn reap_strangers(&self) {
+        let own = processes::look_up(std::process::id().cast_signed());
+        let children = processes::children(std::process::id().cast_signed()).unwrap_or_default();
+        let strangers =
+            children.into_iter().filter(|pid| !self.children.contains_key(pid)).filter_map(processes::look_up);
+        for stranger in strangers.filter(|child| own.is_some_and(|own| own.session != child.session)) {
+            let _ = waitid(Id::Pid(Pid::from_raw(stranger.pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+        }
     }
 
     fn reap(&mut self, pid: i32) {

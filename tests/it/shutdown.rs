@@ -89,11 +89,26 @@ fn a_server_that_is_killed_leaves_nothing_running_and_nothing_stopped() {
         while let left = forkpy.family()
             && !left.is_empty()
         {
-            let seen = || left.iter().map(|pid| (processes::name(*pid), processes::state(*pid))).collect::<Vec<_>>();
-            assert!(Instant::now() < deadline, "turn {turn}: these are left: {:?}", seen());
+            let seen = || left.iter().map(|pid| processes::told(*pid)).collect::<Vec<_>>().join("\n");
+            assert!(Instant::now() < deadline, "turn {turn}: these are left:\n{}", seen());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// It is in the zygote's group then, which was the server's, and the kernel was asked to start another one.
+#[cfg(debug_assertions)]
+#[test]
+fn a_process_that_is_stopped_as_soon_as_it_is_born_ends_with_the_server() {
+    let setup = Setup::new().args(&["--max-spares", "0"]).env("FORKPY_FAULT", "zygote.born:2=stop");
+    let mut forkpy = setup.start();
+    forkpy.run("1");
+    let made = forkpy.begin_call("create_session", json!({"session_id": "a"}));
+    forkpy.forget(made);
+    forkpy.tolerate(made);
+    wait_for("its birth", || forkpy.family().into_iter().any(|pid| processes::state(pid) == 'T'));
+    forkpy.kill();
+    wait_for("the end of all it started", || forkpy.family().is_empty());
 }
 
 /// A worker that is killed goes last: where server and zygote are killed right behind it, no process would end its family.
@@ -132,6 +147,24 @@ fn deleting_a_session_ends_what_it_started_and_nothing_else() {
     wait_for("the end of one family", || sleepers(&forkpy) == 4);
     forkpy.call("restart_kernel", json!({}));
     wait_for("the end of the other", || sleepers(&forkpy) == 0);
+}
+
+/// The kernel gives such a child to the process that the worker comes from. It is neither among those that the worker has nor
+/// among those that fall to the server.
+#[test]
+fn what_a_session_starts_as_its_own_sibling_ends_with_it() {
+    let mut forkpy = Forkpy::start();
+    forkpy.run(
+        "import ctypes, os, signal\n\
+         CLONE_PARENT, SYS_clone = 0x8000, {'x86_64': 56, 'aarch64': 220}[os.uname().machine]\n\
+         child = ctypes.CDLL(None).syscall(SYS_clone, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)\n\
+         if child == 0: os.execvp('sleep', ['sleep', '300'])",
+    );
+    wait_for("the sibling", || sleepers(&forkpy) == 1);
+    let sibling = forkpy.family().into_iter().find(|pid| processes::name(*pid) == "sleep").expect("it runs");
+    assert!(processes::children(forkpy.zygote_pid()).contains(&sibling));
+    forkpy.call("restart_kernel", json!({}));
+    wait_for("its end", || processes::state(sibling) == '-');
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
         pidfd::PidFd,
         private,
     },
+    zygote::pythons,
 };
 
 /// Sessions that are promised by default, and what each takes.
@@ -54,6 +55,15 @@ pub(super) fn build() -> Finding {
             "build",
             seen,
             "remove that directory: the single file unpacks it again, an archive has to be unpacked again",
+        );
+    }
+    let untested: Vec<String> =
+        pythons::untested().map(|difference| format!("{} (from {} on)", difference.what, difference.since)).collect();
+    if !untested.is_empty() {
+        return Finding::warning(
+            "build",
+            format!("{seen}; NOT TESTED without the GIL: {}", untested.join("; ")),
+            "build with an interpreter that has it (PYO3_PYTHON=python3.14, not python3.14t)",
         );
     }
     if cfg!(debug_assertions) {

@@ -27,6 +27,19 @@ pub fn state(pid: i32) -> char {
     stat(pid).map_or('-', |stat| stat.1)
 }
 
+/// All that helps to find out why a process is still there.
+pub fn told(pid: i32) -> String {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let wanted = ["Name", "State", "PPid", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "NSpgid", "NSsid"];
+    let status = read("status");
+    let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links =
+        open.filter_map(|entry| Some(format!("{:?} {:?}", entry.file_name(), fs::read_link(entry.path()).ok()?)));
+    let told: Vec<String> = lines.map(str::to_owned).chain([read("wchan"), read("syscall")]).chain(links).collect();
+    format!("{pid}: {}", told.join(", "))
+}
+
 pub fn children(parent: i32) -> Vec<i32> {
     all().into_iter().filter(|pid| stat(*pid).is_some_and(|stat| stat.2 == parent)).collect()
 }
