@@ -103,6 +103,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::print_stdout, reason = "what is not tested is said")]
     #[test]
     fn what_is_said_to_be_tested_has_its_test() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
