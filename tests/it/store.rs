@@ -27,7 +27,7 @@ const BEAT: &str = "0.2";
 pub struct Fleet {
     folder: tempfile::TempDir,
     store: String,
-    variables: Vec<(String, String)>,
+    pub variables: Vec<(String, String)>,
 }
 
 /// What came of a call: the status of HTTP, and the whole answer.

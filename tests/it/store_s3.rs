@@ -187,8 +187,10 @@ fn client_s3_a_bucket_that_is_slow_costs_time_and_no_session() {
     };
     let bucket = Bucket::start(python);
     // A sign of life takes three requests: longer than this server is sure of itself, and not so long that it counts as ended.
-    let delay = Duration::from_millis(250);
-    let fleet = Bucket::fleet_by(&slow_way(&bucket.address, delay));
+    // Twice the usual times: beside busy loops twelve beats of a fifth of a second are soon over.
+    let delay = Duration::from_millis(500);
+    let mut fleet = Bucket::fleet_by(&slow_way(&bucket.address, delay));
+    fleet.variables.push(("FORKPY_STORE_BEAT".to_owned(), "0.4".to_owned()));
     let (one, two) = (fleet.eager("one"), fleet.lazy("two"));
     made(&one);
     value(&one, "n = 1; rows = iter('abc'); next(rows)");
