@@ -90,17 +90,19 @@ fn no_path_leads_out_of_the_workspace() {
             let words = forkpy.refused("delete_file", json!({"path": path, "recursive": true}));
             assert!(words.contains("out of the workspace"), "delete {path}: {words}");
         }
-        for path in ["../new", "link-dir/new", "link-dir/a/b/new", "../../new", "/tmp/forkpy-new/x"] {
+        let elsewhere = format!("/tmp/forkpy-new-{}", std::process::id());
+        let in_it = format!("{elsewhere}/x");
+        for path in ["../new", "link-dir/new", "link-dir/a/b/new", "../../new", &in_it] {
             let words = forkpy.refused("write_file", json!({"path": path, "content": "x"}));
             assert!(words.contains("out of the workspace"), "write {path}: {words}");
         }
-        for name in ["../x", "a/../../x", "/tmp/forkpy-new/x", "../../outside/x"] {
+        for name in ["../x", "a/../../x", &in_it, "../../outside/x"] {
             let words = forkpy.refused("save_script", json!({"name": name, "content": "x"}));
             assert!(words.contains("out of"), "script {name}: {words}");
         }
         assert_eq!(fs::read_to_string(outside.join("secret")).expect("there"), "secret");
         assert_eq!(fs::read_dir(&outside).expect("there").count(), 1);
-        assert!(!forkpy.file("x.py").exists() && !Path::new("/tmp/forkpy-new").exists());
+        assert!(!forkpy.file("x.py").exists() && !Path::new(&elsewhere).exists());
     }
 }
 
