@@ -121,7 +121,10 @@ def watch() -> None:
 
 
 def settle() -> None:
-    """Tell the collector that all this is here to stay, so that it dirties no shared page."""
+    """Do last, before forks, what each of them would do: it dirties no shared page then.
+
+    The look for IPython, and a rehearsal of a cell; and the collector is told that all this is here to stay.
+    """
     from forkpy_worker.cell import run
     from forkpy_worker.libraries import stand_ins
 
